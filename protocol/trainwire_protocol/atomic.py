@@ -1,0 +1,48 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write `data` beside `path` and rename it into place, so that a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; `path` is then unchanged.
+    """
+    aside = _write_aside(path, data, mode)
+    try:
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def create_atomically(path: Path, data: bytes, mode: int = 0o644) -> bool:
+    """Write `data` to `path` unless it is there already; of several processes that try, one gets True.
+
+    A hard link decides, which holds on NFS too, where an exclusive open once did not.
+    """
+    aside = _write_aside(path, data, mode)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
+def _write_aside(path: Path, data: bytes, mode: int) -> Path:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return aside

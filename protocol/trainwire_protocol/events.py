@@ -1,0 +1,240 @@
+"""The event: what happened, as a name, a value, a type, a walltime and a step.
+
+`docs/wire-protocol.md` is the authority on names, types and values; this module follows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, get_args
+
+from trainwire_protocol.errors import InvalidEventError
+
+EventType: TypeAlias = Literal[
+    "scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "log", "lifecycle"
+]
+Channel: TypeAlias = Literal["event", "media"]
+
+EVENT_TYPES: Final[frozenset[str]] = frozenset(get_args(EventType))
+CHANNELS: Final[tuple[str, ...]] = get_args(Channel)
+
+MAX_NAME_BYTES: Final = 512
+"""Longest name of an event, in bytes of UTF-8."""
+
+MAX_STRING_BYTES: Final = 1 << 20
+"""Longest string anywhere in a value, in bytes of UTF-8."""
+
+MAX_NESTING: Final = 8
+"""Deepest nesting of lists and maps in a value."""
+
+MAX_VALUE_BYTES: Final = 32 << 20
+"""Largest image or sound, in bytes."""
+
+LIFECYCLE_NAMES: Final[frozenset[str]] = frozenset(
+    {
+        "run/started", "run/resumed", "run/marked", "run/interrupted", "run/failed", "run/finished",
+        "epoch/started", "epoch/finished", "evaluation/started", "evaluation/finished",
+        "checkpoint/saved", "checkpoint/deleted", "learning_rate/changed", "anomaly/detected",
+        "command/received", "command/applied", "command/rejected",
+        "plugin/failed", "events/dropped", "journal/missing",
+    }
+)  # fmt: skip
+
+LAST_EVENTS: Final[frozenset[str]] = frozenset({"run/interrupted", "run/failed", "run/finished"})
+"""Lifecycle names one of which is the last event of an attempt that ended by itself."""
+
+
+class Event(NamedTuple):
+    """One thing that was recorded.
+
+    On the wire it is a MessagePack array of these five, in this order.
+    """
+
+    name: str
+    """Parts joined by "/": `train/loss`."""
+    value: Any
+    """What the type says; see `docs/wire-protocol.md`."""
+    type: str
+    """One of `EVENT_TYPES`, or one of a later version."""
+    walltime: float
+    """When it was recorded: seconds since the epoch."""
+    step: int
+    """Optimizer updates finished when it was recorded."""
+
+
+def validate(event: Event) -> Event:
+    """Return the event unchanged, or say what about it is not allowed.
+
+    An event of a type that this version does not know is checked in all but its value.
+
+    Raises:
+        InvalidEventError: names the event, the field, what it holds and what it may hold.
+    """
+    validate_name(event.name)
+    if not isinstance(event.type, str):
+        raise InvalidEventError(f"event {event.name!r}: type is {event.type!r}, not a string")
+    if not _is_number(event.walltime) or not math.isfinite(event.walltime):
+        raise InvalidEventError(f"event {event.name!r}: walltime is {event.walltime!r}, not a finite number of seconds")
+    if type(event.step) is not int or not -(2**63) <= event.step < 2**63:
+        raise InvalidEventError(f"event {event.name!r}: step is {event.step!r}, not a 64-bit integer")
+    check = _CHECKS.get(event.type)
+    problem = check(event.value) if check else None
+    if problem:
+        raise InvalidEventError(f"event {event.name!r} of type {event.type}: {problem}")
+    return event
+
+
+def validate_name(name: object) -> None:
+    """Raise `InvalidEventError` unless `name` can name an event."""
+    if not isinstance(name, str) or not name:
+        raise InvalidEventError(f"an event's name is a non-empty string, not {_short(name)}")
+    size = _utf8_length(name)
+    if size is None:
+        raise InvalidEventError(f"the name {_short(name)} cannot be encoded as UTF-8")
+    if size > MAX_NAME_BYTES:
+        raise InvalidEventError(f"the name {_short(name)} has {size} bytes; at most {MAX_NAME_BYTES} are allowed")
+
+
+def _check_scalar(value: object) -> str | None:
+    return None if _is_number(value) else f"the value is {_short(value)}, not a number"
+
+
+def _check_scalars(value: object) -> str | None:
+    if isinstance(value, Mapping):
+        if not all(isinstance(label, str) and _utf8_length(label) is not None for label in value):
+            return "a label is not a string"
+        return _first_wrong_number(list(value.values()))
+    if _is_list(value):
+        return _first_wrong_number(value)
+    return f"the value is {_short(value)}, neither a list of numbers nor a map of label to number"
+
+
+def _first_wrong_number(numbers: Sequence[object]) -> str | None:
+    return next((f"{_short(number)} is not a number" for number in numbers if not _is_number(number)), None)
+
+
+def _check_text(value: object) -> str | None:
+    return _string_problem("the value", value)
+
+
+def _check_histogram(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"the value is {_short(value)}, not a map"
+    edges, counts = value.get("edges"), value.get("counts")
+    if not _is_list(edges) or not _is_list(counts) or not all(map(_is_number, [*edges, *counts])):
+        return "edges and counts have to be lists of numbers"
+    if len(edges) != len(counts) + 1:
+        return f"{len(counts)} counts need {len(counts) + 1} edges, not {len(edges)}"
+    if any(low > high for low, high in pairwise(edges)):
+        return "the edges have to rise"
+    missing = [field for field in ("min", "max", "sum", "sum_squares") if not _is_number(value.get(field))]
+    return f"{missing[0]} is not a number" if missing else None
+
+
+def _check_media(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"the value is {_short(value)}, not a map of data and format"
+    data = value.get("data")
+    if not isinstance(data, bytes) or not data:
+        return "data has to be the encoded bytes"
+    if len(data) > MAX_VALUE_BYTES:
+        return f"data has {len(data)} bytes; at most {MAX_VALUE_BYTES} are allowed"
+    if not isinstance(value.get("format"), str):
+        return "format has to be a string such as 'png' or 'wav'"
+    return _plain_problem({key: item for key, item in value.items() if key != "data"})
+
+
+def _check_table(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"the value is {_short(value)}, not a map of columns and rows"
+    columns, rows = value.get("columns"), value.get("rows")
+    if not _is_list(columns) or not all(isinstance(column, str) for column in columns):
+        return "columns has to be a list of strings"
+    if not _is_list(rows) or not all(map(_is_list, rows)):
+        return "rows has to be a list of lists"
+    ragged = next((number for number, row in enumerate(rows) if len(row) != len(columns)), None)
+    if ragged is not None:
+        return f"row {ragged} has {len(rows[ragged])} cells for {len(columns)} columns"
+    return _plain_problem(value)
+
+
+def _check_map(value: object) -> str | None:
+    return _plain_problem(value) if isinstance(value, Mapping) else f"the value is {_short(value)}, not a map"
+
+
+def _check_log(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"the value is {_short(value)}, not a map"
+    missing = [field for field in ("level", "logger", "message") if not isinstance(value.get(field), str)]
+    return f"{missing[0]} is not a string" if missing else _plain_problem(value)
+
+
+_CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
+    "scalar": _check_scalar,
+    "scalars": _check_scalars,
+    "text": _check_text,
+    "histogram": _check_histogram,
+    "image": _check_media,
+    "audio": _check_media,
+    "table": _check_table,
+    "hparams": _check_map,
+    "log": _check_log,
+    "lifecycle": _check_map,
+}
+
+
+def _plain_problem(value: object, depth: int = 0) -> str | None:
+    """Say what in `value` is not a None, bool, number, string, bytes, list or string-keyed map of these."""
+    if value is None or isinstance(value, (bool, bytes)) or _is_number(value):
+        return None
+    if isinstance(value, str):
+        return _string_problem("a string", value)
+    if depth == MAX_NESTING:
+        return f"it is nested more than {MAX_NESTING} levels deep"
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            return "a key of a map is not a string"
+        children: list[object] = [*value, *value.values()]
+    elif _is_list(value):
+        children = [*value]
+    else:
+        return f"{_short(value)} is not a plain value"
+    return next((problem for child in children if (problem := _plain_problem(child, depth + 1))), None)
+
+
+def _string_problem(what: str, value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"{what} is {_short(value)}, not a string"
+    size = _utf8_length(value)
+    if size is None:
+        return f"{what}, {_short(value)}, cannot be encoded as UTF-8"
+    return f"{what} has {size} bytes; at most {MAX_STRING_BYTES} are allowed" if size > MAX_STRING_BYTES else None
+
+
+def _is_number(value: object) -> bool:
+    kind = type(value)
+    return kind is float or (kind is int and -(2**63) <= value < 2**64)  # type: ignore[operator]  # it is an int here
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, (list, tuple))
+
+
+def _utf8_length(text: str) -> int | None:
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return None
+
+
+def _short(value: object) -> str:
+    """A `repr` for an error message: one that cannot fail, nor fill a screen."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,50 @@
+"""Which process is meant: a pid alone is given to another process sooner or later."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ProcessIdentity(NamedTuple):
+    """A process, so that no later one is taken for it."""
+
+    host: str
+    pid: int
+    started: str
+    """When it started, as the system words it; compared, never parsed."""
+
+    @classmethod
+    def of_this_process(cls) -> ProcessIdentity:
+        """The identity of the process that calls."""
+        return cls(socket.gethostname(), os.getpid(), process_start_time(os.getpid()) or "")
+
+    def is_gone(self) -> bool:
+        """Whether it is known to have ended: False for one on another host, and for one that is stopped."""
+        return self.host == socket.gethostname() and process_start_time(self.pid) != self.started
+
+
+def process_start_time(pid: int) -> str | None:
+    """When the process with this pid started, or None if there is none (a zombie counts as none)."""
+    if pid <= 0:
+        return None
+    try:
+        # Fields 3 and 22 of proc(5)'s stat, counted after the command's name, which may hold anything but ")".
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return _start_time_from_ps(pid) if not Path("/proc/self/stat").exists() else None
+    return None if fields[0] in (b"Z", b"X") else f"{_boot()}:{fields[19].decode()}"
+
+
+@cache
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time_from_ps(pid: int) -> str | None:
+    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

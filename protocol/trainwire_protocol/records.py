@@ -1,0 +1,138 @@
+"""The framing of a journal: batches to records and back, and past damaged ones. No files.
+
+A record is a head of 20 bytes, little-endian, then the batch's header and body as they went over the wire:
+
+    marker "TWJ1" | header length u32 | body length u32 | CRC-32 of header and body u32 | CRC-32 of these 16 bytes u32
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from trainwire_protocol.errors import BadRecordError, ProtocolError, UnsupportedVersionError
+from trainwire_protocol.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Batch, decode_batch
+
+MARKER: Final = b"TWJ1"
+_HEAD: Final = struct.Struct("<4sIII")
+_CHECK: Final = struct.Struct("<I")
+HEAD_BYTES: Final = _HEAD.size + _CHECK.size
+
+
+def encode_record(batch: Batch) -> bytes:
+    """The batch as a record."""
+    checksum = zlib.crc32(batch.body, zlib.crc32(batch.header_bytes))
+    head = _HEAD.pack(MARKER, len(batch.header_bytes), len(batch.body), checksum)
+    return b"".join((head, _CHECK.pack(zlib.crc32(head)), batch.header_bytes, batch.body))
+
+
+def decode_record(data: bytes | bytearray, at: int = 0) -> tuple[Batch, int] | None:
+    """Read the record that begins at `at`: its batch and where the next begins, or None if it is not whole yet.
+
+    Raises:
+        BadRecordError: there is no record here, or it is damaged.
+        UnsupportedVersionError: a newer version wrote it.
+    """
+    if len(data) - at < HEAD_BYTES:
+        if data[at : at + len(MARKER)] != MARKER[: len(data) - at]:
+            raise BadRecordError("no record begins here")
+        return None
+    marker, header_length, body_length, checksum = _HEAD.unpack_from(data, at)
+    _check_head(data, at, marker, header_length, body_length)
+    middle = at + HEAD_BYTES + header_length
+    end = middle + body_length
+    if len(data) < end:
+        return None
+    header, body = bytes(data[at + HEAD_BYTES : middle]), bytes(data[middle:end])
+    if zlib.crc32(body, zlib.crc32(header)) != checksum:
+        raise BadRecordError("the checksum is wrong")
+    return decode_batch(header, body), end
+
+
+def _check_head(data: bytes | bytearray, at: int, marker: bytes, header_length: int, body_length: int) -> None:
+    if marker != MARKER:
+        raise BadRecordError("no record begins here")
+    if _CHECK.unpack_from(data, at + _HEAD.size) != (zlib.crc32(data[at : at + _HEAD.size]),):
+        raise BadRecordError("the checksum of the head is wrong")
+    if header_length > MAX_HEADER_BYTES or body_length > MAX_BODY_BYTES:
+        raise BadRecordError(f"lengths of {header_length} and {body_length} bytes are past the limits")
+
+
+@dataclass
+class Damage:
+    """Bytes of a journal in which no record could be read."""
+
+    offset: int
+    length: int
+    reason: str
+
+
+@dataclass
+class RecordScanner:
+    """Reads records out of bytes as they come, and goes on behind damaged ones.
+
+    Feed it with `feed`, then take what `records` gives; tell `records` when no more bytes can come.
+    """
+
+    offset: int = 0
+    """Where in the file the bytes that are not yet read begin."""
+    damages: list[Damage] = field(default_factory=list)
+    _data: bytearray = field(default_factory=bytearray)
+    _stuck_at: int | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Append the file's next bytes."""
+        self._data += data
+        if data:
+            self._stuck_at = None
+
+    @property
+    def unread(self) -> int:
+        """How many bytes wait for the rest of their record."""
+        return len(self._data)
+
+    def records(self, *, final: bool = False) -> list[Batch]:
+        """The batches of all records that are whole; `final` says that no more bytes will come.
+
+        Raises:
+            UnsupportedVersionError: a newer version wrote a record.
+        """
+        batches: list[Batch] = []
+        at = 0
+        while at < len(self._data) and (final or self.offset + at != self._stuck_at):
+            found, reason = self._read(at)
+            if found:
+                batches.append(found[0])
+                at = found[1]
+            elif final or (reason and self._next_record(at)):
+                at = self._skip(at, reason or "the record is cut off")
+            else:
+                self._stuck_at = self.offset + at
+        del self._data[:at]
+        self.offset += at
+        return batches
+
+    def _read(self, at: int) -> tuple[tuple[Batch, int] | None, str]:
+        try:
+            return decode_record(self._data, at), ""
+        except UnsupportedVersionError:
+            raise
+        except ProtocolError as error:
+            return None, str(error)
+
+    def _skip(self, at: int, reason: str) -> int:
+        following = self._next_record(at) or len(self._data)
+        self.damages.append(Damage(self.offset + at, following - at, reason))
+        return following
+
+    def _next_record(self, at: int) -> int | None:
+        """Where the next whole record after `at` begins."""
+        while (at := self._data.find(MARKER, at + 1)) >= 0:
+            try:
+                if decode_record(self._data, at) is not None:
+                    return at
+            except ProtocolError:
+                continue
+        return None

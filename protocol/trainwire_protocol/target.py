@@ -1,0 +1,51 @@
+"""TARGET, as every command takes it: a run's folder, a connection file, or an address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainwire_protocol.connection import connection_path, is_endpoint, read_connection
+from trainwire_protocol.errors import ConnectionFileError, TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run, by its folder, by the address of its publisher's requests, or by both."""
+
+    folder: Path | None
+    """The run's folder, from which journal and connection file are read; it may not be there yet."""
+    request: str | None = None
+    """ZeroMQ endpoint of the publisher's ROUTER socket."""
+
+    def __str__(self) -> str:
+        return str(self.folder or self.request)
+
+
+def resolve_target(text: str) -> Target:
+    """Understand a TARGET as it was typed.
+
+    Raises:
+        TargetError: it names neither a folder nor a connection file nor an address.
+        ConnectionFileError: it names a file that is no connection file.
+    """
+    if "://" in text:
+        if not is_endpoint(text):
+            raise TargetError(f"the address {text!r} begins with neither tcp:// nor ipc://")
+        return Target(folder=None, request=text)
+    path = Path(text)
+    if path.is_file():
+        return _from_file(path)
+    if not path.exists() and not path.absolute().parent.exists():
+        raise TargetError(f"there is no folder {path.absolute().parent} that a run {path.name!r} could be in")
+    return Target(folder=path)
+
+
+def _from_file(path: Path) -> Target:
+    connection = read_connection(path)
+    folder = path.absolute().parent
+    if path.name != connection_path(folder, connection.rank).name:
+        return Target(folder=None, request=connection.request)
+    if not folder.is_dir():
+        raise ConnectionFileError(f"{path} stands in no run's folder")
+    return Target(folder=folder, request=connection.request)
