@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from trainwire_protocol.errors import InvalidEventError, MalformedBatchError, UnsupportedVersionError
-from trainwire_protocol.events import CHANNELS, Event, validate, validate_name
+from trainwire_protocol.events import Event, validate, validate_name
 
 VERSION: Final = 1
 """Major version of the wire: a reader refuses a newer one."""
@@ -156,11 +156,11 @@ def decode_header(data: bytes) -> Header:
     fields = unpack_map(data)
     refuse_newer(fields.get("version"))
     try:
-        header = Header(
-            **{name: fields[name] for name in _FIELDS}, **{flag: fields.get(flag) is True for flag in _FLAGS}
-        )
+        known: dict[str, Any] = {name: fields[name] for name in _FIELDS}
     except KeyError as missing:
         raise MalformedBatchError(f"a header without {missing}") from None
+    known |= {flag: fields.get(flag) is True for flag in _FLAGS}
+    header = Header(**known)
     problem = _header_problem(header)
     if problem:
         raise MalformedBatchError(f"a header in which {problem}")
@@ -176,13 +176,13 @@ def decode_events(body: bytes, count: int) -> tuple[tuple[Event, ...], int]:
     return tuple(events), count - len(events)
 
 
-def unpack_map(data: bytes) -> dict[str, Any]:
-    """Read one MessagePack map of at most `MAX_HEADER_BYTES`, as headers and requests are."""
-    if len(data) > MAX_HEADER_BYTES:
-        raise MalformedBatchError(f"a header of {len(data)} bytes; at most {MAX_HEADER_BYTES} are allowed")
+def unpack_map(data: bytes, limit: int = MAX_HEADER_BYTES) -> dict[str, Any]:
+    """Read one MessagePack map of at most `limit` bytes, as headers, requests and replies are."""
+    if len(data) > limit:
+        raise MalformedBatchError(f"a map of {len(data)} bytes; at most {limit} are allowed")
     fields = unpack(data)
     if not isinstance(fields, dict):
-        raise MalformedBatchError("a header that is no map")
+        raise MalformedBatchError("a header or request that is no map")
     return fields
 
 
@@ -232,7 +232,7 @@ def _header_problem(header: Header) -> str | None:
         return f"run is {header.run!r}"
     if header.count > MAX_BATCH_EVENTS:
         return f"count is {header.count}; at most {MAX_BATCH_EVENTS} are allowed"
-    if header.channel not in (*CHANNELS, HEARTBEAT):
+    if not is_run_name(header.channel):
         return f"channel is {header.channel!r}"
     if not isinstance(header.before, dict) or not all(type(seq) is int for seq in header.before.values()):
         return f"before is {header.before!r}"

@@ -1,0 +1,56 @@
+"""Which of a run's events still count: a resumed attempt supersedes what came after the position it resumes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainwire_protocol.events import Event
+from trainwire_protocol.journal import JournalReader
+from trainwire_protocol.run_folder import Attempt
+from trainwire_protocol.wire import Cursor
+
+NOTHING = Cursor(-1, -1)
+"""The position before any attempt: resumed from it, a run keeps nothing of what was before."""
+
+
+def resumed_from(event: Event) -> Cursor | None:
+    """The position that a `run/resumed` event names, `NOTHING` if it names none, None for any other event."""
+    if event.type != "lifecycle" or event.name != "run/resumed":
+        return None
+    position = event.value.get("from")
+    return parse_position(position) or NOTHING
+
+
+def parse_position(position: Any) -> Cursor | None:
+    """Read a position `{attempt, seq}` as it stands in events and replies, or None if it is none."""
+    if not isinstance(position, Mapping):
+        return None
+    attempt, seq = position.get("attempt"), position.get("seq")
+    return Cursor(attempt, seq) if type(attempt) is int and type(seq) is int and attempt >= 0 else None
+
+
+def read_resumed_from(attempt: Attempt) -> Cursor | None:
+    """The position that an attempt in a run's folder says it resumes from; None if it says nothing of the kind."""
+    reader = JournalReader(attempt.folder)
+    try:
+        first = reader.read()
+    finally:
+        reader.close()
+    return resumed_from(first[0].events[0]) if first and first[0].events else None
+
+
+def kept_ranges(resumed: Mapping[int, Cursor | None]) -> dict[int, int | None]:
+    """For each attempt that still counts the last seq that does, or None if all of it does.
+
+    `resumed` maps each attempt of a run to the position it resumes from. An attempt that names none, because it is
+    the first or ended before it recorded anything, supersedes nothing.
+    """
+    kept: dict[int, int | None] = {}
+    limit = Cursor(max(resumed, default=0), 2**63)
+    for attempt in sorted(resumed, reverse=True):
+        if attempt > limit.attempt:
+            continue
+        kept[attempt] = limit.seq if attempt == limit.attempt and limit.seq < 2**63 else None
+        limit = resumed[attempt] or limit
+    return kept

@@ -1,0 +1,125 @@
+"""The reader's end of the wire: every event of the wanted channels, in order, once, from a given position.
+
+PUB and SUB drop messages by design. A subscription notices, by the `before` of each batch, and gets what it missed
+from the history: the journal's files, or the publisher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection
+from types import TracebackType
+from typing import Final, Self
+
+from trainwire_protocol.errors import ProtocolError
+from trainwire_protocol.follower import Follower
+from trainwire_protocol.live import HIGH_WATER_MARK
+from trainwire_protocol.source import Source, Wanted
+from trainwire_protocol.target import Target
+from trainwire_protocol.wire import START, Batch, Cursor
+
+READ_AHEAD_BATCHES: Final = 64
+"""Batches that are read before they are asked for."""
+
+
+class Subscription:
+    """An asynchronous iterator of the batches of one run's rank, which ends when the run is over.
+
+    Cancelling a pending `anext` loses nothing.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        rank: int = 0,
+        channels: Collection[str] = ("event",),
+        cursor: Cursor = START,
+        from_now: bool = False,
+        skip_superseded: bool = False,
+        give_up: float | None = None,
+        name: str | None = None,
+        use_journal: bool = True,
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        """Set up what is wanted; nothing is opened before the subscription is entered.
+
+        Args:
+            target: the run; it may not have begun yet.
+            rank: whose stream is read.
+            channels: `event`, `media` or both.
+            cursor: everything after it is delivered.
+            from_now: begin with what is recorded from now on, for live views; `cursor` is not looked at.
+            skip_superseded: leave out what a later attempt has superseded.
+            give_up: seconds after which a publisher of which nothing is heard, and which cannot be known to be gone,
+                is no longer waited for.
+            name: under which `acknowledge` tells the publisher how far this reader has got.
+            use_journal: False to get history by `fetch` though the journal could be read.
+            high_water_mark: live messages that wait for this reader before more are dropped.
+        """
+        self._wanted = Wanted(target, rank, tuple(channels), use_journal, high_water_mark)
+        self._cursor = None if from_now else cursor
+        self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
+
+    async def __aenter__(self) -> Self:
+        """Begin to read."""
+        self._source = Source(self._wanted)
+        self._follower = Follower(
+            self._source, self._cursor, skip_superseded=self._skip_superseded, give_up=self._give_up
+        )
+        self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue(READ_AHEAD_BATCHES)
+        self._reading = asyncio.ensure_future(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop reading and close everything."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._source.close()
+
+    @property
+    def gaps(self) -> int:
+        """Places at which wanted events are in no source any more; reading goes on behind them."""
+        return self._follower.gaps
+
+    @property
+    def malformed(self) -> int:
+        """Events and messages that could not be read, and were skipped."""
+        return self._follower.malformed + self._source.malformed
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            StopAsyncIteration: the run is over, and everything was delivered.
+            IncompleteError: there is more, but it cannot be had.
+            UnsupportedVersionError: a newer major version is spoken there.
+        """
+        item = await self._ready.get()
+        if isinstance(item, Exception):
+            self._ready.put_nowait(item)
+            raise item
+        return item
+
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Tell the publisher, if one can be reached, how far the reader called `name` has got."""
+        requester = self._source.requester
+        if requester and self._name:
+            with contextlib.suppress(TimeoutError, ProtocolError):
+                await requester.ask("ack", sink=self._name, attempt=cursor.attempt, seq=cursor.seq, timeout=1.0)
+
+    async def _read(self) -> None:
+        end: Exception = StopAsyncIteration()
+        try:
+            async for batch in self._follower.batches():
+                await self._ready.put(batch)
+        except Exception as error:
+            end = error
+        await self._ready.put(end)

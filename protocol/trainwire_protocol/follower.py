@@ -1,0 +1,213 @@
+"""Follows one rank's stream: what is live while nothing is missing before it, else the history."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+from trainwire_protocol.attempts import kept_ranges
+from trainwire_protocol.errors import IncompleteError, MalformedBatchError
+from trainwire_protocol.history import History
+from trainwire_protocol.live import LiveFeed
+from trainwire_protocol.source import Source
+from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor
+
+POLL_SECONDS: Final = 0.1
+"""How often the history is looked at where there is no live feed."""
+
+SILENCE_SECONDS: Final = 0.5
+"""How long a live feed may be silent before the history, and whether the publisher still lives, is looked at."""
+
+WORD_SECONDS: Final = 60.0
+"""How often a reader that waits says so."""
+
+_log = logging.getLogger("trainwire")
+
+
+class Follower:
+    """Yields the batches behind a cursor until the run is over."""
+
+    def __init__(
+        self, source: Source, cursor: Cursor | None, *, skip_superseded: bool = False, give_up: float | None = None
+    ) -> None:
+        """Set the place to begin at; None is the present, for live views."""
+        self.gaps = 0
+        """Places at which wanted events are in no source any more; reading goes on behind them."""
+        self.malformed = 0
+        """Events of batches that could not be read, and were skipped."""
+        self._source = source
+        self._channels = frozenset(source.wanted.channels)
+        self._from_now = cursor is None
+        self._cursor = cursor or Cursor(0, -1)
+        self._skip_superseded = skip_superseded
+        self._kept: dict[int, int | None] | None = None
+        self._ended = False
+        self._patience = _Patience(str(source.wanted.target), give_up)
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Every wanted batch, in order, once.
+
+        Raises:
+            IncompleteError: there is more, but it cannot be had.
+            UnsupportedVersionError: a newer major version is spoken there.
+        """
+        history = await self._wait_for_run()
+        while True:
+            async for batch in self._attempt(history):
+                yield batch
+            following = [number for number in await self._attempts(history) if number > self._cursor.attempt]
+            if not following:
+                return
+            self._cursor = Cursor(min(following), -1)
+
+    async def _wait_for_run(self) -> History:
+        while True:
+            history = await self._source.open()
+            attempts = await self._attempts(history) if history else {}
+            if history and attempts:
+                break
+            self._patience.wait("no run has begun there", at_once=True)
+            await asyncio.sleep(POLL_SECONDS)
+        self._patience.reward()
+        if self._skip_superseded:
+            kept = kept_ranges(attempts)
+            self._kept = {number: kept.get(number, -1) for number in attempts}
+        if self._from_now:
+            self._cursor = Cursor(max(attempts), -1)
+        return history
+
+    async def _attempts(self, history: History) -> dict[int, Cursor | None]:
+        try:
+            return await history.attempts()
+        except TimeoutError:
+            return {}
+
+    async def _attempt(self, history: History) -> AsyncIterator[Batch]:
+        """What the present attempt records, until it is over."""
+        self._ended = False
+        if self._from_now:
+            await self._skip_to_now(history)
+        while True:
+            # Asked before reading: what can be read after an attempt is over is all of it.
+            over = await self._is_over(history)
+            async for batch in self._catch_up(history, over):
+                yield batch
+            if over or history.ended or self._ended:
+                return
+            async for batch in self._listen():
+                yield batch
+
+    async def _skip_to_now(self, history: History) -> None:
+        self._from_now = False
+        live = await self._connect()
+        first = await live.receive(2 * SILENCE_SECONDS + 1) if live else None
+        if first:
+            self._cursor = Cursor(first.header.attempt, first.header.seq - 1)
+            return
+        async for _ in self._catch_up(history, over=False):
+            pass
+
+    async def _catch_up(self, history: History, over: bool) -> AsyncIterator[Batch]:
+        """What the history has behind the cursor."""
+        while batches := await self._read(history, over):
+            self._patience.reward()
+            for batch in batches:
+                if self._take(batch):
+                    yield batch
+        for damage in history.damages:
+            _log.warning("%s: skipped damaged %s", self._source.wanted.target, damage)
+        history.damages.clear()
+
+    async def _listen(self) -> AsyncIterator[Batch]:
+        """What comes live, until it is silent or something is missing."""
+        live = await self._connect()
+        if live is None:
+            self._patience.wait("its publisher cannot be reached")
+            await asyncio.sleep(POLL_SECONDS)
+            return
+        while (batch := await live.receive(SILENCE_SECONDS)) is not None:
+            self._patience.reward()
+            header = batch.header
+            if header.attempt > self._cursor.attempt or (
+                header.attempt == self._cursor.attempt and not batch.follows(self._cursor.seq, self._channels)
+            ):
+                return
+            if header.channel != HEARTBEAT and not header.unjournaled and self._take(batch):
+                yield batch
+                if header.last:
+                    self._ended = True
+                    return
+        self._patience.wait("nothing is heard of its publisher")
+
+    def _take(self, batch: Batch) -> bool:
+        """Whether the batch is to be delivered; the cursor moves past it."""
+        header = batch.header
+        if header.channel not in self._channels or batch.cursor <= self._cursor:
+            return False
+        if not batch.follows(self._cursor.seq, self._channels):
+            self.gaps += 1
+            _log.warning(
+                "%s: events between %d and %d are missing", self._source.wanted.target, self._cursor.seq, header.seq
+            )
+        self._cursor = batch.cursor
+        try:
+            self.malformed += batch.malformed
+        except MalformedBatchError as error:
+            self.malformed += header.count
+            _log.warning("%s: skipped %s", self._source.wanted.target, error)
+            return False
+        return self._is_kept(batch)
+
+    def _is_kept(self, batch: Batch) -> bool:
+        limit = self._kept.get(batch.header.attempt) if self._kept else None
+        return limit is None or batch.cursor.seq <= limit
+
+    async def _connect(self) -> LiveFeed | None:
+        try:
+            return await self._source.connect(self._cursor.attempt)
+        except TimeoutError:
+            return None
+
+    async def _is_over(self, history: History) -> bool:
+        try:
+            return await history.is_over(self._cursor.attempt)
+        except TimeoutError:
+            return False
+
+    async def _read(self, history: History, over: bool) -> list[Batch]:
+        try:
+            return await history.read(self._cursor, final=over)
+        except TimeoutError:
+            return []
+
+
+class _Patience:
+    """Waits for something to be heard: says so now and then, and gives up in the end."""
+
+    def __init__(self, what: str, give_up: float | None) -> None:
+        self._what = what
+        self._give_up = give_up
+        self._last_word: float | None = None
+        self.reward()
+
+    def reward(self) -> None:
+        """Something was heard."""
+        self._last_sign = time.monotonic()
+        self._last_word = None
+
+    def wait(self, why: str, *, at_once: bool = False) -> None:
+        """Nothing was heard; `at_once` says so without waiting a minute.
+
+        Raises:
+            IncompleteError: it has been so for too long.
+        """
+        now = time.monotonic()
+        if self._give_up is not None and now - self._last_sign > self._give_up:
+            raise IncompleteError(f"{self._what}: {why}; gave up after {self._give_up:g} s")
+        since = self._last_word if self._last_word is not None else self._last_sign
+        if now - since > WORD_SECONDS or (at_once and self._last_word is None):
+            self._last_word = now
+            _log.warning("%s: %s; waiting (--give-up SECONDS ends this)", self._what, why)

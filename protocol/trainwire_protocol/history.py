@@ -1,0 +1,196 @@
+"""Where a reader gets what it did not see live: from the journal's files, or from the publisher by `fetch`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from trainwire_protocol.attempts import NOTHING, parse_position, read_resumed_from
+from trainwire_protocol.errors import IncompleteError, RequestError
+from trainwire_protocol.journal import JournalReader
+from trainwire_protocol.process import ProcessIdentity
+from trainwire_protocol.records import RecordScanner
+from trainwire_protocol.requests import Requester
+from trainwire_protocol.run_folder import LEASE_SECONDS, Attempt, list_attempts
+from trainwire_protocol.wire import VERSION, Batch, Cursor, refuse_newer
+
+HELLO_SECONDS: Final = 2.0
+"""How long a publisher has to say what it has."""
+
+FETCH_CREDIT: Final = 1 << 20
+"""Bytes that a reader asks for at once."""
+
+
+class History(Protocol):
+    """The attempts of one rank, read in order."""
+
+    ended: bool
+    """Whether the attempt that is read has recorded its last event, and that was read."""
+    damages: list[str]
+    """What could not be read, each with its place."""
+
+    async def attempts(self) -> dict[int, Cursor | None]:
+        """For each attempt the position that it says it resumes from.
+
+        Raises:
+            TimeoutError: the publisher does not answer.
+        """
+
+    async def is_over(self, attempt: int) -> bool:
+        """Whether nothing more can be recorded in it; False too if that cannot be known.
+
+        Raises:
+            TimeoutError: the publisher does not answer.
+        """
+
+    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:
+        """The next batches behind `after` of its attempt; none if there are none yet.
+
+        `final` says that the attempt is over.
+
+        Raises:
+            TimeoutError: the publisher does not answer.
+        """
+
+    async def close(self) -> None:
+        """Let go of files and sockets."""
+
+
+class JournalHistory:
+    """History from the journal's files."""
+
+    def __init__(self, run_folder: Path, rank: int) -> None:
+        self.ended = False
+        self.damages: list[str] = []
+        self._run_folder = run_folder
+        self._rank = rank
+        self._reader: JournalReader | None = None
+
+    async def attempts(self) -> dict[int, Cursor | None]:
+        """For each attempt the position that it says it resumes from."""
+        return await asyncio.to_thread(self._attempts)
+
+    async def is_over(self, attempt: int) -> bool:
+        """Whether another attempt follows, or its process has released it or is gone."""
+        return await asyncio.to_thread(self._is_over, attempt)
+
+    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:
+        """The next batches behind `after`."""
+        return await asyncio.to_thread(self._read, after, final)
+
+    async def close(self) -> None:
+        """Close the segment that is read."""
+        if self._reader:
+            self._reader.close()
+
+    def _attempts(self) -> dict[int, Cursor | None]:
+        return {found.number: read_resumed_from(found) for found in list_attempts(self._run_folder, self._rank)}
+
+    def _is_over(self, number: int) -> bool:
+        attempt = self._find(number)
+        if attempt is None or attempt.is_superseded():
+            return attempt is not None
+        lease = attempt.read_lease()
+        if lease is None:
+            return time.time() - attempt.folder.stat().st_mtime > LEASE_SECONDS
+        return lease.released or lease.process.is_gone()
+
+    def _read(self, after: Cursor, final: bool) -> list[Batch]:
+        attempt = self._find(after.attempt)
+        if attempt is None:
+            return []
+        if self._reader is None or self._reader.folder != attempt.folder or self._reader.after > after.seq:
+            if self._reader:
+                self._reader.close()
+            self._reader = JournalReader(attempt.folder, after.seq)
+        self._reader.after = max(self._reader.after, after.seq)
+        batches = self._reader.read(final=final)
+        self.ended = self._reader.ended
+        self.damages += map(str, self._reader.damages)
+        self._reader.damages.clear()
+        return batches
+
+    def _find(self, number: int) -> Attempt | None:
+        return next((found for found in list_attempts(self._run_folder, self._rank) if found.number == number), None)
+
+
+class FetchHistory:
+    """History from the publisher, for readers that cannot read its files."""
+
+    def __init__(self, requester: Requester, channels: Collection[str]) -> None:
+        self.ended = False
+        self.damages: list[str] = []
+        self._requester = requester
+        self._channels = sorted(channels)
+        self._scanned_to = Cursor(0, -1)
+        self._process: ProcessIdentity | None = None
+
+    async def attempts(self) -> dict[int, Cursor | None]:
+        """For each attempt the position that it says it resumes from."""
+        hello = await self._hello()
+        rows = [row for row in hello.get("attempts", ()) if isinstance(row, dict)]
+        return {row["attempt"]: _position(row.get("from")) for row in rows if type(row.get("attempt")) is int}
+
+    async def is_over(self, attempt: int) -> bool:
+        """Whether the publisher is at a later attempt.
+
+        Raises:
+            TimeoutError: the publisher does not answer.
+            IncompleteError: it never will: its process is gone from this host.
+        """
+        try:
+            current = (await self._hello()).get("attempt")
+        except TimeoutError:
+            if self._process and self._process.is_gone():
+                raise IncompleteError(
+                    f"the publisher, process {self._process.pid}, is gone and cannot be asked for the rest: "
+                    "read the run's folder instead"
+                ) from None
+            raise
+        return isinstance(current, int) and current > attempt
+
+    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # the publisher knows
+        """The next batches behind `after`."""
+        # What was scanned and not wanted need not be scanned again.
+        place = max(after, self._scanned_to) if self._scanned_to.attempt == after.attempt else after
+        while True:
+            head, batches = await self._fetch(place)
+            scanned_to = head.get("scanned_to")
+            if type(scanned_to) is not int:
+                raise RequestError(f"the publisher answered fetch with scanned_to {scanned_to!r}")
+            self.ended = head.get("ended") is True
+            moved, place = scanned_to > place.seq, Cursor(place.attempt, max(scanned_to, place.seq))
+            self._scanned_to = place
+            if batches or not moved:
+                return batches
+
+    async def close(self) -> None:
+        """The requester belongs to the subscription."""
+
+    async def _hello(self) -> dict[str, Any]:
+        hello, _ = await self._requester.ask("hello", timeout=HELLO_SECONDS)
+        refuse_newer(min(hello.get("versions") or [VERSION]))
+        process = hello.get("process")
+        if isinstance(process, dict) and set(process) >= set(ProcessIdentity._fields):
+            self._process = ProcessIdentity(*(process[field] for field in ProcessIdentity._fields))
+        return hello
+
+    async def _fetch(self, place: Cursor) -> tuple[dict[str, Any], list[Batch]]:
+        head, frames = await self._requester.ask(
+            "fetch", attempt=place.attempt, after=place.seq, channels=self._channels, credit=FETCH_CREDIT
+        )
+        scanner = RecordScanner()
+        for frame in frames:
+            scanner.feed(frame)
+        batches = scanner.records(final=True)
+        self.damages += [f"fetched bytes at {damage.offset}: {damage.reason}" for damage in scanner.damages]
+        return head, batches
+
+
+def _position(value: object) -> Cursor | None:
+    if value is None:
+        return None
+    return parse_position(value) or NOTHING

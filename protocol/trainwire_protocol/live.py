@@ -1,0 +1,74 @@
+"""What a publisher sends as it happens: a SUB socket, from which batches and heartbeats are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Final
+
+import zmq
+import zmq.asyncio
+
+from trainwire_protocol.errors import ProtocolError, UnsupportedVersionError
+from trainwire_protocol.wire import HEARTBEAT, Batch, decode_batch, topic
+
+HIGH_WATER_MARK: Final = 1000
+"""Messages that wait for this reader; further ones are dropped, noticed, and had from the history."""
+
+MAX_MESSAGE_BYTES: Final = 1 << 20
+"""Largest message that is accepted; libzmq disconnects a publisher that sends a larger one."""
+
+
+class LiveFeed:
+    """The batches and heartbeats of one run's rank, as they come and with gaps."""
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        endpoint: str,
+        run: str,
+        rank: int,
+        channels: Collection[str],
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        self.malformed = 0
+        """Messages that could not be read, and were skipped."""
+        self._socket = context.socket(zmq.SUB)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RCVHWM, high_water_mark)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        for channel in (*channels, HEARTBEAT):
+            self._socket.subscribe(topic(channel, run, rank))
+        self._socket.connect(endpoint)
+
+    async def receive(self, timeout: float) -> Batch | None:
+        """The next batch, or a heartbeat as one without events; None if none came in `timeout` seconds.
+
+        Raises:
+            UnsupportedVersionError: a newer major version is spoken there.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    batch = self._decode(await self._socket.recv_multipart())
+                    if batch is not None:
+                        return batch
+        except TimeoutError:
+            return None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _decode(self, frames: list[bytes]) -> Batch | None:
+        try:
+            _, header, body = frames
+            batch = decode_batch(header, body)
+            if batch.header.channel != HEARTBEAT:
+                _ = batch.events
+        except UnsupportedVersionError:
+            raise
+        except (ProtocolError, ValueError):
+            self.malformed += 1
+            return None
+        return batch

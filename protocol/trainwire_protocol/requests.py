@@ -1,0 +1,71 @@
+"""The client's side of requests: a DEALER socket that asks, and matches the answers by their id."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from itertools import count
+from typing import Any, Final
+
+import msgpack
+import zmq
+import zmq.asyncio
+
+from trainwire_protocol.errors import ProtocolError, RequestError
+from trainwire_protocol.wire import unpack_map
+
+REPLY_SECONDS: Final = 5.0
+"""How long an answer is waited for before it counts as lost."""
+
+MAX_REPLY_BYTES: Final = 4 << 20
+"""Largest head of an answer: that of `hello` holds the run's hparams."""
+
+
+class Requester:
+    """Asks one publisher."""
+
+    def __init__(self, context: zmq.asyncio.Context, endpoint: str) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.connect(endpoint)
+        self._ids = count()
+        self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], list[bytes]]]] = {}
+        self._receiving = asyncio.ensure_future(self._receive())
+
+    async def ask(
+        self, verb: str, *, timeout: float = REPLY_SECONDS, **arguments: Any
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Send a request; the head and the further frames of its answer.
+
+        Raises:
+            TimeoutError: none came in time; the publisher may be gone, or busy.
+            RequestError: the publisher refused it; says why.
+        """
+        identifier = next(self._ids)
+        answer = self._waiting[identifier] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._socket.send(msgpack.packb({"verb": verb, "id": identifier, **arguments}))
+                head, frames = await answer
+        finally:
+            del self._waiting[identifier]
+        if "error" in head:
+            raise RequestError(f"the publisher refused {verb}: {head['error']}")
+        return head, frames
+
+    async def close(self) -> None:
+        """Close the socket; what is waited for is given up."""
+        self._receiving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._receiving
+        self._socket.close()
+
+    async def _receive(self) -> None:
+        while True:
+            first, *frames = await self._socket.recv_multipart()
+            with contextlib.suppress(ProtocolError):
+                head = unpack_map(first, MAX_REPLY_BYTES)
+                identifier = head.get("id")
+                waiting = self._waiting.get(identifier) if isinstance(identifier, int) else None
+                if waiting and not waiting.done():
+                    waiting.set_result((head, frames))

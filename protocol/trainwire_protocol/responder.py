@@ -1,0 +1,178 @@
+"""Answers a publisher's requests: frames in, frames out, no sockets. `docs/wire-protocol.md` lists the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+
+from trainwire_protocol.attempts import read_resumed_from
+from trainwire_protocol.errors import MalformedBatchError, RequestError
+from trainwire_protocol.journal import JournalReader
+from trainwire_protocol.records import encode_record
+from trainwire_protocol.run_folder import Attempt, list_attempts
+from trainwire_protocol.wire import VERSION, Batch, Cursor, unpack_map
+
+MAX_CREDIT: Final = 4 << 20
+"""Most bytes that one `fetch` is answered with, unless a single batch is larger."""
+
+ACKNOWLEDGEMENT_SECONDS: Final = 30.0
+"""A sink that has not said for so long how far it has got is not waited for."""
+
+MAX_SINKS: Final = 1000
+"""Sinks whose acknowledgements are kept."""
+
+MAX_REPLAYS: Final = 16
+"""Places in the journal that are kept open between one `fetch` and the next."""
+
+
+@dataclass
+class Acknowledgement:
+    """How far a sink has got, and until when its word counts."""
+
+    cursor: Cursor
+    expires: float
+    """On the monotonic clock."""
+
+
+@dataclass
+class Replay:
+    """A place in an attempt's journal from which slices are taken."""
+
+    reader: JournalReader
+    ready: deque[Batch] = field(default_factory=deque)
+    scanned_to: int = -1
+
+    def take(self, channels: Collection[str], credit: int) -> list[bytes]:
+        """The next records of these channels, as many as the credit allows and at least one if there are any."""
+        records: list[bytes] = []
+        while credit > 0 and (self.ready or self._fill()):
+            batch = self.ready.popleft()
+            if batch.header.channel in channels:
+                record = encode_record(batch)
+                if records and len(record) > credit:
+                    self.ready.appendleft(batch)
+                    break
+                records.append(record)
+                credit -= len(record)
+            self.scanned_to = batch.cursor.seq
+        return records
+
+    def _fill(self) -> bool:
+        self.ready.extend(self.reader.read())
+        return bool(self.ready)
+
+
+@dataclass
+class Responder:
+    """Knows the answers of one attempt's publisher."""
+
+    attempt: Attempt
+    heads: Mapping[str, int]
+    """For each channel the last seq that was published on it."""
+    describe: Callable[[], Mapping[str, Any]]
+    """What `hello` tells beside the responder's own."""
+    sinks: dict[str, Acknowledgement] = field(default_factory=dict)
+    _replays: OrderedDict[tuple[int, int, tuple[str, ...]], Replay] = field(default_factory=OrderedDict)
+
+    async def answer(self, frames: list[bytes]) -> list[bytes]:
+        """The frames that answer a request; one that cannot be understood is answered with an `error`."""
+        identifier: object = None
+        try:
+            request = _parse(frames)
+            identifier = request.get("id")
+            head, records = await self._handle(request)
+        except (MalformedBatchError, RequestError, OSError) as error:
+            head, records = {"error": str(error)}, []
+        return [msgpack.packb({"id": identifier, **head}), *records]
+
+    async def _handle(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        match request.get("verb"):
+            case "hello":
+                return await asyncio.to_thread(self._hello), []
+            case "fetch":
+                return await asyncio.to_thread(self._fetch, request)
+            case "ack":
+                return self._acknowledge(request), []
+            case verb:
+                raise RequestError(f"the verb is {_short(verb)}; known are hello, fetch and ack")
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "run": self.attempt.run,
+            "rank": self.attempt.rank,
+            "attempt": self.attempt.number,
+            "versions": [VERSION],
+            "heads": dict(self.heads),
+            "attempts": [
+                {"attempt": attempt.number, "from": (position := read_resumed_from(attempt)) and position._asdict()}
+                for attempt in self._attempts()
+            ],
+            **self.describe(),
+        }
+
+    def _fetch(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        attempt, after = _count(request, "attempt"), _count(request, "after", least=-1)
+        channels, credit = _channels(request), min(_count(request, "credit"), MAX_CREDIT)
+        head = max(self.heads.values(), default=-1) if attempt == self.attempt.number else None
+        replay = self._replay(attempt, after, channels)
+        records = replay.take(channels, credit)
+        self._replays[attempt, replay.scanned_to, channels] = replay
+        while len(self._replays) > MAX_REPLAYS:
+            self._replays.popitem(last=False)[1].reader.close()
+        ended = replay.reader.ended and not replay.ready
+        return {"scanned_to": replay.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
+
+    def _replay(self, number: int, after: int, channels: tuple[str, ...]) -> Replay:
+        known = self._replays.pop((number, after, channels), None)
+        if known:
+            return known
+        attempt = next((attempt for attempt in self._attempts() if attempt.number == number), None)
+        if attempt is None:
+            raise RequestError(f"there is no attempt {number}")
+        return Replay(JournalReader(attempt.folder, after), scanned_to=after)
+
+    def _acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
+        sink = request.get("sink")
+        if not isinstance(sink, str) or not 0 < len(sink) <= 256:
+            raise RequestError(f"sink is {_short(sink)}, not a name")
+        cursor = Cursor(_count(request, "attempt"), _count(request, "seq", least=-1))
+        if sink in self.sinks or len(self.sinks) < MAX_SINKS:
+            self.sinks[sink] = Acknowledgement(cursor, time.monotonic() + ACKNOWLEDGEMENT_SECONDS)
+        return {}
+
+    def _attempts(self) -> list[Attempt]:
+        return list_attempts(self.attempt.folder.parents[2], self.attempt.rank)
+
+
+def _parse(frames: list[bytes]) -> dict[str, Any]:
+    if len(frames) != 1:
+        raise RequestError(f"a request of {len(frames)} frames, not one")
+    request = unpack_map(frames[0])
+    identifier = request.get("id")
+    if identifier is not None and type(identifier) is not int and not isinstance(identifier, (str, bytes)):
+        raise RequestError("the id is neither a number nor a string")
+    return request
+
+
+def _count(request: dict[str, Any], field: str, least: int = 0) -> int:
+    value = request.get(field)
+    if type(value) is not int or not least <= value < 2**63:
+        raise RequestError(f"{field} is {_short(value)}, not an integer of at least {least}")
+    return value
+
+
+def _channels(request: dict[str, Any]) -> tuple[str, ...]:
+    channels = request.get("channels")
+    if not isinstance(channels, tuple) or not 0 < len(channels) <= 16 or not all(type(c) is str for c in channels):
+        raise RequestError(f"channels is {_short(channels)}, not a list of names")
+    return tuple(sorted(set(channels)))
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.60}"

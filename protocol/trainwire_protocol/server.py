@@ -1,0 +1,133 @@
+"""The publisher's sockets: a PUB socket for batches and heartbeats, a ROUTER socket for requests.
+
+The server runs on its caller's asyncio loop and never waits for a client: PUB drops what a slow subscriber does not
+take, and a reply that cannot be sent at once is dropped too. Clients notice, and ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgpack
+import zmq
+import zmq.asyncio
+
+from trainwire_protocol.responder import Responder
+from trainwire_protocol.run_folder import Attempt
+from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor, Header, encode_header, topic
+
+HIGH_WATER_MARK: Final = 1000
+"""Messages that the PUB socket keeps for a subscriber that does not read; then it drops them."""
+
+MAX_PUBLISHED_BYTES: Final = 256 << 10
+"""A batch with a larger body is not sent by PUB, so that subscribers that do not read hold at most
+`HIGH_WATER_MARK` times this; readers notice the gap and get it from the journal or by `fetch`."""
+
+MAX_REQUEST_BYTES: Final = 64 << 10
+"""Largest request; libzmq drops a client that sends a larger one."""
+
+FETCH_SHARE: Final = 0.05
+"""Share of the time that answering `fetch` may take."""
+
+
+class Server:
+    """Serves one attempt of one rank to any number of clients."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        publish_endpoint: str,
+        request_endpoint: str,
+        describe: Callable[[], Mapping[str, Any]] = dict,
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        """Bind both sockets.
+
+        `describe` gives what `hello` and the heartbeats tell of the publisher: its state, step, hparams …
+
+        Raises:
+            zmq.ZMQError: an endpoint cannot be bound.
+        """
+        self.heads: dict[str, int] = {}
+        self.responder = Responder(attempt, self.heads, self._describe_all)
+        self._attempt = attempt
+        self._describe = describe
+        self._context = zmq.asyncio.Context()
+        self._context.set(zmq.MAX_SOCKETS, 8192)
+        # No asyncio socket: PUB never blocks, and a future would cost more than the send.
+        self._publisher = zmq.Context(self._context).socket(zmq.PUB)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
+        self._publisher.set(zmq.SNDHWM, high_water_mark)
+        try:
+            self.publish_endpoint = _bind(self._publisher, publish_endpoint)
+            self.request_endpoint = _bind(self._router, request_endpoint)
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            raise
+
+    def publish(self, batch: Batch) -> None:
+        """Send a batch to whoever subscribes, and forget it."""
+        header = batch.header
+        if not header.unjournaled:
+            self.heads[header.channel] = header.seq + header.count - 1
+        if len(batch.body) <= MAX_PUBLISHED_BYTES:
+            self._send(batch.topic, batch.header_bytes, batch.body)
+
+    def beat(self) -> None:
+        """Send a heartbeat: the last seq of each channel, and what `describe` tells."""
+        attempt = self._attempt
+        head = max(self.heads.values(), default=-1)
+        header = Header(attempt.run, attempt.rank, attempt.number, HEARTBEAT, head + 1, 0, dict(self.heads))
+        body = msgpack.packb({"walltime": time.time(), **self._describe()})
+        self._send(topic(HEARTBEAT, attempt.run, attempt.rank), encode_header(header), body)
+
+    async def answer_requests(self) -> None:
+        """Answer requests until cancelled."""
+        while True:
+            client, *frames = await self._router.recv_multipart()
+            begun = time.monotonic()
+            reply = await self.responder.answer(frames)
+            await self._reply(client, reply)
+            if len(reply) > 1:
+                await asyncio.sleep((time.monotonic() - begun) * (1 / FETCH_SHARE - 1))
+
+    async def wait_for_sinks(self, seq: int, timeout: float) -> list[str]:
+        """Wait until every sink that acknowledges has got to `seq`; the names of those that have not in time."""
+        deadline = time.monotonic() + timeout
+        while (behind := self._behind(seq)) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return behind
+
+    def close(self, linger: float) -> None:
+        """Close the sockets; what is on its way to subscribers has at most `linger` seconds to leave."""
+        self._router.close(linger=0)
+        self._publisher.close(linger=int(linger * 1000))
+        self._context.term()
+
+    def _behind(self, seq: int) -> list[str]:
+        now, wanted = time.monotonic(), Cursor(self._attempt.number, seq)
+        return [name for name, sink in self.responder.sinks.items() if sink.expires > now and sink.cursor < wanted]
+
+    def _describe_all(self) -> Mapping[str, Any]:
+        return {"publish": self.publish_endpoint, **self._describe()}
+
+    async def _reply(self, client: bytes, frames: list[bytes]) -> None:
+        try:
+            await self._router.send_multipart([client, *frames], zmq.DONTWAIT)
+        except zmq.ZMQError:
+            return
+
+    def _send(self, *frames: bytes) -> None:
+        try:
+            self._publisher.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            return
+
+
+def _bind(socket: zmq.Socket[Any], endpoint: str) -> str:
+    socket.bind(endpoint)
+    return socket.get_string(zmq.LAST_ENDPOINT)

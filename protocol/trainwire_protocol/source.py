@@ -1,0 +1,124 @@
+"""Where a reader of one rank's stream gets its batches: a history, and a live feed while there is a publisher."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import zmq.asyncio
+
+from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
+from trainwire_protocol.errors import ConnectionFileError, RequestError
+from trainwire_protocol.history import FetchHistory, History, JournalHistory
+from trainwire_protocol.live import HIGH_WATER_MARK, LiveFeed
+from trainwire_protocol.requests import Requester
+from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.target import Target
+from trainwire_protocol.wire import VERSION, refuse_newer
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which stream is wanted, and how it is got."""
+
+    target: Target
+    rank: int = 0
+    channels: Collection[str] = ("event",)
+    use_journal: bool = True
+    """False to get history by `fetch` though the journal could be read."""
+    high_water_mark: int = HIGH_WATER_MARK
+    """Live messages that wait for this reader before more are dropped."""
+
+
+class Source:
+    """Opens what a target has to offer, as it comes into being."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.live: LiveFeed | None = None
+        self.requester: Requester | None = None
+        self.history: History | None = None
+        self._context = zmq.asyncio.Context()
+        self._live_attempt = -1
+        self._malformed = 0
+
+    @property
+    def malformed(self) -> int:
+        """Live messages that could not be read, and were skipped."""
+        return self._malformed + (self.live.malformed if self.live else 0)
+
+    async def open(self) -> History | None:
+        """The history of the run, or None if there is no run yet."""
+        if self.history is None:
+            folder = self.wanted.target.folder
+            if folder is not None and self.wanted.use_journal:
+                if list_attempts(folder, self.wanted.rank):
+                    self.history = JournalHistory(folder, self.wanted.rank)
+            elif requester := self._connect_requests():
+                self.history = FetchHistory(requester, self.wanted.channels)
+        return self.history
+
+    async def connect(self, attempt: int) -> LiveFeed | None:
+        """The live feed of an attempt, or None if its publisher cannot be reached."""
+        if self.live and self._live_attempt == attempt:
+            return self.live
+        self.disconnect()
+        place = await self._locate(attempt)
+        if place:
+            run, endpoint = place
+            wanted = self.wanted
+            self.live = LiveFeed(self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark)
+            self._live_attempt = attempt
+        return self.live
+
+    def disconnect(self) -> None:
+        """Close the live feed."""
+        if self.live:
+            self._malformed = self.malformed
+            self.live.close()
+            self.live = None
+
+    async def close(self) -> None:
+        """Close everything."""
+        self.disconnect()
+        if self.history:
+            await self.history.close()
+        if self.requester:
+            await self.requester.close()
+        self._context.term()
+
+    async def _locate(self, attempt: int) -> tuple[str, str] | None:
+        """The run's name and the PUB socket's endpoint."""
+        connection = self._connection()
+        if connection:
+            if connection.attempt != attempt or not connection.is_reachable():
+                return None
+            self._connect_requests()
+            return connection.run, connection.publish
+        return await self._ask_place(attempt) if self.requester else None
+
+    async def _ask_place(self, attempt: int) -> tuple[str, str] | None:
+        assert self.requester
+        hello, _ = await self.requester.ask("hello")
+        refuse_newer(min(hello.get("versions") or [VERSION]))
+        run, endpoint = hello.get("run"), hello.get("publish")
+        if not isinstance(run, str) or not is_endpoint(endpoint):
+            raise RequestError(f"the publisher at {self.wanted.target.request} says that it publishes at {endpoint!r}")
+        return (run, str(endpoint)) if hello.get("attempt") == attempt else None
+
+    def _connect_requests(self) -> Requester | None:
+        connection = self._connection()
+        endpoint = connection.request if connection else self.wanted.target.request
+        if self.requester is None and endpoint:
+            self.requester = Requester(self._context, endpoint)
+        return self.requester
+
+    def _connection(self) -> Connection | None:
+        """What the connection file says; None if there is none, or none that can be read now."""
+        folder = self.wanted.target.folder
+        if folder is None:
+            return None
+        try:
+            return read_connection(connection_path(folder, self.wanted.rank))
+        except ConnectionFileError:
+            return None
