@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import JournalReader
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.wire import Cursor
 
-NOTHING = Cursor(-1, -1)
+MARK: Final = "run/marked"
+"""Name of the lifecycle event that a checkpoint's position points to; it ends its batch."""
+
+NOTHING: Final = Cursor(-1, -1)
 """The position before any attempt: resumed from it, a run keeps nothing of what was before."""
 
 
@@ -38,6 +41,26 @@ def read_resumed_from(attempt: Attempt) -> Cursor | None:
     finally:
         reader.close()
     return resumed_from(first[0].events[0]) if first and first[0].events else None
+
+
+def find_mark(attempt: Attempt, mark: int) -> Cursor:
+    """Where an attempt recorded a mark; where it ends, if it was not journaled.
+
+    The journal holds the beginning of what was recorded: if the mark is not in it, all that is was before the mark.
+    """
+    reader = JournalReader(attempt.folder)
+    try:
+        while batches := reader.read(final=True):
+            for batch in batches:
+                if MARK.encode() in batch.body and any(_is_mark(event, mark) for event in batch.events):
+                    return batch.cursor
+        return Cursor(attempt.number, reader.after)
+    finally:
+        reader.close()
+
+
+def _is_mark(event: Event, mark: int) -> bool:
+    return event.type == "lifecycle" and event.name == MARK and event.value.get("mark") == mark
 
 
 def kept_ranges(resumed: Mapping[int, Cursor | None]) -> dict[int, int | None]:

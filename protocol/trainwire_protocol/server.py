@@ -42,11 +42,18 @@ class Server:
         publish_endpoint: str,
         request_endpoint: str,
         describe: Callable[[], Mapping[str, Any]] = dict,
+        introduce: Callable[[], Mapping[str, Any]] = dict,
         high_water_mark: int = HIGH_WATER_MARK,
     ) -> None:
         """Bind both sockets.
 
-        `describe` gives what `hello` and the heartbeats tell of the publisher: its state, step, hparams …
+        Args:
+            attempt: what is served.
+            publish_endpoint: of the PUB socket.
+            request_endpoint: of the ROUTER socket.
+            describe: gives what heartbeats and `hello` tell of the publisher: its state, step …
+            introduce: gives what only `hello` tells: hparams, process …
+            high_water_mark: messages kept for a subscriber that does not read.
 
         Raises:
             zmq.ZMQError: an endpoint cannot be bound.
@@ -54,7 +61,7 @@ class Server:
         self.heads: dict[str, int] = {}
         self.responder = Responder(attempt, self.heads, self._describe_all)
         self._attempt = attempt
-        self._describe = describe
+        self._describe, self._introduce = describe, introduce
         self._context = zmq.asyncio.Context()
         self._context.set(zmq.MAX_SOCKETS, 8192)
         # No asyncio socket: PUB never blocks, and a future would cost more than the send.
@@ -113,7 +120,7 @@ class Server:
         return [name for name, sink in self.responder.sinks.items() if sink.expires > now and sink.cursor < wanted]
 
     def _describe_all(self) -> Mapping[str, Any]:
-        return {"publish": self.publish_endpoint, **self._describe()}
+        return {"publish": self.publish_endpoint, **self._describe(), **self._introduce()}
 
     async def _reply(self, client: bytes, frames: list[bytes]) -> None:
         try:

@@ -1,0 +1,37 @@
+"""Trainwire: a pluggable PyTorch trainer whose metrics are events that independent sink processes read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trainwire.bus import EventBus
+from trainwire.opening import open_bus
+
+if TYPE_CHECKING:
+    from trainwire.corpus import Corpus
+    from trainwire.hooks import hook
+    from trainwire.plugin import Plugin
+    from trainwire.result import Result
+    from trainwire.trainer import ModelTrainer
+
+__all__ = ["Corpus", "EventBus", "ModelTrainer", "Plugin", "Result", "hook", "open_bus"]
+
+_HOMES = {
+    "Corpus": "corpus", "ModelTrainer": "trainer", "Plugin": "plugin", "Result": "result", "hook": "hooks"
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for: the bus does without."""
+    import importlib
+
+    from trainwire_protocol.errors import MissingExtraError
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trainwire' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"trainwire.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "torchmetrics", "numpy"):
+            raise MissingExtraError(f"trainwire.{name}", "torch", error.name) from error
+        raise

@@ -1,0 +1,232 @@
+"""The bus: what a training loop calls to record events. It never blocks, and never raises for what it is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from trainwire.batcher import Batcher
+from trainwire.bus_thread import BusThread
+from trainwire.complaints import Complaints
+from trainwire.logging_handler import BusHandler
+from trainwire.media import read_audio, read_histogram, read_image
+from trainwire.recorder import Recorder
+from trainwire.values import read_labelled, read_number, read_plain, read_scalars, read_table
+from trainwire.watchers import Handler, Watchers
+from trainwire_protocol.attempts import MARK
+from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS
+from trainwire_protocol.run_folder import Attempt
+from trainwire_protocol.server import Server
+
+CLOSE_SECONDS: Final = 2.0
+"""How long `close` waits, by default, for the journal and for sinks."""
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "scalar": read_number, "scalars": read_labelled, "histogram": read_histogram,
+    "image": read_image, "audio": read_audio, "table": read_table,
+}  # fmt: skip
+
+
+class EventBus:
+    """Records the events of one attempt of one rank. Open it with `trainwire.open_bus`.
+
+    All methods may be called from any thread. What they are given and cannot record is reported once through
+    `logging`, and counted in `complaints`.
+    """
+
+    def __init__(
+        self, folder: Path, attempt: Attempt, session: str, open_server: Callable[[EventBus], Server], interval: float
+    ) -> None:
+        self.folder = folder
+        """The run's folder."""
+        self.run = attempt.run
+        self.rank = attempt.rank
+        self.attempt = attempt.number
+        self.session = session
+        """Random: two processes never have the same."""
+        self.state = "running"
+        """What heartbeats tell of the run."""
+        self.hyperparameters: dict[str, Any] = {}
+        """What `hparams` was given."""
+        self._complaints = Complaints()
+        self._recorder = Recorder()
+        self._watchers = Watchers()
+        self._open = True
+        self._step = 0
+        self._marks = 0
+        batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._complaints)
+        self._thread = BusThread(
+            attempt, session, self._recorder, batcher, self._watchers, lambda: open_server(self), interval
+        )
+        self._on_close: list[Callable[[], object]] = []
+
+    def start(self) -> None:
+        """Start the bus thread, and wait until its sockets are bound; `open_bus` does this."""
+        self._thread.start()
+        self._thread.started.wait()
+        if self._thread.failure:
+            raise self._thread.failure
+
+    def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record scalars by name: numbers, or tensors of one element, those of a GPU without waiting for it.
+
+        `step` is the number of optimizer updates that are finished; left out, it is the last one given.
+        """
+        if not self._open:
+            return
+        try:
+            values = read_scalars(metrics)
+            self._recorder.append("", values, "", self._read_step(step), values=len(values))
+        except Exception as error:
+            self._complaints.add("log", "log cannot record %.100r: %s", metrics, error)
+
+    def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
+        """Record an event of any type; the other methods stand on this one."""
+        if not self._open:
+            return
+        try:
+            plain = _READERS.get(type, read_plain)(value)
+            self._recorder.append(name, plain, type, self._read_step(step), size=_size(plain))
+        except Exception as error:
+            self._complaints.add(f"{name!r:.100}", "not recorded: event %.100r of type %s: %s", name, type, error)
+
+    def scalars(self, name: str, value: Any, step: int | None = None) -> None:
+        """Record a list of numbers, or a map of label to number, that belong in one chart."""
+        self.publish(name, value, "scalars", step)
+
+    def text(self, name: str, value: str, step: int | None = None) -> None:
+        """Record a text, which is shown as Markdown."""
+        self.publish(name, value, "text", step)
+
+    def histogram(self, name: str, value: Any, step: int | None = None) -> None:
+        """Record the distribution of a tensor, array or list; a tensor is bucketed where it lives."""
+        self.publish(name, value, "histogram", step)
+
+    def image(self, name: str, value: Any, step: int | None = None) -> None:
+        """Record an image: the bytes of a PNG, JPEG, GIF or WebP file, or pixels (see `trainwire.media`)."""
+        self.publish(name, value, "image", step)
+
+    def audio(self, name: str, value: Any, step: int | None = None) -> None:
+        """Record a sound: the bytes of a WAV file, or `(samples, sample_rate)`."""
+        self.publish(name, value, "audio", step)
+
+    def table(self, name: str, value: Any, step: int | None = None) -> None:
+        """Record a table: `{"columns": […], "rows": [[…], …]}`, or a list of maps."""
+        self.publish(name, value, "table", step)
+
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """Record the run's hyperparameters."""
+        self.hyperparameters |= read_plain(values)
+        self.publish("hparams", values, "hparams")
+
+    def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
+        """Record that something happened; `docs/wire-protocol.md` lists the names."""
+        self.publish(name, value, "lifecycle", step)
+
+    def logging_handler(self, level: int = logging.INFO) -> logging.Handler:
+        """A handler that records what goes through Python's `logging`; add it to a logger of your choice."""
+        return BusHandler(self, level)
+
+    def watch(self, handler: Handler) -> None:
+        """Have an `async def` function called with every event, on a thread that training never waits for.
+
+        Raises:
+            UsageError: it is no `async def` function.
+        """
+        self._watchers.add(handler)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Record a mark, and return its position: keep it with a checkpoint of what you have trained so far.
+
+        `open_bus(folder, state=…)` goes on from there: what was recorded after the mark is then superseded.
+        """
+        self._marks += 1
+        self.publish(MARK, {"mark": self._marks}, "lifecycle")
+        return {"run": self.run, "attempt": self.attempt, "mark": self._marks, "step": self._step}
+
+    def wait_until_journaled(self, state: Mapping[str, Any], timeout: float) -> bool:
+        """Wait until the mark of a `state_dict` is in the journal; False if it is not in `timeout` seconds.
+
+        A checkpoint gets its final name only then. Not for the training thread.
+        """
+        publisher = self._thread.publisher
+        return publisher is not None and publisher.wait_for_mark(state["mark"], timeout)
+
+    def close(self, timeout: float = CLOSE_SECONDS, status: str = "finished", reason: str | None = None) -> None:
+        """Record the last event, `run/<status>`, and end; calling it again does nothing.
+
+        Args:
+            timeout: seconds to wait at most for the journal's disk and for sinks that read live.
+            status: `finished`, `failed` or `interrupted`.
+            reason: what it ended for.
+        """
+        if not self._open:
+            return
+        self._open = False
+        status = status if f"run/{status}" in LAST_EVENTS else "finished"
+        self.state = status
+        self._thread.end(status, reason, timeout)
+        # Beyond the timeout the thread has its sockets to close; a disk that hangs does not hold it.
+        self._thread.join(timeout + 1.0)
+        self._watchers.close(timeout)
+        for close in reversed(self._on_close):
+            close()
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Have something called at the end of `close`."""
+        self._on_close.append(callback)
+
+    def disown(self) -> None:
+        """Record nothing more in this process: it is a fork, and the bus's threads live in its parent."""
+        if self._open:
+            self._open = False
+            logging.getLogger("trainwire").warning("the bus is inert in this forked process: record in its parent")
+
+    @property
+    def complaints(self) -> Mapping[str, int]:
+        """How often what was given could not be recorded, by what it was."""
+        return self._complaints.counts
+
+    def describe(self) -> dict[str, Any]:
+        """What heartbeats tell: how the training thread is getting on."""
+        recorder = self._recorder
+        return {
+            "state": self.state, "step": recorder.last_step, "step_walltime": recorder.last_walltime,
+            "dropped": recorder.dropped,
+        }  # fmt: skip
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close: as interrupted by KeyboardInterrupt, as failed by any other exception."""
+        if error is None:
+            self.close()
+        else:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.close(status=status, reason=f"{type(error).__name__}: {error}"[:1000])
+
+    def _read_step(self, step: int | None) -> int:
+        if step is None:
+            return self._step
+        if type(step) is not int:
+            step = int(step)
+        self._step = self._recorder.last_step = step
+        return step
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return 64 + (8 * len(value) if isinstance(value, list) else 0)
+
+
+assert _READERS.keys() <= EVENT_TYPES

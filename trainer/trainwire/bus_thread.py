@@ -1,0 +1,167 @@
+"""The bus's own thread: an asyncio loop that empties the queue, publishes what was in it, and answers requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from trainwire.batcher import MAX_EVENTS, Batcher, is_ready
+from trainwire.journal_thread import JournalThread
+from trainwire.publisher import Publisher
+from trainwire.recorder import Recorder
+from trainwire.watchers import Watchers
+from trainwire_protocol.events import Event
+from trainwire_protocol.run_folder import Attempt
+from trainwire_protocol.server import Server
+from trainwire_protocol.wire import Batch
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""How often a heartbeat is sent."""
+
+LINGER_SECONDS: Final = 0.2
+"""How long messages that are on their way to subscribers may take to leave at the end."""
+
+_log = logging.getLogger("trainwire")
+
+
+class BusThread(threading.Thread):
+    """Carries records from the queue to the journal and the sockets, until told to end."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        session: str,
+        recorder: Recorder,
+        batcher: Batcher,
+        watchers: Watchers,
+        open_server: Callable[[], Server],
+        flush_interval: float,
+    ) -> None:
+        super().__init__(name="trainwire-bus", daemon=True)
+        self.started = threading.Event()
+        """Set once the sockets are bound, or could not be."""
+        self.failure: Exception | None = None
+        """Why they could not be."""
+        self.publisher: Publisher | None = None
+        self._recorder, self._batcher, self._watchers = recorder, batcher, watchers
+        self._journal = JournalThread(attempt, session, self._on_written)
+        self._open_server, self._flush_interval = open_server, flush_interval
+        self._last: tuple[str, str | None] = ("finished", None)
+        self._deadline: float | None = None
+        self._dropped = 0
+
+    def end(self, status: str, reason: str | None, timeout: float) -> None:
+        """Have the thread publish what is queued, then the last event `run/<status>`, and end within `timeout`."""
+        self._last = (status, reason)
+        self._deadline = time.monotonic() + timeout
+
+    def run(self) -> None:
+        """Live from bind to close."""
+        try:
+            asyncio.run(self._live())
+        except Exception as error:
+            self.failure = error
+            _log.exception("the bus has failed; training goes on, and nothing more is recorded")
+        finally:
+            self.started.set()
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = self._open_server()
+        self.publisher = Publisher(self._batcher, self._journal, server)
+        self._journal.start()
+        self.started.set()
+        tasks = [asyncio.create_task(server.answer_requests()), asyncio.create_task(_beat(server))]
+        while self._deadline is None:
+            await asyncio.sleep(self._flush_interval)
+            await self._drain(self.publisher)
+        await self._finish(self.publisher, server, self._deadline)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        server.close(LINGER_SECONDS)
+
+    async def _drain(self, publisher: Publisher) -> None:
+        """Publish what is queued, in slices between which other threads get the interpreter."""
+        self._report_drops()
+        publisher.show_unjournaled()
+        for _ in range(len(self._recorder.queue)):
+            events = self._take()
+            if not events:
+                break
+            publisher.publish(events)
+            self._watchers.send(events)
+            await asyncio.sleep(0)
+        if not self._recorder.queue:
+            self._recorder.emptied()
+
+    def _take(self) -> list[Event]:
+        """The events of the next records, about `MAX_EVENTS`, up to one whose values are not known yet."""
+        queue, events = self._recorder.queue, list[Event]()
+        while queue and len(events) < MAX_EVENTS and is_ready(queue[0]):
+            events += self._batcher.events(queue.popleft())
+        return events
+
+    def _report_drops(self) -> None:
+        dropped = self._recorder.dropped
+        if dropped > self._dropped:
+            self._record("events/dropped", {"count": dropped - self._dropped, "total": dropped, "reason": "queue full"})
+            self._dropped = dropped
+
+    def _record(self, name: str, value: dict[str, Any]) -> None:
+        self._recorder.append(name, value, "lifecycle", self._recorder.last_step)
+
+    def _on_written(self, batches: Sequence[Batch]) -> None:
+        """Called on the journal's thread."""
+        self._loop.call_soon_threadsafe(self._confirm, batches)
+
+    def _confirm(self, batches: Sequence[Batch]) -> None:
+        assert self.publisher
+        for first, last in self.publisher.confirm(batches):
+            self._record("journal/missing", {"first_seq": first, "last_seq": last})
+
+    async def _finish(self, publisher: Publisher, server: Server, deadline: float) -> None:
+        await self._drain(publisher)
+        while self._recorder.queue and time.monotonic() < deadline:
+            await asyncio.sleep(self._flush_interval)
+            await self._drain(publisher)
+        self._drop_unresolved()
+        await self._drain(publisher)
+        status, reason = self._last
+        value = {"last_seq": self._batcher.seq, "reason": reason}
+        step = self._recorder.last_step
+        last = Event(f"run/{status}", value, "lifecycle", time.time(), step)
+        publisher.publish([last])
+        self._watchers.send([last])
+        self._journal.stop()
+        while publisher.written < value["last_seq"] and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        server.beat()
+        self._name_late(await server.wait_for_sinks(publisher.written, deadline - time.monotonic()), publisher)
+
+    def _drop_unresolved(self) -> None:
+        queue = self._recorder.queue
+        unresolved = [record for record in queue if not is_ready(record)]
+        if unresolved:
+            names = sorted({record.name or ", ".join(record.value) for record in unresolved})
+            ready = [record for record in queue if is_ready(record)]
+            queue.clear()
+            queue.extend(ready)
+            self._record("events/dropped", {"count": len(unresolved), "names": names, "reason": "not computed in time"})
+
+    def _name_late(self, late: Sequence[str], publisher: Publisher) -> None:
+        unwritten = self._batcher.seq - 1 - publisher.written
+        if unwritten > 0:
+            _log.error("the journal's disk did not take the last %d events: they are lost", unwritten)
+        if late:
+            _log.info("not read to the end yet by %s; the journal keeps it for them", ", ".join(late))
+
+
+async def _beat(server: Server) -> None:
+    while True:
+        server.beat()
+        await asyncio.sleep(HEARTBEAT_SECONDS)

@@ -1,0 +1,27 @@
+"""Says once what is wrong with what is recorded, and counts the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Final
+
+MAX_KINDS: Final = 1000
+"""Different complaints that are told apart."""
+
+_log = logging.getLogger("trainwire")
+
+
+class Complaints:
+    """Complaints by what they are about."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, kind: str, message: str, *arguments: object) -> None:
+        """Count a complaint, and log it if it is the first of its kind."""
+        known = kind in self.counts
+        if known or len(self.counts) < MAX_KINDS:
+            self.counts[kind] += 1
+        if not known and len(self.counts) < MAX_KINDS:
+            _log.warning(message, *arguments)

@@ -1,0 +1,104 @@
+"""From events to the wire: batches go to the journal first, and to the PUB socket once they are written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from trainwire.batcher import Batcher
+from trainwire.journal_thread import JournalThread
+from trainwire_protocol.attempts import MARK
+from trainwire_protocol.events import Event
+from trainwire_protocol.server import Server
+from trainwire_protocol.wire import Batch, encode_header
+
+UNJOURNALED_SECONDS: Final = 2.0
+"""How long the journal's disk may not answer before batches are published without it."""
+
+MAX_UNWRITTEN_BYTES: Final = 256 << 20
+"""Bytes of batches that wait for a disk that fails; further ones are given up, and named when it is back."""
+
+
+class Publisher:
+    """Publishes one attempt's batches, each once it is journaled. For the bus thread's loop."""
+
+    def __init__(self, batcher: Batcher, journal: JournalThread, server: Server) -> None:
+        self.written = -1
+        """Seq of the last event that is in the journal."""
+        self._batcher, self._journal, self._server = batcher, journal, server
+        self._unwritten: deque[Batch] = deque()
+        self._unwritten_bytes = 0
+        self._given_up: list[tuple[int, int]] = []
+        self._shown = -1
+        self._marks: deque[tuple[int, int]] = deque()
+        self._mark_written = threading.Condition()
+        self._last_mark = 0
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Take events on: they are published when they are journaled."""
+        kept = [batch for batch in self._batcher.batches(events) if self._keep(batch)]
+        if kept:
+            self._journal.submit(kept)
+        if any(event.name == MARK for event in events):
+            self._note_marks(kept)
+
+    def _keep(self, batch: Batch) -> bool:
+        if self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES and not batch.header.last:
+            self._give_up(batch)
+            return False
+        self._unwritten.append(batch)
+        self._unwritten_bytes += len(batch.body)
+        return True
+
+    def _give_up(self, batch: Batch) -> None:
+        first, last = batch.header.seq, batch.cursor.seq
+        if self._given_up and self._given_up[-1][1] == first - 1:
+            first = self._given_up.pop()[0]
+        self._given_up.append((first, last))
+        self._show(batch)
+
+    def confirm(self, batches: Sequence[Batch]) -> list[tuple[int, int]]:
+        """Publish batches that are in the journal now; the first and last seqs of those that had to be given up."""
+        for batch in batches:
+            self._unwritten.popleft()
+            self._unwritten_bytes -= len(batch.body)
+            self._server.publish(batch)
+            self.written = batch.cursor.seq
+        self._confirm_marks()
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def show_unjournaled(self) -> None:
+        """While the disk does not answer, publish what waits for it, marked as such."""
+        failing_since = self._journal.failing_since
+        if failing_since is None or time.monotonic() - failing_since < UNJOURNALED_SECONDS:
+            return
+        for batch in self._unwritten:
+            if batch.header.seq > self._shown:
+                self._show(batch)
+
+    def _show(self, batch: Batch) -> None:
+        self._shown = batch.header.seq
+        header = replace(batch.header, unjournaled=True)
+        self._server.publish(Batch(header, encode_header(header), batch.body))
+
+    def wait_for_mark(self, mark: int, timeout: float) -> bool:
+        """Wait, on another thread, until a mark is in the journal; False if it is not in time."""
+        with self._mark_written:
+            return self._mark_written.wait_for(lambda: self._last_mark >= mark, timeout)
+
+    def _note_marks(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            event = batch.events[-1] if MARK.encode() in batch.body else None
+            if event and event.name == MARK:
+                self._marks.append((batch.cursor.seq, event.value["mark"]))
+
+    def _confirm_marks(self) -> None:
+        while self._marks and self._marks[0][0] <= self.written:
+            with self._mark_written:
+                self._last_mark = self._marks.popleft()[1]
+                self._mark_written.notify_all()

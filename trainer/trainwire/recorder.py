@@ -1,0 +1,58 @@
+"""The queue between the threads that record and the bus thread: bounded, first in first out, and never waited for."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import time
+from typing import Any, Final, NamedTuple
+
+MAX_QUEUED_VALUES: Final = 1_000_000
+"""Values that wait for the bus thread before new ones are dropped."""
+
+MAX_QUEUED_BYTES: Final = 256 << 20
+"""Bytes of encoded values that wait before new ones are dropped."""
+
+
+class Record(NamedTuple):
+    """What one call recorded."""
+
+    name: str
+    """Empty for `log`, whose value maps names to scalars."""
+    value: Any
+    type: str
+    walltime: float
+    step: int
+
+
+class Recorder:
+    """Takes records from any thread, by one append each; the bus thread takes them out."""
+
+    def __init__(self, max_values: int = MAX_QUEUED_VALUES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
+        self.queue: deque[Record] = deque()
+        self.dropped = 0
+        """Values that were dropped because the queue was full; only grows."""
+        self.last_step = 0
+        """The last step that was recorded with."""
+        self.last_walltime = time()
+        """When that was."""
+        self._max_values = max_values
+        self._max_bytes = max_bytes
+        # Counted without a lock: two threads that record at once may lose a count, which `emptied` puts right.
+        self._values = 0
+        self._bytes = 0
+
+    def append(self, name: str, value: Any, kind: str, step: int, *, values: int = 1, size: int = 0) -> None:
+        """Append a record, or drop it where the queue is full; lifecycle events are never dropped."""
+        walltime = time()
+        self.last_walltime = walltime
+        full = self._values >= self._max_values or self._bytes >= self._max_bytes
+        if full and kind != "lifecycle":
+            self.dropped += values
+            return
+        self._values += values
+        self._bytes += size
+        self.queue.append(Record(name, value, kind, walltime, step))
+
+    def emptied(self) -> None:
+        """Begin to count anew; called by the bus thread when it has found the queue empty."""
+        self._values = self._bytes = 0

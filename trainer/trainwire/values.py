@@ -1,0 +1,121 @@
+"""Turns what users pass to the bus into the plain values that events hold.
+
+Reading happens on the thread that records, so that a later change cannot alter what was recorded. What lives on a GPU
+becomes `Deferred`, and what takes time to encode `Encoded`: both are resolved on the bus thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from trainwire.deferred import Deferred, Transfer, defer
+
+_NUMBERS: Final = frozenset({float, int})
+_MAX_DEPTH: Final = 8
+
+
+class Pending(Protocol):
+    """A value that is not known yet."""
+
+    def is_ready(self) -> bool:
+        """Whether `resolve` can tell it without waiting."""
+
+    def resolve(self) -> Any:
+        """The plain value."""
+
+
+class Encoded:
+    """A value that is computed on the bus thread, from data that nobody else changes and that may be on its way."""
+
+    def __init__(self, encode: Callable[[], Any], transfer: Transfer | None = None) -> None:
+        self.resolve = encode
+        self._transfer = transfer
+
+    def is_ready(self) -> bool:
+        """Whether the data has arrived."""
+        return self._transfer is None or self._transfer.is_ready()
+
+
+def read_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the metrics: numbers as they are, tensors read at once or, from a GPU, deferred together."""
+    values = dict(metrics)
+    if _NUMBERS.issuperset(map(type, values.values())):
+        return values
+    on_gpu: dict[str, Any] = {}
+    for name, value in values.items():
+        if _is_on_gpu(value):
+            on_gpu[name] = value
+        else:
+            values[name] = read_number(value)
+    if on_gpu:
+        values.update(zip(on_gpu, defer(list(on_gpu.values())), strict=True))
+    return values
+
+
+def read_number(value: Any) -> Any:
+    """The number that a value holds; a value that holds none is returned as its `repr`, and refused later."""
+    if type(value) in _NUMBERS:
+        return value
+    try:
+        item = getattr(value, "item", None)
+        number = item() if item else value
+        if isinstance(number, int) and -(2**63) <= number < 2**63:
+            return int(number)
+        return float(number) if not isinstance(number, (str, bytes)) else repr(number)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def read_plain(value: Any, depth: int = 0) -> Any:
+    """A deep copy of a value in None, bools, numbers, strings, bytes, lists and maps; anything else as a string.
+
+    Tensors and arrays become lists, those of a GPU after waiting for it: pass numbers to `log` instead.
+    """
+    if value is None or type(value) in (bool, float, str, bytes):
+        return value
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**63 else float(value)
+    if depth == _MAX_DEPTH:
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): read_plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [read_plain(item, depth + 1) for item in value]
+    to_list = getattr(value, "tolist", None)
+    if to_list is not None:
+        return read_plain(to_list(), depth + 1)
+    if isinstance(value, (float, str)):
+        return type(value).__mro__[-2](value)
+    return str(value)
+
+
+def read_labelled(value: Any) -> Any:
+    """The numbers of `scalars`: a list, or a map of label to number."""
+    if isinstance(value, Mapping):
+        return {str(label): read_number(number) for label, number in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [read_number(number) for number in value]
+    return read_plain(value)
+
+
+def read_table(value: Any) -> Any:
+    """A table: `{columns, rows}`, or a list of maps with the same keys."""
+    if isinstance(value, Mapping):
+        return read_plain(value)
+    rows = [dict(row) for row in value]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return read_plain({"columns": columns, "rows": [[row.get(column) for column in columns] for row in rows]})
+
+
+def find_pending(value: Any) -> list[Pending]:
+    """What of a recorded value is still to be resolved."""
+    if isinstance(value, (Deferred, Encoded)):
+        return [value]
+    if isinstance(value, dict):
+        return [item for item in value.values() if isinstance(item, (Deferred, Encoded))]
+    return []
+
+
+def _is_on_gpu(value: Any) -> bool:
+    return getattr(value, "is_cuda", False) is True
