@@ -1,0 +1,93 @@
+"""The `trainwire` command: one module for each subcommand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from trainwire_protocol.errors import TrainwireError
+from trainwire_sinks.exits import ExitCode, exit_code
+from trainwire_sinks.text import one_line
+
+HELP = """Watch a training from outside: run sinks that write what it publishes.
+
+TARGET, in any command, is a run's folder, a connection file or an address.
+With --verbose an error shows its traceback."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; an error is one line on standard error."""
+    is_verbose, tokens = take_verbose(arguments)
+    _log_to_stderr()
+    try:
+        code = make_app(tokens)(tokens, print_error=False, exit_on_error=False, result_action="return_value")
+        return code if isinstance(code, int) else ExitCode.OK
+    except CycloptsError as error:
+        return _fail(f"{error} Try: trainwire --help", ExitCode.USAGE, error if is_verbose else None)
+    except TrainwireError as error:
+        return _fail(str(error), exit_code(error), error if is_verbose else None)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        told = f"unexpected {type(error).__name__}: {error}"
+        hint = "" if is_verbose else ". Please report it, with what `trainwire --verbose` shows"
+        return _fail(told + hint, ExitCode.INTERNAL, error if is_verbose else None)
+
+
+def make_app(tokens: Sequence[str]) -> App:
+    """The command line, with what `tokens` need of it: a sink's module is imported only if it is asked for."""
+    from trainwire_sinks.cli import launch, sink
+
+    app = App(name="trainwire", help=HELP, version=_version, version_flags=["--version"])
+    app.command(sink.make_app(tokens[1:] if tokens[:1] == ["sink"] else []))
+    app.command(launch.launch)
+    return app
+
+
+def take_verbose(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether `--verbose` is among the arguments, and the others; a launched script keeps its own."""
+    before_script = next((place for place, token in enumerate(arguments) if token in ("--", "launch")), len(arguments))
+    if "--" in arguments:
+        before_script = arguments.index("--")
+    ours, scripts = arguments[:before_script], arguments[before_script:]
+    return "--verbose" in ours, [token for token in ours if token != "--verbose"] + list(scripts)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trainwire")
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("trainwire")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_OneLine())
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"trainwire: {one_line(record.getMessage())}"
+
+
+def _fail(message: str, code: ExitCode, error: BaseException | None) -> ExitCode:
+    if error is not None:
+        traceback.print_exception(error)
+    # Who reads standard error may be gone.
+    with contextlib.suppress(OSError):
+        print(f"trainwire: {one_line(message.strip())}", file=sys.stderr)
+    return code

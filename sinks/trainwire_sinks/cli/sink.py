@@ -1,0 +1,117 @@
+"""`trainwire sink`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from trainwire_protocol.client import Subscription
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.run_folder import read_run_name
+from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.wire import Cursor
+from trainwire_sinks.base import NoOptions, Sink
+from trainwire_sinks.cli.ranks import run_for_each_rank
+from trainwire_sinks.cli.signals import run_until_signal
+from trainwire_sinks.registry import describe_sink, find_sink, sink_names
+from trainwire_sinks.runner import SinkRunner
+
+HELP = """Run a sink on a run: it writes what the run has published, from the beginning, and what it will publish.
+
+A sink waits for a run that has not begun, and ends when the run is over. Stopped in between, it goes on where it was.
+What options a sink has: trainwire sink NAME --help"""
+
+
+def make_app(tokens: Sequence[str]) -> App:
+    """The subcommand, with the options of the sink that `tokens` begin with; with all sinks for its help."""
+    app = App(name="sink", help=HELP)
+    app.default(_list_or_help(app))
+    if tokens and not tokens[0].startswith("-"):
+        sink = find_sink(tokens[0])
+        app.command(_make_command(tokens, sink), name=tokens[0], help=sink.__doc__)
+    else:
+        for name in sink_names():
+            app.command(_make_command(tokens, Sink), name=name, help=describe_sink(name))
+    return app
+
+
+def _list_or_help(app: App) -> Callable[..., None]:
+    def list_or_help(*, list: Annotated[bool, Parameter(negative="")] = False) -> None:
+        """Tell what sinks there are.
+
+        Args:
+            list: Print each sink's name and what it does.
+        """
+        if not list:
+            app.help_print()
+            return
+        names = sink_names()
+        for name in names:
+            print(f"{name:<{max(map(len, names))}}  {describe_sink(name)}")
+
+    return list_or_help
+
+
+def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]:
+    """The command of one sink: what all have, and the fields of its options."""
+
+    def command(
+        target: str,
+        *,
+        output: Path | None = None,
+        rank: str = "0",
+        give_up: float | None = None,
+        options: object = sink.options,
+    ) -> int:
+        """Run the sink.
+
+        Args:
+            target: A run's folder, a connection file or an address.
+            output: The folder that the sink writes to; the run's folder if left out.
+            rank: The process whose events are wanted, or "all": each by a sink of its own, with an output of its own.
+            give_up: Seconds after which a trainer on another host that has fallen silent is no longer waited for.
+            options: The sink's own.
+        """
+        where = resolve_target(target)
+        if rank == "all":
+            return run_for_each_rank(where, tokens)
+        return _run(functools.partial(sink, options), where, output, _parse_rank(rank), give_up)
+
+    kind = type(sink.options)
+    command.__annotations__["options"] = Annotated[kind, Parameter(name="*", show=kind is not NoOptions)]
+    return command
+
+
+def _run(make_sink: Callable[[], Sink], target: Target, output: Path | None, rank: int, give_up: float | None) -> int:
+    folder = output or target.folder
+    if folder is None:
+        raise OptionError(f"where to? {target} names no folder: give one with --output")
+    sink = make_sink()
+
+    def subscribe(cursor: Cursor, skip_superseded: bool) -> Subscription:
+        return Subscription(
+            target,
+            rank=rank,
+            channels=sink.channels | {"event"},
+            cursor=cursor,
+            skip_superseded=skip_superseded,
+            give_up=give_up,
+            name=sink.name,
+        )
+
+    async def run() -> int:
+        run_name = read_run_name(target.folder) if target.folder else None
+        return await run_until_signal(SinkRunner(make_sink, subscribe, folder, rank, run=run_name))
+
+    return asyncio.run(run())
+
+
+def _parse_rank(text: str) -> int:
+    if not text.isdecimal():
+        raise OptionError(f'--rank is a number, 0 or more, or "all", not {text!r}')
+    return int(text)

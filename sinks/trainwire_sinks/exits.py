@@ -1,0 +1,66 @@
+"""The exit codes of the `trainwire` command, by name."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+from trainwire_protocol.errors import IncompleteError, OutputError, ProtocolError, TrainwireError, UsageError
+
+
+class SinkError(TrainwireError):
+    """A sink whose own code kept failing; its cursor is intact, so it can be started again."""
+
+
+class ScriptError(TrainwireError):
+    """A script that `launch` cannot start."""
+
+
+class ExitCode(IntEnum):
+    """What a command ended with."""
+
+    OK = 0
+    """It did what was asked."""
+    OUTPUT = 1
+    """The output cannot be written, or another process writes it."""
+    USAGE = 2
+    """It cannot be done as asked: a wrong option, TARGET or name, or a missing package."""
+    INCOMPLETE = 3
+    """Events that exist somewhere could not be had; what was had is written, and a later start goes on from there."""
+    SINK = 4
+    """The sink's own code kept failing; a later start goes on from the last commit."""
+    PROTOCOL = 5
+    """What was read is not what the wire's specification says, or is of a newer version of it."""
+    INTERNAL = 70
+    """A mistake in Trainwire."""
+    NOT_FOUND = 127
+    """`launch`: the script cannot be started."""
+    INTERRUPTED = 130
+    """Ended by SIGINT, with everything committed."""
+    TERMINATED = 143
+    """Ended by SIGTERM, with everything committed."""
+
+
+_CODES: tuple[tuple[type[TrainwireError], ExitCode], ...] = (
+    (OutputError, ExitCode.OUTPUT),
+    (UsageError, ExitCode.USAGE),
+    (IncompleteError, ExitCode.INCOMPLETE),
+    (SinkError, ExitCode.SINK),
+    (ScriptError, ExitCode.NOT_FOUND),
+    (ProtocolError, ExitCode.PROTOCOL),
+)
+
+
+def exit_code(error: TrainwireError) -> ExitCode:
+    """The exit code of a command that ends with `error`."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)
+
+
+def will_pass(error: OSError) -> bool:
+    """Whether writing may succeed later without anybody changing folders or rights: a full disk, say."""
+    return error.errno not in _LASTING
+
+
+_LASTING = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip

@@ -1,0 +1,171 @@
+"""`trainwire launch`: runs a script, and sinks beside it for every bus that the script opens.
+
+The script's environment names a private folder, the rendezvous. A bus that opens puts a pointer to its run into it:
+`<session>.json`, a map of `folder` and `rank`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final, NamedTuple
+
+from trainwire_sinks.exits import ScriptError
+
+logger = logging.getLogger("trainwire")
+
+RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
+LAUNCHED_SINKS: Final = "TRAINWIRE_LAUNCHED_SINKS"
+"""The names of the sinks, with commas between, so that `ModelTrainer` does not start them as well."""
+
+POLL_SECONDS: Final = 0.1
+
+FORWARDED: Final = (
+    signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT,
+)  # fmt: skip
+_TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
+"""What a terminal sends to all processes in its foreground when somebody types Ctrl-C or Ctrl-\\."""
+
+
+class _Place(NamedTuple):
+    """What one process writes: a sink's output of one rank of one run."""
+
+    sink: str
+    folder: str
+    rank: int
+
+
+class Launch:
+    """A script and the sinks beside it.
+
+    Args:
+        command: the script's command line.
+        sinks: names of the sinks that every bus of the script gets.
+        wait: longest time to wait for the sinks after the script's end, in seconds.
+    """
+
+    def __init__(self, command: Sequence[str], sinks: Sequence[str], wait: float = 60.0) -> None:
+        self._command = list(command)
+        self._sinks = list(dict.fromkeys(sinks))
+        self._wait = wait
+        self._processes: dict[_Place, subprocess.Popen[bytes]] = {}
+        self._again: set[_Place] = set()
+        self._seen: set[str] = set()
+
+    def run(self) -> int:
+        """Run the script to its end, and the sinks to theirs if they come to it in time.
+
+        Returns:
+            The script's exit code, 128 + n if signal n ended it.
+
+        Raises:
+            ScriptError: it cannot be started.
+        """
+        with tempfile.TemporaryDirectory(prefix="trainwire-") as rendezvous:
+            script = self._start_script(rendezvous)
+            with _forwarded_signals(script):
+                while _is_running(script):
+                    self._start_sinks(Path(rendezvous))
+            self._start_sinks(Path(rendezvous))
+            with contextlib.suppress(KeyboardInterrupt):
+                self._wait_for_sinks()
+        self._report()
+        return script.returncode if script.returncode >= 0 else 128 - script.returncode
+
+    def _start_script(self, rendezvous: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {RENDEZVOUS: rendezvous, LAUNCHED_SINKS: ",".join(self._sinks)}
+        try:
+            return subprocess.Popen(self._command, env=environment)
+        except OSError as error:
+            raise ScriptError(f"cannot start {self._command[0]!r}: {error.strerror}") from error
+
+    def _start_sinks(self, rendezvous: Path) -> None:
+        """Start the sinks of every bus that has opened since the last call."""
+        for pointer in sorted(rendezvous.glob("*.json")):
+            if pointer.name not in self._seen:
+                self._seen.add(pointer.name)
+                self._again.update(self._places(pointer))
+        # A sink may still be busy with the run's last attempt. It may go on to the next by itself, or just miss it.
+        for place in sorted(self._again):
+            if place not in self._processes or self._processes[place].poll() is not None:
+                self._again.remove(place)
+                self._processes[place] = _start_sink(place)
+
+    def _places(self, pointer: Path) -> list[_Place]:
+        try:
+            fields = json.loads(pointer.read_bytes())
+            return [_Place(name, str(fields["folder"]), int(fields["rank"])) for name in self._sinks]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            logger.warning("the pointer to a run %s cannot be read (%r): it gets no sinks", pointer, error)
+            return []
+
+    def _wait_for_sinks(self) -> None:
+        deadline = time.monotonic() + self._wait
+        while self._unfinished() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def _unfinished(self) -> list[_Place]:
+        return [place for place, process in self._processes.items() if process.poll() is None]
+
+    def _report(self) -> None:
+        for place, process in self._processes.items():
+            what = f"the sink {place.sink} of {place.folder}" + (f", rank {place.rank}" if place.rank else "")
+            if process.returncode is None:
+                logger.warning("%s has not finished: process %d goes on and ends by itself", what, process.pid)
+            elif process.returncode:
+                logger.warning("%s ended with exit code %d", what, process.returncode)
+
+
+def _start_sink(place: _Place) -> subprocess.Popen[bytes]:
+    """Start a sink in a session of its own, so that a terminal's Ctrl-C does not reach it."""
+    command = [sys.executable, "-m", "trainwire_sinks", "sink", place.sink, place.folder, "--rank", str(place.rank)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _is_running(script: subprocess.Popen[bytes]) -> bool:
+    """Whether the script still runs, after waiting a little for its end."""
+    try:
+        script.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _forwarded_signals(script: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hand on the signals that this process gets, but for those that the terminal has sent to the script as well."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if number not in _TYPED or not _is_in_foreground():
+            script.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_in_foreground() -> bool:
+    """Whether this process and the script are in the foreground of a terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

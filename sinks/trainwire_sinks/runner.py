@@ -1,0 +1,237 @@
+"""The life of a sink's process: claim, restore, subscribe, handle and commit, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from trainwire_protocol.errors import IncompleteError, OutputError, TrainwireError
+from trainwire_protocol.wire import Batch, Cursor
+from trainwire_sinks.base import Sink
+from trainwire_sinks.claim import Claim, ClaimedError
+from trainwire_sinks.delivery import Delivery
+from trainwire_sinks.exits import SinkError, will_pass
+
+logger = logging.getLogger("trainwire")
+
+COMMIT_INTERVAL: Final = 1.0
+"""Longest time between a batch and the commit that holds it, in seconds."""
+
+CLAIM_WAIT: Final = 3.0
+"""How long a sink waits for the one before it to let go of the output, in seconds."""
+
+
+class Batches(Protocol):
+    """Where batches come from: a `Subscription`, or a recording in a test."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> Batch:
+        """The next batch; cancelling it loses none."""
+
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Take note that everything up to `cursor` is committed."""
+
+
+Subscribe = Callable[[Cursor, bool], AbstractAsyncContextManager[Batches]]
+"""Subscribes from a cursor, and if the flag is set leaves out what a resumed run has superseded."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a sink that fails is tried again, from its last commit, without getting further."""
+
+    retries: int = 5
+    first_delay: float = 0.5
+    """Seconds before the first retry; each further one waits twice as long as the one before."""
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after so many failures."""
+        return float(self.first_delay * 2 ** (failures - 1))
+
+
+class Acknowledger:
+    """Tells the publisher how far a sink has got; apart from reading, as a trainer that is stopped does not answer."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._telling: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+
+    def tell(self, cursor: Cursor) -> None:
+        """Tell it, unless the last telling has not come to an end."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._batches.acknowledge(cursor))
+
+    async def tell_last(self, cursor: Cursor) -> None:
+        """Tell it and wait for that."""
+        await self.__aexit__()
+        await self._batches.acknowledge(cursor)
+
+
+class SinkRunner:
+    """Runs one sink on one rank of a run until the run is over, each event taking effect once.
+
+    Args:
+        make_sink: makes the sink; a fresh one after each failure.
+        subscribe: gives the batches.
+        folder: the output folder; made if need be.
+        rank: the rank whose events the sink gets.
+        run: the run's name, if it is known before its first event: an output of another is then refused at once.
+        commit_interval: longest time between a batch and its commit, in seconds.
+        patience: how often a sink that fails is tried again.
+    """
+
+    def __init__(
+        self,
+        make_sink: Callable[[], Sink],
+        subscribe: Subscribe,
+        folder: Path,
+        rank: int = 0,
+        *,
+        run: str | None = None,
+        commit_interval: float = COMMIT_INTERVAL,
+        patience: Patience = Patience(),
+    ) -> None:
+        self._delivery = Delivery(make_sink, folder, rank, run)
+        self._subscribe = subscribe
+        self._claim = Claim(folder, self._delivery.sink.name, rank)
+        self._commit_interval = commit_interval
+        self._patience = patience
+        self._skip_superseded = False
+        self._commit_due: float | None = None
+        self._stopping = asyncio.Event()
+        self._wait: asyncio.Timeout | None = None
+
+    async def run(self) -> None:
+        """Read until the run is over or `stop` is called, and leave everything committed.
+
+        Raises:
+            OutputError: the output cannot be written, is another run's, or another process writes it.
+            IncompleteError: events exist that could not be had; what could be had is committed.
+            SinkError: the sink kept failing; the last commit stands.
+        """
+        await self._take_claim()
+        try:
+            await self._keep_reading()
+        finally:
+            await self._delivery.close()
+            self._claim.release()
+
+    def stop(self) -> None:
+        """End soon, with everything committed that was handled. Call it on the runner's event loop."""
+        if self._wait is not None and not self._stopping.is_set():
+            self._wait.reschedule(0)
+        self._stopping.set()
+
+    async def _take_claim(self) -> None:
+        """Claim the output; where a run is resumed at once, the sink of its last attempt may hold it a moment more."""
+        give_up = _now() + CLAIM_WAIT
+        while True:
+            try:
+                return self._claim.take()
+            except ClaimedError:
+                if self._stopping.is_set() or _now() >= give_up:
+                    raise
+            await asyncio.sleep(0.1)
+
+    async def _keep_reading(self) -> None:
+        failures = 0
+        over = False
+        while not over and not self._stopping.is_set():
+            before = self._delivery.committed
+            try:
+                await self._delivery.restore()
+                over = await self._read()
+            except TrainwireError:
+                raise
+            except Exception as error:
+                failures = 1 if self._delivery.committed > before else failures + 1
+                await self._pause(error, failures)
+
+    async def _read(self) -> bool:
+        """Read to the run's end; False if the output was begun anew and the run has to be read again."""
+        self._commit_due = None
+        source = self._subscribe(self._delivery.cursor, self._skip_superseded)
+        async with source as batches, Acknowledger(batches) as acknowledger:
+            incomplete: IncompleteError | None = None
+            try:
+                if not await self._main_loop(batches, acknowledger):
+                    return False
+            except IncompleteError as error:
+                incomplete = error
+            await self._delivery.commit()
+            await acknowledger.tell_last(self._delivery.committed)
+        if incomplete is not None:
+            raise incomplete
+        return True
+
+    async def _main_loop(self, batches: Batches, acknowledger: Acknowledger) -> bool:
+        """Handle batches until there are no more, or none are wanted; False if the run has to be read again."""
+        while not self._stopping.is_set():
+            try:
+                batch = await self._next(batches)
+            except StopAsyncIteration:
+                break
+            if batch is not None and not await self._handle(batch):
+                return False
+            if self._commit_due is not None and _now() >= self._commit_due:
+                await self._delivery.commit()
+                self._commit_due = None
+                acknowledger.tell(self._delivery.committed)
+        return True
+
+    async def _next(self, batches: Batches) -> Batch | None:
+        """The next batch, or None when it is time to commit or to stop."""
+        self._wait = asyncio.timeout_at(self._commit_due)
+        try:
+            async with self._wait:
+                return await anext(batches)
+        except TimeoutError:
+            if not self._wait.expired():
+                raise
+            return None
+        finally:
+            self._wait = None
+
+    async def _handle(self, batch: Batch) -> bool:
+        if batch.header.unjournaled:
+            # It comes again once it is on the disk, or its loss is recorded; a cursor behind it could not be kept.
+            return True
+        if not await self._delivery.deliver(batch):
+            self._skip_superseded = True
+            return False
+        if self._commit_due is None:
+            self._commit_due = _now() + self._commit_interval
+        return True
+
+    async def _pause(self, error: Exception, failures: int) -> None:
+        """Wait before the next try, or give up."""
+        name, cursor = self._delivery.sink.name, self._delivery.cursor
+        where = f"{name} failed behind attempt {cursor.attempt}, seq {cursor.seq}: {type(error).__name__}: {error}"
+        if isinstance(error, OSError) and not will_pass(error):
+            raise OutputError(f"{where}; choose another folder with --output, or free this one") from error
+        if failures > self._patience.retries:
+            gave_up = f"{where}; gave up after {failures} tries. What was committed stands: start it again to go on"
+            raise (OutputError if isinstance(error, OSError) else SinkError)(gave_up) from error
+        delay = self._patience.delay(failures)
+        logger.warning("%s; trying again in %g s", where, delay)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,36 @@
+"""Text of events in files and terminals: nothing that was logged may break a line or steer a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+
+def one_line(text: str) -> str:
+    """`text` with everything but printable characters and spaces escaped as Python would."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def timestamp(walltime: float, timespec: str = "milliseconds", separator: str = "T") -> str:
+    """`walltime`, in seconds since the epoch, in ISO 8601: UTC, with its offset."""
+    try:
+        return datetime.fromtimestamp(walltime, UTC).isoformat(separator, timespec)
+    except (ValueError, OverflowError, OSError):
+        return f"@{walltime!r}"
+
+
+def number(value: object) -> str:
+    """A number for a person's eyes: six significant digits, so that 5e-5 stays what it is."""
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
+
+
+def plain(value: object) -> str:
+    """Any value of an event on one line: numbers for a person's eyes, maps and lists as JSON."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        return one_line(json.dumps(value, ensure_ascii=False, default=repr))
+    return number(value)
