@@ -1,0 +1,1 @@
+"""The plugins that come with Trainwire, each in a file of its own."""

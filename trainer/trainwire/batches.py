@@ -1,0 +1,51 @@
+"""Batches: tensors, or tuples, lists and maps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainwire_protocol.errors import UsageError
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with all its tensors on the device; what is no tensor stays as it is."""
+    if hasattr(batch, "to"):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(item, device) for item in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(item, device) for item in batch)
+    return batch
+
+
+def samples_in(batch: Any) -> int:
+    """How many samples a batch has: the length of its first tensor with a dimension, or 1."""
+    return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 1)
+
+
+def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
+    """A batch taken apart: what the model is called with, and what its output is compared to.
+
+    Raises:
+        UsageError: it is no sequence of at least two.
+    """
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        raise UsageError(
+            f"a batch is a {type(batch).__name__}, not inputs followed by a target: "
+            "override forward_loss and evaluation_step of ModelTrainer"
+        )
+    return tuple(batch[:-1]), batch[-1]
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for item in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from _tensors(item)

@@ -1,0 +1,69 @@
+"""The base of plugins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainwire.hooks import Binding, plugin_bindings
+from trainwire_protocol.errors import OptionError, UsageError
+
+if TYPE_CHECKING:
+    from trainwire.run import TrainingRun
+
+
+class Plugin:
+    """Something that takes part in a training: a class whose methods marked with `@hook` are called at its hooks.
+
+    One instance takes part in one training at a time, and keeps no reference to it afterwards.
+    """
+
+    _run: TrainingRun | None = None
+
+    @property
+    def run(self) -> TrainingRun:
+        """The training in which this plugin takes part.
+
+        Raises:
+            UsageError: there is none now.
+        """
+        if self._run is None:
+            raise UsageError(
+                f"{type(self).__name__} takes part in no training now: its `run` exists while `train` runs"
+            )
+        return self._run
+
+    def attach(self, run: TrainingRun) -> None:
+        """Take part in `run`: called by the trainer before `after_setup`."""
+        if self._run is not None:
+            raise OptionError(f"{type(self).__name__} takes part in another training: make one instance for each")
+        self._run = run
+
+    def detach(self) -> None:
+        """Leave the training: called by the trainer when it is over, in whichever way."""
+        self._run = None
+
+
+def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
+    """The plugins, if each is one and its hooks exist.
+
+    Raises:
+        OptionError: something is no plugin, is there twice, or has a hook that cannot work.
+    """
+    if isinstance(plugins, Plugin) or not isinstance(plugins, (list, tuple)):
+        raise OptionError(f"plugins is {plugins!r}: give a list of plugins")
+    for number, plugin in enumerate(plugins):
+        if isinstance(plugin, type):
+            raise OptionError(
+                f"plugins[{number}] is the class {plugin.__name__}: give an instance, {plugin.__name__}()"
+            )
+        if not isinstance(plugin, Plugin):
+            raise OptionError(f"plugins[{number}] is {plugin!r}, no trainwire.Plugin")
+        if any(plugin is other for other in plugins[:number]):
+            raise OptionError(f"plugins[{number}], a {type(plugin).__name__}, is attached twice: leave one out")
+        plugin_bindings(plugin)
+    return tuple(plugins)
+
+
+def bindings_of(plugins: tuple[Plugin, ...]) -> list[Binding]:
+    """The hooks of all plugins, in attach order."""
+    return [binding for plugin in plugins for binding in plugin_bindings(plugin)]

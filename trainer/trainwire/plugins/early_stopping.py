@@ -1,0 +1,47 @@
+"""Stops a training that no longer gets better."""
+
+from __future__ import annotations
+
+from trainwire.hooks import hook
+from trainwire.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.plugin import Plugin
+from trainwire_protocol.errors import OptionError
+
+
+class EarlyStopping(Plugin):
+    """Stops the training once the main metric has not got better for more than `patience` epochs.
+
+    Args:
+        patience: Epochs in a row that may be no better than the best one.
+
+    Raises:
+        OptionError: `patience` is below 0, or the training has no main metric.
+    """
+
+    def __init__(self, patience: int = 5) -> None:
+        if patience < 0:
+            raise OptionError(f"EarlyStopping: patience is {patience}: it has to be at least 0")
+        self.patience = patience
+        self._best: float | None = None
+        self._bad_epochs = 0
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+        """Begin anew."""
+        if self.run.main_metric is None:
+            raise OptionError("EarlyStopping has nothing to watch: give dev=, or main_evaluation_metric=")
+        self._best, self._bad_epochs = None, 0
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Count the epochs that are no better."""
+        main = self.run.main_metric
+        score = epoch.metrics.get(main.name) if main else None
+        if main is None or not isinstance(score, float):
+            return
+        if main.is_better(score, self._best):
+            self._best, self._bad_epochs = score, 0
+            return
+        self._bad_epochs += 1
+        if self._bad_epochs > self.patience:
+            self.run.control.stop(f"{main.name} has not got better for {self._bad_epochs} epochs")

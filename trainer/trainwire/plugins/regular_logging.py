@@ -1,0 +1,118 @@
+"""Says in the log what happens.
+
+What is a lifecycle event as well is marked `ON_THE_WIRE`: it is for the handlers that the program has set, and does not
+go onto the wire a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Final
+
+from trainwire.hooks import hook
+from trainwire.optimizers import optimizer_metrics
+from trainwire.payloads import (
+    AfterEvaluation,
+    AfterSetup,
+    AfterTrainingBatch,
+    AfterTrainingEpoch,
+    BeforeTrainingEpoch,
+    MetricValue,
+    TrainingException,
+    TrainingFinally,
+)
+from trainwire.plugin import Plugin
+
+ON_THE_WIRE: Final = {"on_the_wire": True}
+
+logger = logging.getLogger("trainwire")
+
+
+class RegularLogging(Plugin):
+    """Logs the start, the progress, the results of each epoch, and the end, to the logger `trainwire`.
+
+    Args:
+        lines_per_epoch: How often progress is logged, about. A GPU is waited for at these lines only.
+        batches_per_line: How often, where the number of batches in an epoch is not known.
+    """
+
+    def __init__(self, lines_per_epoch: int = 10, batches_per_line: int = 100) -> None:
+        self.lines_per_epoch = lines_per_epoch
+        self.batches_per_line = batches_per_line
+        self._interval = 1
+        self._samples = 0
+        self._since = 0.0
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Log what is trained, on what, and how."""
+        run, model = self.run, type(self.run.model).__name__
+        logger.info("model: %s with %s trainable parameters, on %s", model, f"{setup.parameters:,}", setup.device)
+        logger.info("samples: %s", ", ".join(f"{name} {size}" for name, size in setup.split_sizes.items()))
+        logger.info("optimizer: %s, learning rate %s", type(run.optimizer).__name__, self._learning_rate())
+        if run.main_metric:
+            logger.info("the best model is chosen by %s", run.main_metric.name)
+
+    @hook
+    def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
+        """Begin to measure."""
+        self._interval = math.ceil(epoch.batches / self.lines_per_epoch) if epoch.batches else self.batches_per_line
+        self._start_line()
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        """Log the progress, about every tenth of an epoch."""
+        self._samples += batch.samples
+        if batch.number % self._interval:
+            return
+        loss = self.run.state.epoch.loss.read()  # a GPU is waited for here
+        rate = self._samples / max(1e-9, time.monotonic() - self._since)
+        logger.info(
+            "epoch %d: batch %d/%s, loss %.4g, %.0f samples/s, learning rate %s",
+            batch.epoch, batch.number, batch.batches or "?", loss, rate, self._learning_rate(),
+        )  # fmt: skip
+        self._start_line()
+
+    @hook
+    def after_evaluation(self, evaluation: AfterEvaluation) -> None:
+        """Log the scores of a split."""
+        scores = "; ".join(f"{name} {_short(value)}" for name, value in evaluation.metrics.items())
+        logger.info("evaluation: %s (%.1f s)", scores, evaluation.seconds, extra=ON_THE_WIRE)
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Log how the epoch went, and whether its model is the best one."""
+        state, main = self.run.state, self.run.main_metric
+        logger.info(
+            "epoch %d/%d %s: train loss %s, learning rate %s, bad epochs %d (%.1f s)",
+            epoch.epoch, epoch.max_epochs, "finished" if epoch.complete else "cut short",
+            _short(epoch.metrics.get("train/loss", math.nan)), self._learning_rate(), state.bad_epochs, epoch.seconds,
+            extra=ON_THE_WIRE,
+        )  # fmt: skip
+        if main and state.best_epoch == epoch.epoch and state.best_score is not None:
+            logger.info("best model saved: %s %s", main.name, _short(state.best_score), extra=ON_THE_WIRE)
+
+    @hook
+    def training_exception(self, failure: TrainingException) -> None:
+        """Log the error that ends the training."""
+        logger.error("the training failed", exc_info=failure.error)
+
+    @hook
+    def training_finally(self, ending: TrainingFinally) -> None:
+        """Log how the training ended."""
+        epochs, steps = len(self.run.state.history), self.run.state.step
+        message = "training %s after %d epochs and %d steps: %s"
+        logger.info(message, ending.status, epochs, steps, ending.reason, extra=ON_THE_WIRE)
+
+    def _start_line(self) -> None:
+        self._samples, self._since = 0, time.monotonic()
+
+    def _learning_rate(self) -> str:
+        return _short(optimizer_metrics(self.run.optimizer)["learning_rate"])
+
+
+def _short(value: MetricValue) -> str:
+    """Enough digits to compare, and never a learning rate of 0.0001 for 5e-5."""
+    return ", ".join(f"{number:.4g}" for number in (value if isinstance(value, list) else [value]))

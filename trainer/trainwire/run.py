@@ -1,0 +1,168 @@
+"""One training, from the call of `train` to its end: what it consists of, where it stands, and how it is recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from trainwire.control import Control
+from trainwire.corpus import length_of
+from trainwire.hooks import Hooks
+from trainwire.models import save_model
+from trainwire.optimizers import optimizer_metrics
+from trainwire.options import TrainingOptions
+from trainwire.payloads import MetricRecorded, MetricValue, Status
+from trainwire.scores import MainMetric
+from trainwire.state import EpochState, TrainingState
+from trainwire_protocol.errors import UsageError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from trainwire.bus import EventBus
+
+
+@dataclass(slots=True, eq=False)
+class TrainingRun:
+    """One training, as plugins see it."""
+
+    folder: Path
+    model: nn.Module
+    options: TrainingOptions
+    seed: int
+    """What the order of the samples comes from."""
+    device: torch.device
+    optimizer: Optimizer
+    metrics: Mapping[str, Metric]
+    main_metric: MainMetric | None
+    train_loader: DataLoader[Any]
+    evaluation_loaders: Mapping[str, DataLoader[Any]]
+    """By the split's name."""
+    split_sizes: Mapping[str, int | None]
+    """Samples in each split; None where a split does not say."""
+    hooks: Hooks = field(default_factory=Hooks)
+    control: Control = field(default_factory=Control)
+    state: TrainingState = field(default_factory=TrainingState)
+    status: Status = "finished"
+    reason: str = ""
+    bus: EventBus = field(init=False)
+    """Open from before `after_setup` until after the last hook."""
+
+    @property
+    def watched_splits(self) -> list[str]:
+        """The splits that are evaluated after each epoch."""
+        return [split for split in self.evaluation_loaders if split != "test" or self.options.monitor_test]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another epoch is to be trained."""
+        return self.state.epoch.number < self.options.max_epochs and not (self.control.stopping or self.is_at_max_steps)
+
+    @property
+    def is_at_max_steps(self) -> bool:
+        """Whether as many updates were made as there may be."""
+        return self.options.max_steps is not None and self.state.step >= self.options.max_steps
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether this epoch is to end, though there may be more batches."""
+        return self.control.epoch_is_over or self.is_at_max_steps
+
+    @property
+    def ending(self) -> tuple[Status, str]:
+        """Once no epoch follows: the status, and why."""
+        if self.control.stop_reason is not None:
+            return "interrupted" if self.control.interrupted else "finished", self.control.stop_reason
+        if self.is_at_max_steps:
+            return "finished", f"max_steps reached: {self.state.step}"
+        return "finished", f"max_epochs reached: {self.state.epoch.number}"
+
+    def record(self, metrics: Mapping[str, float | Tensor | list[float]]) -> None:
+        """Record metrics at the current step: on the wire, then for the plugins that listen to `metric_recorded`.
+
+        A tensor with one element is welcome, wherever it is: it is not waited for. A list is for several numbers
+        of one kind, such as one for each class.
+        """
+        step = self.state.step
+        scalars = {name: value for name, value in metrics.items() if not isinstance(value, list)}
+        if scalars:
+            self.bus.log(scalars, step)
+        for name, value in metrics.items():
+            if isinstance(value, list):
+                self.bus.scalars(name, value, step)
+        if self.hooks.listeners[MetricRecorded]:
+            self._tell_recorded(metrics, step)
+
+    def record_epoch(self, metrics: Mapping[str, MetricValue]) -> None:
+        """Record metrics of the epoch as a whole: they also go into `epoch/finished`, and so into the loss file."""
+        self.state.epoch.metrics.update(metrics)
+        self.record(metrics)
+
+    def record_training_metrics(self) -> None:
+        """Record the epoch's mean loss and what the optimizer did with it. A GPU is waited for, once an epoch."""
+        epoch = self.state.epoch
+        if epoch.batch == 0:
+            raise UsageError(f"train gave no batch in epoch {epoch.number}: does its loader start again when iterated?")
+        if "learning_rate" not in epoch.metrics:
+            loss = epoch.loss.read()
+            self.record_epoch({} if loss is None else {"train/loss": loss})
+            self.record_epoch(optimizer_metrics(self.optimizer))
+
+    def _tell_recorded(self, metrics: Mapping[str, float | Tensor | list[float]], step: int) -> None:
+        walltime = time.time()
+        for name, value in metrics.items():
+            kind: Literal["scalar", "scalars"] = "scalars" if isinstance(value, list) else "scalar"
+            self.hooks.dispatch(MetricRecorded(name, value, kind, walltime, step))
+
+    def publish(self, name: str, value: Mapping[str, Any]) -> None:
+        """Say on the wire that something happened: `name` is one of the lifecycle events."""
+        self.bus.publish(name, dict(value), "lifecycle", self.state.step)
+
+    def save_model(self, file_name: str, kind: str, **about: object) -> Path:
+        """Save the model's weights in the run's folder, and say so on the wire."""
+        path = self.folder / file_name
+        save_model(self.model, path)
+        self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": self.state.epoch.number, **about})
+        return path
+
+    def end(self, status: Status, reason: str) -> None:
+        """Set how the training ended: an ending that is not "finished" stays."""
+        if self.status == "finished":
+            self.status, self.reason = status, reason
+
+    @contextmanager
+    def epoch(self) -> Iterator[EpochState]:
+        """The next epoch: its beginning and its end are published, also if it is cut short by an error."""
+        state = self.state
+        batches = length_of(self.train_loader)
+        epoch = state.epoch = EpochState(state.epoch.number + 1, self.options.max_epochs, batches)
+        self.control.start_epoch()
+        about = {"epoch": epoch.number, "max_epochs": epoch.max_epochs, "batches": batches}
+        self.publish("epoch/started", about)
+        try:
+            yield epoch
+        except BaseException:
+            with suppress(Exception):  # the device may be what failed
+                self.record_training_metrics()
+            raise
+        finally:
+            self._close_epoch(epoch)
+
+    def _close_epoch(self, epoch: EpochState) -> None:
+        self.state.history.append(dict(epoch.metrics))
+        self.publish(
+            "epoch/finished",
+            {
+                "epoch": epoch.number, "complete": epoch.complete, "bad_epochs": self.state.bad_epochs,
+                "seconds": epoch.seconds, "metrics": dict(epoch.metrics),
+            },
+        )  # fmt: skip

@@ -1,0 +1,82 @@
+"""Metrics by name, and the one that says which model is best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from trainwire.options import TrainingOptions
+from trainwire_protocol.errors import OptionError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric, MetricCollection
+
+    Metrics: TypeAlias = Mapping[str, Metric] | Sequence[Metric] | MetricCollection | Metric
+    """What `ModelTrainer` takes as metrics."""
+
+
+def named_metrics(metrics: Metrics | None) -> dict[str, Metric]:
+    """Metrics by name; those that were given without one are named after their class.
+
+    Raises:
+        OptionError: something is no metric, or two have one name.
+    """
+    if metrics is None:
+        return {}
+    from torchmetrics import Metric, MetricCollection
+
+    if isinstance(metrics, MetricCollection):
+        return {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
+    if isinstance(metrics, Metric):
+        metrics = [metrics]
+    pairs = metrics.items() if isinstance(metrics, Mapping) else [(type(metric).__name__, metric) for metric in metrics]
+    named: dict[str, Metric] = {}
+    for name, metric in pairs:
+        if not isinstance(metric, Metric):
+            raise OptionError(f"the metric {name!r} is {metric!r}, no torchmetrics.Metric")
+        if not isinstance(name, str) or not name or name == "loss" or name in named:
+            raise OptionError(f"a metric cannot be named {name!r}: names are strings, each once, and 'loss' is taken")
+        named[name] = metric
+    return named
+
+
+@dataclass(frozen=True, slots=True)
+class MainMetric:
+    """The metric that says which model is best."""
+
+    name: str
+    """With its split: `dev/accuracy`."""
+    higher_is_better: bool
+
+    def is_better(self, score: float, best: float | None) -> bool:
+        """Whether `score` is better than `best`; NaN never is."""
+        if best is None:
+            return score == score
+        return score > best if self.higher_is_better else score < best
+
+
+def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits: Sequence[str]) -> MainMetric | None:
+    """The main metric, or None if there is no dev split and none was asked for.
+
+    Args:
+        splits: The splits that are evaluated after each epoch.
+
+    Raises:
+        OptionError: it is not among those that will be recorded, or does not say whether higher is better.
+    """
+    directions: dict[str, bool | None] = {"train/loss": False}
+    for split in splits:
+        directions |= {f"{split}/{name}": metric.higher_is_better for name, metric in metrics.items()}
+        directions[f"{split}/loss"] = False
+    wanted = options.main_evaluation_metric
+    if wanted is None:
+        if options.dev_name not in splits:
+            return None
+        wanted = f"{options.dev_name}/{next(iter(metrics), 'loss')}"
+    if wanted not in directions:
+        raise OptionError(f"main_evaluation_metric is {wanted!r}; what is recorded is {', '.join(directions)}")
+    direction = directions[wanted]
+    if direction is None:
+        raise OptionError(f"main_evaluation_metric is {wanted!r}, which does not say whether higher is better")
+    return MainMetric(wanted, direction)

@@ -1,0 +1,102 @@
+"""What is opened for a training, and closed in the reverse order at its end, whichever that is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from trainwire.bus import EventBus
+from trainwire.hooks import Binding, Hooks
+from trainwire.opening import open_bus
+from trainwire.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
+from trainwire.plugin import Plugin
+from trainwire.run import TrainingRun
+from trainwire.signals import interruptible
+from trainwire.sink_processes import SinkProcesses
+
+SINK_TIMEOUT = 10.0
+"""How long the sinks are waited for at the end, in seconds."""
+
+logger = logging.getLogger("trainwire")
+
+
+@contextmanager
+def session(
+    run: TrainingRun, plugins: Sequence[Plugin], bindings: Sequence[Binding], hparams: Mapping[str, Any]
+) -> Iterator[None]:
+    """Open what a training needs beside itself: the bus, the sinks, log records, plugins, signals."""
+    sinks, patience = SinkProcesses(), SINK_TIMEOUT
+    run.bus = open_bus(run.folder, hparams=hparams)
+    try:
+        sinks.start(run.options.sinks, run.folder, run.bus.rank)
+        with logging_to(run.bus), attached(run, plugins, bindings), interruptible(run.control):
+            yield
+    except BaseException as error:
+        run.end(*ending_of(error))
+        patience = 0.0 if isinstance(error, KeyboardInterrupt) else SINK_TIMEOUT
+        raise
+    finally:
+        run.bus.close(status=run.status, reason=run.reason)
+        sinks.wait(patience)
+
+
+@contextmanager
+def logging_to(bus: EventBus) -> Iterator[None]:
+    """Let the records of the logger `trainwire`, from INFO on, go onto the wire, but for what is there as an event."""
+    handler, level = bus.logging_handler(), logger.level
+    handler.addFilter(lambda record: not getattr(record, "on_the_wire", False))
+    logger.addHandler(handler)
+    if level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def attached(run: TrainingRun, plugins: Sequence[Plugin], bindings: Sequence[Binding]) -> Iterator[None]:
+    """Let the plugins take part in the run, and leave it in the reverse order."""
+    taking_part: list[Plugin] = []
+    try:
+        for plugin in plugins:
+            plugin.attach(run)
+            taking_part.append(plugin)
+        run.hooks = Hooks(bindings)
+        yield
+    finally:
+        run.hooks = Hooks()
+        for plugin in reversed(taking_part):
+            plugin.detach()
+
+
+@contextmanager
+def ending_hooks(run: TrainingRun) -> Iterator[None]:
+    """Call the hooks of an ending: `training_interrupt` or `training_exception`, if it is one; `training_finally`."""
+    try:
+        yield
+    except BaseException as error:
+        run.end(*ending_of(error))
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        _tell_all(run, TrainingInterrupt(run.reason) if is_interrupt else TrainingException(error))
+        _tell_all(run, TrainingFinally(run.status, run.reason))
+        raise
+    run.hooks.dispatch_to_all(TrainingFinally(run.status, run.reason))
+
+
+def ending_of(error: BaseException) -> tuple[Status, str]:
+    """The status and the reason of a training that was ended by `error`."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "Ctrl-C"
+    return "failed", f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _tell_all(run: TrainingRun, payload: Payload) -> None:
+    """Call a hook while an error is on its way, which is not to be replaced by a plugin's."""
+    try:
+        run.hooks.dispatch_to_all(payload)
+    except Exception as error:
+        logger.exception("a plugin failed while the training was ending: %s", error)

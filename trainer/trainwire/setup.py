@@ -1,0 +1,134 @@
+"""Checking everything that a training is given, before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from trainwire.corpus import Corpus, Data, evaluation_loader, samples_of, training_loader
+from trainwire.models import count_parameters, device_of
+from trainwire.optimizers import make_optimizer
+from trainwire.options import TrainingOptions, plain
+from trainwire.plugin import Plugin
+from trainwire.plugins.best_model import BestModel
+from trainwire.plugins.regular_logging import RegularLogging
+from trainwire.run import TrainingRun
+from trainwire.scores import main_metric
+from trainwire_protocol.errors import OptionError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+def checked_folder(folder: str | PathLike[str]) -> Path:
+    """The run's folder, if it is one or can become one.
+
+    Raises:
+        OptionError: it, or something above it, is a file.
+    """
+    if not isinstance(folder, (str, PathLike)):
+        raise OptionError(f"run_folder is {folder!r}: it has to be a path")
+    path = Path(folder)
+    for part in (path, *path.parents):
+        if part.is_dir():
+            break
+        if part.exists():
+            raise OptionError(f"run_folder is {path}, but {part} is a file: choose a folder")
+    return path
+
+
+def checked_corpus(train: Data | None, dev: Data | None, test: Data | None, corpus: Corpus | None) -> Corpus:
+    """The corpus given whole or in parts.
+
+    Raises:
+        OptionError: it is given both ways or in neither, or a part is no data.
+    """
+    if corpus is None:
+        if train is None:
+            raise OptionError("there is nothing to train on: give train=, or corpus=")
+        return Corpus(train, dev, test)
+    if not isinstance(corpus, Corpus):
+        raise OptionError(f"corpus is {corpus!r}: it has to be a trainwire.Corpus")
+    if (train, dev, test) != (None, None, None):
+        raise OptionError("corpus= holds the splits: leave train=, dev= and test= out")
+    return corpus
+
+
+def prepare(
+    model: nn.Module,
+    loss: object,
+    metrics: Mapping[str, Metric],
+    folder: Path,
+    corpus: Corpus,
+    options: TrainingOptions,
+) -> TrainingRun:
+    """A training that is ready to begin; nothing is opened, but model, loss and metrics are on the device.
+
+    Raises:
+        OptionError: things do not fit together.
+    """
+    seed, device = _seed(options), device_of(model, options.device)
+    splits = {name: data for name, data in ((options.dev_name, corpus.dev), ("test", corpus.test)) if data is not None}
+    if options.monitor_test and corpus.test is None:
+        raise OptionError("monitor_test is True, but there is no test split: give test=")
+    watched = [split for split in splits if split != "test" or options.monitor_test]
+    main = main_metric(options, metrics, watched)
+    for module in (model, loss, *metrics.values()):
+        if isinstance(module, nn.Module):
+            module.to(device)
+    return TrainingRun(
+        folder=folder,
+        model=model,
+        options=options,
+        seed=seed,
+        device=device,
+        optimizer=make_optimizer(model, options),
+        metrics=metrics,
+        main_metric=main,
+        train_loader=training_loader(corpus.train, options, seed, device),
+        evaluation_loaders={name: evaluation_loader(data, options, device) for name, data in splits.items()},
+        split_sizes={"train": samples_of(corpus.train), **{name: samples_of(data) for name, data in splits.items()}},
+    )
+
+
+def _seed(options: TrainingOptions) -> int:
+    """The seed that was given, with which torch's generator then starts too; or one drawn from that generator."""
+    if options.seed is None:
+        return int(torch.randint(2**31, ()))
+    torch.manual_seed(options.seed)
+    return options.seed
+
+
+def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions) -> tuple[Plugin, ...]:
+    """The plugins between the default ones: the best model is known to all others, and what they did is logged last."""
+    first, last = [BestModel()], [RegularLogging()]
+    if not options.default_plugins:
+        return tuple(plugins)
+    return (
+        *(plugin for plugin in first if not _has(plugins, type(plugin))),
+        *plugins,
+        *(plugin for plugin in last if not _has(plugins, type(plugin))),
+    )
+
+
+def _has(plugins: Sequence[Plugin], kind: type[Plugin]) -> bool:
+    return any(isinstance(plugin, kind) for plugin in plugins)
+
+
+def hyperparameters(run: TrainingRun, loss: object) -> dict[str, Any]:
+    """What the run's `hparams` event holds: the options, and what the training consists of."""
+    return run.options.as_hyperparameters() | {
+        "seed": run.seed,
+        "device": str(run.device),
+        "model": type(run.model).__name__,
+        "parameters": count_parameters(run.model),
+        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "metrics": list(run.metrics),
+        "main_evaluation_metric": run.main_metric.name if run.main_metric else None,
+        "samples": plain(run.split_sizes),
+    }

@@ -1,0 +1,79 @@
+"""Where a training stands."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trainwire.payloads import MetricValue
+
+
+class MeanLoss:
+    """The mean loss of the samples seen, added up where the losses are, so that a GPU need not be waited for."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._sum: Tensor | None = None
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        """Add the mean loss of `samples` samples, a detached tensor with one element."""
+        if self._sum is None:
+            # Many small losses added up in single precision would lose digits; Apple's GPUs have no double.
+            precision = torch.float32 if loss.device.type == "mps" else torch.float64
+            self._sum = torch.zeros((), dtype=precision, device=loss.device)
+        self._sum.add_(loss, alpha=samples)
+        self.samples += samples
+
+    def read(self) -> float | None:
+        """The mean, or None if nothing was added. A GPU is waited for here."""
+        return None if self._sum is None else self._sum.item() / max(1, self.samples)
+
+
+@dataclass(slots=True)
+class EpochState:
+    """One epoch: made when it begins."""
+
+    number: int = 0
+    """Counts from 1; 0 before the first."""
+    max_epochs: int = 0
+    batches: int | None = None
+    """Batches that it will have; None if the loader cannot say."""
+    batch: int = 0
+    """Batches read."""
+    exhausted: bool = False
+    """Whether the loader had no more."""
+    loss: MeanLoss = field(default_factory=MeanLoss)
+    metrics: dict[str, MetricValue] = field(default_factory=dict)
+    """The metrics of the epoch as a whole, for its row in the loss file."""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its batches were read."""
+        return self.exhausted or self.batch == self.batches
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted."""
+        return time.monotonic() - self.began
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Where a training stands: what the loop counts, and what plugins decide for all to see."""
+
+    step: int = 0
+    """Optimizer updates made."""
+    epoch: EpochState = field(default_factory=EpochState)
+    best_epoch: int | None = None
+    """The epoch of the best model: kept by the best-model plugin."""
+    best_score: float | None = None
+    best_model: str | None = None
+    """The file, in the run's folder, that holds the weights of that epoch."""
+    bad_epochs: int = 0
+    """Epochs since the best one."""
+    history: list[dict[str, MetricValue]] = field(default_factory=list)
+    """The metrics of each epoch that is over."""

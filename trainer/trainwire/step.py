@@ -1,0 +1,74 @@
+"""One optimizer update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from trainwire.batches import samples_in, to_device
+from trainwire.optimizers import optimizer_parameters
+from trainwire.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
+from trainwire_protocol.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainwire.run import TrainingRun
+    from trainwire.trainer import ModelTrainer
+
+
+class Forward(NamedTuple):
+    """What comes of a batch: see `ModelTrainer.forward`."""
+
+    loss: Tensor
+    """The mean loss of the batch's samples: a tensor with one element."""
+    output: Any = None
+    """What the metrics take first."""
+    target: Any = None
+    """What the metrics take second."""
+
+
+def training_step(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> None:
+    """Train on one batch. Nothing here waits for a GPU: what is recorded stays a tensor."""
+    state, listeners = run.state, run.hooks.listeners
+    epoch = state.epoch
+    batch = to_device(batch, run.device)
+    if listeners[BeforeTrainingBatch]:
+        run.hooks.dispatch(BeforeTrainingBatch(epoch.number, epoch.batch, epoch.batches, batch))
+        if run.control.take_skip_batch():
+            return
+
+    run.optimizer.zero_grad(set_to_none=True)
+    loss = _checked(trainer.forward(batch).loss)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    loss = loss.detach()
+    gradient_norm = _clip_gradients(run.optimizer, run.options.max_grad_norm)
+    if listeners[BeforeTrainingOptimizerStep]:
+        payload = BeforeTrainingOptimizerStep(epoch.number, epoch.batch, state.step + 1, loss, gradient_norm)
+        run.hooks.dispatch(payload)
+    run.optimizer.step()
+
+    state.step += 1
+    samples = samples_in(batch)
+    epoch.loss.add(loss, samples)
+    run.record({"train/batch_loss": loss, "train/gradient_norm": gradient_norm})
+    if listeners[AfterTrainingBatch]:
+        run.hooks.dispatch(
+            AfterTrainingBatch(epoch.number, epoch.batch, epoch.batches, state.step, samples, loss, gradient_norm)
+        )
+
+
+def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:
+    """Scale the gradients down to `max_norm`; the result is their total 2-norm before that."""
+    parameters = optimizer_parameters(optimizer)
+    if max_norm is not None:
+        return clip_grad_norm_(parameters, max_norm)
+    return get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def _checked(loss: object) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise UsageError(f"the loss is {what}; it has to be the batch's mean, a tensor without dimensions")
+    return loss

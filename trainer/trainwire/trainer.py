@@ -1,0 +1,200 @@
+"""The loop that trains a model. It does nothing else: everything else hooks into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+
+from trainwire.batches import inputs_and_target
+from trainwire.control import Control
+from trainwire.corpus import Corpus, Data, set_epoch
+from trainwire.evaluation import evaluate
+from trainwire.finish import finish_model, result_of
+from trainwire.hooks import Binding, function_bindings
+from trainwire.models import checked_model, count_parameters
+from trainwire.options import TrainingOptions
+from trainwire.payloads import (
+    AfterSetup,
+    AfterTraining,
+    AfterTrainingEpoch,
+    AfterTrainingLoop,
+    BeforeTrainingEpoch,
+    TrainingInterrupt,
+)
+from trainwire.plugin import Plugin, bindings_of, checked_plugins
+from trainwire.result import Result
+from trainwire.run import TrainingRun
+from trainwire.scores import named_metrics
+from trainwire.session import ending_hooks, session
+from trainwire.setup import checked_corpus, checked_folder, hyperparameters, prepare, with_default_plugins
+from trainwire.step import Forward, training_step
+from trainwire_protocol.errors import OptionError, UsageError
+
+if TYPE_CHECKING:
+    from trainwire.scores import Metrics
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class ModelTrainer:
+    """Trains a model, and publishes what happens.
+
+    Args:
+        model: Any module. A batch is taken as inputs followed by a target, and the model called with the inputs;
+            for anything else override `forward`.
+        loss: Called with the model's output and the target; returns the mean of the batch, a tensor with one element.
+        metrics: What is computed on the dev and test split, from torchmetrics: a mapping of names to metrics, a
+            `MetricCollection`, or a list, whose metrics are named after their classes.
+        plugins: Those that take part in each training.
+
+    Raises:
+        OptionError: the model cannot be trained, or a plugin or metric is none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Callable[..., Tensor] | None = None,
+        metrics: Metrics | None = None,
+        plugins: Sequence[Plugin] = (),
+    ) -> None:
+        if loss is None and type(self).forward is ModelTrainer.forward:
+            raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
+        if loss is not None and not callable(loss):
+            raise OptionError(f"loss is {loss!r}: it has to be a function of output and target")
+        self.model = checked_model(model)
+        self.loss = loss
+        self.metrics = named_metrics(metrics)
+        self.plugins = checked_plugins(plugins)
+        self._functions: list[Binding] = []
+        self._run: TrainingRun | None = None
+
+    @property
+    def run(self) -> TrainingRun:
+        """The training that is running.
+
+        Raises:
+            UsageError: there is none now.
+        """
+        if self._run is None:
+            raise UsageError("no training is running now: `run` and `control` exist while `train` runs")
+        return self._run
+
+    @property
+    def control(self) -> Control:
+        """What the running training is to do next: `control.stop("why")`."""
+        return self.run.control
+
+    def on(self, *names: str) -> Callable[[Function], Function]:
+        """Call a function at the named hooks, in each training from now on, after the plugins.
+
+            @trainer.on("after_training_epoch")
+            def report(epoch: AfterTrainingEpoch) -> None: ...
+
+        Raises:
+            OptionError: a hook that does not exist, or a function that cannot be called with its payload.
+        """
+
+        def add(function: Function) -> Function:
+            self._functions += function_bindings(names or (function.__name__,), function)
+            return function
+
+        return add
+
+    def forward(self, batch: Any) -> Forward:
+        """The loss of a batch, and what the metrics compare. This is the method to override.
+
+        It is called in training and, without gradients and with the model in evaluation mode, in evaluation.
+        """
+        if self.loss is None:
+            raise UsageError("there is no loss: give loss=, or override forward without calling this one")
+        inputs, target = inputs_and_target(batch)
+        output = self.model(*inputs)
+        return Forward(self.loss(output, target), output, target)
+
+    def train(
+        self,
+        run_folder: str | PathLike[str],
+        *,
+        train: Data | None = None,
+        dev: Data | None = None,
+        test: Data | None = None,
+        corpus: Corpus | None = None,
+        plugins: Sequence[Plugin] = (),
+        **options: Any,
+    ) -> Result:
+        """Train the model, and leave everything about it in the run's folder.
+
+        At the end the model has the best epoch's weights, if there is a dev split to choose by.
+
+        Args:
+            run_folder: Holds the journal, the models and what the sinks write. If there is a run in it, this is its
+                next attempt.
+            train: What to train on: a Dataset or DataLoader of batches that are inputs followed by a target.
+            dev: What to choose the best model by, after each epoch.
+            test: What to test the best model on, at the end.
+            corpus: The three in one.
+            plugins: More plugins, for this training.
+            **options: The fields of `TrainingOptions`.
+
+        Raises:
+            OptionError: something that was given cannot be; no batch was read yet.
+            RunInUseError: another process trains in this folder.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+        """
+        settings = TrainingOptions.from_keywords(options)
+        everyone = with_default_plugins(checked_plugins([*self.plugins, *plugins]), settings)
+        corpus = checked_corpus(train, dev, test, corpus)
+        run = prepare(self.model, self.loss, self.metrics, checked_folder(run_folder), corpus, settings)
+        bindings = [*bindings_of(everyone), *self._functions]
+        with self._running(run), session(run, everyone, bindings, hyperparameters(run, self.loss)):
+            with ending_hooks(run):
+                self._train_epochs(run)
+                test_metrics = finish_model(self, run)
+            result = result_of(run, test_metrics)
+            run.hooks.dispatch_to_all(AfterTraining(result))
+        return result
+
+    def _train_epochs(self, run: TrainingRun) -> None:
+        run.hooks.dispatch(AfterSetup(run.device, count_parameters(run.model), run.split_sizes))
+        while run.goes_on:
+            self._train_epoch(run)
+        run.end(*run.ending)
+        if run.control.interrupted:
+            run.hooks.dispatch_to_all(TrainingInterrupt(run.reason))
+        else:
+            run.hooks.dispatch_to_all(AfterTrainingLoop(run.reason, run.state.epoch.number, run.state.step))
+
+    def _train_epoch(self, run: TrainingRun) -> None:
+        with run.epoch() as epoch:
+            run.hooks.dispatch(BeforeTrainingEpoch(epoch.number, epoch.max_epochs, epoch.batches))
+            set_epoch(run.train_loader, epoch.number)
+            run.model.train()
+            for epoch.batch, batch in enumerate(run.train_loader, start=1):
+                training_step(self, run, batch)
+                if run.epoch_is_over:
+                    break
+            else:
+                epoch.exhausted = True
+            run.record_training_metrics()
+            if not run.control.stopping:
+                for split in run.watched_splits:
+                    epoch.metrics |= evaluate(self, run, split)
+            run.hooks.dispatch(
+                AfterTrainingEpoch(epoch.number, epoch.max_epochs, epoch.complete, epoch.seconds, epoch.metrics)
+            )
+
+    @contextmanager
+    def _running(self, run: TrainingRun) -> Iterator[None]:
+        if self._run is not None:
+            raise UsageError("this trainer is training already: make one trainer for each training at a time")
+        self._run = run
+        try:
+            yield
+        finally:
+            self._run = None
