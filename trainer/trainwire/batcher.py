@@ -59,6 +59,8 @@ class Batcher:
                 value = value.resolve()
             # Most events are of a name that was seen before, and hold a float.
             if type(value) is not float or kind != "scalar" or name not in self._steps:
+                if type(value) is int and not -(2**63) <= value < 2**64:
+                    value = float(value)
                 validate(Event(name, value, kind, record.walltime, record.step))
         except InvalidEventError as error:
             self._complaints.add(f"{name!r:.100}", "not recorded: %s", error)

@@ -119,7 +119,8 @@ class EventBus:
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Record the run's hyperparameters."""
-        self.hyperparameters |= read_plain(values)
+        if isinstance(values, Mapping):
+            self.hyperparameters |= read_plain(values)
         self.publish("hparams", values, "hparams")
 
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:

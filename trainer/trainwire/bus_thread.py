@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -116,8 +117,9 @@ class BusThread(threading.Thread):
         self._recorder.append(name, value, "lifecycle", self._recorder.last_step)
 
     def _on_written(self, batches: Sequence[Batch]) -> None:
-        """Called on the journal's thread."""
-        self._loop.call_soon_threadsafe(self._confirm, batches)
+        """Called on the journal's thread, which a bad disk may hold for longer than the bus lives."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._confirm, batches)
 
     def _confirm(self, batches: Sequence[Batch]) -> None:
         assert self.publisher

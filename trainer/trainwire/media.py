@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import wave
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -35,12 +34,15 @@ def bucket(numbers: Sequence[float]) -> dict[str, Any]:
     """The histogram of finite numbers, in `HISTOGRAM_BINS` bins of one width; others are left out."""
     finite = [float(number) for number in numbers if math.isfinite(number)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    edges = _edges(low, high)
     counts = [0] * HISTOGRAM_BINS
     for number in finite:
-        counts[min(bisect_right(edges, number), HISTOGRAM_BINS) - 1] += 1
+        place = int((number - low) / (high - low) * HISTOGRAM_BINS) if high > low else 0
+        counts[min(place, HISTOGRAM_BINS - 1)] += 1
     squares = math.fsum(number * number for number in finite)
-    return {"edges": edges, "counts": counts, "min": low, "max": high, "sum": math.fsum(finite), "sum_squares": squares}
+    return {
+        "edges": _edges(low, high), "counts": counts,
+        "min": low, "max": high, "sum": math.fsum(finite), "sum_squares": squares,
+    }  # fmt: skip
 
 
 def _bucket_tensor(tensor: Any) -> Encoded:
@@ -94,6 +96,8 @@ def _encode_pixels(pixels: list[Any]) -> dict[str, Any]:
 
     rows = _channels_last(pixels)
     height, width, channels = len(rows), len(rows[0]), len(rows[0][0])
+    if any(len(row) != width for row in rows):
+        raise ValueError("its rows have different lengths")
     numbers = [number for row in rows for pixel in row for number in pixel]
     scale = 255.0 if any(type(number) is float for number in numbers) else 1
     raw = bytes(min(255, max(0, round(number * scale))) for number in numbers)

@@ -1,0 +1,45 @@
+# Everything here works on a machine that has Python 3.11 or later, make and git: the first target that needs the
+# virtual environment makes it.
+
+PYTHON ?= python3
+VENV := .venv
+VENV_WITHOUT_TORCH := .venv-without-torch
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test lint types pytest test-without-torch clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
+
+demo: $(VENV)/.installed  ## train on real images, with three sinks beside the training
+	$(VENV)/bin/trainwire launch --sink loss-file --sink log-file --sink tensorboard -- $(VENV)/bin/python examples/digits.py
+
+test: lint types pytest test-without-torch  ## linters, types and every test
+
+lint: $(VENV)/.installed  ## ruff: the linter and the format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed  ## mypy --strict
+	$(VENV)/bin/mypy
+
+pytest: $(VENV)/.installed  ## every test
+	$(VENV)/bin/python -m pytest
+
+test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## the protocol and the sinks where torch is not installed
+	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
+	$(VENV_WITHOUT_TORCH)/bin/python -m pytest tests/protocol tests/sinks tests/architecture
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Trainwire needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/$(PIP_INSTALL) --editable '.[all,demo,dev]'
+	touch $@
+
+$(VENV_WITHOUT_TORCH)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_WITHOUT_TORCH)
+	$(VENV_WITHOUT_TORCH)/bin/$(PIP_INSTALL) --editable '.[tensorboard,dev]'
+	touch $@
+
+clean:  ## remove what the targets above have made
+	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,146 @@
+"""The bus over a disk that is full or does not answer: training goes on, monitors see, and losses are named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import msgpack
+import pytest
+import zmq
+from reading import read_events, wait_until
+
+import trainwire
+from trainwire import publisher
+from trainwire_protocol.connection import connection_path, read_connection
+from trainwire_protocol.run_folder import list_attempts
+
+
+class Disk:
+    """Stands in for the system's write to files: passes, fails as a full disk does, or hangs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self.answers = threading.Event()
+        self.answers.set()
+        self.refused = 0
+        self._write = os.write
+        monkeypatch.setattr("trainwire_protocol.journal.os.write", self.write)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        self.answers.wait()
+        if self.full:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._write(descriptor, data)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch):
+    disk = Disk(monkeypatch)
+    yield disk
+    disk.answers.set()
+
+
+def values(folder: Path, name: str) -> list[float]:
+    return [event.value for event in read_events(folder) if event.name == name]
+
+
+def subscribe(folder: Path) -> zmq.Socket:
+    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket.subscribe(b"tw1/event/")
+    socket.rcvtimeo = 10_000
+    socket.linger = 0
+    socket.connect(read_connection(connection_path(folder, 0)).publish)
+    return socket
+
+
+def test_a_full_disk_loses_nothing_once_it_has_room(tmp_path: Path, disk: Disk, caplog) -> None:
+    """Writes are tried again until they succeed, with one warning, and then nothing is missing."""
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.log({"a": 1.0}, step=1)
+        wait_until(lambda: values(tmp_path, "a"))
+        disk.full = True
+        bus.log({"a": 2.0}, step=2)
+        wait_until(lambda: disk.refused > 1)
+        disk.full = False
+        bus.log({"a": 3.0}, step=3)
+    assert values(tmp_path, "a") == [1.0, 2.0, 3.0]
+    assert sum("cannot be written" in line.message for line in caplog.records) == 1
+
+
+def next_header(socket: zmq.Socket, seq: int) -> dict:
+    while (header := msgpack.unpackb(socket.recv_multipart()[1]))["seq"] < seq:
+        pass
+    return header
+
+
+@pytest.mark.parametrize("fault", ["full", "frozen"])
+def test_monitors_see_what_the_disk_does_not_take(tmp_path: Path, disk: Disk, fault: str) -> None:
+    """After two seconds without an answer batches go out marked unjournaled, and again unmarked once written."""
+    with trainwire.open_bus(tmp_path) as bus:
+        socket = subscribe(tmp_path)
+        wait_until(lambda: read_events(tmp_path))
+        disk.full = fault == "full"
+        if fault == "frozen":
+            disk.answers.clear()
+        bus.log({"a": 1.0}, step=1)
+        begun = time.monotonic()
+        header = next_header(socket, 1)
+        assert header["unjournaled"]
+        assert time.monotonic() - begun > 1.5
+        disk.full = False
+        disk.answers.set()
+        again = next_header(socket, 1)
+        assert (again["seq"], "unjournaled" in again) == (header["seq"], False)
+        socket.close()
+    assert values(tmp_path, "a") == [1.0]
+
+
+def test_what_could_not_be_kept_is_named(tmp_path: Path, disk: Disk, monkeypatch, caplog) -> None:
+    """Past its limit the bus gives batches up, and journal/missing names exactly the seqs that the journal lacks."""
+    monkeypatch.setattr(publisher, "MAX_UNWRITTEN_BYTES", 20_000)
+    with trainwire.open_bus(tmp_path) as bus:
+        wait_until(lambda: read_events(tmp_path))
+        disk.answers.clear()
+        for step in range(1, 3001):
+            bus.log({"a": float(step)}, step=step)
+        wait_until(lambda: not bus._recorder.queue)
+        disk.answers.set()
+        wait_until(lambda: any(event.name == "journal/missing" for event in read_events(tmp_path)))
+    events = read_events(tmp_path)
+    lost = set(range(1, 3001)) - {event.step for event in events if event.name == "a"}
+    named = [event.value for event in events if event.name == "journal/missing"]
+    # The run begins with one event, so that step n has seq n.
+    assert lost == {seq for row in named for seq in range(row["first_seq"], row["last_seq"] + 1)}
+    assert lost
+
+
+@pytest.mark.parametrize("fault", ["full", "frozen"])
+def test_closing_over_a_bad_disk_is_bounded(tmp_path: Path, disk: Disk, fault: str, caplog) -> None:
+    """A disk that never answers does not hold close past its timeout, and the loss is told."""
+    bus = trainwire.open_bus(tmp_path)
+    wait_until(lambda: read_events(tmp_path))
+    disk.full = fault == "full"
+    if fault == "frozen":
+        disk.answers.clear()
+    bus.log({"a": 1.0}, step=1)
+    begun = time.monotonic()
+    bus.close(timeout=0.5)
+    assert time.monotonic() - begun < 5
+    assert any("did not take the last 2 events" in line.message for line in caplog.records)
+
+
+def test_an_old_owner_stops_journaling_when_the_run_is_taken_over(tmp_path: Path, monkeypatch, caplog) -> None:
+    """The first trainer notices the second at its next renewal, says so, and writes nothing more."""
+    monkeypatch.setattr("trainwire.journal_thread.RENEWAL_SECONDS", 0.05)
+    with trainwire.open_bus(tmp_path) as first, trainwire.open_bus(tmp_path, take_over=True) as second:
+        wait_until(lambda: any("taken over" in line.message for line in caplog.records))
+        first.log({"a": 1.0}, step=1)
+        second.log({"a": 2.0}, step=1)
+        first.close(timeout=0.2)
+    assert values(tmp_path, "a") == [2.0]
+    assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0, 1]
