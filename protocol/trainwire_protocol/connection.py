@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire_protocol.atomic import write_atomically
+from trainwire_protocol.curve import ClientKeys, KeyPair
 from trainwire_protocol.errors import ConnectionFileError
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
@@ -34,6 +35,8 @@ class Connection:
     """Random: two processes never have the same."""
     attempt: int
     process: ProcessIdentity
+    keys: ClientKeys | None = None
+    """What a client needs over TCP: who can read the file can connect."""
     version: int = VERSION
 
     def is_reachable(self) -> bool:
@@ -55,7 +58,7 @@ def connection_path(run_folder: Path, rank: int) -> Path:
 
 def write_connection(path: Path, connection: Connection) -> None:
     """Write the file, readable by its owner alone."""
-    fields = asdict(connection) | {"process": connection.process._asdict()}
+    fields = asdict(connection) | {"process": connection.process._asdict(), "keys": _key_fields(connection.keys)}
     write_atomically(path, json.dumps(fields, indent=2).encode(), mode=0o600)
 
 
@@ -83,9 +86,17 @@ def _from_fields(path: Path, fields: Any) -> Connection:
     if problem:
         raise ConnectionFileError(f"{path} is not a connection file: {problem} is {fields.get(problem)!r:.60}")
     refuse_newer(fields["version"])
-    known = {name: fields[name] for name in _CHECKS}
+    known = {name: fields[name] for name in _CHECKS if name in fields}
     process = ProcessIdentity(*(fields["process"][name] for name in ProcessIdentity._fields))
-    return Connection(**known | {"process": process})
+    return Connection(**known | {"process": process, "keys": _keys(fields.get("keys"))})
+
+
+def _key_fields(keys: ClientKeys | None) -> dict[str, str] | None:
+    return keys and {"server": keys.server, "public": keys.client.public, "secret": keys.client.secret}
+
+
+def _keys(fields: Any) -> ClientKeys | None:
+    return fields and ClientKeys(fields["server"], KeyPair(fields["public"], fields["secret"]))
 
 
 def _is_ipc(endpoint: str) -> bool:
@@ -110,6 +121,14 @@ def _is_process(value: object) -> bool:
     )
 
 
+def _are_keys(value: object) -> bool:
+    """Whether these are three keys in Z85's form, of 40 characters each."""
+    names = ("server", "public", "secret")
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) and len(value[name].encode()) == 40 for name in names
+    )
+
+
 _CHECKS: Final[dict[str, Callable[[object], bool]]] = {
     "publish": is_endpoint,
     "request": is_endpoint,
@@ -119,5 +138,6 @@ _CHECKS: Final[dict[str, Callable[[object], bool]]] = {
     "session": lambda value: isinstance(value, str),
     "attempt": _is_count,
     "process": _is_process,
+    "keys": lambda value: value is None or _are_keys(value),
     "version": lambda value: type(value) is int and value > 0,
 }

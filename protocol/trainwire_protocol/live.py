@@ -9,6 +9,7 @@ from typing import Final
 import zmq
 import zmq.asyncio
 
+from trainwire_protocol.curve import ClientKeys, secure_client
 from trainwire_protocol.errors import ProtocolError, UnsupportedVersionError
 from trainwire_protocol.wire import HEARTBEAT, Batch, decode_batch, topic
 
@@ -30,6 +31,7 @@ class LiveFeed:
         rank: int,
         channels: Collection[str],
         high_water_mark: int = HIGH_WATER_MARK,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.malformed = 0
         """Messages that could not be read, and were skipped."""
@@ -39,6 +41,7 @@ class LiveFeed:
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         for channel in (*channels, HEARTBEAT):
             self._socket.subscribe(topic(channel, run, rank))
+        secure_client(self._socket, keys)
         self._socket.connect(endpoint)
 
     async def receive(self, timeout: float) -> Batch | None:

@@ -11,6 +11,7 @@ import msgpack
 import zmq
 import zmq.asyncio
 
+from trainwire_protocol.curve import ClientKeys, secure_client
 from trainwire_protocol.errors import ProtocolError, RequestError
 from trainwire_protocol.wire import unpack_map
 
@@ -24,9 +25,10 @@ MAX_REPLY_BYTES: Final = 4 << 20
 class Requester:
     """Asks one publisher."""
 
-    def __init__(self, context: zmq.asyncio.Context, endpoint: str) -> None:
+    def __init__(self, context: zmq.asyncio.Context, endpoint: str, keys: ClientKeys | None = None) -> None:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
+        secure_client(self._socket, keys)
         self._socket.connect(endpoint)
         self._ids = count()
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], list[bytes]]]] = {}

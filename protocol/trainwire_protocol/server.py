@@ -15,6 +15,7 @@ import msgpack
 import zmq
 import zmq.asyncio
 
+from trainwire_protocol.curve import DoorKeeper, ServerKeys, secure_server
 from trainwire_protocol.responder import Responder
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor, Header, encode_header, topic
@@ -44,6 +45,7 @@ class Server:
         describe: Callable[[], Mapping[str, Any]] = dict,
         introduce: Callable[[], Mapping[str, Any]] = dict,
         high_water_mark: int = HIGH_WATER_MARK,
+        keys: ServerKeys | None = None,
     ) -> None:
         """Bind both sockets.
 
@@ -54,6 +56,7 @@ class Server:
             describe: gives what heartbeats and `hello` tell of the publisher: its state, step …
             introduce: gives what only `hello` tells: hparams, process …
             high_water_mark: messages kept for a subscriber that does not read.
+            keys: the server's, and those of the clients that are let in; TCP endpoints need them.
 
         Raises:
             zmq.ZMQError: an endpoint cannot be bound.
@@ -69,11 +72,16 @@ class Server:
         self._router = self._context.socket(zmq.ROUTER)
         self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         self._publisher.set(zmq.SNDHWM, high_water_mark)
+        self._door: DoorKeeper | None = None
+        if keys:
+            self._door = DoorKeeper(self._context, keys.allowed)
+            secure_server(self._publisher, keys)
+            secure_server(self._router, keys)
         try:
             self.publish_endpoint = _bind(self._publisher, publish_endpoint)
             self.request_endpoint = _bind(self._router, request_endpoint)
         except zmq.ZMQError:
-            self._context.destroy(linger=0)
+            self.close(linger=0)
             raise
 
     def publish(self, batch: Batch) -> None:
@@ -113,6 +121,8 @@ class Server:
         """Close the sockets; what is on its way to subscribers has at most `linger` seconds to leave."""
         self._router.close(linger=0)
         self._publisher.close(linger=int(linger * 1000))
+        if self._door:
+            self._door.stop()
         self._context.term()
 
     def _behind(self, seq: int) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import zmq.asyncio
 
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
+from trainwire_protocol.curve import ClientKeys
 from trainwire_protocol.errors import ConnectionFileError, RequestError
 from trainwire_protocol.history import FetchHistory, History, JournalHistory
 from trainwire_protocol.live import HIGH_WATER_MARK, LiveFeed
@@ -65,9 +66,11 @@ class Source:
         self.disconnect()
         place = await self._locate(attempt)
         if place:
-            run, endpoint = place
+            run, endpoint, keys = place
             wanted = self.wanted
-            self.live = LiveFeed(self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark)
+            self.live = LiveFeed(
+                self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark, keys
+            )
             self._live_attempt = attempt
         return self.live
 
@@ -87,37 +90,37 @@ class Source:
             await self.requester.close()
         self._context.term()
 
-    async def _locate(self, attempt: int) -> tuple[str, str] | None:
-        """The run's name and the PUB socket's endpoint."""
+    async def _locate(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
+        """The run's name, the PUB socket's endpoint, and the keys to it."""
         connection = self._connection()
         if connection:
             if connection.attempt != attempt or not connection.is_reachable():
                 return None
             self._connect_requests()
-            return connection.run, connection.publish
+            return connection.run, connection.publish, connection.keys
         return await self._ask_place(attempt) if self.requester else None
 
-    async def _ask_place(self, attempt: int) -> tuple[str, str] | None:
+    async def _ask_place(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
         assert self.requester
         hello, _ = await self.requester.ask("hello")
         refuse_newer(min(hello.get("versions") or [VERSION]))
         run, endpoint = hello.get("run"), hello.get("publish")
         if not isinstance(run, str) or not is_endpoint(endpoint):
             raise RequestError(f"the publisher at {self.wanted.target.request} says that it publishes at {endpoint!r}")
-        return (run, str(endpoint)) if hello.get("attempt") == attempt else None
+        return (run, str(endpoint), None) if hello.get("attempt") == attempt else None
 
     def _connect_requests(self) -> Requester | None:
         connection = self._connection()
         endpoint = connection.request if connection else self.wanted.target.request
         if self.requester is None and endpoint:
-            self.requester = Requester(self._context, endpoint)
+            self.requester = Requester(self._context, endpoint, connection.keys if connection else None)
         return self.requester
 
     def _connection(self) -> Connection | None:
         """What the connection file says; None if there is none, or none that can be read now."""
         folder = self.wanted.target.folder
         if folder is None:
-            return None
+            return self.wanted.target.connection
         try:
             return read_connection(connection_path(folder, self.wanted.rank))
         except ConnectionFileError:

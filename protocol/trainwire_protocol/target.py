@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainwire_protocol.connection import connection_path, is_endpoint, read_connection
+from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.errors import ConnectionFileError, TargetError
 
 
@@ -17,6 +17,8 @@ class Target:
     """The run's folder, from which journal and connection file are read; it may not be there yet."""
     request: str | None = None
     """ZeroMQ endpoint of the publisher's ROUTER socket."""
+    connection: Connection | None = None
+    """What a connection file said that stands in no run's folder: a copy, on another host."""
 
     def __str__(self) -> str:
         return str(self.folder or self.request)
@@ -45,7 +47,7 @@ def _from_file(path: Path) -> Target:
     connection = read_connection(path)
     folder = path.absolute().parent
     if path.name != connection_path(folder, connection.rank).name:
-        return Target(folder=None, request=connection.request)
+        return Target(folder=None, request=connection.request, connection=connection)
     if not folder.is_dir():
         raise ConnectionFileError(f"{path} stands in no run's folder")
     return Target(folder=folder, request=connection.request)

@@ -7,18 +7,15 @@ import json
 import os
 import platform
 import secrets
-import shutil
 import sys
-import tempfile
 import weakref
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import zmq
-
 from trainwire.bus import EventBus
+from trainwire.endpoints import Endpoints, advertised
 from trainwire_protocol.atomic import write_atomically
 from trainwire_protocol.attempts import find_mark
 from trainwire_protocol.connection import Connection, connection_path, write_connection
@@ -26,13 +23,9 @@ from trainwire_protocol.errors import UsageError
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, begin_attempt, list_attempts
 from trainwire_protocol.server import HIGH_WATER_MARK, Server
-from trainwire_protocol.wire import VERSION
 
 FLUSH_SECONDS: Final = 0.02
 """How often the bus thread empties the queue."""
-
-MAX_SOCKET_PATH: Final = 100
-"""Longest path of an ipc socket, in bytes: the system's own limit is 107."""
 
 RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
 """Environment variable that names the folder where `trainwire launch` looks for runs."""
@@ -46,6 +39,7 @@ def open_bus(
     world_size: int = 1,
     state: Mapping[str, Any] | None = None,
     take_over: bool = False,
+    bind: str | None = None,
     flush_interval: float = FLUSH_SECONDS,
     high_water_mark: int = HIGH_WATER_MARK,
 ) -> EventBus:
@@ -59,24 +53,31 @@ def open_bus(
         state: what `state_dict` of an earlier attempt returned: this attempt goes on from there. Without it, a
             further attempt begins anew, and supersedes all that was recorded before.
         take_over: go on although another live trainer holds the run; that one then stops journaling.
+        bind: `tcp://address:port` to be reached from other hosts, encrypted; port 0 is any. Left out, it is what the
+            environment's TRAINWIRE_BIND says, or a socket of this host.
         flush_interval: seconds between two looks at the queue.
         high_water_mark: messages kept for a subscriber that does not read, before more are dropped.
 
     Raises:
         RunInUseError: a live trainer holds the run.
-        UsageError: the folder cannot be written, or the state is of another run.
+        UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
     """
     run_folder = Path(folder).absolute()
-    session = secrets.token_hex(8)
+    session, process = secrets.token_hex(8), ProcessIdentity.of_this_process()
+    endpoints = Endpoints.choose(bind)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     resumed = _resumption(run_folder, attempt, state)
 
     def open_server(bus: EventBus) -> Server:
-        server = _bind(bus, attempt, high_water_mark)
-        process = ProcessIdentity.of_this_process()
+        def introduce() -> dict[str, Any]:
+            known = {"session": session, "world_size": world_size, "process": process._asdict()}
+            return known | {"hparams": bus.hyperparameters}
+
+        bus.on_close(endpoints.remove)
+        server = endpoints.open(attempt, bus.describe, introduce, high_water_mark)
         connection = Connection(
-            server.publish_endpoint, server.request_endpoint,
-            attempt.run, rank, world_size, session, attempt.number, process,
+            advertised(server.publish_endpoint), advertised(server.request_endpoint),
+            attempt.run, rank, world_size, session, attempt.number, process, endpoints.client_keys,
         )  # fmt: skip
         write_connection(connection_path(run_folder, rank), connection)
         return server
@@ -105,32 +106,6 @@ def _resumption(run_folder: Path, attempt: Attempt, state: Mapping[str, Any] | N
     if marked is None or marked.number >= attempt.number:
         raise UsageError(f"the state is of attempt {state['attempt']}, which {run_folder} does not hold")
     return {"from": find_mark(marked, state["mark"])._asdict(), "from_step": state["step"]}
-
-
-def _bind(bus: EventBus, attempt: Attempt, high_water_mark: int) -> Server:
-    sockets = _socket_folder()
-    bus.on_close(lambda: shutil.rmtree(sockets, ignore_errors=True))
-    process = ProcessIdentity.of_this_process()
-
-    def introduce() -> dict[str, Any]:
-        return {
-            "session": bus.session, "hparams": bus.hyperparameters, "process": process._asdict(),
-            "world_size": os.environ.get("WORLD_SIZE"), "version": VERSION,
-        }  # fmt: skip
-
-    try:
-        return Server(attempt, f"ipc://{sockets}/pub", f"ipc://{sockets}/req", bus.describe, introduce, high_water_mark)
-    except zmq.ZMQError as error:
-        raise UsageError(f"the sockets in {sockets} cannot be bound: {error}") from error
-
-
-def _socket_folder() -> Path:
-    """A folder for this bus's sockets that only its owner can enter, with a path that is short enough."""
-    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
-    for candidate in candidates:
-        if candidate and os.access(candidate, os.W_OK) and len(os.fsencode(candidate)) < MAX_SOCKET_PATH - 24:
-            return Path(tempfile.mkdtemp(prefix="trainwire-", dir=candidate))
-    raise UsageError("no folder for sockets can be written: set XDG_RUNTIME_DIR to one with a short path")
 
 
 def _announce(bus: EventBus) -> None:
