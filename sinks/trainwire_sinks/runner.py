@@ -74,12 +74,19 @@ class Acknowledger:
     def tell(self, cursor: Cursor) -> None:
         """Tell it, unless the last telling has not come to an end."""
         if self._telling is None or self._telling.done():
-            self._telling = asyncio.create_task(self._batches.acknowledge(cursor))
+            self._telling = asyncio.create_task(self._tell(cursor))
 
     async def tell_last(self, cursor: Cursor) -> None:
         """Tell it and wait for that."""
         await self.__aexit__()
-        await self._batches.acknowledge(cursor)
+        await self._tell(cursor)
+
+    async def _tell(self, cursor: Cursor) -> None:
+        try:
+            await self._batches.acknowledge(cursor)
+        except Exception as error:
+            # What counts is the cursor's file; the publisher only waits a little shorter for who has told it.
+            logger.warning("cannot tell the trainer how far this sink has got: %r", error)
 
 
 class SinkRunner:
@@ -140,12 +147,16 @@ class SinkRunner:
     async def _take_claim(self) -> None:
         """Claim the output; where a run is resumed at once, the sink of its last attempt may hold it a moment more."""
         give_up = _now() + CLAIM_WAIT
+        is_told = False
         while True:
             try:
-                return self._claim.take()
-            except ClaimedError:
+                return await asyncio.to_thread(self._claim.take)
+            except ClaimedError as error:
                 if self._stopping.is_set() or _now() >= give_up:
                     raise
+                if not is_told:
+                    logger.info("%s; waiting %g s for it to end", error, CLAIM_WAIT)
+                    is_told = True
             await asyncio.sleep(0.1)
 
     async def _keep_reading(self) -> None:

@@ -32,15 +32,14 @@ _NOTHING: Final = tensor_pb2.TensorProto(
 )
 
 
-def file_head(walltime: float) -> bytes:
-    """The record that begins an event file."""
-    return _record(event_pb2.Event(wall_time=walltime, file_version=FILE_VERSION))
+def file_head(walltime: float, first_step: int) -> bytes:
+    """The records that begin an event file; a reader forgets what earlier files have of `first_step` and later ones.
 
-
-def restart(walltime: float, step: int) -> bytes:
-    """The record that tells a reader to forget what it has of `step` and of later ones."""
-    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    return _record(event_pb2.Event(wall_time=walltime, step=step, session_log=log))
+    TensorBoard takes the first such start in a folder for no restart: so every file has one.
+    """
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    version = event_pb2.Event(wall_time=walltime, file_version=FILE_VERSION)
+    return _record(version) + _record(event_pb2.Event(wall_time=walltime, step=first_step, session_log=start))
 
 
 def records(events: Iterable[Event]) -> Iterator[bytes]:

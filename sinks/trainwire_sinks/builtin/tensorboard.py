@@ -40,18 +40,12 @@ class TensorBoard(Sink):
         """Write the batch's records."""
         if not events:
             return
-        origin = resumed_from(events[0])
         if not self.output.length:
-            await self.output.write(self._summaries.file_head(events[0].walltime))
-        elif origin is not None:
-            await self._begin_next_file(events[0], is_empty=origin == NOTHING)
+            await self.output.write(self._summaries.file_head(events[0].walltime, 0))
+        elif (origin := resumed_from(events[0])) is not None:
+            await self.output.begin_next()
+            from_step = events[0].value.get("from_step")
+            is_known = isinstance(from_step, int) and origin != NOTHING
+            # One step later than the last that is kept: TensorBoard forgets the step that is named, too.
+            await self.output.write(self._summaries.file_head(events[0].walltime, from_step + 1 if is_known else 0))
         await self.output.write(b"".join(self._summaries.records(events)))
-
-    async def _begin_next_file(self, resumed: Event, *, is_empty: bool) -> None:
-        """Begin the file of a resumed run; `is_empty` says that nothing of the run before was kept."""
-        from_step = resumed.value.get("from_step")
-        # One step later than what is kept: TensorBoard forgets the step that is named, too.
-        first_step = 0 if is_empty or not isinstance(from_step, int) else from_step + 1
-        await self.output.begin_next()
-        await self.output.write(self._summaries.file_head(resumed.walltime))
-        await self.output.write(self._summaries.restart(resumed.walltime, first_step))

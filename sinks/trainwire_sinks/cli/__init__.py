@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cyclopts import App, CycloptsError
 
@@ -28,7 +28,11 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; an error is one line on standard error."""
     is_verbose, tokens = take_verbose(arguments)
-    _log_to_stderr()
+    with _logging_to_stderr():
+        return _run(tokens, is_verbose)
+
+
+def _run(tokens: list[str], is_verbose: bool) -> int:
     try:
         code = make_app(tokens)(tokens, print_error=False, exit_on_error=False, result_action="return_value")
         return code if isinstance(code, int) else ExitCode.OK
@@ -69,14 +73,19 @@ def _version() -> str:
     return version("trainwire")
 
 
-def _log_to_stderr() -> None:
+@contextlib.contextmanager
+def _logging_to_stderr() -> Iterator[None]:
     logger = logging.getLogger("trainwire")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_OneLine())
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class _OneLine(logging.Formatter):

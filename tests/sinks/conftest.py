@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from trainwire_protocol.journal import JournalWriter
+from trainwire_protocol.process import ProcessIdentity
+from trainwire_protocol.run_folder import Attempt, Lease, journal_folder
+from trainwire_protocol.wire import Batch
+
+WriteRun = Callable[..., Path]
+WaitFor = Callable[..., None]
+
+
+@pytest.fixture
+def wait_for() -> WaitFor:
+    """Waits until a condition holds, and fails the test if it does not come to hold."""
+
+    def wait(condition: Callable[[], object], what: str = "the condition") -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what} did not come to hold")
+            os.sched_yield()
+
+    return wait
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> WriteRun:
+    """Writes recorded batches into a run's folder, as a trainer that has ended (or not) leaves it."""
+
+    def write(batches: Sequence[Batch], folder: Path = tmp_path / "run", *, is_over: bool = True) -> Path:
+        header = batches[0].header
+        (folder / "journal").mkdir(parents=True, exist_ok=True)
+        (folder / "journal" / "run.json").write_text(json.dumps({"run": header.run}))
+        for number in sorted({batch.header.attempt for batch in batches}):
+            place = journal_folder(folder, header.rank) / f"attempt-{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            lease = Lease(ProcessIdentity.of_this_process(), "session", time.time(), released=is_over)
+            Attempt(header.run, header.rank, number, place).write_lease(lease)
+            writer = JournalWriter(place)
+            writer.append([batch for batch in batches if batch.header.attempt == number])
+            writer.close()
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def trainwire() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `trainwire` in a process of its own; what is still alive at the test's end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        started.append(subprocess.Popen(command, text=True, **{**pipes, **options}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
