@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from trainwire_protocol.errors import MalformedBatchError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import JournalReader
 from trainwire_protocol.run_folder import Attempt
-from trainwire_protocol.wire import Cursor
+from trainwire_protocol.wire import Batch, Cursor
 
 MARK: Final = "run/marked"
 """Name of the lifecycle event that a checkpoint's position points to; it ends its batch."""
@@ -38,9 +40,11 @@ def read_resumed_from(attempt: Attempt) -> Cursor | None:
     reader = JournalReader(attempt.folder)
     try:
         first = reader.read()
+        return resumed_from(first[0].events[0]) if first and first[0].events else None
+    except MalformedBatchError:
+        return None
     finally:
         reader.close()
-    return resumed_from(first[0].events[0]) if first and first[0].events else None
 
 
 def find_mark(attempt: Attempt, mark: int) -> Cursor:
@@ -52,11 +56,17 @@ def find_mark(attempt: Attempt, mark: int) -> Cursor:
     try:
         while batches := reader.read(final=True):
             for batch in batches:
-                if MARK.encode() in batch.body and any(_is_mark(event, mark) for event in batch.events):
+                if MARK.encode() in batch.body and _has_mark(batch, mark):
                     return batch.cursor
         return Cursor(attempt.number, reader.after)
     finally:
         reader.close()
+
+
+def _has_mark(batch: Batch, mark: int) -> bool:
+    with contextlib.suppress(MalformedBatchError):
+        return any(_is_mark(event, mark) for event in batch.events)
+    return False
 
 
 def _is_mark(event: Event, mark: int) -> bool:

@@ -82,12 +82,14 @@ def read_connection(path: Path) -> Connection:
 def _from_fields(path: Path, fields: Any) -> Connection:
     if not isinstance(fields, dict):
         raise ConnectionFileError(f"{path} is not a connection file: it holds no JSON object")
+    if _is_version(fields.get("version")):
+        # First of all: a newer version may have other fields.
+        refuse_newer(fields["version"])
     problem = next((name for name, check in _CHECKS.items() if not check(fields.get(name))), None)
     if problem:
         raise ConnectionFileError(f"{path} is not a connection file: {problem} is {fields.get(problem)!r:.60}")
-    refuse_newer(fields["version"])
     known = {name: fields[name] for name in _CHECKS if name in fields}
-    process = ProcessIdentity(*(fields["process"][name] for name in ProcessIdentity._fields))
+    process = ProcessIdentity.from_fields(fields["process"])
     return Connection(**known | {"process": process, "keys": _keys(fields.get("keys"))})
 
 
@@ -112,20 +114,15 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _is_process(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("host"), str)
-        and isinstance(value.get("started"), str)
-        and _is_count(value.get("pid"))
-    )
+def _is_version(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 def _are_keys(value: object) -> bool:
     """Whether these are three keys in Z85's form, of 40 characters each."""
     names = ("server", "public", "secret")
     return isinstance(value, dict) and all(
-        isinstance(value.get(name), str) and len(value[name].encode()) == 40 for name in names
+        isinstance(value.get(name), str) and len(value[name]) == 40 and value[name].isascii() for name in names
     )
 
 
@@ -137,7 +134,7 @@ _CHECKS: Final[dict[str, Callable[[object], bool]]] = {
     "world_size": _is_count,
     "session": lambda value: isinstance(value, str),
     "attempt": _is_count,
-    "process": _is_process,
+    "process": lambda value: ProcessIdentity.from_fields(value) is not None,
     "keys": lambda value: value is None or _are_keys(value),
-    "version": lambda value: type(value) is int and value > 0,
+    "version": _is_version,
 }

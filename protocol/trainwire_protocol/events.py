@@ -73,12 +73,14 @@ def validate(event: Event) -> Event:
         InvalidEventError: names the event, the field, what it holds and what it may hold.
     """
     validate_name(event.name)
-    if not isinstance(event.type, str):
-        raise InvalidEventError(f"event {event.name!r}: type is {event.type!r}, not a string")
+    if not isinstance(event.type, str) or _string_problem("type", event.type):
+        raise InvalidEventError(f"event {event.name!r}: type is {_short(event.type)}, not a string")
     if not _is_number(event.walltime) or not math.isfinite(event.walltime):
-        raise InvalidEventError(f"event {event.name!r}: walltime is {event.walltime!r}, not a finite number of seconds")
+        raise InvalidEventError(
+            f"event {event.name!r}: walltime is {_short(event.walltime)}, not a finite number of seconds"
+        )
     if type(event.step) is not int or not -(2**63) <= event.step < 2**63:
-        raise InvalidEventError(f"event {event.name!r}: step is {event.step!r}, not a 64-bit integer")
+        raise InvalidEventError(f"event {event.name!r}: step is {_short(event.step)}, not a 64-bit integer")
     check = _CHECKS.get(event.type)
     problem = check(event.value) if check else None
     if problem:
@@ -103,9 +105,8 @@ def _check_scalar(value: object) -> str | None:
 
 def _check_scalars(value: object) -> str | None:
     if isinstance(value, Mapping):
-        if not all(isinstance(label, str) and _utf8_length(label) is not None for label in value):
-            return "a label is not a string"
-        return _first_wrong_number(list(value.values()))
+        wrong = next((problem for label in value if (problem := _string_problem("a label", label))), None)
+        return wrong or _first_wrong_number(list(value.values()))
     if _is_list(value):
         return _first_wrong_number(value)
     return f"the value is {_short(value)}, neither a list of numbers nor a map of label to number"
@@ -127,10 +128,10 @@ def _check_histogram(value: object) -> str | None:
         return "edges and counts have to be lists of numbers"
     if len(edges) != len(counts) + 1:
         return f"{len(counts)} counts need {len(counts) + 1} edges, not {len(edges)}"
-    if any(low > high for low, high in pairwise(edges)):
+    if not all(low <= high for low, high in pairwise(edges)):
         return "the edges have to rise"
     missing = [field for field in ("min", "max", "sum", "sum_squares") if not _is_number(value.get(field))]
-    return f"{missing[0]} is not a number" if missing else None
+    return f"{missing[0]} is not a number" if missing else _plain_problem(value)
 
 
 def _check_media(value: object) -> str | None:

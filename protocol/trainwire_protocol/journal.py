@@ -7,11 +7,13 @@ One writer appends, any number of readers follow it, and no lock is needed: it w
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from trainwire_protocol.records import Damage, RecordScanner, encode_record
 from trainwire_protocol.wire import Batch
@@ -43,7 +45,7 @@ class JournalWriter:
         try:
             _write_all(descriptor, data)
         except OSError:
-            _truncate(descriptor, self._size)
+            self._size = _take_back(descriptor, self._size)
             raise
         self._size += len(data)
 
@@ -69,12 +71,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _truncate(descriptor: int, size: int) -> None:
-    # A reader finds its way past a fragment that cannot be removed.
-    try:
+def _take_back(descriptor: int, size: int) -> int:
+    """Cut a file to `size`; the size that it then has."""
+    # A reader finds its way past a fragment that cannot be removed, and a later cut has to leave what comes after it.
+    with contextlib.suppress(OSError):
         os.ftruncate(descriptor, size)
-    except OSError:
-        return
+    return os.fstat(descriptor).st_size
 
 
 @dataclass
@@ -97,8 +99,9 @@ class JournalReader:
     """Whether the attempt's last batch was read."""
     damages: list[SegmentDamage] = field(default_factory=list)
     _segment: Path | None = None
-    _file: BinaryIO | None = None
+    _file: FileIO | None = None
     _scanner: RecordScanner = field(default_factory=RecordScanner)
+    _read_twice: int = -1
 
     def read(self, *, final: bool = False) -> list[Batch]:
         """The next batches, at most about `READ_BYTES` of them; an empty list says that there are no more yet.
@@ -129,15 +132,27 @@ class JournalReader:
     def _read_chunk(self, over: bool) -> list[Batch] | None:
         """The wanted batches of the next chunk, or None if the segment has no more."""
         assert self._file is not None
+        begin = self._scanner.offset
+        if os.fstat(self._file.fileno()).st_size < self._file.tell():
+            self._rewind(begin)
         data = self._file.read(READ_BYTES)
         self._scanner.feed(data)
         found = self._scanner.records(final=over and not data)
+        if self._scanner.damages and self._scanner.damages[0].offset != self._read_twice:
+            self._read_twice = self._scanner.damages[0].offset
+            self._rewind(min(begin, self._read_twice))
+            return []
         self._note_damages()
+        self.ended = self.ended or any(batch.header.last for batch in found)
         wanted = [batch for batch in found if batch.cursor.seq > self.after]
-        for batch in wanted:
-            self.after = batch.cursor.seq
-            self.ended = self.ended or batch.header.last
+        self.after = max([self.after, *(batch.cursor.seq for batch in wanted)])
         return wanted if data or wanted else None
+
+    def _rewind(self, offset: int) -> None:
+        """Read again from `offset`: the writer may have taken back what was read, and written something else."""
+        assert self._file is not None
+        self._file.seek(offset)
+        self._scanner = RecordScanner(offset)
 
     def _note_damages(self) -> None:
         assert self._segment is not None
@@ -150,14 +165,14 @@ class JournalReader:
         if segment is None:
             return False
         self.close()
-        self._segment, self._file, self._scanner = segment, segment.open("rb"), RecordScanner()
+        self._segment, self._file, self._scanner = segment, FileIO(segment), RecordScanner()
+        self._read_twice = -1
         return True
 
     def _following(self) -> Path | None:
         """The segment to read after the present one."""
-        segments = sorted(self.folder.glob("*.journal"))
-        if self._segment is not None:
-            return next((path for path in segments if path.name > self._segment.name), None)
+        present = self._segment.name if self._segment else ""
+        segments = sorted(path for path in self.folder.glob("*.journal") if path.name > present)
         begun = [path for path in segments if _first_seq(path) <= self.after + 1]
         return begun[-1] if begun else next(iter(segments), None)
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ProcessIdentity(NamedTuple):
@@ -22,6 +22,16 @@ class ProcessIdentity(NamedTuple):
     def of_this_process(cls) -> ProcessIdentity:
         """The identity of the process that calls."""
         return cls(socket.gethostname(), os.getpid(), process_start_time(os.getpid()) or "")
+
+    @classmethod
+    def from_fields(cls, fields: Any) -> ProcessIdentity | None:
+        """Read it from the map that files and replies hold, or None if that is none."""
+        if not isinstance(fields, dict):
+            return None
+        host, pid, started = fields.get("host"), fields.get("pid"), fields.get("started")
+        if isinstance(host, str) and isinstance(pid, int) and 0 <= pid < 2**63 and isinstance(started, str):
+            return cls(host, pid, started)
+        return None
 
     def is_gone(self) -> bool:
         """Whether it is known to have ended: False for one on another host, and for one that is stopped."""

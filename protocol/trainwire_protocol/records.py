@@ -73,20 +73,20 @@ class Damage:
 class RecordScanner:
     """Reads records out of bytes as they come, and goes on behind damaged ones.
 
-    Feed it with `feed`, then take what `records` gives; tell `records` when no more bytes can come.
+    Feed it with `feed`, then take what `records` gives; tell `records` when no more bytes can come. It keeps no more
+    than one record's bytes, however much of what it is fed is damaged.
     """
 
     offset: int = 0
     """Where in the file the bytes that are not yet read begin."""
     damages: list[Damage] = field(default_factory=list)
+    """Those whose end was found, in their order."""
     _data: bytearray = field(default_factory=bytearray)
-    _stuck_at: int | None = None
+    _open: Damage | None = None
 
     def feed(self, data: bytes) -> None:
         """Append the file's next bytes."""
         self._data += data
-        if data:
-            self._stuck_at = None
 
     @property
     def unread(self) -> int:
@@ -101,15 +101,18 @@ class RecordScanner:
         """
         batches: list[Batch] = []
         at = 0
-        while at < len(self._data) and (final or self.offset + at != self._stuck_at):
+        while at < len(self._data):
             found, reason = self._read(at)
             if found:
+                self._end_damage()
                 batches.append(found[0])
                 at = found[1]
-            elif final or (reason and self._next_record(at)):
+            elif final or reason:
                 at = self._skip(at, reason or "the record is cut off")
             else:
-                self._stuck_at = self.offset + at
+                break
+        if final:
+            self._end_damage()
         del self._data[:at]
         self.offset += at
         return batches
@@ -123,16 +126,23 @@ class RecordScanner:
             return None, str(error)
 
     def _skip(self, at: int, reason: str) -> int:
-        following = self._next_record(at) or len(self._data)
-        self.damages.append(Damage(self.offset + at, following - at, reason))
+        """Count bytes as damaged, up to where a record may begin."""
+        following = _find_marker(self._data, at + 1)
+        if self._open is None:
+            self._open = Damage(self.offset + at, 0, reason)
+        self._open.length += following - at
         return following
 
-    def _next_record(self, at: int) -> int | None:
-        """Where the next whole record after `at` begins."""
-        while (at := self._data.find(MARKER, at + 1)) >= 0:
-            try:
-                if decode_record(self._data, at) is not None:
-                    return at
-            except ProtocolError:
-                continue
-        return None
+    def _end_damage(self) -> None:
+        if self._open:
+            self.damages.append(self._open)
+            self._open = None
+
+
+def _find_marker(data: bytearray, start: int) -> int:
+    """Where the next marker begins, or the beginning of one that the data ends with, or the data's end."""
+    found = data.find(MARKER, start)
+    if found >= 0:
+        return found
+    cut = (len(data) - length for length in range(len(MARKER) - 1, 0, -1) if data.endswith(MARKER[:length]))
+    return next((place for place in cut if place >= start), len(data))

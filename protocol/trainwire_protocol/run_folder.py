@@ -62,9 +62,10 @@ class Attempt:
         """Its lease, or None if there is none that can be read."""
         try:
             fields = json.loads(self.lease_path.read_bytes())
-            process = ProcessIdentity(**fields.pop("process"))
-            return Lease(process=process, **fields)
-        except (OSError, ValueError, TypeError, KeyError):
+            process = ProcessIdentity.from_fields(fields["process"])
+            released = fields.get("released") is True
+            return Lease(process, str(fields["session"]), float(fields["renewed"]), released) if process else None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def write_lease(self, lease: Lease) -> None:
@@ -111,7 +112,7 @@ def read_run_name(run_folder: Path) -> str | None:
     """The name of the run in a folder, or None if there is none."""
     try:
         name = json.loads((run_folder / "journal" / "run.json").read_bytes())["run"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return name if is_run_name(name) else None
 
@@ -131,16 +132,21 @@ def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool 
         number = attempts[-1].number + 1 if attempts else 0
         attempt = Attempt(run, rank, number, journal_folder(run_folder, rank) / f"attempt-{number}")
         attempt.folder.parent.mkdir(parents=True, exist_ok=True)
-        # Of two that try at once, mkdir lets one through.
-        attempt.folder.mkdir()
+        _claim(attempt)
         attempt.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time()))
-    except FileExistsError:
-        raise _in_use(attempt) from None
     except OSError as error:
         raise UsageError(
             f"the run's folder {run_folder} cannot be written ({error.strerror}): choose another, or free it"
         ) from error
     return attempt
+
+
+def _claim(attempt: Attempt) -> None:
+    """Make the attempt's folder: of two processes that try at once, mkdir lets one through."""
+    try:
+        attempt.folder.mkdir()
+    except FileExistsError:
+        raise _in_use(attempt) from None
 
 
 def _in_use(attempt: Attempt) -> RunInUseError:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
-from trainwire_protocol.errors import ConnectionFileError, TargetError
+from trainwire_protocol.errors import TargetError
+from trainwire_protocol.run_folder import list_attempts
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,20 @@ def resolve_target(text: str) -> Target:
     """Understand a TARGET as it was typed.
 
     Raises:
-        TargetError: it names neither a folder nor a connection file nor an address.
+        TargetError: it names neither a folder nor a connection file nor an address, or cannot be looked at.
         ConnectionFileError: it names a file that is no connection file.
     """
     if "://" in text:
         if not is_endpoint(text):
             raise TargetError(f"the address {text!r} begins with neither tcp:// nor ipc://")
         return Target(folder=None, request=text)
-    path = Path(text)
+    try:
+        return _from_path(Path(text))
+    except (OSError, ValueError) as error:
+        raise TargetError(f"the target {text!r:.200} cannot be looked at: {error}") from error
+
+
+def _from_path(path: Path) -> Target:
     if path.is_file():
         return _from_file(path)
     if not path.exists() and not path.absolute().parent.exists():
@@ -46,8 +53,6 @@ def resolve_target(text: str) -> Target:
 def _from_file(path: Path) -> Target:
     connection = read_connection(path)
     folder = path.absolute().parent
-    if path.name != connection_path(folder, connection.rank).name:
-        return Target(folder=None, request=connection.request, connection=connection)
-    if not folder.is_dir():
-        raise ConnectionFileError(f"{path} stands in no run's folder")
-    return Target(folder=folder, request=connection.request)
+    if path.name == connection_path(folder, connection.rank).name and list_attempts(folder, connection.rank):
+        return Target(folder=folder, request=connection.request)
+    return Target(folder=None, request=connection.request, connection=connection)
