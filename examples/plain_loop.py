@@ -1,0 +1,34 @@
+"""A training loop written by hand, with Trainwire's bus and nothing else of it: python examples/plain_loop.py [FOLDER]"""
+
+import sys
+
+import torch
+from torch import nn
+
+import trainwire
+
+EPOCHS, BATCH, LEARNING_RATE = 5, 64, 1e-2
+
+
+def main(folder: str) -> None:
+    torch.manual_seed(1)
+    inputs = torch.rand(2048, 2)
+    targets = (inputs[:, :1] * 7).sin() * inputs[:, 1:]
+    model = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+
+    with trainwire.open_bus(folder, hparams={"learning_rate": LEARNING_RATE, "batch": BATCH}) as bus:
+        step = 0
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(inputs)).split(BATCH):
+                loss = nn.functional.mse_loss(model(inputs[rows]), targets[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                step += 1
+                bus.log({"train/loss": loss, "learning_rate": LEARNING_RATE}, step)  # tensors welcome: no sync
+    print(f"loss {loss:.4f}; write it to files with: trainwire sink tensorboard {folder}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "runs/plain-loop")
