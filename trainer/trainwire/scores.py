@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from trainwire.options import TrainingOptions
-from trainwire_protocol.errors import OptionError
+from trainwire.payloads import MetricValue
+from trainwire_protocol.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
     from torchmetrics import Metric, MetricCollection
@@ -49,11 +51,22 @@ class MainMetric:
     """With its split: `dev/accuracy`."""
     higher_is_better: bool
 
-    def is_better(self, score: float, best: float | None) -> bool:
-        """Whether `score` is better than `best`; NaN never is."""
-        if best is None:
-            return score == score
-        return score > best if self.higher_is_better else score < best
+    def rank(self, metrics: Mapping[str, MetricValue]) -> tuple[float, float] | None:
+        """How good an epoch is, by its metrics: the larger, the better; of equal scores the one with the lower loss.
+
+        None if it was not evaluated, or the score is NaN.
+
+        Raises:
+            UsageError: the main metric is a list of numbers.
+        """
+        score = metrics.get(self.name, math.nan)
+        loss = metrics.get(f"{self.name.partition('/')[0]}/loss", math.nan)
+        if isinstance(score, list):
+            raise UsageError(f"{self.name} is a list of {len(score)} numbers: models are compared by a single one")
+        if math.isnan(score):
+            return None
+        tie_break = -math.inf if isinstance(loss, list) or math.isnan(loss) else -loss
+        return score if self.higher_is_better else -score, tie_break
 
 
 def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits: Sequence[str]) -> MainMetric | None:

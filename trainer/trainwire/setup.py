@@ -126,7 +126,7 @@ def hyperparameters(run: TrainingRun, loss: object) -> dict[str, Any]:
         "seed": run.seed,
         "device": str(run.device),
         "model": type(run.model).__name__,
-        "parameters": count_parameters(run.model),
+        "trainable_parameters": count_parameters(run.model),
         "loss": getattr(loss, "__name__", type(loss).__name__),
         "metrics": list(run.metrics),
         "main_evaluation_metric": run.main_metric.name if run.main_metric else None,

@@ -22,7 +22,7 @@ class EarlyStopping(Plugin):
         if patience < 0:
             raise OptionError(f"EarlyStopping: patience is {patience}: it has to be at least 0")
         self.patience = patience
-        self._best: float | None = None
+        self._best: tuple[float, float] | None = None
         self._bad_epochs = 0
 
     @hook
@@ -36,11 +36,11 @@ class EarlyStopping(Plugin):
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Count the epochs that are no better."""
         main = self.run.main_metric
-        score = epoch.metrics.get(main.name) if main else None
-        if main is None or not isinstance(score, float):
+        if main is None or main.name not in epoch.metrics:
             return
-        if main.is_better(score, self._best):
-            self._best, self._bad_epochs = score, 0
+        rank = main.rank(epoch.metrics)
+        if rank is not None and (self._best is None or rank > self._best):
+            self._best, self._bad_epochs = rank, 0
             return
         self._bad_epochs += 1
         if self._bad_epochs > self.patience:
