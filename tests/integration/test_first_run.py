@@ -1,0 +1,132 @@
+"""The first run, as a newcomer makes it: a real training, real sinks in processes of their own, TensorBoard itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from reading import read_events, wait_until
+
+ROOT = Path(__file__).parents[2]
+TRAINWIRE = [sys.executable, "-m", "trainwire_sinks"]
+EPOCHS = 3
+
+pytest.importorskip("sklearn", reason="the example needs scikit-learn's images")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the digits example with three sinks beside it."""
+    folder = tmp_path_factory.mktemp("first") / "digits"
+    sinks = [word for name in ("loss-file", "log-file", "tensorboard") for word in ("--sink", name)]
+    script = [sys.executable, str(ROOT / "examples" / "digits.py"), str(folder), "--epochs", str(EPOCHS)]
+    ended = subprocess.run(
+        [*TRAINWIRE, "launch", *sinks, "--", *script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "tensorboard --logdir" in ended.stdout
+    return folder
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """The journal's scalars: for each name the value at each step."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for event in read_events(folder):
+        if event.type == "scalar":
+            found[event.name][event.step] = event.value
+    return dict(found)
+
+
+def test_the_loss_file_has_a_row_for_each_epoch(run: Path) -> None:
+    """loss.tsv has its header and one row an epoch, with what the journal says of it in full precision."""
+    header, *rows = [line.split("\t") for line in (run / "loss.tsv").read_text().splitlines()]
+    assert header[:5] == ["EPOCH", "TIMESTAMP", "BAD_EPOCHS", "LEARNING_RATE", "TRAIN_LOSS"]
+    assert {"DEV_LOSS", "DEV_ACCURACY"} <= set(header)
+    assert [row[0] for row in rows] == [str(epoch) for epoch in range(1, EPOCHS + 1)]
+    losses = list(scalars(run)["train/loss"].values())
+    assert [float(row[4]) for row in rows] == losses
+
+
+def test_the_log_file_tells_the_story(run: Path) -> None:
+    """training.log begins with the run's start and ends with its end; every line begins with date and level."""
+    text = (run / "training.log").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("    ")]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00 [A-Z]+ ", line) for line in lines)
+    assert "run digits" in lines[0]
+    assert "run finished" in lines[-1]
+    assert "device" in text
+    assert "best model saved" in text
+
+
+@contextmanager
+def tensorboard(folder: Path, *, load_fast: bool) -> Iterator[str]:
+    """TensorBoard's own server on a folder; gives its address."""
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0",
+            "--host", "127.0.0.1", f"--load_fast={str(load_fast).lower()}", "--samples_per_plugin", "scalars=1000000",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert server.stderr is not None
+        address = next(found[0] for line in server.stderr if (found := re.findall(r"http://127\.0\.0\.1:\d+/", line)))
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+        server.stderr.close()
+
+
+def get(address: str, path: str, **parameters: str) -> object:
+    with urllib.request.urlopen(f"{address}{path}?{urllib.parse.urlencode(parameters)}", timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("load_fast", [True, False])
+def test_tensorboard_shows_every_scalar_of_the_journal(run: Path, load_fast: bool) -> None:
+    """Over HTTP TensorBoard returns each scalar that the journal holds, with its step, from both of its loaders."""
+    expected = scalars(run)
+    with tensorboard(run / "tensorboard", load_fast=load_fast) as address:
+        wait_until(lambda: expected.keys() <= get(address, "data/plugin/scalars/tags").get("rank-0", {}).keys(), 60)
+        for name, points in expected.items():
+            rows = get(address, "data/plugin/scalars/scalars", run="rank-0", tag=name)
+            shown = {step: value for _, step, value in rows}
+            assert shown.keys() == points.keys(), name
+            assert all(math.isclose(shown[step], points[step], rel_tol=1e-6) for step in points), name
+
+
+@pytest.mark.parametrize(
+    ("sink", "output"), [("loss-file", "loss.tsv"), ("log-file", "training.log"), ("tensorboard", "tensorboard")]
+)
+def test_a_late_sink_writes_the_same_bytes(run: Path, tmp_path: Path, sink: str, output: str) -> None:
+    """A sink that is started after the run writes byte for byte what the live one wrote, and exits 0."""
+    command = [*TRAINWIRE, "sink", sink, str(run), "--output", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert contents(tmp_path / output) == contents(run / output)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    assert files
+    return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
+
+
+def test_a_plain_loop_with_the_bus_alone(tmp_path: Path) -> None:
+    """The hand-written loop of the examples runs in under 40 lines, and a sink reads what it recorded."""
+    script = ROOT / "examples" / "plain_loop.py"
+    assert len(script.read_text().splitlines()) < 40
+    subprocess.run([sys.executable, str(script), str(tmp_path / "run")], timeout=60, check=True)
+    assert any(event.name == "train/loss" for event in read_events(tmp_path / "run"))
