@@ -1,12 +1,14 @@
 """Which sinks there are: the modules of `trainwire_sinks.builtin`, and what other packages register.
 
-Another package registers a sink by an entry point of the group `trainwire.sinks`: its name, and the class.
+Another package registers a sink by an entry point of the group `trainwire.sinks`: its name, and the class. One that is
+not registered is named by where it stands, as `module:Class`.
 """
 
 from __future__ import annotations
 
 import difflib
 import pkgutil
+import sys
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Final
@@ -19,7 +21,7 @@ ENTRY_POINTS: Final = "trainwire.sinks"
 
 
 class SinkLoadError(UsageError):
-    """A sink of another package that cannot be imported, or that is none."""
+    """A sink that is not one of Trainwire's own and cannot be imported, or that is none."""
 
 
 def sink_names() -> list[str]:
@@ -28,12 +30,12 @@ def sink_names() -> list[str]:
 
 
 def find_sink(name: str) -> type[Sink]:
-    """The sink called `name`.
+    """The sink called `name`, or that stands at `module:Class`; the module may be in the working directory.
 
     Raises:
         UsageError: there is none; lists those there are.
         MissingExtraError: it needs packages that are not installed.
-        SinkLoadError: it is another package's, and broken.
+        SinkLoadError: it is not one of Trainwire's own, and broken.
     """
     sink = _load(name)
     missing = [package for package in sink.packages if find_spec(package) is None]
@@ -63,14 +65,21 @@ def _load(name: str) -> type[Sink]:
     if name in _builtin_names():
         return _class_of(name)
     points = list(metadata.entry_points(group=ENTRY_POINTS, name=name))
+    if ":" in name:
+        sys.path.insert(0, "")
+        points = [metadata.EntryPoint(name, name, ENTRY_POINTS)]
     if not points:
         raise UsageError(_unknown(name))
+    return _load_point(points[0])
+
+
+def _load_point(point: metadata.EntryPoint) -> type[Sink]:
     try:
-        sink = points[0].load()
+        sink = point.load()
     except Exception as error:
-        raise SinkLoadError(f"the sink {name} ({points[0].value}) cannot be loaded: {error!r}") from error
+        raise SinkLoadError(f"the sink {point.name} ({point.value}) cannot be loaded: {error!r}") from error
     if not (isinstance(sink, type) and issubclass(sink, Sink)):
-        raise SinkLoadError(f"the sink {name} ({points[0].value}) is no subclass of trainwire_sinks.Sink")
+        raise SinkLoadError(f"the sink {point.name} ({point.value}) is no subclass of trainwire_sinks.Sink")
     return sink
 
 

@@ -96,3 +96,14 @@ def test_a_broken_third_partys_sink_is_named(name: str, reason: str) -> None:
     with pytest.raises(SinkLoadError, match=reason):
         find_sink(name)
     assert reason in describe_sink(name)
+
+
+def test_a_sink_is_found_by_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that is not registered is named as `module:Class`, the module in the working directory."""
+    (tmp_path / "jokes_in_a_file.py").write_text(THIRD_PARTY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert find_sink("jokes_in_a_file:Jokes").name == "jokes"
+    for name, reason in (("jokes_in_a_file:Joke", "no attribute"), ("jokes_in_none:Joke", "No module named")):
+        with pytest.raises(SinkLoadError, match=reason):
+            find_sink(name)
