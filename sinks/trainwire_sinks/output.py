@@ -86,7 +86,7 @@ class AppendOutput:
 
     def exists(self) -> bool:
         """Whether the file is there with something in it."""
-        return _size(self.path) > 0
+        return size_of(self.path) > 0
 
     async def open(self, length: int) -> None:
         """Truncate the file to `length` bytes."""
@@ -132,7 +132,7 @@ class ReplaceOutput:
 
     def exists(self) -> bool:
         """Whether the file is there with something in it."""
-        return _size(self.path) > 0
+        return size_of(self.path) > 0
 
     async def open(self, length: int) -> None:
         """Check that the file is there; one of length 0 is removed, a newer one than was committed stays as it is."""
@@ -160,83 +160,8 @@ class ReplaceOutput:
         """Nothing is held open."""
 
 
-class SeriesOutput:
-    """A series of numbered files that grows at its end, as TensorBoard's event files do. Its length is that of all.
-
-    Args:
-        folder: where they are.
-        pattern: the file's name, with `{}` for a number of ten digits that begins at 1.
-    """
-
-    def __init__(self, folder: Path, pattern: str) -> None:
-        self.folder = folder
-        self.pattern = pattern
-        self._before = 0
-        self._number = 1
-        self._last = AppendOutput(self._path(1))
-
-    @property
-    def length(self) -> int:
-        """How long all files are together, in bytes."""
-        return self._before + self._last.length
-
-    def exists(self) -> bool:
-        """Whether the first file is there with something in it."""
-        return bool(self._paths_from(1))
-
-    async def open(self, length: int) -> None:
-        """Truncate the file in which `length` falls, and remove those behind it."""
-        await self.close()
-        self._number, self._before = await asyncio.to_thread(self._locate, length)
-        await asyncio.to_thread(self._remove_from, self._number + 1 if length else 1)
-        self._last = AppendOutput(self._path(self._number))
-        if length:
-            await self._last.open(length - self._before)
-
-    async def write(self, data: bytes) -> None:
-        """Append to the last file, which is made now if there is none."""
-        if not self.length:
-            await self._last.open(0)
-        await self._last.write(data)
-
-    async def begin_next(self) -> None:
-        """End the last file and begin another."""
-        await self._last.flush()
-        self._before += self._last.length
-        await self._last.close()
-        self._number += 1
-        self._last = AppendOutput(self._path(self._number))
-        await self._last.open(0)
-
-    async def flush(self) -> None:
-        """Write what waits."""
-        await self._last.flush()
-
-    async def close(self) -> None:
-        """Close the last file; what waits is dropped."""
-        await self._last.close()
-
-    def _path(self, number: int) -> Path:
-        return self.folder / self.pattern.format(f"{number:010d}")
-
-    def _paths_from(self, number: int) -> list[Path]:
-        return [path for path in sorted(self.folder.glob(self.pattern.format("*"))) if path >= self._path(number)]
-
-    def _locate(self, length: int) -> tuple[int, int]:
-        """The number of the file in which `length` falls, and the length of those before it."""
-        number, before = 1, 0
-        while length > before + (size := _size(self._path(number))):
-            if not size:
-                raise OutputChangedError(f"{self.folder} holds {before} bytes of events and should hold {length}")
-            number, before = number + 1, before + size
-        return number, before
-
-    def _remove_from(self, number: int) -> None:
-        for path in reversed(self._paths_from(number)):
-            path.unlink()
-
-
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """The size of a file in bytes; 0 if it is not there."""
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -261,5 +186,5 @@ def _check_or_remove(path: Path, length: int) -> None:
 
 
 def _check_length(path: Path, length: int) -> None:
-    if (size := _size(path)) < length:
+    if (size := size_of(path)) < length:
         raise OutputChangedError(f"{path} has {size} bytes and should have {length}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainwire_protocol.attempts import NOTHING, resumed_from
 from trainwire_protocol.events import Event
 from trainwire_sinks.base import Sink, State
-from trainwire_sinks.output import SeriesOutput
+from trainwire_sinks.series import SeriesOutput
 
 
 class TensorBoard(Sink):
