@@ -59,7 +59,7 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
         (["sink", "loss-file", "RUN", "--rank", "-1"], ExitCode.USAGE, "--rank"),
         (["sink", "loss-file", "RUN", "--give-up", "soon"], ExitCode.USAGE, "--give-up"),
-        (["sink", "loss", "RUN"], ExitCode.USAGE, "the sinks are log-file, loss-file"),
+        (["sink", "loss", "RUN"], ExitCode.USAGE, "log-file, loss-file"),
         (["sink", "loss-file", "http://host"], ExitCode.USAGE, "neither tcp:// nor ipc://"),
         (["sink", "loss-file", "tcp://127.0.0.1:1"], ExitCode.USAGE, "give one with --output"),
         (["sink", "loss-file", "tcp://127.0.0.1:1", "--rank", "all"], ExitCode.USAGE, "--rank all needs"),
