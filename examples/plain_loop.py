@@ -1,4 +1,4 @@
-"""A training loop written by hand, with Trainwire's bus and nothing else of it: python examples/plain_loop.py [FOLDER]"""
+"""A training loop written by hand, with nothing of Trainwire but its bus: python examples/plain_loop.py [FOLDER]"""
 
 import sys
 

@@ -38,7 +38,7 @@ def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
     if not isinstance(batch, (list, tuple)) or len(batch) < 2:
         raise UsageError(
             f"a batch is a {type(batch).__name__}, not inputs followed by a target: "
-            "override forward_loss and evaluation_step of ModelTrainer"
+            "override ModelTrainer.forward"
         )
     return tuple(batch[:-1]), batch[-1]
 

@@ -32,6 +32,14 @@ class Plugin:
             )
         return self._run
 
+    def bindings(self) -> list[Binding]:
+        """What is to be called, and at which hooks: the methods that are marked.
+
+        Raises:
+            OptionError: a method cannot be called at its hook.
+        """
+        return plugin_bindings(self)
+
     def attach(self, run: TrainingRun) -> None:
         """Take part in `run`: called by the trainer before `after_setup`."""
         if self._run is not None:
@@ -41,6 +49,17 @@ class Plugin:
     def detach(self) -> None:
         """Leave the training: called by the trainer when it is over, in whichever way."""
         self._run = None
+
+
+class Functions(Plugin):
+    """The single functions that were added with `ModelTrainer.on`."""
+
+    def __init__(self) -> None:
+        self.added: list[Binding] = []
+
+    def bindings(self) -> list[Binding]:
+        """The functions, in the order in which they were added."""
+        return self.added
 
 
 def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
@@ -60,10 +79,5 @@ def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
             raise OptionError(f"plugins[{number}] is {plugin!r}, no trainwire.Plugin")
         if any(plugin is other for other in plugins[:number]):
             raise OptionError(f"plugins[{number}], a {type(plugin).__name__}, is attached twice: leave one out")
-        plugin_bindings(plugin)
+        plugin.bindings()
     return tuple(plugins)
-
-
-def bindings_of(plugins: tuple[Plugin, ...]) -> list[Binding]:
-    """The hooks of all plugins, in attach order."""
-    return [binding for plugin in plugins for binding in plugin_bindings(plugin)]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainwire.bus import EventBus
-from trainwire.hooks import Binding, Hooks
+from trainwire.hooks import Hooks
 from trainwire.opening import open_bus
 from trainwire.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.plugin import Plugin
@@ -23,15 +23,13 @@ logger = logging.getLogger("trainwire")
 
 
 @contextmanager
-def session(
-    run: TrainingRun, plugins: Sequence[Plugin], bindings: Sequence[Binding], hparams: Mapping[str, Any]
-) -> Iterator[None]:
+def session(run: TrainingRun, plugins: Sequence[Plugin], hparams: Mapping[str, Any]) -> Iterator[None]:
     """Open what a training needs beside itself: the bus, the sinks, log records, plugins, signals."""
     sinks, patience = SinkProcesses(), SINK_TIMEOUT
     run.bus = open_bus(run.folder, hparams=hparams)
     try:
         sinks.start(run.options.sinks, run.folder, run.bus.rank)
-        with logging_to(run.bus), attached(run, plugins, bindings), interruptible(run.control):
+        with logging_to(run.bus), attached(run, plugins), interruptible(run.control):
             yield
     except BaseException as error:
         run.end(*ending_of(error))
@@ -58,14 +56,14 @@ def logging_to(bus: EventBus) -> Iterator[None]:
 
 
 @contextmanager
-def attached(run: TrainingRun, plugins: Sequence[Plugin], bindings: Sequence[Binding]) -> Iterator[None]:
+def attached(run: TrainingRun, plugins: Sequence[Plugin]) -> Iterator[None]:
     """Let the plugins take part in the run, and leave it in the reverse order."""
     taking_part: list[Plugin] = []
     try:
         for plugin in plugins:
             plugin.attach(run)
             taking_part.append(plugin)
-        run.hooks = Hooks(bindings)
+        run.hooks = Hooks(binding for plugin in plugins for binding in plugin.bindings())
         yield
     finally:
         run.hooks = Hooks()

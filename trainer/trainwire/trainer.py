@@ -14,7 +14,7 @@ from trainwire.control import Control
 from trainwire.corpus import Corpus, Data, set_epoch
 from trainwire.evaluation import evaluate
 from trainwire.finish import finish_model, result_of
-from trainwire.hooks import Binding, function_bindings
+from trainwire.hooks import function_bindings
 from trainwire.models import checked_model, count_parameters
 from trainwire.options import TrainingOptions
 from trainwire.payloads import (
@@ -25,7 +25,7 @@ from trainwire.payloads import (
     BeforeTrainingEpoch,
     TrainingInterrupt,
 )
-from trainwire.plugin import Plugin, bindings_of, checked_plugins
+from trainwire.plugin import Functions, Plugin, checked_plugins
 from trainwire.result import Result
 from trainwire.run import TrainingRun
 from trainwire.scores import named_metrics
@@ -71,7 +71,7 @@ class ModelTrainer:
         self.loss = loss
         self.metrics = named_metrics(metrics)
         self.plugins = checked_plugins(plugins)
-        self._functions: list[Binding] = []
+        self._functions = Functions()
         self._run: TrainingRun | None = None
 
     @property
@@ -101,7 +101,7 @@ class ModelTrainer:
         """
 
         def add(function: Function) -> Function:
-            self._functions += function_bindings(names or (function.__name__,), function)
+            self._functions.added += function_bindings(names or (function.__name__,), function)
             return function
 
         return add
@@ -148,11 +148,10 @@ class ModelTrainer:
             KeyboardInterrupt: Ctrl-C was pressed twice.
         """
         settings = TrainingOptions.from_keywords(options)
-        everyone = with_default_plugins(checked_plugins([*self.plugins, *plugins]), settings)
+        everyone = with_default_plugins([*checked_plugins([*self.plugins, *plugins]), self._functions], settings)
         corpus = checked_corpus(train, dev, test, corpus)
         run = prepare(self.model, self.loss, self.metrics, checked_folder(run_folder), corpus, settings)
-        bindings = [*bindings_of(everyone), *self._functions]
-        with self._running(run), session(run, everyone, bindings, hyperparameters(run, self.loss)):
+        with self._running(run), session(run, everyone, hyperparameters(run, self.loss)):
             with ending_hooks(run):
                 self._train_epochs(run)
                 test_metrics = finish_model(self, run)

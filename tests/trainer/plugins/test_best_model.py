@@ -1,0 +1,84 @@
+"""The best model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from reading import read_events
+from tiny import corpus, linear, make_trainer, train
+from torchmetrics.classification import MulticlassAccuracy
+
+from trainwire import Plugin, hook
+from trainwire.models import load_model
+from trainwire.payloads import AfterTrainingEpoch
+from trainwire.plugins.best_model import BestModel
+from trainwire_protocol.errors import UsageError
+
+
+class Scores(Plugin):
+    """Sets each epoch's scores, and leaves the epoch's number in the model's bias."""
+
+    def __init__(self, **scores: list[float]) -> None:
+        self.scores = scores
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        metrics = {f"dev/{name}": values[epoch.epoch - 1] for name, values in self.scores.items()}
+        self.run.record_epoch(metrics)
+        torch.nn.init.constant_(self.run.model.bias, epoch.epoch)  # type: ignore[arg-type]  # a parameter
+
+
+def bad_epochs(folder: Path) -> list[int]:
+    return [event.value["bad_epochs"] for event in read_events(folder) if event.name == "epoch/finished"]
+
+
+def test_the_best_epochs_weights_are_kept(tmp_path: Path) -> None:
+    """An epoch is best if its score is higher than any before; those since then are counted as bad."""
+    scores = Scores(accuracy=[0.5, 0.4, math.nan, 0.9, 0.7], loss=[1.0] * 5)
+    result = train(tmp_path, scores, BestModel(), max_epochs=5)
+    assert (result.best_epoch, result.best_score) == (4, 0.9)
+    assert bad_epochs(tmp_path) == [0, 1, 2, 0, 1]
+    load_model(model := linear(), tmp_path / "best-model.pt")
+    assert model.bias.tolist() == [4, 4]
+
+
+def test_of_equal_scores_the_lower_loss_is_better(tmp_path: Path) -> None:
+    """A tie is broken by the split's loss, and equal in both is not better."""
+    scores = Scores(accuracy=[1.0, 1.0, 1.0, 1.0], loss=[0.5, 0.4, 0.4, 0.6])
+    result = train(tmp_path, scores, BestModel(), max_epochs=4)
+    assert result.best_epoch == 2
+    assert bad_epochs(tmp_path) == [0, 0, 1, 2]
+
+
+def test_lower_is_better_for_a_loss(tmp_path: Path) -> None:
+    """The direction is that of the main metric."""
+    scores = Scores(accuracy=[0.1, 0.2, 0.3], loss=[0.5, 0.3, 0.4])
+    result = train(tmp_path, scores, BestModel(), max_epochs=3, main_evaluation_metric="dev/loss")
+    assert (result.best_epoch, result.best_score) == (2, 0.3)
+
+
+def test_a_second_training_begins_anew(tmp_path: Path) -> None:
+    """A score of the training before does not count, though the plugin is the same."""
+    plugin = BestModel()
+    train(tmp_path / "a", Scores(accuracy=[0.9], loss=[1.0]), plugin, max_epochs=1)
+    result = train(tmp_path / "b", Scores(accuracy=[0.1], loss=[1.0]), plugin, max_epochs=1)
+    assert result.best_epoch == 1
+
+
+def test_an_epoch_that_is_not_evaluated_counts_neither_way(tmp_path: Path) -> None:
+    """A training stopped in its first epoch has no best model, and tests the last one."""
+    trainer = make_trainer()
+    trainer.on("after_training_batch")(lambda batch: trainer.control.stop("enough"))
+    result = train(tmp_path, trainer=trainer)
+    assert (result.best_epoch, bad_epochs(tmp_path)) == (None, [0])
+    assert result.test_score is not None
+
+
+def test_models_are_compared_by_one_number(tmp_path: Path) -> None:
+    """A main metric that turns out to be a list is an error that says so."""
+    trainer = make_trainer(metrics={"recall": MulticlassAccuracy(2, average=None)})
+    with pytest.raises(UsageError, match="dev/recall is a list of 2 numbers"):
+        train(tmp_path, trainer=trainer, corpus=corpus())

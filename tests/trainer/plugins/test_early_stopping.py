@@ -1,0 +1,49 @@
+"""Early stopping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import make_trainer, points, train
+
+from trainwire import Plugin, hook
+from trainwire.payloads import AfterTrainingEpoch
+from trainwire.plugins.early_stopping import EarlyStopping
+from trainwire_protocol.errors import OptionError
+
+
+class Accuracy(Plugin):
+    """Sets each epoch's accuracy."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        self.run.record_epoch({"dev/accuracy": self.scores[epoch.epoch - 1], "dev/loss": 1.0})
+
+
+def test_training_stops_when_patience_is_at_its_end(tmp_path: Path) -> None:
+    """Two epochs that are no better are borne with a patience of two; the third stops the training."""
+    scores = Accuracy(0.5, 0.4, 0.6, 0.6, 0.5, 0.1, 0.9)
+    result = train(tmp_path, scores, EarlyStopping(patience=2), max_epochs=7)
+    assert (result.status, result.epochs) == ("finished", 6)
+    assert result.reason == "dev/accuracy has not got better for 3 epochs"
+
+
+def test_the_same_plugin_can_stop_a_second_training(tmp_path: Path) -> None:
+    """Its count begins anew, and the stopped epoch was evaluated and tested."""
+    plugin = EarlyStopping(patience=0)
+    for folder in ("a", "b"):
+        result = train(tmp_path / folder, Accuracy(0.5, 0.4, 0.9), plugin, max_epochs=3)
+        assert result.epochs == 2
+        assert result.test_score is not None
+
+
+def test_it_needs_something_to_watch(tmp_path: Path) -> None:
+    """Without a main metric, or with a negative patience, it is refused."""
+    with pytest.raises(OptionError, match="patience is -1"):
+        EarlyStopping(patience=-1)
+    with pytest.raises(OptionError, match="EarlyStopping has nothing to watch"):
+        train(tmp_path, EarlyStopping(), trainer=make_trainer(), train=points(8))
