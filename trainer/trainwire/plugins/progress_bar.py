@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from trainwire.hooks import hook
 from trainwire.payloads import (
     AfterEvaluation,
@@ -17,6 +14,13 @@ from trainwire.payloads import (
     TrainingFinally,
 )
 from trainwire.plugin import Plugin
+from trainwire_protocol.errors import MissingExtraError
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+except ModuleNotFoundError as error:
+    raise MissingExtraError("the progress bar", "torch", "rich") from error
 
 
 class ProgressBar(Plugin):
@@ -45,7 +49,7 @@ class ProgressBar(Plugin):
         if not console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[said]}"), console=console,
         )  # fmt: skip
         self._task = self._progress.add_task("", said="")
@@ -69,8 +73,9 @@ class ProgressBar(Plugin):
 
     @hook
     def after_evaluation(self, evaluation: AfterEvaluation) -> None:
-        """Show the scores."""
-        self._scores = " ".join(f"{name} {_short(value)}" for name, value in evaluation.metrics.items())
+        """Show the scores, and the split's loss if there is nothing else."""
+        scores = {name: value for name, value in evaluation.metrics.items() if not name.endswith("/loss")}
+        self._scores = " ".join(f"{name} {_short(value)}" for name, value in (scores or evaluation.metrics).items())
         if self._progress:
             self._progress.update(self._task, said=f"{self._loss} {self._scores}")
 

@@ -1,0 +1,47 @@
+"""The examples keep what they promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainwire_protocol.errors import MissingExtraError
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
+
+
+@pytest.mark.timeout(300)
+def test_the_digits_are_learned_to_97_percent(tmp_path: Path) -> None:
+    """The example reaches 97 % on the test part, and says where its files are and how to open TensorBoard."""
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn's images")
+    folder = tmp_path / "run"
+    ended = subprocess.run([sys.executable, DIGITS, folder], capture_output=True, text=True, timeout=280, check=True)
+    accuracy = re.search(r"test accuracy ([\d.]+)%", ended.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 97
+    assert f"tensorboard --logdir {folder}" in ended.stdout
+    assert {"loss.tsv", "training.log", "best-model.pt", "final-model.pt"} <= {file.name for file in folder.iterdir()}
+    assert ended.stderr == ""
+
+
+def test_a_missing_scikit_learn_is_one_line(tmp_path: Path) -> None:
+    """Without the demo's images the example ends with a line that names the extra."""
+    script = f"import runpy, sys; sys.modules['sklearn'] = None; runpy.run_path({str(DIGITS)!r}, run_name='__main__')"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=50, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "examples/digits.py needs scikit-learn: pip install 'trainwire[demo]'\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_rich_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing the progress bar without rich is an error that says what to install."""
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "trainwire.plugins.progress_bar", raising=False)
+    with pytest.raises(MissingExtraError, match=r"progress bar needs rich: pip install 'trainwire\[torch\]'"):
+        import trainwire.plugins.progress_bar  # noqa: F401  # importing it is the test
