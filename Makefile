@@ -6,7 +6,7 @@ VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint types pytest test-without-torch clean
+.PHONY: help demo test lint types pytest test-without-torch chaos clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
@@ -40,6 +40,12 @@ $(VENV_WITHOUT_TORCH)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_WITHOUT_TORCH)
 	$(VENV_WITHOUT_TORCH)/bin/$(PIP_INSTALL) --editable '.[tensorboard,dev]'
 	touch $@
+
+ROUNDS ?= 300
+SEED ?= 1
+
+chaos: $(VENV)/.installed  ## kill, stop and cut at random, ROUNDS times from SEED on, and prove that nothing came of it
+	PYTHONPATH=tests $(VENV)/bin/python -m chaos --rounds $(ROUNDS) --seed $(SEED)
 
 clean:  ## remove what the targets above have made
 	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis
