@@ -25,10 +25,14 @@ class AttemptReport:
     """Events that cannot be read."""
     head: int = -1
     """Seq of the last event."""
+    heads: dict[str, int] = field(default_factory=dict)
+    """For each channel the seq of its last event."""
     ending: str | None = None
     """Name of the last event, if the attempt ended by itself."""
     is_live: bool = False
     """Whether a trainer may still be recording it."""
+    is_cut: bool = False
+    """Whether its owner has ended it in order, and yet its last event is not there."""
     missing: list[tuple[int, int]] = field(default_factory=list)
     """First and last seq of what should be there, and that no event accounts for."""
     lost: list[tuple[int, int]] = field(default_factory=list)
@@ -46,7 +50,9 @@ class AttemptReport:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is missing, lost, dropped or damaged; a torn end of a process that died is none of these."""
-        return not (self.missing or self.lost or self.dropped or self.damages or self.malformed)
+        return not (
+            self.missing or self.lost or self.dropped or self.damages or self.malformed or self.is_cut
+        )  # fmt: skip
 
 
 def verify_run(run_folder: Path) -> list[AttemptReport]:
@@ -61,12 +67,22 @@ def verify_run(run_folder: Path) -> list[AttemptReport]:
 
 def _verify_rank(run_folder: Path, rank: int) -> list[AttemptReport]:
     reports = [_verify_attempt(attempt) for attempt in list_attempts(run_folder, rank)]
+    _note_cut_origins(reports)
     kept = kept_ranges({report.attempt: report.resumed_from for report in reports})
     for report in reports:
         last_kept = kept.get(report.attempt, -1)
         if last_kept is not None and last_kept < report.head:
             report.superseded = (last_kept + 1, report.head)
     return reports
+
+
+def _note_cut_origins(reports: list[AttemptReport]) -> None:
+    """What an attempt has resumed from was there once."""
+    by_number = {report.attempt: report for report in reports}
+    for origin in (report.resumed_from for report in reports if report.resumed_from):
+        resumed = by_number.get(origin.attempt)
+        if resumed and resumed.head < origin.seq:
+            resumed.missing.append((resumed.head + 1, origin.seq))
 
 
 def _verify_attempt(attempt: Attempt) -> AttemptReport:
@@ -79,6 +95,8 @@ def _verify_attempt(attempt: Attempt) -> AttemptReport:
         reader.close()
     _note_damages(report, attempt, reader.damages)
     report.missing = list(_subtract(report.missing, report.lost))
+    lease = attempt.read_lease()
+    report.is_cut = lease is not None and lease.released and report.ending is None
     return report
 
 
@@ -90,7 +108,7 @@ def _batches(reader: JournalReader, *, final: bool) -> Iterator[Batch]:
 def _note_batch(report: AttemptReport, batch: Batch) -> None:
     if batch.header.seq > report.head + 1:
         report.missing.append((report.head + 1, batch.header.seq - 1))
-    report.head = batch.cursor.seq
+    report.head = report.heads[batch.header.channel] = batch.cursor.seq
     try:
         events, malformed = batch.events, batch.malformed
     except MalformedBatchError:

@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """The sink's own code kept failing; a later start goes on from the last commit."""
     PROTOCOL = 5
     """What was read is not what the wire's specification says, or is of a newer version of it."""
+    NOT_WHOLE = 6
+    """`verify`: the run's record lacks something that was recorded."""
     INTERNAL = 70
     """A mistake in Trainwire."""
     NOT_FOUND = 127

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from trainwire_protocol.attempts import kept_ranges, resumed_from
-from trainwire_protocol.events import Event, validate
+from trainwire_protocol.events import LAST_EVENTS, Event, validate
 from trainwire_protocol.wire import Batch, Cursor, Header, encode_batch
 from trainwire_sinks.base import Sink
 from trainwire_sinks.runner import SinkRunner
@@ -158,7 +158,8 @@ def _record_attempt(run: str, attempt: int, groups: Sequence[Sequence[Event]]) -
     batches = []
     seq, last_of_channel = 0, {"event": -1}
     for events in groups:
-        header = Header(run, 0, attempt, "event", seq, len(events), dict(last_of_channel))
+        is_last = bool(events) and events[-1].name in LAST_EVENTS
+        header = Header(run, 0, attempt, "event", seq, len(events), dict(last_of_channel), last=is_last)
         batches.append(encode_batch(header, [validate(event) for event in events]))
         seq += len(events)
         last_of_channel["event"] = seq - 1

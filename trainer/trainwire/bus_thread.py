@@ -134,13 +134,13 @@ class BusThread(threading.Thread):
         self._drop_unresolved()
         await self._drain(publisher)
         status, reason = self._last
-        value = {"last_seq": self._batcher.seq, "reason": reason}
-        step = self._recorder.last_step
-        last = Event(f"run/{status}", value, "lifecycle", time.time(), step)
+        last_seq = self._batcher.seq
+        value = {"last_seq": last_seq, "reason": reason}
+        last = Event(f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step)
         publisher.publish([last])
         self._watchers.send([last])
         self._journal.stop()
-        while publisher.written < value["last_seq"] and time.monotonic() < deadline:
+        while publisher.written < last_seq and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         server.beat()
         self._name_late(await server.wait_for_sinks(publisher.written, deadline - time.monotonic()), publisher)

@@ -1,0 +1,121 @@
+"""`trainwire verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from trainwire_protocol.errors import IncompleteError, TargetError
+from trainwire_protocol.run_folder import read_run_name
+from trainwire_protocol.target import resolve_target
+from trainwire_protocol.verification import AttemptReport, verify_run
+from trainwire_protocol.wire import Cursor
+from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.progress import Progress, read_progress
+
+
+def verify(
+    target: str,
+    *,
+    output: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    as_json: Annotated[bool, Parameter("--json", negative="")] = False,
+) -> int:
+    """Prove that a run's record is whole, or say exactly what it lacks, and how far each sink has got.
+
+    Args:
+        target: A run's folder.
+        output: A folder that sinks write to, beside the run's folder itself; give it several times for several.
+        as_json: Print one JSON object instead of text.
+
+    Returns:
+        0 if the record is whole, 6 if it lacks something.
+    """
+    folder = resolve_target(target).folder
+    if folder is None:
+        raise TargetError(f"verify reads the journal, and {target} names no run's folder: give that")
+    run = read_run_name(folder)
+    try:
+        reports = verify_run(folder) if run else []
+    except OSError as error:
+        raise IncompleteError(f"the record in {folder} cannot be read: {error}") from error
+    if run is None or not reports:
+        raise TargetError(f"there is no run in {folder}: it has no journal")
+    folders = dict.fromkeys([folder, *(output or [])])
+    sinks = [progress for place in folders for progress in read_progress(run, place, reports)]
+    print(_as_json(run, reports, sinks) if as_json else "\n".join(_as_text(run, folder, reports, sinks)))
+    return ExitCode.OK if _is_whole(reports, sinks) else ExitCode.NOT_WHOLE
+
+
+def _is_whole(reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> bool:
+    return all(report.is_whole for report in reports) and not any(sink.ahead for sink in sinks)
+
+
+def _as_json(run: str, reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> str:
+    attempts = [
+        asdict(report) | {"is_whole": report.is_whole, "resumed_from": _position(report.resumed_from)}
+        for report in reports
+    ]
+    rows = [asdict(sink) | {"output": str(sink.output), "cursor": _position(sink.cursor)} for sink in sinks]
+    fields = {"run": run, "is_whole": _is_whole(reports, sinks), "attempts": attempts, "sinks": rows}
+    return json.dumps(fields, indent=2)
+
+
+def _position(cursor: Cursor | None) -> dict[str, int] | None:
+    return cursor and cursor._asdict()
+
+
+def _as_text(run: str, folder: Path, reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> Iterator[str]:
+    yield f"run {run} in {folder}"
+    for report in reports:
+        yield f"  rank {report.rank}, attempt {report.attempt}: {report.events} events, {_ending(report)}"
+        yield from (f"    {line}" for line in _findings(report))
+    for sink in sinks:
+        yield f"  sink {sink.sink}, rank {sink.rank}, in {sink.output}: {_progress(sink)}"
+    if _is_whole(reports, sinks):
+        yield "whole: every event that was numbered is here"
+    else:
+        yield "NOT WHOLE: what is missing stands above"
+
+
+def _ending(report: AttemptReport) -> str:
+    if report.ending:
+        return report.ending.replace("/", " ")
+    if report.is_live:
+        return "still running"
+    return "its last event is missing" if report.is_cut else "died"
+
+
+def _findings(report: AttemptReport) -> Iterator[str]:
+    """What there is to say of an attempt, the worst first."""
+    for first, last in report.missing:
+        yield f"MISSING {_range(first, last)}"
+    for first, last in report.lost:
+        yield f"LOST {_range(first, last)}: the disk did not take them (journal/missing)"
+    for damage in report.damages:
+        yield f"DAMAGED {damage}"
+    if report.malformed:
+        yield f"UNREADABLE {report.malformed} events"
+    if report.dropped:
+        yield f"DROPPED {report.dropped} values before they were numbered (events/dropped)"
+    if report.superseded:
+        yield f"superseded: {_range(*report.superseded)}"
+    if report.torn_bytes:
+        yield f"torn end: {report.torn_bytes} bytes that were being written when the process died"
+
+
+def _range(first: int, last: int) -> str:
+    return f"seq {first} to {last} ({last - first + 1} events)"
+
+
+def _progress(sink: Progress) -> str:
+    if sink.cursor is None:
+        return "its cursor cannot be read; started again it writes its output anew"
+    place = f"attempt {sink.cursor.attempt}, seq {sink.cursor.seq}"
+    if sink.ahead:
+        return f"AHEAD of the record by {sink.ahead} events, at {place}: the disk has lost what it had taken"
+    return f"{sink.behind} events behind, at {place}" if sink.behind else f"has everything, up to {place}"
