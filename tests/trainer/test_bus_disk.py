@@ -17,6 +17,7 @@ import trainwire
 from trainwire import publisher
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.verification import verify_run
 
 
 class Disk:
@@ -117,6 +118,22 @@ def test_what_could_not_be_kept_is_named(tmp_path: Path, disk: Disk, monkeypatch
     # The run begins with one event, so that step n has seq n.
     assert lost == {seq for row in named for seq in range(row["first_seq"], row["last_seq"] + 1)}
     assert lost
+
+
+def test_what_could_not_be_kept_is_named_also_at_the_end(tmp_path: Path, disk: Disk, monkeypatch) -> None:
+    """A bus that is closed when its disk comes back names what was given up, before its last event."""
+    monkeypatch.setattr(publisher, "MAX_UNWRITTEN_BYTES", 20_000)
+    bus = trainwire.open_bus(tmp_path)
+    wait_until(lambda: read_events(tmp_path))
+    disk.answers.clear()
+    for step in range(1, 3001):
+        bus.log({"a": float(step)}, step=step)
+    wait_until(lambda: not bus._recorder.queue)
+    threading.Timer(0.2, disk.answers.set).start()
+    bus.close(timeout=10)
+    assert [report.is_whole for report in verify_run(tmp_path)] == [False]
+    assert [(bool(report.lost), report.missing) for report in verify_run(tmp_path)] == [(True, [])]
+    assert read_events(tmp_path)[-1].name == "run/finished"
 
 
 @pytest.mark.parametrize("fault", ["full", "frozen"])

@@ -23,6 +23,9 @@ from trainwire_protocol.wire import Batch
 HEARTBEAT_SECONDS: Final = 1.0
 """How often a heartbeat is sent."""
 
+POLL_SECONDS: Final = 0.005
+"""How often the end looks whether what it waits for has come."""
+
 LINGER_SECONDS: Final = 0.2
 """How long messages that are on their way to subscribers may take to leave at the end."""
 
@@ -128,8 +131,9 @@ class BusThread(threading.Thread):
 
     async def _finish(self, publisher: Publisher, server: Server, deadline: float) -> None:
         await self._drain(publisher)
-        while self._recorder.queue and time.monotonic() < deadline:
-            await asyncio.sleep(self._flush_interval)
+        # What the journal's disk does not take is told by an event of its own, once it takes something again.
+        while (self._recorder.queue or publisher.is_behind) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
             await self._drain(publisher)
         self._drop_unresolved()
         await self._drain(publisher)
@@ -141,7 +145,7 @@ class BusThread(threading.Thread):
         self._watchers.send([last])
         self._journal.stop()
         while publisher.written < last_seq and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(POLL_SECONDS)
         server.beat()
         self._name_late(await server.wait_for_sinks(publisher.written, deadline - time.monotonic()), publisher)
 

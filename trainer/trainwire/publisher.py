@@ -38,6 +38,11 @@ class Publisher:
         self._mark_written = threading.Condition()
         self._last_mark = 0
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal lacks something that was published, or word of what it will never have."""
+        return bool(self._unwritten or self._given_up)
+
     def publish(self, events: Sequence[Event]) -> None:
         """Take events on: they are published when they are journaled."""
         kept = [batch for batch in self._batcher.batches(events) if self._keep(batch)]
