@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 
 
 def run_for_each_rank(target: Target, tokens: Sequence[str]) -> int:
-    """Run a `sink` command line, which says "all" for the rank, for each rank that the run has.
+    """Run the command line of a sink, which says "all" for the rank, for each rank that the run has.
 
     Returns:
         The largest of their exit codes.
@@ -50,7 +50,7 @@ def _command(tokens: Sequence[str]) -> list[str]:
     if "--rank" in rest:
         place = rest.index("--rank")
         del rest[place : place + 2]
-    return [sys.executable, "-m", "trainwire_sinks", "sink", *rest]
+    return [sys.executable, "-m", "trainwire_sinks", *rest]
 
 
 def _wait_for_ranks(folder: Path) -> range:

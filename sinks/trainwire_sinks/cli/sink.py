@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +9,11 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.errors import OptionError
-from trainwire_protocol.run_folder import read_run_name
-from trainwire_protocol.target import Target, resolve_target
-from trainwire_protocol.wire import Cursor
+from trainwire_protocol.target import resolve_target
 from trainwire_sinks.base import NoOptions, Sink
 from trainwire_sinks.cli.ranks import run_for_each_rank
-from trainwire_sinks.cli.signals import run_until_signal
+from trainwire_sinks.cli.running import folder_of, parse_rank, run_sink
 from trainwire_sinks.registry import describe_sink, find_sink, sink_names
-from trainwire_sinks.runner import SinkRunner
 
 HELP = """Run a sink on a run: it writes what the run has published, from the beginning, and what it will publish.
 
@@ -79,39 +73,11 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         """
         where = resolve_target(target)
         if rank == "all":
-            return run_for_each_rank(where, tokens)
-        return _run(functools.partial(sink, options), where, output, _parse_rank(rank), give_up)
+            return run_for_each_rank(where, ["sink", *tokens])
+        return run_sink(
+            functools.partial(sink, options), where, output or folder_of(where), parse_rank(rank), give_up=give_up
+        )
 
     kind = type(sink.options)
     command.__annotations__["options"] = Annotated[kind, Parameter(name="*", show=kind is not NoOptions)]
     return command
-
-
-def _run(make_sink: Callable[[], Sink], target: Target, output: Path | None, rank: int, give_up: float | None) -> int:
-    folder = output or target.folder
-    if folder is None:
-        raise OptionError(f"where to? {target} names no folder: give one with --output")
-    sink = make_sink()
-
-    def subscribe(cursor: Cursor, skip_superseded: bool) -> Subscription:
-        return Subscription(
-            target,
-            rank=rank,
-            channels=sink.channels | {"event"},
-            cursor=cursor,
-            skip_superseded=skip_superseded,
-            give_up=give_up,
-            name=sink.name,
-        )
-
-    async def run() -> int:
-        run_name = read_run_name(target.folder) if target.folder else None
-        return await run_until_signal(SinkRunner(make_sink, subscribe, folder, rank, run=run_name))
-
-    return asyncio.run(run())
-
-
-def _parse_rank(text: str) -> int:
-    if not text.isdecimal():
-        raise OptionError(f'--rank is a number, 0 or more, or "all", not {text!r}')
-    return int(text)

@@ -1,0 +1,63 @@
+"""What the commands share that run one sink in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from trainwire_protocol.client import Subscription
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.run_folder import read_run_name
+from trainwire_protocol.target import Target
+from trainwire_protocol.wire import Cursor
+from trainwire_sinks.base import Sink
+from trainwire_sinks.cli.signals import run_until_signal
+from trainwire_sinks.runner import SinkRunner
+
+
+def run_sink(
+    make_sink: Callable[[], Sink],
+    target: Target,
+    output: Path,
+    rank: int,
+    *,
+    give_up: float | None,
+    skip_superseded: bool = False,
+) -> int:
+    """Run a sink until its run is over or a signal comes; returns the exit code.
+
+    `skip_superseded` leaves out what a resumed run has superseded, also for sinks that keep it.
+    """
+    sink = make_sink()
+
+    def subscribe(cursor: Cursor, skip: bool) -> Subscription:
+        return Subscription(
+            target,
+            rank=rank,
+            channels=sink.channels | {"event"},
+            cursor=cursor,
+            skip_superseded=skip or skip_superseded,
+            give_up=give_up,
+            name=sink.name,
+        )
+
+    async def run() -> int:
+        run_name = read_run_name(target.folder) if target.folder else None
+        return await run_until_signal(SinkRunner(make_sink, subscribe, output, rank, run=run_name))
+
+    return asyncio.run(run())
+
+
+def folder_of(target: Target) -> Path:
+    """The run's folder, where output goes if no other is given."""
+    if target.folder is None:
+        raise OptionError(f"where to? {target} names no folder: give one with --output")
+    return target.folder
+
+
+def parse_rank(text: str) -> int:
+    """The rank that an option names."""
+    if not text.isdecimal():
+        raise OptionError(f'--rank is a number, 0 or more, or "all", not {text!r}')
+    return int(text)

@@ -1,0 +1,80 @@
+"""`trainwire replay`: a run's output written again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from reading import read_events
+
+from trainwire_sinks.builtin.jsonl import JsonLines
+from trainwire_sinks.cli import run
+from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.testing import run_sink, sample_run
+
+WriteRun = Callable[..., Path]
+
+
+def test_a_replay_writes_the_same_bytes_elsewhere(tmp_path: Path, write_run: WriteRun) -> None:
+    """Into a folder of its own, by default one in the run's, and what the live sink wrote stays as it is."""
+    folder = write_run(sample_run())
+    run_sink(JsonLines, folder, sample_run())
+    before = (folder / "events.jsonl").read_bytes()
+    assert run(["replay", str(folder), "--to", "jsonl"]) == 0
+    assert run(["replay", str(folder), "--to=jsonl", "--output", str(tmp_path / "again")]) == 0
+    assert (folder / "replay" / "events.jsonl").read_bytes() == before
+    assert (tmp_path / "again" / "events.jsonl").read_bytes() == before
+    assert (folder / "events.jsonl").read_bytes() == before
+
+
+def test_what_is_superseded_can_be_left_out(tmp_path: Path, write_run: WriteRun) -> None:
+    """With --skip-superseded a sink that keeps everything, as the log does, gets only what still counts."""
+    folder = write_run(sample_run())
+    arguments = ["replay", str(folder), "--to", "log-file", "--output"]
+    assert (
+        run([*arguments, str(tmp_path / "all")]) == run([*arguments, str(tmp_path / "kept"), "--skip-superseded"]) == 0
+    )
+    everything, kept = ((tmp_path / name / "training.log").read_text() for name in ("all", "kept"))
+    assert "train/loss 9" in everything
+    assert "train/loss 9" not in kept
+    assert "run finished" in kept
+
+
+def test_a_replay_never_goes_on_in_an_output(
+    tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output of the same sink is refused: what it holds may be what the replay is to leave out."""
+    folder = write_run(sample_run())
+    arguments = ["replay", str(folder), "--to", "jsonl", "--output", str(tmp_path / "out")]
+    assert run(arguments) == 0
+    assert run([*arguments, "--skip-superseded"]) == ExitCode.OUTPUT
+    assert "has written into" in capsys.readouterr().err
+
+
+def test_a_sinks_options_are_taken(tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sink's own options stand beside the replay's, in its help too."""
+    folder = write_run(sample_run())
+    assert run(["replay", "--to", "log-file", "--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert "--skip-superseded" in help_text
+    assert run(["replay", str(folder), "--to", "jsonl", "--no-such-option", "1"]) == ExitCode.USAGE
+
+
+def test_a_sink_is_needed(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --to, or with a name that no sink has, the mistake is told."""
+    folder = write_run(sample_run())
+    assert run(["replay", str(folder)]) == ExitCode.USAGE
+    assert "--to" in capsys.readouterr().err
+    assert run(["replay", str(folder), "--to", "jsnol"]) == ExitCode.USAGE
+    assert "did you mean jsonl?" in capsys.readouterr().err
+
+
+def test_each_rank_is_replayed(write_run: WriteRun) -> None:
+    """`--rank all` replays every rank, each into an output of its own."""
+    folder = write_run(sample_run())
+    (folder / "journal" / "rank-1").symlink_to(folder / "journal" / "rank-0")
+    assert run(["replay", str(folder), "--to", "jsonl", "--rank", "all"]) == 0
+    lines = (folder / "replay" / "rank-1" / "events.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["name"] == read_events(folder)[-1].name == "run/finished"
