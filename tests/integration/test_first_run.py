@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import subprocess
 import sys
-import urllib.parse
-import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from reading import read_events, wait_until
+from tensorboard_server import get, tensorboard
 
 ROOT = Path(__file__).parents[2]
 TRAINWIRE = [sys.executable, "-m", "trainwire_sinks"]
@@ -66,32 +62,6 @@ def test_the_log_file_tells_the_story(run: Path) -> None:
     assert "run finished" in lines[-1]
     assert "device" in text
     assert "best model saved" in text
-
-
-@contextmanager
-def tensorboard(folder: Path, *, load_fast: bool) -> Iterator[str]:
-    """TensorBoard's own server on a folder; gives its address."""
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0",
-            "--host", "127.0.0.1", f"--load_fast={str(load_fast).lower()}", "--samples_per_plugin", "scalars=1000000",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    try:
-        assert server.stderr is not None
-        address = next(found[0] for line in server.stderr if (found := re.findall(r"http://127\.0\.0\.1:\d+/", line)))
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-        server.stderr.close()
-
-
-def get(address: str, path: str, **parameters: str) -> object:
-    with urllib.request.urlopen(f"{address}{path}?{urllib.parse.urlencode(parameters)}", timeout=30) as answer:
-        return json.load(answer)
 
 
 @pytest.mark.parametrize("load_fast", [True, False])
