@@ -1,0 +1,97 @@
+"""Publishes how a few weights of each parameter move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trainwire.hooks import hook
+from trainwire.payloads import AfterSetup, AfterTrainingBatch, TrainingFinally
+from trainwire.plugin import Plugin
+from trainwire.readings import Readings
+from trainwire_protocol.errors import OptionError
+
+
+class _Chosen(NamedTuple):
+    name: str
+    places: Tensor
+    """Flat indices, on the parameter's device."""
+    labels: list[str]
+    """The same as `row,column`."""
+
+
+class WeightExtraction(Plugin):
+    """Publishes `weights/<parameter>`, a map of index to value, every so many steps.
+
+    The sink `weights-file` writes weights.txt from it. The weights are spread evenly over each parameter, so a resumed
+    run goes on with the same ones. A GPU is waited for at the end only: values are read once they have arrived.
+
+    Args:
+        every: Steps from one extraction to the next.
+        count: Weights of each parameter, at most.
+        parameters: Patterns of the names of the parameters, as in a shell: `encoder.*`.
+
+    Raises:
+        OptionError: `every` or `count` is below 1, or no parameter has such a name.
+    """
+
+    def __init__(self, every: int = 100, count: int = 10, parameters: Sequence[str] = ("*",)) -> None:
+        if every < 1 or count < 1:
+            raise OptionError(f"WeightExtraction: every is {every} and count is {count}: they have to be at least 1")
+        self.every = every
+        self.count = count
+        self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        self._chosen: list[_Chosen] = []
+        self._readings: Readings[int] = Readings()
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+        """Choose the weights."""
+        self._readings = Readings()
+        self._chosen = list(self._choose(self.run.model))
+        if not self._chosen:
+            names = ", ".join(name for name, _ in self.run.model.named_parameters())
+            raise OptionError(f"WeightExtraction: no parameter is like {self.parameters}; there are {names}")
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        """Copy the weights now and then, and publish what has arrived."""
+        if batch.step % self.every == 0:
+            model = self.run.model
+            parts = [torch.take(model.get_parameter(name).detach(), places) for name, places, _ in self._chosen]
+            self._readings.add(batch.step, torch.cat(parts))
+        for step, numbers in self._readings.take():
+            self._publish(step, numbers)
+
+    @hook
+    def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
+        """Publish the rest; a GPU is waited for here."""
+        for step, numbers in self._readings.take_all():
+            self._publish(step, numbers)
+        self._chosen = []
+
+    def _choose(self, model: nn.Module) -> Iterator[_Chosen]:
+        for name, parameter in model.named_parameters():
+            size = parameter.numel()
+            if size and any(fnmatchcase(name, pattern) for pattern in self.parameters):
+                places = [place * size // min(self.count, size) for place in range(min(self.count, size))]
+                labels = [_label(place, parameter.shape) for place in places]
+                yield _Chosen(name, torch.tensor(places, device=parameter.device), labels)
+
+    def _publish(self, step: int, numbers: Sequence[float]) -> None:
+        values = iter(numbers)
+        for name, _, labels in self._chosen:
+            self.run.bus.scalars(f"weights/{name}", {label: next(values) for label in labels}, step)
+
+
+def _label(place: int, shape: Sequence[int]) -> str:
+    """A flat index as one for each dimension: `0,3`; empty for a parameter without dimensions."""
+    indices: list[str] = []
+    for size in reversed(shape):
+        place, index = divmod(place, size)
+        indices.insert(0, str(index))
+    return ",".join(indices)
