@@ -37,8 +37,7 @@ def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
     """
     if not isinstance(batch, (list, tuple)) or len(batch) < 2:
         raise UsageError(
-            f"a batch is a {type(batch).__name__}, not inputs followed by a target: "
-            "override ModelTrainer.forward"
+            f"a batch is a {type(batch).__name__}, not inputs followed by a target: override ModelTrainer.forward"
         )
     return tuple(batch[:-1]), batch[-1]
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, overload
 
+from trainwire.filters import Filter
 from trainwire.payloads import HOOKS, TEARDOWN_HOOKS, Payload
 from trainwire_protocol.errors import OptionError
 
@@ -25,11 +26,20 @@ class Binding(NamedTuple):
     listener: Listener
 
 
+class Mark(NamedTuple):
+    """What `@hook` leaves on a method."""
+
+    names: tuple[str, ...]
+    wanted: Filter = Filter()
+
+
 @overload
 def hook(function: Function, /) -> Function: ...
 @overload
-def hook(*names: str) -> Callable[[Function], Function]: ...
-def hook(*arguments: Any) -> Any:
+def hook(
+    *names: str, every: int | None = None, once: int | None = None, split: str | None = None
+) -> Callable[[Function], Function]: ...
+def hook(*arguments: Any, every: int | None = None, once: int | None = None, split: str | None = None) -> Any:
     """Mark a method of a `Plugin` as one that is called at the hook of its name, or at the hooks named.
 
     The method takes one parameter, the hook's payload:
@@ -40,15 +50,25 @@ def hook(*arguments: Any) -> Any:
         @hook("training_exception", "training_interrupt")
         def clean_up(self, payload: Payload) -> None: ...
 
-    Whether names and parameters fit is checked when the plugin is attached.
+        @hook(every=100)
+        def after_training_batch(self, batch: AfterTrainingBatch) -> None: ...
+
+    Whether names, parameters and filters fit is checked when the plugin is attached.
+
+    Args:
+        *arguments: The method, or names of hooks.
+        every: Call it only where what the payload counts (`step`, else `number`, else `epoch`) is a multiple of this.
+        once: Call it only where that is this number.
+        split: Call it only for this split, at the hooks of an evaluation.
     """
     if len(arguments) == 1 and callable(arguments[0]):
-        return _mark(arguments[0], (arguments[0].__name__,))
-    return lambda function: _mark(function, arguments or (function.__name__,))
+        return _mark(arguments[0], Mark((arguments[0].__name__,)))
+    wanted = Filter(every, once, split)
+    return lambda function: _mark(function, Mark(arguments or (function.__name__,), wanted))
 
 
-def _mark(function: Function, names: tuple[str, ...]) -> Function:
-    setattr(function, _MARK, names)
+def _mark(function: Function, mark: Mark) -> Function:
+    setattr(function, _MARK, (*getattr(function, _MARK, ()), mark))
     return function
 
 
@@ -59,32 +79,33 @@ def plugin_bindings(plugin: object) -> list[Binding]:
         OptionError: a hook that does not exist, a method that cannot be called with its payload, an `async def`, or
             a method that has a hook's name and no mark.
     """
-    names_of_methods: dict[str, tuple[str, ...]] = {}
+    marks_of_methods: dict[str, tuple[Mark, ...]] = {}
     for base in reversed(type(plugin).__mro__):
         for attribute, value in vars(base).items():
-            marked = getattr(value, _MARK, None) or names_of_methods.get(attribute)
+            marked = getattr(value, _MARK, None) or marks_of_methods.get(attribute)
             if marked:
-                names_of_methods[attribute] = marked
+                marks_of_methods[attribute] = marked
             elif attribute in HOOKS and callable(value):
                 raise OptionError(f"{type(plugin).__name__}.{attribute} has the name of a hook: mark it with @hook")
     return [
         binding
-        for attribute, names in names_of_methods.items()
-        for binding in function_bindings(names, getattr(plugin, attribute))
+        for attribute, marks in marks_of_methods.items()
+        for mark in marks
+        for binding in function_bindings(mark.names, getattr(plugin, attribute), mark.wanted)
     ]
 
 
-def function_bindings(names: Iterable[str], function: Listener) -> list[Binding]:
-    """One function at each of the named hooks.
+def function_bindings(names: Iterable[str], function: Listener, wanted: Filter = Filter()) -> list[Binding]:  # noqa: B008  # immutable
+    """One function at each of the named hooks, for the calls that it wants.
 
     Raises:
         OptionError: as for `plugin_bindings`.
     """
-    return [Binding(name, _checked(name, function)) for name in names]
-
-
-def _checked(name: str, function: Listener) -> Listener:
     where = getattr(function, "__qualname__", repr(function))
+    return [Binding(name, wanted.apply(name, where, _checked(name, where, function))) for name in names]
+
+
+def _checked(name: str, where: str, function: Listener) -> Listener:
     if name not in HOOKS:
         raise OptionError(f"{where}: there is no hook {name!r}; the hooks are {', '.join(HOOKS)}")
     if inspect.iscoroutinefunction(function):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainwire.hooks import Binding, plugin_bindings
 from trainwire_protocol.errors import OptionError, UsageError
@@ -16,6 +17,13 @@ class Plugin:
 
     One instance takes part in one training at a time, and keeps no reference to it afterwards.
     """
+
+    essential: ClassVar[bool] = True
+    """Whether its failure ends the training; otherwise it is reported, and the third one disables the plugin."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Names of plugins' classes; where such plugins are attached, this one is called after them."""
+    before: ClassVar[tuple[str, ...]] = ()
+    """Names of plugins' classes; where such plugins are attached, this one is called before them."""
 
     _run: TrainingRun | None = None
 
@@ -39,6 +47,13 @@ class Plugin:
             OptionError: a method cannot be called at its hook.
         """
         return plugin_bindings(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this plugin: numbers, strings, tensors, and lists and maps of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave: called in a resumed training, once `after_setup` is over."""
 
     def attach(self, run: TrainingRun) -> None:
         """Take part in `run`: called by the trainer before `after_setup`."""

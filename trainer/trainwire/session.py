@@ -9,6 +9,7 @@ from typing import Any
 
 from trainwire.bus import EventBus
 from trainwire.hooks import Hooks
+from trainwire.isolation import isolated
 from trainwire.opening import open_bus
 from trainwire.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.plugin import Plugin
@@ -63,7 +64,7 @@ def attached(run: TrainingRun, plugins: Sequence[Plugin]) -> Iterator[None]:
         for plugin in plugins:
             plugin.attach(run)
             taking_part.append(plugin)
-        run.hooks = Hooks(binding for plugin in plugins for binding in plugin.bindings())
+        run.hooks = Hooks(binding for plugin in plugins for binding in isolated(plugin, run))
         yield
     finally:
         run.hooks = Hooks()

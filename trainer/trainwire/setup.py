@@ -14,6 +14,7 @@ from trainwire.corpus import Corpus, Data, evaluation_loader, samples_of, traini
 from trainwire.models import count_parameters, device_of
 from trainwire.optimizers import make_optimizer
 from trainwire.options import TrainingOptions, plain
+from trainwire.ordering import in_order
 from trainwire.plugin import Plugin
 from trainwire.plugins.best_model import BestModel
 from trainwire.plugins.regular_logging import RegularLogging
@@ -105,14 +106,20 @@ def _seed(options: TrainingOptions) -> int:
 
 
 def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions) -> tuple[Plugin, ...]:
-    """The plugins between the default ones: the best model is known to all others, and what they did is logged last."""
+    """The plugins between the default ones: the best model is known to all others, and what they did is logged last.
+
+    Raises:
+        OptionError: what the plugins declare of their order goes round in a circle.
+    """
     first, last = [BestModel()], [RegularLogging()]
     if not options.default_plugins:
-        return tuple(plugins)
-    return (
-        *(plugin for plugin in first if not _has(plugins, type(plugin))),
-        *plugins,
-        *(plugin for plugin in last if not _has(plugins, type(plugin))),
+        return in_order(plugins)
+    return in_order(
+        [
+            *(plugin for plugin in first if not _has(plugins, type(plugin))),
+            *plugins,
+            *(plugin for plugin in last if not _has(plugins, type(plugin))),
+        ]
     )
 
 

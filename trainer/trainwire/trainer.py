@@ -13,6 +13,7 @@ from trainwire.batches import inputs_and_target
 from trainwire.control import Control
 from trainwire.corpus import Corpus, Data, set_epoch
 from trainwire.evaluation import evaluate
+from trainwire.filters import Filter
 from trainwire.finish import finish_model, result_of
 from trainwire.hooks import function_bindings
 from trainwire.models import checked_model, count_parameters
@@ -90,18 +91,24 @@ class ModelTrainer:
         """What the running training is to do next: `control.stop("why")`."""
         return self.run.control
 
-    def on(self, *names: str) -> Callable[[Function], Function]:
+    def on(
+        self, *names: str, every: int | None = None, once: int | None = None, split: str | None = None
+    ) -> Callable[[Function], Function]:
         """Call a function at the named hooks, in each training from now on, after the plugins.
 
             @trainer.on("after_training_epoch")
             def report(epoch: AfterTrainingEpoch) -> None: ...
+
+        `every`, `once` and `split` choose among the hook's calls, as for `@hook`.
 
         Raises:
             OptionError: a hook that does not exist, or a function that cannot be called with its payload.
         """
 
         def add(function: Function) -> Function:
-            self._functions.added += function_bindings(names or (function.__name__,), function)
+            self._functions.added += function_bindings(
+                names or (function.__name__,), function, Filter(every, once, split)
+            )
             return function
 
         return add
