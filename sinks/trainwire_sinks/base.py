@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.wire import Batch
 from trainwire_sinks.output import AppendOutput, NoOutput, Output, ReplaceOutput
 
 State: TypeAlias = dict[str, Any]
@@ -45,6 +46,8 @@ class Sink:
 
     output: Output
     """Where it writes; set by the runner before `restore`."""
+    batch: Batch
+    """The batch whose events `handle` is given; set by the runner, for sinks that need an event's identity."""
 
     def __init__(self, options: object = None) -> None:
         if options is not None:
@@ -71,6 +74,9 @@ class Sink:
     def state(self) -> State:
         """What `restore` needs to go on from here. Taken right after `flush`."""
         return {}
+
+    async def settle(self) -> None:
+        """Wait for what is still on its way when the run is over; cancelled if it takes too long."""
 
 
 class AppendSink(Sink):

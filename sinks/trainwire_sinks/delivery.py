@@ -64,8 +64,8 @@ class Delivery:
                 self._commit = commit
                 self._check_run(self._run)
                 await self._go_back(commit.point)
-                if not commit.point.length:
-                    await self._flush()
+                # What an earlier process left undone is taken up at once; an output that is empty is begun.
+                await (self.sink.output.flush() if commit.point.length else self._flush())
         except (OutputChangedError, CursorFileError) as error:
             logger.warning("%s: %s; writing it anew from the run's beginning", self.sink.name, error)
             await self.begin()
@@ -93,6 +93,7 @@ class Delivery:
         if origin is not None and not await self._supersede(origin):
             return False
         if batch.header.channel in self.sink.channels:
+            self.sink.batch = batch
             await self.sink.handle(events)
         self.cursor = batch.cursor
         if events and events[-1].name == "run/marked" and not self.sink.keeps_superseded:

@@ -26,6 +26,9 @@ COMMIT_INTERVAL: Final = 1.0
 CLAIM_WAIT: Final = 3.0
 """How long a sink waits for the one before it to let go of the output, in seconds."""
 
+SETTLE_SECONDS: Final = 60.0
+"""How long a sink may take, when the run is over, for what is still on its way."""
+
 
 class Batches(Protocol):
     """Where batches come from: a `Subscription`, or a recording in a test."""
@@ -186,9 +189,26 @@ class SinkRunner:
                 incomplete = error
             await self._delivery.commit()
             await acknowledger.tell_last(self._delivery.committed)
+            await self._settle()
         if incomplete is not None:
             raise incomplete
         return True
+
+    async def _settle(self) -> None:
+        """Give the sink time for what is on its way, unless it is to stop."""
+        settling = asyncio.ensure_future(self._delivery.sink.settle())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        done, _ = await asyncio.wait(
+            {settling, stopping}, timeout=SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )  # fmt: skip
+        for task in (settling, stopping):
+            task.cancel()
+        await asyncio.gather(settling, stopping, return_exceptions=True)
+        if settling in done:
+            settling.result()
+        elif not done:
+            name = self._delivery.sink.name
+            raise OutputError(f"{name} could not deliver everything in {SETTLE_SECONDS:g} s: start it again to go on")
 
     async def _main_loop(self, batches: Batches, acknowledger: Acknowledger) -> bool:
         """Handle batches until there are no more, or none are wanted; False if the run has to be read again."""
