@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trainwire.hooks import hook
-from trainwire.payloads import AfterSetup, AfterTrainingBatch, TrainingFinally
+from trainwire.payloads import AfterTrainingBatch, TrainingFinally
 from trainwire.plugin import Plugin
 from trainwire.readings import Readings
 from trainwire_protocol.errors import OptionError
+
+if TYPE_CHECKING:
+    from trainwire.run import TrainingRun
 
 
 class _Chosen(NamedTuple):
@@ -39,6 +42,8 @@ class WeightExtraction(Plugin):
         OptionError: `every` or `count` is below 1, or no parameter has such a name.
     """
 
+    essential = False
+
     def __init__(self, every: int = 100, count: int = 10, parameters: Sequence[str] = ("*",)) -> None:
         if every < 1 or count < 1:
             raise OptionError(f"WeightExtraction: every is {every} and count is {count}: they have to be at least 1")
@@ -48,14 +53,14 @@ class WeightExtraction(Plugin):
         self._chosen: list[_Chosen] = []
         self._readings: Readings[int] = Readings()
 
-    @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Choose the weights."""
+    def attach(self, run: TrainingRun) -> None:
+        """Choose the weights, and take part."""
         self._readings = Readings()
-        self._chosen = list(self._choose(self.run.model))
+        self._chosen = list(self._choose(run.model))
         if not self._chosen:
-            names = ", ".join(name for name, _ in self.run.model.named_parameters())
+            names = ", ".join(name for name, _ in run.model.named_parameters())
             raise OptionError(f"WeightExtraction: no parameter is like {self.parameters}; there are {names}")
+        super().attach(run)
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:

@@ -1,0 +1,136 @@
+"""The exponential moving average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import linear, make_trainer, train
+from torch import Tensor, nn
+from waiting import not_waiting
+
+from trainwire import Plugin, hook
+from trainwire.models import load_model
+from trainwire.payloads import AfterTrainingBatch, BeforeEvaluation, BeforeTrainingBatch, Payload
+from trainwire.plugins.ema import EMA
+from trainwire_protocol.errors import OptionError
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def saved(path: Path) -> Tensor:
+    load_model(model := linear(), path)
+    return weights_of(model)
+
+
+class Weights(Plugin):
+    """Keeps the model's weights before and after each step, and at each evaluation."""
+
+    def __init__(self) -> None:
+        self.before: list[Tensor] = []
+        self.after: list[Tensor] = []
+        self.evaluated: list[Tensor] = []
+
+    @hook
+    def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
+        self.before.append(weights_of(self.run.model))
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        self.after.append(weights_of(self.run.model))
+
+    @hook
+    def before_evaluation(self, evaluation: BeforeEvaluation) -> None:
+        self.evaluated.append(weights_of(self.run.model))
+
+    def averages(self, decay: float) -> list[Tensor]:
+        """The average after each step, by its formula."""
+        average, averages = self.after[0], []
+        for number, weights in enumerate(self.after):
+            average = decay * average + (1 - decay) * weights if number else weights
+            averages.append(average)
+        return averages
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+def test_the_average_is_evaluated_and_saved(tmp_path: Path, decay: float) -> None:
+    """Evaluations, the best model and the final one have the average by its formula, and no step waits for a GPU."""
+    seen, trainer = Weights(), make_trainer()
+    result = train(tmp_path, not_waiting(EMA(decay)), seen, trainer=trainer, use_final_model_for_eval=True)
+    averages = seen.averages(decay)
+    expected = [averages[2], averages[5], averages[5]]
+    torch.testing.assert_close(seen.evaluated, expected)
+    assert result.best_epoch is not None
+    assert torch.equal(saved(tmp_path / "best-model.pt"), seen.evaluated[result.best_epoch - 1])
+    assert torch.equal(saved(tmp_path / "final-model.pt"), seen.evaluated[2])
+    assert torch.equal(weights_of(trainer.model), seen.evaluated[2])
+
+
+def test_training_goes_on_with_the_weights_themselves(tmp_path: Path) -> None:
+    """Each step begins with the weights that the step before has left, bit for bit as without an average."""
+    with_average, without = Weights(), Weights()
+    train(tmp_path / "a", EMA(0.9), with_average)
+    train(tmp_path / "b", without)
+    assert all(map(torch.equal, with_average.before[1:], with_average.after))
+    assert all(map(torch.equal, with_average.after, without.after))
+
+
+def test_a_warm_up_forgets_the_first_weights(tmp_path: Path) -> None:
+    """With a warm-up the decay is (1 + n) / (10 + n) as long as that is smaller."""
+    seen = Weights()
+    train(tmp_path, EMA(0.99, warm_up=True), seen, max_epochs=1)
+    first, second, third = seen.after
+    average = first + (1 - 2 / 11) * (second - first)
+    torch.testing.assert_close(seen.evaluated[0], average + (1 - 3 / 12) * (third - average))
+
+
+def test_an_error_leaves_the_weights_as_they_were_trained(tmp_path: Path) -> None:
+    """A failure while the average is in place brings the weights back."""
+
+    class Failing(Plugin):
+        @hook
+        def after_evaluation(self, payload: Any) -> None:
+            raise ValueError("no such luck")
+
+    seen, trainer = Weights(), make_trainer()
+    with pytest.raises(ValueError, match="no such luck"):
+        train(tmp_path, EMA(0.9), seen, Failing(), trainer=trainer)
+    assert not torch.equal(seen.evaluated[0], seen.after[2])
+    assert torch.equal(weights_of(trainer.model), seen.after[2])
+
+
+@pytest.mark.parametrize("moment", ["after_training_batch", "after_training_epoch"])
+def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path, moment: str) -> None:
+    """Weights and state taken together, while either are in place, go on as if nothing had happened."""
+
+    class Restart(Plugin):
+        @hook(moment)
+        def restart(self, payload: Payload) -> None:
+            state = average.state_dict()
+            average.training_finally(None)  # type: ignore[arg-type]  # which it does not read
+            average.load_state_dict(state)
+
+    average, kept, never = EMA(0.5), Weights(), Weights()
+    train(tmp_path / "a", average, Restart(), kept)
+    train(tmp_path / "b", EMA(0.5), never)
+    assert all(map(torch.equal, kept.evaluated, never.evaluated))
+    assert all(map(torch.equal, kept.after, never.after))
+
+
+def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Averages of other shapes are an error; so is a decay that averages nothing."""
+
+    class Loads(Plugin):
+        @hook
+        def after_setup(self, payload: Any) -> None:
+            average.load_state_dict({"updates": 1, "is_applied": False, "others": [torch.zeros(3)]})
+
+    average = EMA()
+    with pytest.raises(OptionError, match="other shapes"):
+        train(tmp_path, average, Loads())
+    with pytest.raises(OptionError, match="decay is 1"):
+        EMA(1.0)
