@@ -6,10 +6,13 @@ It stands at `<run>/connection-rank<rank>.json`, for its owner's eyes alone, fro
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from zmq.utils import z85
 
 from trainwire_protocol.atomic import write_atomically
 from trainwire_protocol.curve import ClientKeys, KeyPair
@@ -18,6 +21,7 @@ from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
 
 MAX_CONNECTION_FILE_BYTES: Final = 64 << 10
+"""Largest connection file that is read."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ def _from_fields(path: Path, fields: Any) -> Connection:
         refuse_newer(fields["version"])
     problem = next((name for name, check in _CHECKS.items() if not check(fields.get(name))), None)
     if problem:
-        raise ConnectionFileError(f"{path} is not a connection file: {problem} is {fields.get(problem)!r:.60}")
+        # Keys are secrets, also where they are wrong.
+        found = "not three keys" if problem == "keys" else f"{fields.get(problem)!r:.60}"
+        raise ConnectionFileError(f"{path} is not a connection file: {problem} is {found}")
     known = {name: fields[name] for name in _CHECKS if name in fields}
     process = ProcessIdentity.from_fields(fields["process"])
     return Connection(**known | {"process": process, "keys": _keys(fields.get("keys"))})
@@ -119,11 +125,15 @@ def _is_version(value: object) -> bool:
 
 
 def _are_keys(value: object) -> bool:
-    """Whether these are three keys in Z85's form, of 40 characters each."""
-    names = ("server", "public", "secret")
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name), str) and len(value[name]) == 40 and value[name].isascii() for name in names
-    )
+    return isinstance(value, dict) and all(_is_key(value.get(name)) for name in ("server", "public", "secret"))
+
+
+def _is_key(value: object) -> bool:
+    """Whether this is a key in Z85's form: 40 characters for 32 bytes."""
+    try:
+        return isinstance(value, str) and len(z85.decode(value)) == 32
+    except (ValueError, KeyError, struct.error):
+        return False
 
 
 _CHECKS: Final[dict[str, Callable[[object], bool]]] = {

@@ -58,7 +58,7 @@ class Follower:
         while True:
             async for batch in self._attempt(history):
                 yield batch
-            following = [number for number in await self._attempts(history) if number > self._cursor.attempt]
+            following = [number for number in await self._all_attempts(history) if number > self._cursor.attempt]
             if not following:
                 return
             self._cursor = Cursor(min(following), -1)
@@ -79,6 +79,16 @@ class Follower:
             self._cursor = Cursor(max(attempts), -1)
         return history
 
+    async def _all_attempts(self, history: History) -> dict[int, Cursor | None]:
+        """The attempts when one is over, for sure unless it was ended, and nobody may be there to ask any more."""
+        while True:
+            try:
+                return await history.attempts()
+            except TimeoutError:
+                if self._ended or history.ended:
+                    return {}
+                self._patience.wait("its publisher does not answer")
+
     async def _attempts(self, history: History) -> dict[int, Cursor | None]:
         try:
             return await history.attempts()
@@ -87,7 +97,7 @@ class Follower:
 
     async def _attempt(self, history: History) -> AsyncIterator[Batch]:
         """What the present attempt records, until it is over."""
-        self._ended = False
+        self._ended = history.ended = False
         if self._from_now:
             await self._skip_to_now(history)
         while True:
@@ -122,12 +132,13 @@ class Follower:
         history.damages.clear()
 
     async def _listen(self) -> AsyncIterator[Batch]:
-        """What comes live, until it is silent or something is missing."""
+        """What comes live, until nothing wanted does or something is missing."""
         live = await self._connect()
         if live is None:
             self._patience.wait("its publisher cannot be reached")
             await asyncio.sleep(POLL_SECONDS)
             return
+        last_taken = time.monotonic()
         while (batch := await live.receive(SILENCE_SECONDS)) is not None:
             self._patience.reward()
             header = batch.header
@@ -137,9 +148,13 @@ class Follower:
                 return
             if header.channel != HEARTBEAT and not header.unjournaled and self._take(batch):
                 yield batch
+                last_taken = time.monotonic()
                 if header.last:
                     self._ended = True
                     return
+            elif time.monotonic() - last_taken > SILENCE_SECONDS:
+                # Heartbeats alone do not say whether the attempt is over: its end is on a channel.
+                return
         self._patience.wait("nothing is heard of its publisher")
 
     def _take(self, batch: Batch) -> bool:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from trainwire_protocol.attempts import NOTHING, parse_position, read_resumed_from
+from trainwire_protocol.background import run_in_background
 from trainwire_protocol.errors import IncompleteError, RequestError
 from trainwire_protocol.journal import JournalReader
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.records import RecordScanner
 from trainwire_protocol.requests import Requester
 from trainwire_protocol.run_folder import LEASE_SECONDS, Attempt, list_attempts
-from trainwire_protocol.wire import VERSION, Batch, Cursor, refuse_newer
+from trainwire_protocol.wire import Batch, Cursor
 
 HELLO_SECONDS: Final = 2.0
 """How long a publisher has to say what it has."""
 
 FETCH_CREDIT: Final = 1 << 20
 """Bytes that a reader asks for at once."""
+
+_Result = TypeVar("_Result")
 
 
 class History(Protocol):
@@ -68,23 +70,30 @@ class JournalHistory:
         self._run_folder = run_folder
         self._rank = rank
         self._reader: JournalReader | None = None
+        self._asked_for = -1
 
     async def attempts(self) -> dict[int, Cursor | None]:
         """For each attempt the position that it says it resumes from."""
-        return await asyncio.to_thread(self._attempts)
+        return await self._in_background(self._attempts)
 
     async def is_over(self, attempt: int) -> bool:
         """Whether another attempt follows, or its process has released it or is gone."""
-        return await asyncio.to_thread(self._is_over, attempt)
+        return await self._in_background(self._is_over, attempt)
 
     async def read(self, after: Cursor, *, final: bool) -> list[Batch]:
         """The next batches behind `after`."""
-        return await asyncio.to_thread(self._read, after, final)
+        return await self._in_background(self._read, after, final)
 
     async def close(self) -> None:
         """Close the segment that is read."""
         if self._reader:
             self._reader.close()
+
+    async def _in_background(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        try:
+            return await run_in_background(function, *arguments)
+        except OSError as error:
+            raise IncompleteError(f"the journal in {self._run_folder} cannot be read: {error}") from error
 
     def _attempts(self) -> dict[int, Cursor | None]:
         return {found.number: read_resumed_from(found) for found in list_attempts(self._run_folder, self._rank)}
@@ -102,10 +111,12 @@ class JournalHistory:
         attempt = self._find(after.attempt)
         if attempt is None:
             return []
-        if self._reader is None or self._reader.folder != attempt.folder or self._reader.after > after.seq:
+        # The reader may be past what was asked for: what it has given and was not wanted is not read again.
+        if self._reader is None or self._reader.folder != attempt.folder or after.seq < self._asked_for:
             if self._reader:
                 self._reader.close()
             self._reader = JournalReader(attempt.folder, after.seq)
+        self._asked_for = after.seq
         self._reader.after = max(self._reader.after, after.seq)
         batches = self._reader.read(final=final)
         self.ended = self._reader.ended
@@ -120,19 +131,25 @@ class JournalHistory:
 class FetchHistory:
     """History from the publisher, for readers that cannot read its files."""
 
-    def __init__(self, requester: Requester, channels: Collection[str]) -> None:
+    def __init__(
+        self, requester: Requester, channels: Collection[str], relocate: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Ask by `requester`; `relocate` turns it to the publisher of a later attempt, if there is one."""
         self.ended = False
         self.damages: list[str] = []
         self._requester = requester
         self._channels = sorted(channels)
+        self._relocate = relocate
         self._scanned_to = Cursor(0, -1)
         self._process: ProcessIdentity | None = None
 
     async def attempts(self) -> dict[int, Cursor | None]:
         """For each attempt the position that it says it resumes from."""
-        hello = await self._hello()
-        rows = [row for row in hello.get("attempts", ()) if isinstance(row, dict)]
-        return {row["attempt"]: _position(row.get("from")) for row in rows if type(row.get("attempt")) is int}
+        rows = (await self._hello()).get("attempts")
+        if not isinstance(rows, tuple):
+            raise RequestError(f"the publisher answered hello with attempts {rows!r:.60}")
+        maps = [row for row in rows if isinstance(row, dict)]
+        return {row["attempt"]: _position(row.get("from")) for row in maps if type(row.get("attempt")) is int}
 
     async def is_over(self, attempt: int) -> bool:
         """Whether the publisher is at a later attempt.
@@ -141,6 +158,7 @@ class FetchHistory:
             TimeoutError: the publisher does not answer.
             IncompleteError: it never will: its process is gone from this host.
         """
+        await self._relocate()
         try:
             current = (await self._hello()).get("attempt")
         except TimeoutError:
@@ -160,7 +178,7 @@ class FetchHistory:
             head, batches = await self._fetch(place)
             scanned_to = head.get("scanned_to")
             if type(scanned_to) is not int:
-                raise RequestError(f"the publisher answered fetch with scanned_to {scanned_to!r}")
+                raise RequestError(f"the publisher answered fetch with scanned_to {scanned_to!r:.60}")
             self.ended = head.get("ended") is True
             moved, place = scanned_to > place.seq, Cursor(place.attempt, max(scanned_to, place.seq))
             self._scanned_to = place
@@ -171,11 +189,8 @@ class FetchHistory:
         """The requester belongs to the subscription."""
 
     async def _hello(self) -> dict[str, Any]:
-        hello, _ = await self._requester.ask("hello", timeout=HELLO_SECONDS)
-        refuse_newer(min(hello.get("versions") or [VERSION]))
-        process = hello.get("process")
-        if isinstance(process, dict) and set(process) >= set(ProcessIdentity._fields):
-            self._process = ProcessIdentity(*(process[field] for field in ProcessIdentity._fields))
+        hello = await self._requester.hello(HELLO_SECONDS)
+        self._process = ProcessIdentity.from_fields(hello.get("process"))
         return hello
 
     async def _fetch(self, place: Cursor) -> tuple[dict[str, Any], list[Batch]]:

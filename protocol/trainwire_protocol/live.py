@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from trainwire_protocol.curve import ClientKeys, secure_client
-from trainwire_protocol.errors import ProtocolError, UnsupportedVersionError
+from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
 from trainwire_protocol.wire import HEARTBEAT, Batch, decode_batch, topic
 
 HIGH_WATER_MARK: Final = 1000
@@ -65,8 +65,10 @@ class LiveFeed:
 
     def _decode(self, frames: list[bytes]) -> Batch | None:
         try:
-            _, header, body = frames
+            sent_to, header, body = frames
             batch = decode_batch(header, body)
+            if batch.topic != sent_to:
+                raise MalformedBatchError(f"a batch of {batch.topic!r} that was sent to {sent_to!r:.200}")
             if batch.header.channel != HEARTBEAT:
                 _ = batch.events
         except UnsupportedVersionError:

@@ -13,13 +13,16 @@ import zmq.asyncio
 
 from trainwire_protocol.curve import ClientKeys, secure_client
 from trainwire_protocol.errors import ProtocolError, RequestError
-from trainwire_protocol.wire import unpack_map
+from trainwire_protocol.wire import MAX_BODY_BYTES, refuse_newer, unpack_map
 
 REPLY_SECONDS: Final = 5.0
 """How long an answer is waited for before it counts as lost."""
 
 MAX_REPLY_BYTES: Final = 4 << 20
 """Largest head of an answer: that of `hello` holds the run's hparams."""
+
+MAX_FRAME_BYTES: Final = 2 * MAX_BODY_BYTES
+"""Largest frame of an answer; libzmq disconnects a publisher that sends a larger one."""
 
 
 class Requester:
@@ -28,11 +31,36 @@ class Requester:
     def __init__(self, context: zmq.asyncio.Context, endpoint: str, keys: ClientKeys | None = None) -> None:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
-        secure_client(self._socket, keys)
-        self._socket.connect(endpoint)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._endpoint: str | None = None
+        self.connect(endpoint, keys)
         self._ids = count()
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], list[bytes]]]] = {}
         self._receiving = asyncio.ensure_future(self._receive())
+
+    def connect(self, endpoint: str, keys: ClientKeys | None = None) -> None:
+        """From now on ask the publisher at `endpoint`: that of a further attempt is elsewhere."""
+        if endpoint == self._endpoint:
+            return
+        if self._endpoint is not None:
+            self._socket.disconnect(self._endpoint)
+        secure_client(self._socket, keys)
+        self._socket.connect(endpoint)
+        self._endpoint = endpoint
+
+    async def hello(self, timeout: float = REPLY_SECONDS) -> dict[str, Any]:
+        """What the publisher says of itself.
+
+        Raises:
+            TimeoutError: it does not answer.
+            UnsupportedVersionError: it speaks newer major versions alone.
+        """
+        hello, _ = await self.ask("hello", timeout=timeout)
+        versions = hello.get("versions")
+        if not isinstance(versions, tuple) or not versions or not all(type(version) is int for version in versions):
+            raise RequestError(f"the publisher says that it speaks the versions {versions!r:.60}")
+        refuse_newer(min(versions))
+        return hello
 
     async def ask(
         self, verb: str, *, timeout: float = REPLY_SECONDS, **arguments: Any

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgpack
 
 from trainwire_protocol.attempts import read_resumed_from
-from trainwire_protocol.errors import MalformedBatchError, RequestError
+from trainwire_protocol.background import run_in_background
+from trainwire_protocol.errors import ProtocolError, RequestError
 from trainwire_protocol.journal import JournalReader
 from trainwire_protocol.records import encode_record
 from trainwire_protocol.run_folder import Attempt, list_attempts
@@ -26,6 +27,12 @@ ACKNOWLEDGEMENT_SECONDS: Final = 30.0
 
 MAX_SINKS: Final = 1000
 """Sinks whose acknowledgements are kept."""
+
+MAX_SCANNED_BYTES: Final = 16 << 20
+"""Bytes of the journal that one `fetch` goes through at most to find what is wanted."""
+
+FETCH_SHARE: Final = 0.05
+"""Share of a processor's time that answering `fetch` may take."""
 
 MAX_REPLAYS: Final = 16
 """Places in the journal that are kept open between one `fetch` and the next."""
@@ -49,10 +56,12 @@ class Replay:
     scanned_to: int = -1
 
     def take(self, channels: Collection[str], credit: int) -> list[bytes]:
-        """The next records of these channels, as many as the credit allows and at least one if there are any."""
+        """The next records of these channels, as many as the credit allows, and one if it allows none."""
         records: list[bytes] = []
-        while credit > 0 and (self.ready or self._fill()):
+        scanned = 0
+        while credit > 0 and scanned < MAX_SCANNED_BYTES and (self.ready or self._fill()):
             batch = self.ready.popleft()
+            scanned += len(batch.body)
             if batch.header.channel in channels:
                 record = encode_record(batch)
                 if records and len(record) > credit:
@@ -79,6 +88,10 @@ class Responder:
     """What `hello` tells beside the responder's own."""
     sinks: dict[str, Acknowledgement] = field(default_factory=dict)
     _replays: OrderedDict[tuple[int, int, tuple[str, ...]], Replay] = field(default_factory=OrderedDict)
+    _resumed: dict[int, Cursor | None] = field(default_factory=dict)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _rest_until: float = 0.0
+    _closed: bool = False
 
     async def answer(self, frames: list[bytes]) -> list[bytes]:
         """The frames that answer a request; one that cannot be understood is answered with an `error`."""
@@ -87,16 +100,21 @@ class Responder:
             request = _parse(frames)
             identifier = request.get("id")
             head, records = await self._handle(request)
-        except (MalformedBatchError, RequestError, OSError) as error:
+        except (ProtocolError, OSError) as error:
             head, records = {"error": str(error)}, []
         return [msgpack.packb({"id": identifier, **head}), *records]
+
+    def close(self) -> None:
+        """Let go of the journal's files."""
+        self._closed = True
+        self._drop_replays(keep=0)
 
     async def _handle(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         match request.get("verb"):
             case "hello":
-                return await asyncio.to_thread(self._hello), []
+                return await run_in_background(self._hello), []
             case "fetch":
-                return await asyncio.to_thread(self._fetch, request)
+                return await self._fetch_in_turn(request)
             case "ack":
                 return self._acknowledge(request), []
             case verb:
@@ -110,21 +128,49 @@ class Responder:
             "versions": [VERSION],
             "heads": dict(self.heads),
             "attempts": [
-                {"attempt": attempt.number, "from": (position := read_resumed_from(attempt)) and position._asdict()}
+                {"attempt": attempt.number, "from": (position := self._resumed_from(attempt)) and position._asdict()}
                 for attempt in self._attempts()
             ],
             **self.describe(),
         }
+
+    def _resumed_from(self, attempt: Attempt) -> Cursor | None:
+        if attempt.number >= self.attempt.number:
+            return read_resumed_from(attempt)
+        if attempt.number not in self._resumed:
+            self._resumed[attempt.number] = read_resumed_from(attempt)
+        return self._resumed[attempt.number]
+
+    async def _fetch_in_turn(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        """One `fetch` after another, with rests between them."""
+        async with self._turn:
+            await asyncio.sleep(self._rest_until - time.monotonic())
+            return await run_in_background(self._fetch_and_rest, request)
+
+    def _fetch_and_rest(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        # The processor's time, since waiting for a disk keeps nobody from training.
+        begun = time.thread_time()
+        try:
+            return self._fetch(request)
+        finally:
+            spent = time.thread_time() - begun
+            self._rest_until = time.monotonic() + spent * (1 / FETCH_SHARE - 1)
 
     def _fetch(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         attempt, after = _count(request, "attempt"), _count(request, "after", least=-1)
         channels, credit = _channels(request), min(_count(request, "credit"), MAX_CREDIT)
         head = max(self.heads.values(), default=-1) if attempt == self.attempt.number else None
         replay = self._replay(attempt, after, channels)
-        records = replay.take(channels, credit)
+        try:
+            records = replay.take(channels, credit)
+        except (ProtocolError, OSError):
+            replay.reader.close()
+            raise
+        displaced = self._replays.pop((attempt, replay.scanned_to, channels), None)
+        if displaced:
+            displaced.reader.close()
         self._replays[attempt, replay.scanned_to, channels] = replay
-        while len(self._replays) > MAX_REPLAYS:
-            self._replays.popitem(last=False)[1].reader.close()
+        self._drop_replays(keep=0 if self._closed else MAX_REPLAYS)
         ended = replay.reader.ended and not replay.ready
         return {"scanned_to": replay.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
 
@@ -137,13 +183,22 @@ class Responder:
             raise RequestError(f"there is no attempt {number}")
         return Replay(JournalReader(attempt.folder, after), scanned_to=after)
 
+    def _drop_replays(self, keep: int) -> None:
+        while len(self._replays) > keep:
+            self._replays.popitem(last=False)[1].reader.close()
+
     def _acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
         sink = request.get("sink")
         if not isinstance(sink, str) or not 0 < len(sink) <= 256:
             raise RequestError(f"sink is {_short(sink)}, not a name")
         cursor = Cursor(_count(request, "attempt"), _count(request, "seq", least=-1))
-        if sink in self.sinks or len(self.sinks) < MAX_SINKS:
-            self.sinks[sink] = Acknowledgement(cursor, time.monotonic() + ACKNOWLEDGEMENT_SECONDS)
+        now = time.monotonic()
+        if sink not in self.sinks and len(self.sinks) >= MAX_SINKS:
+            for name in [name for name, known in self.sinks.items() if known.expires <= now]:
+                del self.sinks[name]
+            if len(self.sinks) >= MAX_SINKS:
+                raise RequestError(f"{MAX_SINKS} sinks are waited for already")
+        self.sinks[sink] = Acknowledgement(cursor, now + ACKNOWLEDGEMENT_SECONDS)
         return {}
 
     def _attempts(self) -> list[Attempt]:

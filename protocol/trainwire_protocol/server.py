@@ -7,6 +7,7 @@ take, and a reply that cannot be sent at once is dropped too. Clients notice, an
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -30,8 +31,13 @@ MAX_PUBLISHED_BYTES: Final = 256 << 10
 MAX_REQUEST_BYTES: Final = 64 << 10
 """Largest request; libzmq drops a client that sends a larger one."""
 
-FETCH_SHARE: Final = 0.05
-"""Share of the time that answering `fetch` may take."""
+MAX_WAITING_REQUESTS: Final = 64
+"""Requests that are being answered at once; further ones wait in their sockets."""
+
+MAX_WAITING_REPLIES: Final = 4
+"""Replies that are kept for a client that does not read; further ones are dropped, and can be asked for again."""
+
+_log = logging.getLogger("trainwire")
 
 
 class Server:
@@ -71,6 +77,8 @@ class Server:
         self._publisher = zmq.Context(self._context).socket(zmq.PUB)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
+        self._router.set(zmq.RCVHWM, MAX_WAITING_REQUESTS)
+        self._router.set(zmq.SNDHWM, MAX_WAITING_REPLIES)
         self._publisher.set(zmq.SNDHWM, high_water_mark)
         self._door: DoorKeeper | None = None
         if keys:
@@ -101,14 +109,13 @@ class Server:
         self._send(topic(HEARTBEAT, attempt.run, attempt.rank), encode_header(header), body)
 
     async def answer_requests(self) -> None:
-        """Answer requests until cancelled."""
-        while True:
-            client, *frames = await self._router.recv_multipart()
-            begun = time.monotonic()
-            reply = await self.responder.answer(frames)
-            await self._reply(client, reply)
-            if len(reply) > 1:
-                await asyncio.sleep((time.monotonic() - begun) * (1 / FETCH_SHARE - 1))
+        """Answer requests until cancelled; one that takes long does not hold up the others."""
+        places = asyncio.Semaphore(MAX_WAITING_REQUESTS)
+        async with asyncio.TaskGroup() as answers:
+            while True:
+                await places.acquire()
+                client, *frames = await self._router.recv_multipart()
+                answers.create_task(self._answer(client, frames)).add_done_callback(lambda _: places.release())
 
     async def wait_for_sinks(self, seq: int, timeout: float) -> list[str]:
         """Wait until every sink that acknowledges has got to `seq`; the names of those that have not in time."""
@@ -124,6 +131,7 @@ class Server:
         if self._door:
             self._door.stop()
         self._context.term()
+        self.responder.close()
 
     def _behind(self, seq: int) -> list[str]:
         now, wanted = time.monotonic(), Cursor(self._attempt.number, seq)
@@ -132,11 +140,14 @@ class Server:
     def _describe_all(self) -> Mapping[str, Any]:
         return {"publish": self.publish_endpoint, **self._describe(), **self._introduce()}
 
-    async def _reply(self, client: bytes, frames: list[bytes]) -> None:
+    async def _answer(self, client: bytes, frames: list[bytes]) -> None:
         try:
-            await self._router.send_multipart([client, *frames], zmq.DONTWAIT)
+            reply = await self.responder.answer(frames)
+            await self._router.send_multipart([client, *reply], zmq.DONTWAIT)
         except zmq.ZMQError:
             return
+        except Exception:
+            _log.exception("a request could not be answered")
 
     def _send(self, *frames: bytes) -> None:
         try:

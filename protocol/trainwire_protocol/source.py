@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import zmq.asyncio
 
+from trainwire_protocol.background import run_in_background
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.curve import ClientKeys
 from trainwire_protocol.errors import ConnectionFileError, RequestError
@@ -15,7 +16,6 @@ from trainwire_protocol.live import HIGH_WATER_MARK, LiveFeed
 from trainwire_protocol.requests import Requester
 from trainwire_protocol.run_folder import list_attempts
 from trainwire_protocol.target import Target
-from trainwire_protocol.wire import VERSION, refuse_newer
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Source:
         if self.history is None:
             folder = self.wanted.target.folder
             if folder is not None and self.wanted.use_journal:
-                if list_attempts(folder, self.wanted.rank):
+                if await run_in_background(list_attempts, folder, self.wanted.rank):
                     self.history = JournalHistory(folder, self.wanted.rank)
-            elif requester := self._connect_requests():
-                self.history = FetchHistory(requester, self.wanted.channels)
+            elif requester := self._connect_requests(await run_in_background(self._connection)):
+                self.history = FetchHistory(requester, self.wanted.channels, self._relocate)
         return self.history
 
     async def connect(self, attempt: int) -> LiveFeed | None:
@@ -92,28 +92,33 @@ class Source:
 
     async def _locate(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
         """The run's name, the PUB socket's endpoint, and the keys to it."""
-        connection = self._connection()
+        connection = await run_in_background(self._connection)
         if connection:
-            if connection.attempt != attempt or not connection.is_reachable():
+            if connection.attempt != attempt or not await run_in_background(connection.is_reachable):
                 return None
-            self._connect_requests()
+            self._connect_requests(connection)
             return connection.run, connection.publish, connection.keys
         return await self._ask_place(attempt) if self.requester else None
 
     async def _ask_place(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
         assert self.requester
-        hello, _ = await self.requester.ask("hello")
-        refuse_newer(min(hello.get("versions") or [VERSION]))
+        hello = await self.requester.hello()
         run, endpoint = hello.get("run"), hello.get("publish")
         if not isinstance(run, str) or not is_endpoint(endpoint):
-            raise RequestError(f"the publisher at {self.wanted.target.request} says that it publishes at {endpoint!r}")
+            raise RequestError(f"{self.wanted.target.request} says that it publishes {run!r:.60} at {endpoint!r:.60}")
         return (run, str(endpoint), None) if hello.get("attempt") == attempt else None
 
-    def _connect_requests(self) -> Requester | None:
-        connection = self._connection()
+    async def _relocate(self) -> None:
+        """From now on ask the publisher that the connection file names by now."""
+        self._connect_requests(await run_in_background(self._connection))
+
+    def _connect_requests(self, connection: Connection | None) -> Requester | None:
         endpoint = connection.request if connection else self.wanted.target.request
-        if self.requester is None and endpoint:
-            self.requester = Requester(self._context, endpoint, connection.keys if connection else None)
+        keys = connection.keys if connection else None
+        if endpoint and self.requester:
+            self.requester.connect(endpoint, keys)
+        elif endpoint:
+            self.requester = Requester(self._context, endpoint, keys)
         return self.requester
 
     def _connection(self) -> Connection | None:
