@@ -1,0 +1,90 @@
+"""The throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from reading import read_events
+from tiny import points, train
+from torch.utils.data import DataLoader
+from waiting import not_waiting
+
+from trainwire import Plugin, hook
+from trainwire.payloads import AfterEvaluation, BeforeEvaluation, BeforeTrainingOptimizerStep
+from trainwire.plugins.throughput import Throughput, percentile
+from trainwire_protocol.errors import OptionError
+
+
+class Clock:
+    """A time that passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Slow(Plugin):
+    """Takes n seconds for the nth step, and 200 for an evaluation."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    @hook
+    def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
+        self.clock.now += step.step
+
+    @hook("before_evaluation", "after_evaluation")
+    def evaluate(self, evaluation: BeforeEvaluation | AfterEvaluation) -> None:
+        self.clock.now += 100
+
+
+class SlowLoader(DataLoader[object]):
+    """Takes two seconds for each batch."""
+
+    clock: Clock
+
+    def __iter__(self) -> Iterator[object]:  # type: ignore[override]  # torch's is narrower
+        for batch in super().__iter__():
+            self.clock.now += 2
+            yield batch
+
+
+def recorded(folder: Path) -> list[tuple[int, str, float]]:
+    return [
+        (event.step, event.name.removeprefix("throughput/"), event.value)
+        for event in read_events(folder)
+        if event.name.startswith("throughput/")
+    ]
+
+
+def test_rate_waiting_and_percentiles_are_recorded(tmp_path: Path) -> None:
+    """Each four steps there is a record, over the ends of epochs; evaluations do not count."""
+    clock = Clock()
+    loader = SlowLoader(points(15), 5)
+    loader.clock = clock
+    plugin = not_waiting(Throughput(every=4, clock=clock))
+    train(tmp_path, plugin, Slow(clock), train=loader, dev=points(4), max_epochs=3)
+    seconds = [1 + 2 + 3 + 4 + 8, 5 + 6 + 7 + 8 + 8]
+    assert recorded(tmp_path) == [
+        (4, "samples_per_second", 20 / seconds[0]), (4, "data_share", 8 / seconds[0]),
+        (4, "step_seconds/p50", 2), (4, "step_seconds/p90", 4), (4, "step_seconds/p99", 4),
+        (8, "samples_per_second", 20 / seconds[1]), (8, "data_share", 8 / seconds[1]),
+        (8, "step_seconds/p50", 6), (8, "step_seconds/p90", 8), (8, "step_seconds/p99", 8),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "expected"), [(50, 50), (90, 90), (99, 99), (1, 1), (100, 100)])
+def test_a_percentile_is_one_of_the_values(share: int, expected: float) -> None:
+    """By nearest rank, of a hundred values the share is the rank; a single value is all its percentiles."""
+    assert percentile(range(100, 0, -1), share) == expected
+    assert percentile([7.0], share) == 7.0
+
+
+def test_it_needs_a_step_at_least() -> None:
+    """A record of no step is refused."""
+    with pytest.raises(OptionError, match="every is 0"):
+        Throughput(every=0)
