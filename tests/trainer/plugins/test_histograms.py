@@ -1,0 +1,69 @@
+"""Histograms of weights and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from reading import read_events
+from tiny import make_trainer, train
+from torch import Tensor, nn
+from waiting import not_waiting
+
+from trainwire.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
+from trainwire.plugins.histograms import Histograms
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.events import Event
+
+
+def histograms(folder: Path) -> list[Event]:
+    return [event for event in read_events(folder) if event.type == "histogram"]
+
+
+def test_weights_and_gradients_are_recorded(tmp_path: Path) -> None:
+    """Every third step there is a histogram of each parameter and gradient, with the values at that step."""
+    trainer, seen = make_trainer(), dict[tuple[int, str], Tensor]()
+
+    @trainer.on("before_training_optimizer_step")
+    def keep_gradient(step: BeforeTrainingOptimizerStep) -> None:
+        gradient = trainer.model.get_parameter("weight").grad
+        assert gradient is not None
+        seen[step.step, "gradients/weight"] = gradient.clone()
+
+    @trainer.on("after_training_batch")
+    def keep_weights(batch: AfterTrainingBatch) -> None:
+        seen[batch.step, "parameters/weight"] = trainer.model.get_parameter("weight").detach().clone()
+
+    train(tmp_path, not_waiting(Histograms(every=3, parameters=["wei*"])), trainer=trainer)
+    found = histograms(tmp_path)
+    assert [(event.step, event.name) for event in found] == [
+        (3, "gradients/weight"), (3, "parameters/weight"), (6, "gradients/weight"), (6, "parameters/weight"),
+    ]  # fmt: skip
+    for event in found:
+        values = seen[event.step, event.name].double()
+        assert sum(event.value["counts"]) == 8
+        assert (event.value["min"], event.value["max"]) == (values.min(), values.max())
+        assert event.value["sum"] == pytest.approx(float(values.sum()))
+
+
+def test_gradients_can_be_left_out(tmp_path: Path) -> None:
+    """Without gradients there are those of all weights alone."""
+    train(tmp_path, Histograms(every=6, gradients=False))
+    assert [event.name for event in histograms(tmp_path)] == ["parameters/weight", "parameters/bias"]
+
+
+def test_a_parameter_that_is_not_trained_has_no_gradient(tmp_path: Path) -> None:
+    """Its weights are recorded, and a gradient that is not there is not."""
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2).requires_grad_(False))
+    train(tmp_path, Histograms(every=6, parameters="*.bias"), trainer=make_trainer(model))
+    assert [event.name for event in histograms(tmp_path)] == [
+        "gradients/0.bias",
+        "parameters/0.bias",
+        "parameters/1.bias",
+    ]
+
+
+def test_it_needs_a_step_at_least() -> None:
+    """A record of no step is refused."""
+    with pytest.raises(OptionError, match="every is 0"):
+        Histograms(every=0)

@@ -1,0 +1,58 @@
+"""How weights and gradients are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from trainwire.hooks import hook
+from trainwire.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
+from trainwire.plugin import Plugin
+from trainwire_protocol.errors import OptionError
+
+
+class Histograms(Plugin):
+    """Records histograms of each parameter and of its gradient, every so many steps.
+
+    They are called `parameters/<name>`, the weights after the step, and `gradients/<name>`, the gradients with which it
+    was made, clipped. The tensors are bucketed where they are, so a GPU is not waited for.
+
+    Args:
+        every: Steps from one record to the next.
+        parameters: Patterns of the names of the parameters, as in a shell: `encoder.*`.
+        gradients: Whether to record the gradients too.
+
+    Raises:
+        OptionError: `every` is below 1.
+    """
+
+    essential = False
+
+    def __init__(self, every: int = 100, parameters: Sequence[str] = ("*",), *, gradients: bool = True) -> None:
+        if every < 1:
+            raise OptionError(f"Histograms: every is {every}: it has to be at least 1")
+        self.every = every
+        self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        self.gradients = gradients
+
+    @hook
+    def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
+        """Record the gradients; parameters without one are left out."""
+        if self.gradients and step.step % self.every == 0:
+            for name, parameter in self._parameters():
+                if parameter.grad is not None:
+                    self.run.bus.histogram(f"gradients/{name}", parameter.grad, step.step)
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        """Record the weights."""
+        if batch.step % self.every == 0:
+            for name, parameter in self._parameters():
+                self.run.bus.histogram(f"parameters/{name}", parameter.detach(), batch.step)
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.run.model.named_parameters():
+            if any(fnmatchcase(name, pattern) for pattern in self.parameters):
+                yield name, parameter
