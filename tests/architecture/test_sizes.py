@@ -1,0 +1,37 @@
+"""Files and functions stay small enough to be read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from statistics import median
+
+from packages import Module, modules
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+
+
+def functions(module: Module) -> Iterator[tuple[str, int]]:
+    """Each function's place, and its lines without its docstring."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno
+            lines = node.end_lineno - node.lineno + 1
+            first = node.body[0]
+            if ast.get_docstring(node) is not None and first.end_lineno:
+                lines -= first.end_lineno - first.lineno + 1
+            yield f"{module.path}:{node.lineno} {node.name}", lines
+
+
+def test_files_are_short() -> None:
+    """No file of the packages has more than 300 lines."""
+    lengths = {module.path: len(module.path.read_text().splitlines()) for module in modules()}
+    assert not {path: length for path, length in lengths.items() if length > MAX_FILE_LINES}
+
+
+def test_functions_are_short() -> None:
+    """No function has more than 60 lines, and half of them at most ten."""
+    lengths = dict(found for module in modules() for found in functions(module))
+    assert not {place: length for place, length in lengths.items() if length > MAX_FUNCTION_LINES}
+    assert median(lengths.values()) <= 10
