@@ -277,7 +277,20 @@ def test_a_full_queue_drops_scalars_counts_them_and_keeps_lifecycle() -> None:
         recorder.append("", {"a": 1.0}, "", step)
     recorder.append("epoch/finished", {}, "lifecycle", 30)
     assert (len(recorder.queue), recorder.dropped) == (11, 20)
-    assert recorder.queue[-1].name == "epoch/finished"
+    assert recorder.queue[-1][0] == "epoch/finished"
+
+
+def test_progress_is_what_was_recorded_with_a_step(tmp_path: Path) -> None:
+    """What other threads record without a step does not make a loop look alive that is not."""
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.log({"a": 1.0}, step=3)
+        before = bus.describe()
+        bus.log({"cpu": 1.0})
+        bus.text("note", "hello")
+        assert bus.describe() == before
+        bus.log({"a": 1.0}, step=4)
+        assert bus.describe()["step_walltime"] > before["step_walltime"]
+        assert bus.describe()["step"] == 4
 
 
 def test_drops_are_published(tmp_path: Path, monkeypatch) -> None:

@@ -114,6 +114,6 @@ def _channel_and_size(event: Event) -> tuple[str, int]:
     return ("media" if size > MEDIA_BYTES and event.type not in _ALWAYS_EVENT else "event"), size
 
 
-def is_ready(record: Record) -> bool:
-    """Whether the record's values can be read without waiting."""
-    return all(pending.is_ready() for pending in find_pending(record.value))
+def is_ready(record: Sequence[Any]) -> bool:
+    """Whether the value of a record, as it is queued, can be read without waiting."""
+    return all(pending.is_ready() for pending in find_pending(record[1]))

@@ -55,7 +55,6 @@ class EventBus:
         self._recorder = Recorder()
         self._watchers = Watchers()
         self._open = True
-        self._step = 0
         self._marks = 0
         batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._complaints)
         self._thread = BusThread(
@@ -78,8 +77,12 @@ class EventBus:
         if not self._open:
             return
         try:
-            values = read_scalars(metrics)
-            self._recorder.append("", values, "", self._read_step(step), values=len(values))
+            values = dict(metrics)
+            for value in values.values():
+                if value.__class__ is not float:
+                    values = read_scalars(values)
+                    break
+            self._recorder.append("", values, "", step, len(values))
         except Exception as error:
             self._complaints.add("log", "log cannot record %.100r: %s", metrics, error)
 
@@ -89,7 +92,7 @@ class EventBus:
             return
         try:
             plain = _READERS.get(type, read_plain)(value)
-            self._recorder.append(name, plain, type, self._read_step(step), size=_size(plain))
+            self._recorder.append(name, plain, type, step, 1, _size(plain))
         except Exception as error:
             self._complaints.add(f"{name!r:.100}", "not recorded: event %.100r of type %s: %s", name, type, error)
 
@@ -146,7 +149,7 @@ class EventBus:
         """
         self._marks += 1
         self.publish(MARK, {"mark": self._marks}, "lifecycle")
-        return {"run": self.run, "attempt": self.attempt, "mark": self._marks, "step": self._step}
+        return {"run": self.run, "attempt": self.attempt, "mark": self._marks, "step": self._recorder.last_step}
 
     def wait_until_journaled(self, state: Mapping[str, Any], timeout: float) -> bool:
         """Wait until the mark of a `state_dict` is in the journal; False if it is not in `timeout` seconds.
@@ -212,14 +215,6 @@ class EventBus:
         else:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.close(status=status, reason=f"{type(error).__name__}: {error}"[:1000])
-
-    def _read_step(self, step: int | None) -> int:
-        if step is None:
-            return self._step
-        if type(step) is not int:
-            step = int(step)
-        self._step = self._recorder.last_step = step
-        return step
 
 
 def _size(value: Any) -> int:

@@ -107,7 +107,7 @@ class BusThread(threading.Thread):
         """The events of the next records, about `MAX_EVENTS`, up to one whose values are not known yet."""
         queue, events = self._recorder.queue, list[Event]()
         while queue and len(events) < MAX_EVENTS and is_ready(queue[0]):
-            events += self._batcher.events(queue.popleft())
+            events += self._batcher.events(self._recorder.take())
         return events
 
     def _report_drops(self) -> None:
@@ -117,7 +117,7 @@ class BusThread(threading.Thread):
             self._dropped = dropped
 
     def _record(self, name: str, value: dict[str, Any]) -> None:
-        self._recorder.append(name, value, "lifecycle", self._recorder.last_step)
+        self._recorder.append(name, value, "lifecycle", None)
 
     def _on_written(self, batches: Sequence[Batch]) -> None:
         """Called on the journal's thread, which a bad disk may hold for longer than the bus lives."""
@@ -153,7 +153,7 @@ class BusThread(threading.Thread):
         queue = self._recorder.queue
         unresolved = [record for record in queue if not is_ready(record)]
         if unresolved:
-            names = sorted({record.name or ", ".join(record.value) for record in unresolved})
+            names = sorted({name or ", ".join(value) for name, value, *_ in unresolved})
             ready = [record for record in queue if is_ready(record)]
             queue.clear()
             queue.extend(ready)

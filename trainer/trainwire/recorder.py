@@ -28,11 +28,12 @@ class Recorder:
     """Takes records from any thread, by one append each; the bus thread takes them out."""
 
     def __init__(self, max_values: int = MAX_QUEUED_VALUES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
-        self.queue: deque[Record] = deque()
+        self.queue: deque[tuple[str, Any, str, float, int]] = deque()
+        """The fields of records, the oldest first."""
         self.dropped = 0
         """Values that were dropped because the queue was full; only grows."""
         self.last_step = 0
-        """The last step that was recorded with."""
+        """The last step that was given: only who trains gives one, so it tells of progress."""
         self.last_walltime = time()
         """When that was."""
         self._max_values = max_values
@@ -41,17 +42,38 @@ class Recorder:
         self._values = 0
         self._bytes = 0
 
-    def append(self, name: str, value: Any, kind: str, step: int, *, values: int = 1, size: int = 0) -> None:
-        """Append a record, or drop it where the queue is full; lifecycle events are never dropped."""
+    def append(self, name: str, value: Any, kind: str, step: int | None, values: int = 1, size: int = 0) -> None:
+        """Append a record, or drop it where the queue is full; lifecycle events are never dropped.
+
+        Args:
+            name: of the event; empty for `log`.
+            value: what was recorded, which nobody else changes.
+            kind: the event's type.
+            step: None for the last one given.
+            values: how many the record counts for.
+            size: bytes that it counts for beside that.
+
+        Raises:
+            ValueError, TypeError: `step` is no integer.
+        """
         walltime = time()
-        self.last_walltime = walltime
-        full = self._values >= self._max_values or self._bytes >= self._max_bytes
-        if full and kind != "lifecycle":
+        if step is None:
+            step = self.last_step
+        else:
+            if step.__class__ is not int:
+                step = int(step)
+            self.last_step, self.last_walltime = step, walltime
+        if (self._values >= self._max_values or self._bytes >= self._max_bytes) and kind != "lifecycle":
             self.dropped += values
             return
         self._values += values
         self._bytes += size
-        self.queue.append(Record(name, value, kind, walltime, step))
+        # A plain tuple: to make a Record of it costs twice as much, and is done on the bus thread.
+        self.queue.append((name, value, kind, walltime, step))
+
+    def take(self) -> Record:
+        """The oldest record; for the bus thread alone, and only if there is one."""
+        return Record._make(self.queue.popleft())
 
     def emptied(self) -> None:
         """Begin to count anew; called by the bus thread when it has found the queue empty."""

@@ -40,8 +40,6 @@ class Encoded:
 def read_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the metrics: numbers as they are, tensors read at once or, from a GPU, deferred together."""
     values = dict(metrics)
-    if _NUMBERS.issuperset(map(type, values.values())):
-        return values
     on_gpu: dict[str, Any] = {}
     for name, value in values.items():
         if _is_on_gpu(value):
