@@ -100,6 +100,7 @@ class Subscription:
         Raises:
             StopAsyncIteration: the run is over, and everything was delivered.
             IncompleteError: there is more, but it cannot be had.
+            CursorAheadError: the record ends before the cursor, and goes on in a later attempt.
             UnsupportedVersionError: a newer major version is spoken there.
         """
         item = await self._ready.get()

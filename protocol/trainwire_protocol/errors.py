@@ -14,7 +14,8 @@ TrainwireError
 │   ├── ConnectionFileError    a connection file that cannot be read
 │   ├── RequestError           a request or reply that cannot be understood
 │   └── UnsupportedVersionError  a newer major version of the wire
-└── IncompleteError            events that exist somewhere, but could not be had
+├── IncompleteError            events that exist somewhere, but could not be had
+└── CursorAheadError           a cursor behind the end of the record
 """
 
 from __future__ import annotations
@@ -81,3 +82,7 @@ class UnsupportedVersionError(ProtocolError):
 
 class IncompleteError(TrainwireError):
     """Events that exist somewhere, but could not be had."""
+
+
+class CursorAheadError(TrainwireError):
+    """A cursor behind the end of the record: a disk has lost what it had taken, as when its host crashes."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from trainwire_protocol.attempts import kept_ranges
-from trainwire_protocol.errors import IncompleteError, MalformedBatchError
+from trainwire_protocol.errors import CursorAheadError, IncompleteError, MalformedBatchError
 from trainwire_protocol.history import History
 from trainwire_protocol.live import LiveFeed
 from trainwire_protocol.source import Source
@@ -41,7 +41,7 @@ class Follower:
         self._source = source
         self._channels = frozenset(source.wanted.channels)
         self._from_now = cursor is None
-        self._cursor = cursor or Cursor(0, -1)
+        self._cursor = self._given = cursor or Cursor(0, -1)
         self._skip_superseded = skip_superseded
         self._kept: dict[int, int | None] | None = None
         self._ended = False
@@ -52,6 +52,7 @@ class Follower:
 
         Raises:
             IncompleteError: there is more, but it cannot be had.
+            CursorAheadError: the record ends before the cursor, and goes on in a later attempt.
             UnsupportedVersionError: a newer major version is spoken there.
         """
         history = await self._wait_for_run()
@@ -59,6 +60,7 @@ class Follower:
             async for batch in self._attempt(history):
                 yield batch
             following = [number for number in await self._all_attempts(history) if number > self._cursor.attempt]
+            self._check_cursor(history, goes_on=bool(following))
             if not following:
                 return
             self._cursor = Cursor(min(following), -1)
@@ -72,12 +74,27 @@ class Follower:
             self._patience.wait("no run has begun there", at_once=True)
             await asyncio.sleep(POLL_SECONDS)
         self._patience.reward()
+        if self._given.seq >= 0 and self._given.attempt not in attempts:
+            raise CursorAheadError(f"the record has no attempt {self._given.attempt}, and was read up to there")
         if self._skip_superseded:
             kept = kept_ranges(attempts)
             self._kept = {number: kept.get(number, -1) for number in attempts}
         if self._from_now:
             self._cursor = Cursor(max(attempts), -1)
         return history
+
+    def _check_cursor(self, history: History, *, goes_on: bool) -> None:
+        """See, when the first attempt is over, whether the record holds what was read of it before."""
+        cursor = self._given
+        if cursor.seq < 0 or cursor != self._cursor or history.head is None or history.head >= cursor.seq:
+            return
+        told = (
+            f"the record of attempt {cursor.attempt} ends at seq {history.head}, and was read up to {cursor.seq}: "
+            "its disk has lost the end"
+        )
+        if goes_on:
+            raise CursorAheadError(told)
+        _log.warning("%s: %s", self._source.wanted.target, told)
 
     async def _all_attempts(self, history: History) -> dict[int, Cursor | None]:
         """The attempts when one is over, for sure unless it was ended, and nobody may be there to ask any more."""

@@ -33,6 +33,8 @@ class History(Protocol):
     """Whether the attempt that is read has recorded its last event, and that was read."""
     damages: list[str]
     """What could not be read, each with its place."""
+    head: int | None
+    """Seq of the last event that is held of the attempt that is read, as far as that is known once it is read."""
 
     async def attempts(self) -> dict[int, Cursor | None]:
         """For each attempt the position that it says it resumes from.
@@ -67,6 +69,7 @@ class JournalHistory:
     def __init__(self, run_folder: Path, rank: int) -> None:
         self.ended = False
         self.damages: list[str] = []
+        self.head: int | None = None
         self._run_folder = run_folder
         self._rank = rank
         self._reader: JournalReader | None = None
@@ -119,7 +122,7 @@ class JournalHistory:
         self._asked_for = after.seq
         self._reader.after = max(self._reader.after, after.seq)
         batches = self._reader.read(final=final)
-        self.ended = self._reader.ended
+        self.ended, self.head = self._reader.ended, self._reader.head
         self.damages += map(str, self._reader.damages)
         self._reader.damages.clear()
         return batches
@@ -137,6 +140,7 @@ class FetchHistory:
         """Ask by `requester`; `relocate` turns it to the publisher of a later attempt, if there is one."""
         self.ended = False
         self.damages: list[str] = []
+        self.head: int | None = None
         self._requester = requester
         self._channels = sorted(channels)
         self._relocate = relocate
@@ -179,7 +183,8 @@ class FetchHistory:
             scanned_to = head.get("scanned_to")
             if type(scanned_to) is not int:
                 raise RequestError(f"the publisher answered fetch with scanned_to {scanned_to!r:.60}")
-            self.ended = head.get("ended") is True
+            self.ended, last = head.get("ended") is True, head.get("head")
+            self.head = last if type(last) is int else None
             moved, place = scanned_to > place.seq, Cursor(place.attempt, max(scanned_to, place.seq))
             self._scanned_to = place
             if batches or not moved:

@@ -97,6 +97,8 @@ class JournalReader:
     after: int = -1
     ended: bool = False
     """Whether the attempt's last batch was read."""
+    head: int = -1
+    """Seq of the last event that was seen, wanted or not."""
     damages: list[SegmentDamage] = field(default_factory=list)
     _segment: Path | None = None
     _file: FileIO | None = None
@@ -144,6 +146,7 @@ class JournalReader:
             return []
         self._note_damages()
         self.ended = self.ended or any(batch.header.last for batch in found)
+        self.head = max([self.head, *(batch.cursor.seq for batch in found)])
         wanted = [batch for batch in found if batch.cursor.seq > self.after]
         self.after = max([self.after, *(batch.cursor.seq for batch in wanted)])
         return wanted if data or wanted else None

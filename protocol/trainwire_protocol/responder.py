@@ -172,6 +172,8 @@ class Responder:
         self._replays[attempt, replay.scanned_to, channels] = replay
         self._drop_replays(keep=0 if self._closed else MAX_REPLAYS)
         ended = replay.reader.ended and not replay.ready
+        if head is None and not replay.ready:
+            head = replay.reader.head
         return {"scanned_to": replay.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
 
     def _replay(self, number: int, after: int, channels: tuple[str, ...]) -> Replay:

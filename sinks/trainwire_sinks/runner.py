@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from trainwire_protocol.errors import IncompleteError, OutputError, TrainwireError
+from trainwire_protocol.errors import CursorAheadError, IncompleteError, OutputError, TrainwireError
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks.base import Sink
 from trainwire_sinks.claim import Claim, ClaimedError
@@ -170,6 +170,9 @@ class SinkRunner:
             try:
                 await self._delivery.restore()
                 over = await self._read()
+            except CursorAheadError as error:
+                logger.warning("%s: %s; writing its output anew", self._delivery.sink.name, error)
+                await self._delivery.begin()
             except TrainwireError:
                 raise
             except Exception as error:

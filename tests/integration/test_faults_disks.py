@@ -1,0 +1,184 @@
+"""Real disks that are full, frozen or read-only, under the journal and under a sink's output."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from disks import freezable_disk, read_only, small_disk
+from reading import read_events, wait_until
+
+import trainwire
+from trainwire_protocol.errors import OutputError, UsageError
+from trainwire_protocol.verification import verify_run
+from trainwire_sinks import Event, cli
+from trainwire_sinks.builtin.jsonl import JsonLines
+from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.runner import Patience, SinkRunner
+from trainwire_sinks.testing import Recording, record, run_sink
+
+EVENTS = [
+    [Event("train/loss", float(n), "scalar", 0.0, n) for n in range(first, first + 100)]
+    for first in range(0, 2000, 100)
+]
+
+
+def run_jsonl(output: Path, patience: Patience) -> None:
+    batches = record(EVENTS)
+
+    def subscribe(cursor: object, skip: bool) -> Recording:
+        return Recording(batch for batch in batches if batch.cursor > cursor)
+
+    asyncio.run(SinkRunner(JsonLines, subscribe, output, commit_interval=0, patience=patience).run())
+
+
+def expected_lines(tmp_path: Path) -> bytes:
+    run_sink(JsonLines, tmp_path / "whole", record(EVENTS))
+    return (tmp_path / "whole" / "events.jsonl").read_bytes()
+
+
+def test_a_sinks_full_disk_that_gets_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink whose disk is full goes back to its last commit and tries again; with room it writes the same bytes."""
+    with small_disk(tmp_path / "disk", 256) as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(150 << 10))
+        writing = threading.Thread(target=run_jsonl, args=(disk, Patience(retries=1000, first_delay=0.001)))
+        writing.start()
+        wait_until(lambda: "No space left on device" in caplog.text)
+        ballast.unlink()
+        writing.join(30)
+        assert (disk / "events.jsonl").read_bytes() == expected_lines(tmp_path)
+
+
+def test_a_sinks_full_disk_that_stays_full(tmp_path: Path) -> None:
+    """It ends with the reason and a cursor that fits its output; started again with room it goes on from there."""
+    with small_disk(tmp_path / "disk", 256) as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(150 << 10))
+        with pytest.raises(OutputError, match="No space left on device"):
+            run_jsonl(disk, Patience(retries=2, first_delay=0.001))
+        ballast.unlink()
+        run_jsonl(disk, Patience(retries=0))
+        assert (disk / "events.jsonl").read_bytes() == expected_lines(tmp_path)
+
+
+def log_until(bus: trainwire.EventBus, condition: Callable[[], bool]) -> int:
+    """Log steps until a condition holds; gives the last."""
+    step = 0
+    deadline = time.monotonic() + 20
+    while not condition():
+        step += 1
+        bus.log({"train/loss": float(step)}, step=step)
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.0005)
+    return step
+
+
+def steps(folder: Path) -> list[int]:
+    return [event.step for event in read_events(folder) if event.name == "train/loss"]
+
+
+def test_a_journals_disk_that_is_really_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bus on a full filesystem goes on, and journals everything once there is room: the record is whole."""
+    with small_disk(tmp_path / "disk", 256) as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(200 << 10))
+        with trainwire.open_bus(disk / "run") as bus:
+            last = log_until(bus, lambda: "cannot be written: No space left" in caplog.text)
+            for step in range(last + 1, last + 1001):
+                bus.log({"train/loss": float(step)}, step=step)
+            wait_until(lambda: not bus._recorder.queue)
+            ballast.unlink()
+        assert steps(disk / "run") == list(range(1, last + 1001))
+        assert all(report.is_whole and report.ending for report in verify_run(disk / "run"))
+
+
+@pytest.mark.timeout(90)
+def test_a_journals_disk_that_is_really_frozen(tmp_path: Path) -> None:
+    """While the filesystem answers no write, recording goes on at once; thawed, everything is journaled in order."""
+    with freezable_disk(tmp_path / "disk") as disk:
+        folder = disk.place / "run"
+        with trainwire.open_bus(folder) as bus:
+            wait_until(lambda: read_events(folder))
+            disk.freeze()
+            for step in range(1, 5001):
+                bus.log({"train/loss": float(step)}, step=step)
+            wait_until(lambda: not bus._recorder.queue)
+            assert not steps(folder)
+            disk.thaw()
+        assert steps(folder) == list(range(1, 5001))
+        assert all(report.is_whole for report in verify_run(folder))
+
+
+def test_closing_over_a_frozen_disk_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """close() returns while the disk still answers nothing, and says what is lost."""
+    with freezable_disk(tmp_path / "disk") as disk:
+        bus = trainwire.open_bus(disk.place / "run")
+        wait_until(lambda: read_events(disk.place / "run"))
+        disk.freeze()
+        bus.log({"train/loss": 1.0}, step=1)
+        bus.close(timeout=0.3)
+        assert "did not take the last" in caplog.text
+
+
+@pytest.mark.timeout(90)
+def test_a_sinks_disk_that_is_really_frozen(tmp_path: Path) -> None:
+    """A sink on a frozen filesystem hangs by itself: the trainer ends without it, and thawed it writes everything."""
+    with freezable_disk(tmp_path / "disk") as disk, trainwire.open_bus(tmp_path / "run") as bus:
+        arguments = ["sink", "jsonl", str(tmp_path / "run"), "--output", str(disk.place)]
+        codes: list[int] = []
+        sink = threading.Thread(target=lambda: codes.append(_run_in_thread(arguments)))
+        sink.start()
+        wait_until((disk.place / "events.jsonl").exists)
+        disk.freeze()
+        for step in range(1, 1001):
+            bus.log({"train/loss": float(step)}, step=step)
+        bus.close(timeout=0.5)
+        assert steps(tmp_path / "run") == list(range(1, 1001))
+        assert not codes
+        disk.thaw()
+        sink.join(30)
+        assert (disk.place / "events.jsonl").read_text().count('"train/loss"') == 1000
+
+
+def _run_in_thread(arguments: list[str]) -> int:
+    """The command in a process of its own: signal handlers need a main thread."""
+    import subprocess
+    import sys
+
+    return subprocess.run([sys.executable, "-m", "trainwire_sinks", *arguments], check=False, timeout=60).returncode
+
+
+def test_a_read_only_run_folder_is_refused(tmp_path: Path) -> None:
+    """Opening a bus where nothing can be written is one clear error."""
+    (tmp_path / "run").mkdir()
+    with (
+        read_only(tmp_path / "run") as folder,
+        pytest.raises(UsageError, match=r"cannot be written .Read-only file system"),
+    ):
+        trainwire.open_bus(folder)
+
+
+def test_a_read_only_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sink that cannot write says so at once, in one line, and another folder helps."""
+    trainwire.open_bus(tmp_path / "run").close()
+    with read_only(tmp_path / "run") as folder:
+        assert cli.run(["sink", "jsonl", str(folder)]) == ExitCode.OUTPUT
+        assert "Read-only file system" in capsys.readouterr().err
+        assert cli.run(["sink", "jsonl", str(folder), "--output", str(tmp_path / "out")]) == 0
+        assert cli.run(["verify", str(folder)]) == 0
+
+
+def test_a_folder_that_becomes_read_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the run's folder becomes read-only under a bus, what is open is written on, and training never knows."""
+    with trainwire.open_bus(tmp_path / "run") as bus:
+        wait_until(lambda: read_events(tmp_path / "run"))
+        with read_only(tmp_path / "run"):
+            for step in range(1, 101):
+                bus.log({"train/loss": float(step)}, step=step)
+            wait_until(lambda: len(steps(tmp_path / "run")) == 100)
+    assert steps(tmp_path / "run") == list(range(1, 101))

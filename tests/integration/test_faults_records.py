@@ -1,0 +1,133 @@
+"""A record that lost its end, and clocks that jump."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from reading import read_batches, read_events, wait_until
+
+import trainwire
+from trainwire_protocol.client import Subscription
+from trainwire_protocol.errors import CursorAheadError, RunInUseError
+from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.target import Target
+from trainwire_protocol.wire import Batch, Cursor
+from trainwire_sinks import cli
+
+SINKS = {"loss-file": "loss.tsv", "log-file": "training.log", "jsonl": "events.jsonl"}
+
+
+def train(folder: Path, epochs: range, state: dict[str, object] | None = None) -> dict[str, object]:
+    """Record epochs, and end without a last event, as a host that crashes; gives the state after the first."""
+    bus = trainwire.open_bus(folder, state=state)
+    for epoch in epochs:
+        bus.log({"train/loss": 1 / epoch}, step=epoch)
+        bus.lifecycle("epoch/finished", epoch=epoch, complete=True, metrics={"train/loss": 1 / epoch})
+        marked = bus.state_dict()
+        assert bus.wait_until_journaled(marked, 10)
+        state = marked if epoch == epochs[0] else state
+    bus.close()
+    assert state
+    return state
+
+
+def lose_the_end(folder: Path, attempt: int, keep: int) -> None:
+    """Cut an attempt's journal to its first batches."""
+    from trainwire_protocol.records import encode_record
+
+    batches = read_batches(folder, attempt=attempt)
+    (segment,) = list_attempts(folder, 0)[attempt].folder.glob("*.journal")
+    segment.write_bytes(b"".join(map(encode_record, batches[:keep])))
+
+
+def run_sinks(folder: Path, output: Path) -> None:
+    for name in SINKS:
+        assert cli.run(["sink", name, str(folder), "--output", str(output)]) == 0
+
+
+def outputs(place: Path) -> list[bytes]:
+    return [(place / name).read_bytes() for name in SINKS.values()]
+
+
+def test_a_record_that_lost_its_end_and_goes_no_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sinks that hold more than the record say so, end, and keep what they have."""
+    folder, output = tmp_path / "run", tmp_path / "out"
+    train(folder, range(1, 4))
+    run_sinks(folder, output)
+    before = outputs(output)
+    lose_the_end(folder, 0, keep=3)
+    run_sinks(folder, output)
+    assert "its disk has lost the end" in capsys.readouterr().err
+    assert outputs(output) == before
+
+
+@pytest.mark.parametrize("keeps_mark", [True, False])
+def test_a_record_that_lost_its_end_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keeps_mark: bool
+) -> None:
+    """When the run is resumed, every sink that was ahead ends with what a late one writes, and says why."""
+    folder, output = tmp_path / "run", tmp_path / "out"
+    state = train(folder, range(1, 4))
+    run_sinks(folder, output)
+    marked = next(number for number, batch in enumerate(read_batches(folder)) if b"run/marked" in batch.body)
+    lose_the_end(folder, 0, keep=marked + 1 if keeps_mark else marked - 1)
+    train(folder, range(2, 5), state)
+    run_sinks(folder, output)
+    run_sinks(folder, tmp_path / "late")
+    assert "its disk has lost the end; writing its output anew" in capsys.readouterr().err.replace("\n", " ")
+    assert outputs(output) == outputs(tmp_path / "late")
+
+
+def test_an_attempt_that_is_gone(tmp_path: Path) -> None:
+    """A cursor in an attempt that the record does not have is an error, and no wait without end."""
+    train(tmp_path, range(1, 3))
+
+    async def read() -> list[Batch]:
+        async with Subscription(Target(tmp_path), cursor=Cursor(3, 10)) as subscription:
+            return [batch async for batch in subscription]
+
+    with pytest.raises(CursorAheadError, match="no attempt 3"):
+        asyncio.run(asyncio.wait_for(read(), 10))
+
+
+def test_a_reader_without_files_is_told_too(tmp_path: Path) -> None:
+    """By `fetch` from the resumed run's publisher a cursor that is ahead is noticed as well."""
+    state = train(tmp_path, range(1, 4))
+    lose_the_end(tmp_path, 0, keep=3)
+
+    async def read() -> None:
+        subscription = Subscription(Target(tmp_path), cursor=Cursor(0, 1000), use_journal=False)
+        async with subscription:
+            async for _ in subscription:
+                pass
+
+    with trainwire.open_bus(tmp_path, state=state), pytest.raises(CursorAheadError, match="was read up to 1000"):
+        asyncio.run(asyncio.wait_for(read(), 20))
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """Order, steps and sinks do not care; walltimes are what the clock said, and the run stays held by its owner."""
+    now = time.time
+    monkeypatch.setattr("trainwire.journal_thread.RENEWAL_SECONDS", 0.02)
+    with trainwire.open_bus(tmp_path / "run") as bus:
+        bus.log({"train/loss": 1.0}, step=1)
+        wait_until(lambda: len(read_events(tmp_path / "run")) == 2)
+        for module in ("trainwire.recorder.time", "time.time"):
+            monkeypatch.setattr(module, lambda: now() + jump)
+        renewed = list_attempts(tmp_path / "run", 0)[0].read_lease()
+        bus.log({"train/loss": 2.0}, step=2)
+        wait_until(lambda: list_attempts(tmp_path / "run", 0)[0].read_lease() != renewed)
+        with pytest.raises(RunInUseError):
+            trainwire.open_bus(tmp_path / "run")
+        monkeypatch.undo()
+        bus.log({"train/loss": 3.0}, step=3)
+    events = [event for event in read_events(tmp_path / "run") if event.name == "train/loss"]
+    assert [event.step for event in events] == [1, 2, 3]
+    assert abs(events[1].walltime - events[0].walltime - jump) < 60
+    run_sinks(tmp_path / "run", tmp_path / "out")
+    assert (tmp_path / "out" / "events.jsonl").read_text().count("train/loss") == 3
+    assert (tmp_path / "out" / "training.log").read_text().count("\n") == 2
