@@ -1,0 +1,120 @@
+"""The guard against anomalies."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reading import read_events
+from tiny import linear, points, train
+from torch import Tensor, nn
+from waiting import not_waiting
+
+from trainwire import ModelTrainer, Plugin, hook
+from trainwire.payloads import Payload
+from trainwire.plugins.anomaly_guard import AnomalyGuard
+from trainwire.step import Forward
+from trainwire_protocol.errors import OptionError
+
+
+class Factors(ModelTrainer):
+    """Multiplies the loss of the steps named, from 1 on, with a number."""
+
+    factors: dict[int, float]
+
+    def forward(self, batch: Any) -> Forward:
+        result = super().forward(batch)
+        return result._replace(loss=result.loss * self.factors.get(self.run.state.step + 1, 1.0))
+
+
+def factors(**steps: float) -> Factors:
+    trainer = Factors(linear(), loss=nn.CrossEntropyLoss())
+    trainer.factors = {int(name[1:]): factor for name, factor in steps.items()}
+    return trainer
+
+
+def anomalies(folder: Path) -> list[dict[str, Any]]:
+    return [event.value for event in read_events(folder) if event.name == "anomaly/detected"]
+
+
+def weight_of(trainer: ModelTrainer) -> Tensor:
+    return trainer.model.get_parameter("weight").detach()
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    """It stops in the step itself on a processor, with an event, and the weights are those of the step before."""
+    trainer = factors(s4=math.nan)
+    result = train(tmp_path / "a", not_waiting(AnomalyGuard()), trainer=trainer, train=points(48))
+    assert (result.steps, result.reason[:34]) == (4, "loss is nan in step 4, not finite:")
+    found = anomalies(tmp_path / "a")
+    assert [(event["what"], event["kind"], event["step"], event["action"]) for event in found] == [
+        ("loss", "not finite", 4, "stop"), ("gradient_norm", "not finite", 4, "stop"),
+    ]  # fmt: skip
+    without = factors()
+    train(tmp_path / "b", trainer=without, max_steps=3, train=points(48))
+    assert torch.equal(weight_of(trainer), weight_of(without))
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_can_be_skipped(tmp_path: Path, factor: float) -> None:
+    """The bad step moves nothing, the training goes on, and several in a row are told once."""
+    skipping, trainer = AnomalyGuard(on_nonfinite="skip"), factors(s2=factor, s3=factor, s5=-factor)
+    result = train(tmp_path, not_waiting(skipping), trainer=trainer)
+    assert (result.steps, weight_of(trainer).isfinite().all()) == (6, True)
+    assert [event["step"] for event in anomalies(tmp_path) if event["what"] == "gradient_norm"] == [2, 5]
+
+
+def test_going_on_only_tells(tmp_path: Path) -> None:
+    """With "continue" the gradients are used as they are."""
+    trainer = factors(s2=math.nan)
+    result = train(tmp_path, AnomalyGuard(on_nonfinite="continue"), trainer=trainer)
+    assert (result.steps, weight_of(trainer).isnan().all()) == (6, True)
+    assert len(anomalies(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("action", ["continue", "skip", "stop"])
+def test_a_spike_is_compared_to_the_steps_before(tmp_path: Path, action: Any) -> None:
+    """A leap is a spike once the window is full, not before, and is told with the median that it is compared to."""
+    options: dict[str, Any] = {"train": points(48), "max_grad_norm": None, "learning_rate": 0.01, "max_epochs": 4}
+    trainer, other = factors(s2=50.0, s9=50.0), factors(s2=50.0)
+    result = train(tmp_path / "a", not_waiting(AnomalyGuard(on_spike=action, window=5)), trainer=trainer, **options)
+    loss, norm = anomalies(tmp_path / "a")
+    assert (loss["kind"], loss["step"], norm["step"]) == ("spike", 9, 9)
+    assert loss["value"] == pytest.approx(50 * loss["median"], rel=0.2)
+    assert result.steps == (9 if action == "stop" else 12)
+    if action == "stop":
+        train(tmp_path / "b", trainer=other, max_steps=8, **options)
+        assert torch.equal(weight_of(trainer), weight_of(other))
+
+
+def test_a_quiet_training_has_no_anomaly(tmp_path: Path) -> None:
+    """A loss that hardly changes, or falls steadily, does not leap."""
+    for learning_rate in (1e-9, 1.0):
+        train(tmp_path, AnomalyGuard(window=5), learning_rate=learning_rate, max_epochs=5)
+    assert anomalies(tmp_path) == []
+
+
+def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
+    """A guard that was saved and loaded finds the same anomalies."""
+
+    class Restart(Plugin):
+        @hook
+        def after_training_batch(self, payload: Payload) -> None:
+            state = guard.state_dict()
+            guard.load_state_dict({"steps": 0, "values": torch.zeros(5, 2)})
+            guard.load_state_dict(state)
+
+    for folder, plugins in (("a", [Restart()]), ("b", [])):
+        guard = AnomalyGuard(window=5)
+        train(tmp_path / folder, guard, *plugins, trainer=factors(s9=50.0), max_epochs=4)
+    assert anomalies(tmp_path / "a") == anomalies(tmp_path / "b") != []
+
+
+@pytest.mark.parametrize("arguments", [{"on_spike": "panic"}, {"threshold": 0}, {"window": 2}])
+def test_what_cannot_be_guarded_is_refused(arguments: dict[str, Any]) -> None:
+    """An action that does not exist, or a number out of its range, is an error."""
+    with pytest.raises(OptionError, match="AnomalyGuard: "):
+        AnomalyGuard(**arguments)
