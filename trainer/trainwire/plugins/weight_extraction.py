@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ class WeightExtraction(Plugin):
     """Publishes `weights/<parameter>`, a map of index to value, every so many steps.
 
     The sink `weights-file` writes weights.txt from it. The weights are spread evenly over each parameter, so a resumed
-    run goes on with the same ones. A GPU is waited for at the end only: values are read once they have arrived.
+    run goes on with the same ones. Values are read once they have arrived: a GPU is waited for only at the end, and for
+    a checkpoint.
 
     Args:
         every: Steps from one extraction to the next.
@@ -69,15 +70,18 @@ class WeightExtraction(Plugin):
             model = self.run.model
             parts = [torch.take(model.get_parameter(name).detach(), places) for name, places, _ in self._chosen]
             self._readings.add(batch.step, torch.cat(parts))
-        for step, numbers in self._readings.take():
-            self._publish(step, numbers)
+        self._publish(self._readings.take())
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
         """Publish the rest; a GPU is waited for here."""
-        for step, numbers in self._readings.take_all():
-            self._publish(step, numbers)
+        self._publish(self._readings.take_all())
         self._chosen = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, but what is under way is published, as a resumed run will not; a GPU is waited for here."""
+        self._publish(self._readings.take_all())
+        return {}
 
     def _choose(self, model: nn.Module) -> Iterator[_Chosen]:
         for name, parameter in model.named_parameters():
@@ -87,10 +91,13 @@ class WeightExtraction(Plugin):
                 labels = [_label(place, parameter.shape) for place in places]
                 yield _Chosen(name, torch.tensor(places, device=parameter.device), labels)
 
-    def _publish(self, step: int, numbers: Sequence[float]) -> None:
-        values = iter(numbers)
-        for name, _, labels in self._chosen:
-            self.run.bus.scalars(f"weights/{name}", {label: next(values) for label in labels}, step)
+    def _publish(self, readings: Iterable[tuple[int, Sequence[float]]]) -> None:
+        bus, now = self.run.bus, self.run.state.step
+        for step, numbers in readings:
+            values = iter(numbers)
+            for name, _, labels in self._chosen:
+                bus.scalars(f"weights/{name}", {label: next(values) for label in labels}, step)
+            bus.log({}, now)  # what is recorded without a step has the current one again
 
 
 def _label(place: int, shape: Sequence[int]) -> str:
