@@ -1,0 +1,122 @@
+"""The system monitor."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pynvml
+import pytest
+from reading import read_events, wait_until
+from tiny import make_trainer, train
+
+from trainwire.payloads import AfterTrainingBatch
+from trainwire.plugins.system_monitor import SystemMonitor
+from trainwire_protocol.errors import MissingExtraError, OptionError
+
+HOST = {"system/cpu_percent", "system/memory_percent", "process/cpu_percent", "process/memory"}
+
+
+class Driver:
+    """Stands for the driver of two GPUs, of which the second tells little."""
+
+    NVMLError = pynvml.NVMLError
+    NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802  # the driver's name
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802  # the driver's name
+        self.open -= 1
+
+    def __getattr__(self, name: str) -> Any:
+        def tell(gpu: int | None = None, *_: object) -> Any:
+            if gpu == 1 and name != "nvmlDeviceGetMemoryInfo" and "Handle" not in name:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return {
+                "nvmlDeviceGetCount": 2, "nvmlDeviceGetHandleByIndex": gpu, "nvmlDeviceGetPowerUsage": 70_500,
+                "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=90, memory=30),
+                "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=2**30), "nvmlDeviceGetTemperature": 61,
+            }[name]  # fmt: skip
+
+        return tell
+
+
+def recorded(folder: Path) -> dict[str, float]:
+    """The last value of each metric about the machine."""
+    names = ("system/", "process/", "gpu")
+    return {event.name: event.value for event in read_events(folder) if event.name.startswith(names)}
+
+
+def monitored(folder: Path, **options: Any) -> None:
+    """Train until the monitor has recorded something."""
+    trainer = make_trainer()
+
+    @trainer.on("after_training_batch")
+    def wait(batch: AfterTrainingBatch) -> None:
+        if batch.step == 1:
+            wait_until(lambda: recorded(folder))
+
+    train(folder, SystemMonitor(seconds=0.01), trainer=trainer, **options)
+
+
+def test_host_and_process_are_recorded(tmp_path: Path) -> None:
+    """Percents and bytes are there while the training runs, and no thread is left behind."""
+    monitored(tmp_path)
+    found = recorded(tmp_path)
+    assert found.keys() >= HOST
+    assert 0 < found["system/memory_percent"] <= 100
+    assert 10**7 < found["process/memory"] < psutil.virtual_memory().total
+    assert "trainwire-system" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_gpus_are_recorded_as_far_as_they_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each GPU has its metrics, without those that it does not support, and the driver is closed at the end."""
+    driver = Driver()
+    monkeypatch.setattr("trainwire.plugins.system_monitor.pynvml", driver)
+    monitored(tmp_path)
+    assert {name: value for name, value in recorded(tmp_path).items() if name.startswith("gpu")} == {
+        "gpu0/utilization": 90, "gpu0/memory_utilization": 30, "gpu0/memory": 2**30, "gpu0/power": 70.5,
+        "gpu0/temperature": 61, "gpu1/memory": 2**30,
+    }  # fmt: skip
+    assert driver.open == 0
+
+
+def test_a_failure_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the machine cannot be asked, there is one warning, and the training goes on."""
+
+    def fail() -> float:
+        raise OSError("no /proc here")
+
+    monkeypatch.setattr(psutil, "cpu_percent", fail)
+    with caplog.at_level(logging.WARNING, "trainwire"):
+        result = train(tmp_path, SystemMonitor(seconds=0.01))
+    assert result.status == "finished"
+    assert [record.getMessage() for record in caplog.records] == [
+        "the system monitor has failed, and records nothing more"
+    ]
+
+
+@pytest.mark.parametrize("package", ["psutil", "pynvml"])
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Importing the monitor without one of its packages is an error that says what to install."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "trainwire.plugins.system_monitor")
+    with pytest.raises(MissingExtraError, match=r"pip install 'trainwire\[system\]'"):
+        import trainwire.plugins.system_monitor  # noqa: F401  # importing it is the test
+
+
+def test_it_needs_a_time_above_zero() -> None:
+    """No time between two records is refused."""
+    with pytest.raises(OptionError, match="seconds is 0"):
+        SystemMonitor(seconds=0)
