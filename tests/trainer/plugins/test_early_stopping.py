@@ -47,3 +47,18 @@ def test_it_needs_something_to_watch(tmp_path: Path) -> None:
         EarlyStopping(patience=-1)
     with pytest.raises(OptionError, match="EarlyStopping has nothing to watch"):
         train(tmp_path, EarlyStopping(), trainer=make_trainer(), train=points(8))
+
+
+def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
+    """Saved and loaded after each epoch, it counts as if nothing had happened."""
+
+    class Restart(Plugin):
+        @hook
+        def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+            state = stopping.state_dict()
+            stopping.load_state_dict({"best": None, "bad_epochs": 0})
+            stopping.load_state_dict(state)
+
+    stopping = EarlyStopping(patience=1)
+    result = train(tmp_path, Accuracy(0.4, 0.6, 0.5, 0.6, 0.7), stopping, Restart(), max_epochs=5)
+    assert result.epochs == 4

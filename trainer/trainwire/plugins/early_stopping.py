@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from trainwire.hooks import hook
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.plugin import Plugin
@@ -45,3 +48,12 @@ class EarlyStopping(Plugin):
         self._bad_epochs += 1
         if self._bad_epochs > self.patience:
             self.run.control.stop(f"{main.name} has not got better for {self._bad_epochs} epochs")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best rank so far, and the epochs since then."""
+        return {"best": self._best and list(self._best), "bad_epochs": self._bad_epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        best, self._bad_epochs = state["best"], state["bad_epochs"]
+        self._best = None if best is None else (best[0], best[1])

@@ -33,6 +33,8 @@ class ProgressBar(Plugin):
         console: Where to draw, if not on standard error.
     """
 
+    essential = False
+
     def __init__(self, seconds: float = 0.5, console: Console | None = None) -> None:
         self.seconds = seconds
         self._console = console
