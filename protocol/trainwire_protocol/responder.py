@@ -34,6 +34,12 @@ MAX_SCANNED_BYTES: Final = 16 << 20
 FETCH_SHARE: Final = 0.05
 """Share of a processor's time that answering `fetch` may take."""
 
+MAX_CHANNELS: Final = 16
+"""Channels that one `fetch` can name."""
+
+MAX_SINK_CHARACTERS: Final = 256
+"""Longest name of a sink, in characters."""
+
 MAX_REPLAYS: Final = 16
 """Places in the journal that are kept open between one `fetch` and the next."""
 
@@ -191,7 +197,7 @@ class Responder:
 
     def _acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
         sink = request.get("sink")
-        if not isinstance(sink, str) or not 0 < len(sink) <= 256:
+        if not isinstance(sink, str) or not 0 < len(sink) <= MAX_SINK_CHARACTERS:
             raise RequestError(f"sink is {_short(sink)}, not a name")
         cursor = Cursor(_count(request, "attempt"), _count(request, "seq", least=-1))
         now = time.monotonic()
@@ -226,7 +232,9 @@ def _count(request: dict[str, Any], field: str, least: int = 0) -> int:
 
 def _channels(request: dict[str, Any]) -> tuple[str, ...]:
     channels = request.get("channels")
-    if not isinstance(channels, tuple) or not 0 < len(channels) <= 16 or not all(type(c) is str for c in channels):
+    if not isinstance(channels, tuple) or not all(isinstance(channel, str) for channel in channels):
+        raise RequestError(f"channels is {_short(channels)}, not a list of names")
+    if not 0 < len(channels) <= MAX_CHANNELS:
         raise RequestError(f"channels is {_short(channels)}, not a list of names")
     return tuple(sorted(set(channels)))
 

@@ -1,0 +1,180 @@
+"""The code holds to samples that were made once, and the document shows them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from packages import modules
+from strategies import normal
+
+from trainwire_protocol import connection, curve, events, records, wire
+from trainwire_protocol.attempts import kept_ranges, read_resumed_from
+from trainwire_protocol.client import Subscription
+from trainwire_protocol.connection import read_connection
+from trainwire_protocol.events import Event
+from trainwire_protocol.journal import JournalReader
+from trainwire_protocol.records import decode_record, encode_record
+from trainwire_protocol.responder import Responder
+from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.target import Target
+from trainwire_protocol.wire import Batch, Header, decode_batch, encode_batch, encode_header, unpack_map
+
+GOLDEN = Path(__file__).parent / "golden" / "version-1"
+BATCHES = sorted(path.stem for path in GOLDEN.glob("batch-*.json"))
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-protocol.md").read_text()
+
+
+def load(name: str) -> Any:
+    return json.loads((GOLDEN / f"{name}.json").read_text(), object_hook=_special)
+
+
+def _special(fields: dict[str, Any]) -> Any:
+    if set(fields) == {"$hex"}:
+        return bytes.fromhex(fields["$hex"])
+    return float(fields["$float"]) if set(fields) == {"$float"} else fields
+
+
+def header_of(sample: Any) -> Header:
+    return Header(**{name: value for name, value in sample["header"].items() if name != "version"})
+
+
+def frames_of(sample: Any) -> list[bytes]:
+    return [sample["topic"].encode(), bytes.fromhex(sample["header_hex"]), bytes.fromhex(sample["body_hex"])]
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_sample_is_what_is_encoded(name: str) -> None:
+    """Encoding a sample's fields gives its frames and its record, to the byte."""
+    sample = load(name)
+    batch = encode_batch(header_of(sample), [Event(*fields) for fields in sample["events"]])
+    assert [batch.topic, batch.header_bytes, batch.body] == frames_of(sample)
+    assert encode_record(batch).hex() == sample["record_hex"]
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_sample_is_decoded(name: str) -> None:
+    """Decoding a sample's frames, or its record, gives its fields."""
+    sample = load(name)
+    found = decode_record(bytes.fromhex(sample["record_hex"]))
+    assert found
+    for batch in (decode_batch(*frames_of(sample)[1:]), found[0]):
+        assert batch.header == header_of(sample)
+        assert normal(batch.events) == normal(sample["events"])
+        assert batch.malformed == 0
+
+
+def test_the_heartbeat_is_encoded_and_decoded() -> None:
+    """The sample of a heartbeat is what its fields give, and the other way round."""
+    sample = load("heartbeat")
+    header_bytes, body = frames_of(sample)[1:]
+    assert encode_header(header_of(sample)) == header_bytes
+    assert decode_batch(header_bytes, body).header == header_of(sample)
+    assert unpack_map(body) == sample["body"]
+
+
+def test_the_requests_are_what_they_were(tmp_path: Path) -> None:
+    """Requests and replies are their samples' bytes, and a responder answers them with the same fields."""
+    attempt = list_attempts(GOLDEN / "run", 0)[0]
+    known = Responder(attempt, {"event": 17}, dict)
+    for sample in load("requests").values():
+        assert msgpack.packb(sample["request"]).hex() == sample["request_hex"]
+        assert msgpack.packb(sample["reply"]).hex() == sample["reply_hex"]
+        head, *_ = asyncio.run(known.answer([bytes.fromhex(sample["request_hex"])]))
+        assert set(unpack_map(head)) <= set(sample["reply"])
+        if "publish" not in sample["reply"]:
+            assert set(unpack_map(head)) == set(sample["reply"])
+    known.close()
+
+
+def read(folder: Path) -> tuple[list[Batch], list[tuple[str, int, int]]]:
+    reader = JournalReader(folder)
+    batches: list[Batch] = []
+    while found := reader.read(final=True):
+        batches += found
+    reader.close()
+    damages = [
+        (f"{damage.path.parent.name}/{damage.path.name}", damage.offset, damage.length) for damage in reader.damages
+    ]
+    return batches, damages
+
+
+def test_the_journal_of_this_version_is_read() -> None:
+    """A journal of version 1 is read as it was when it was made: batches, damage, and where its attempts resume."""
+    expected = load("run")
+    attempts = list_attempts(GOLDEN / "run", 0)
+    found = [read(attempt.folder) for attempt in attempts]
+    headers = [batch.header for batches, _ in found for batch in batches]
+    assert [[header.attempt, header.channel, header.seq, header.count] for header in headers] == expected["batches"]
+    assert [list(damage) for _, damages in found for damage in damages] == expected["damages"]
+    assert all(batch.malformed == 0 for batches, _ in found for batch in batches)
+    kept = kept_ranges({attempt.number: read_resumed_from(attempt) for attempt in attempts})
+    assert {str(attempt): seq for attempt, seq in kept.items()} == expected["kept"]
+
+
+def test_the_run_of_this_version_is_followed() -> None:
+    """A subscription to a run of version 1 gives what its journal holds, and ends."""
+
+    async def main() -> list[list[Any]]:
+        async with Subscription(Target(GOLDEN / "run"), channels=("event", "media")) as subscription:
+            return [[b.header.attempt, b.header.channel, b.header.seq, b.header.count] async for b in subscription]
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == load("run")["batches"]
+
+
+def test_the_connection_file_of_this_version_is_read() -> None:
+    """A connection file of version 1 is read."""
+    assert read_connection(GOLDEN / "run" / "connection-rank0.json").attempt == 1
+
+
+def test_the_document_shows_the_samples() -> None:
+    """Each block of hexadecimal digits in the document is the sample whose name stands beside it."""
+    blocks = re.findall(r"```hex ([\w-]+)\.?(\w*) (\w+)\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert len(blocks) >= 4
+    for name, part, field, digits in blocks:
+        sample = load(name)[part] if part else load(name)
+        assert "".join(digits.split()) == sample[field], f"{name} {part} {field}"
+
+
+LIMITS = {
+    f"{module.name.rpartition('.')[2]}.{name}"
+    for module in modules("trainwire_protocol")
+    for name in re.findall(r"^(MAX_\w+): Final", module.path.read_text(), re.MULTILINE)
+}
+
+
+def test_the_documents_limits_are_the_codes() -> None:
+    """The document's table has each limit of the code, with its number."""
+    rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| `(\w+)\.(\w+)` \|$", DOCUMENT, re.MULTILINE)
+    for number, module, constant in rows:
+        assert int(number.replace(",", "")) == getattr(import_module(f"trainwire_protocol.{module}"), constant), (
+            constant
+        )
+    assert {f"{module}.{constant}" for _, module, constant in rows} == LIMITS
+
+
+@pytest.mark.parametrize(
+    "word",
+    sorted(
+        {*events.EVENT_TYPES, *events.LIFECYCLE_NAMES, *events.CHANNELS, wire.HEARTBEAT, *Header.__slots__, "version"}
+        | {*connection.Connection.__dataclass_fields__, *curve.ClientKeys._fields[:1], "public", "secret"}
+        | {"hello", "fetch", "ack", "scanned_to", "head", "ended", "credit", "after", "channels", "sink", "error"}
+        | {"versions", "heads", "attempts", "walltime", "state", "step", "step_walltime", "hparams", "process"}
+        | {"host", "pid", "started", "renewed", "released", "lease.json", "run.json"}
+    ),
+)
+def test_every_word_of_the_wire_is_in_the_document(word: str) -> None:
+    """Types, lifecycle names, channels, and the fields of headers, files, requests and replies are all described."""
+    assert f"`{word}`" in DOCUMENT
+
+
+def test_the_document_names_the_version() -> None:
+    """The document's major version is the code's."""
+    assert re.search(rf"^# Wire protocol {wire.VERSION}\.\d+$", DOCUMENT, re.MULTILINE)
+    assert records.MARKER.decode() in DOCUMENT
