@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -72,6 +73,11 @@ class Attempt:
         """Write or renew it."""
         fields = asdict(lease) | {"process": lease.process._asdict()}
         write_atomically(self.lease_path, json.dumps(fields).encode())
+
+    def release(self, session: str) -> None:
+        """Give the lease back: its owner has ended. A disk that does not take it leaves it to expire."""
+        with contextlib.suppress(OSError):
+            self.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time(), released=True))
 
     def is_superseded(self) -> bool:
         """Whether a later attempt has taken the run's folder over."""

@@ -9,10 +9,10 @@ import msgpack
 
 from trainwire.complaints import Complaints
 from trainwire.recorder import Record
-from trainwire.values import find_pending
+from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.errors import InvalidEventError
-from trainwire_protocol.events import LAST_EVENTS, Event, validate
+from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
 from trainwire_protocol.wire import Batch, Header, encode_batch
 
 MAX_EVENTS: Final = 500
@@ -23,6 +23,9 @@ MAX_BYTES: Final = 256 << 10
 
 MEDIA_BYTES: Final = 64 << 10
 """A larger value goes to the media channel, so that those who read only events need not take it."""
+
+MAX_EVENT_BYTES: Final = MAX_VALUE_BYTES + (1 << 20)
+"""Largest event of any type, in bytes: an image or sound, and what is told of it."""
 
 MAX_NAMES: Final = 100_000
 """Names whose last step is remembered."""
@@ -43,11 +46,20 @@ class Batcher:
 
     def events(self, record: Record) -> list[Event]:
         """The events of a record whose values are ready; what is not allowed is complained of and left out."""
-        if record.name:
+        if record.type:
             found = self._checked(record.name, record.value, record.type, record)
             return [found] if found else []
         metrics = record.value.items()
         return [event for name, value in metrics if (event := self._checked(name, value, "scalar", record))]
+
+    def is_ready(self, record: Sequence[Any]) -> bool:
+        """Whether the value of a record, as it is queued, can be read without waiting, or will never be."""
+        try:
+            return all(pending.is_ready() for pending in find_pending(record[1]))
+        except Exception as error:
+            # The GPU has failed, and training with it: what was to be read from it will be complained of.
+            self._complaints.add("not ready", "a value of a GPU cannot be read: %s", error)
+            return True
 
     def batches(self, events: Sequence[Event]) -> list[Batch]:
         """Pack events, in their order, into as few batches as the rules of the wire allow."""
@@ -55,13 +67,12 @@ class Batcher:
 
     def _checked(self, name: str, value: Any, kind: str, record: Record) -> Event | None:
         try:
-            if hasattr(value, "resolve"):
-                value = value.resolve()
             # Most events are of a name that was seen before, and hold a float.
             if type(value) is not float or kind != "scalar" or name not in self._steps:
+                value = resolve(value)
                 if type(value) is int and not -(2**63) <= value < 2**64:
                     value = float(value)
-                validate(Event(name, value, kind, record.walltime, record.step))
+                _check_size(validate(Event(name, value, kind, record.walltime, record.step)))
         except InvalidEventError as error:
             self._complaints.add(f"{name!r:.100}", "not recorded: %s", error)
             return None
@@ -105,6 +116,12 @@ def _runs(events: Sequence[Event]) -> Iterator[tuple[str, list[Event]]]:
         yield channel, run
 
 
+def _check_size(event: Event) -> None:
+    """Raise unless an event can be packed, and is not too large to be sent."""
+    if event.type != "scalar" and (size := len(msgpack.packb(event))) > MAX_EVENT_BYTES:
+        raise InvalidEventError(f"event {event.name!r} has {size} bytes; at most {MAX_EVENT_BYTES} are allowed")
+
+
 def _channel_and_size(event: Event) -> tuple[str, int]:
     if event.type == "scalar":
         return "event", 64
@@ -112,8 +129,3 @@ def _channel_and_size(event: Event) -> tuple[str, int]:
         return "media", len(event.value["data"])
     size = len(msgpack.packb(event))
     return ("media" if size > MEDIA_BYTES and event.type not in _ALWAYS_EVENT else "event"), size
-
-
-def is_ready(record: Sequence[Any]) -> bool:
-    """Whether the value of a record, as it is queued, can be read without waiting."""
-    return all(pending.is_ready() for pending in find_pending(record[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,15 +15,18 @@ from trainwire.complaints import Complaints
 from trainwire.logging_handler import BusHandler
 from trainwire.media import read_audio, read_histogram, read_image
 from trainwire.recorder import Recorder
-from trainwire.values import read_labelled, read_number, read_plain, read_scalars, read_table
+from trainwire.values import read_labelled, read_number, read_plain, read_scalars, read_table, size_of
 from trainwire.watchers import Handler, Watchers
 from trainwire_protocol.attempts import MARK
-from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS
+from trainwire_protocol.errors import InvalidEventError
+from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS, Event, validate
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.server import Server
 
 CLOSE_SECONDS: Final = 2.0
 """How long `close` waits, by default, for the journal and for sinks."""
+
+_OWN_EVENTS: Final = LAST_EVENTS | {MARK, "run/started", "run/resumed"}
 
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "scalar": read_number, "scalars": read_labelled, "histogram": read_histogram,
@@ -55,15 +59,16 @@ class EventBus:
         self._recorder = Recorder()
         self._watchers = Watchers()
         self._open = True
-        self._marks = 0
+        self._marks = itertools.count(1)
         batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._complaints)
         self._thread = BusThread(
             attempt, session, self._recorder, batcher, self._watchers, lambda: open_server(self), interval
         )
         self._on_close: list[Callable[[], object]] = []
 
-    def start(self) -> None:
-        """Start the bus thread, and wait until its sockets are bound; `open_bus` does this."""
+    def start(self, name: str, value: Mapping[str, Any], step: int) -> None:
+        """Record the first event, start the bus thread, and wait until its sockets are bound; `open_bus` does this."""
+        self._recorder.append(name, read_plain(value), "lifecycle", step)
         self._thread.start()
         self._thread.started.wait()
         if self._thread.failure:
@@ -91,8 +96,10 @@ class EventBus:
         if not self._open:
             return
         try:
+            if not isinstance(type, str) or not type or (type == "lifecycle" and name in _OWN_EVENTS):
+                raise InvalidEventError("the bus records events of that name and type by itself")
             plain = _READERS.get(type, read_plain)(value)
-            self._recorder.append(name, plain, type, step, 1, _size(plain))
+            self._recorder.append(name, plain, type, step, 1, size_of(plain))
         except Exception as error:
             self._complaints.add(f"{name!r:.100}", "not recorded: event %.100r of type %s: %s", name, type, error)
 
@@ -122,9 +129,12 @@ class EventBus:
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Record the run's hyperparameters."""
-        if isinstance(values, Mapping):
-            self.hyperparameters |= read_plain(values)
-        self.publish("hparams", values, "hparams")
+        try:
+            plain = read_plain(values)
+            self.hyperparameters |= validate(Event("hparams", plain, "hparams", 0.0, 0)).value
+            self.publish("hparams", plain, "hparams")
+        except Exception as error:
+            self._complaints.add("hparams", "hparams cannot record %.100r: %s", values, error)
 
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
         """Record that something happened; `docs/wire-protocol.md` lists the names."""
@@ -147,9 +157,10 @@ class EventBus:
 
         `open_bus(folder, state=…)` goes on from there: what was recorded after the mark is then superseded.
         """
-        self._marks += 1
-        self.publish(MARK, {"mark": self._marks}, "lifecycle")
-        return {"run": self.run, "attempt": self.attempt, "mark": self._marks, "step": self._recorder.last_step}
+        mark, step = next(self._marks), self._recorder.last_step
+        if self._open:
+            self._recorder.append(MARK, {"mark": mark}, "lifecycle", None)
+        return {"run": self.run, "attempt": self.attempt, "mark": mark, "step": step}
 
     def wait_until_journaled(self, state: Mapping[str, Any], timeout: float) -> bool:
         """Wait until the mark of a `state_dict` is in the journal; False if it is not in `timeout` seconds.
@@ -172,12 +183,14 @@ class EventBus:
         self._open = False
         status = status if f"run/{status}" in LAST_EVENTS else "finished"
         self.state = status
-        self._thread.end(status, reason, timeout)
-        # Beyond the timeout the thread has its sockets to close; a disk that hangs does not hold it.
-        self._thread.join(timeout + 1.0)
-        self._watchers.close(timeout)
-        for close in reversed(self._on_close):
-            close()
+        self._thread.end(status, _sendable(reason), timeout)
+        try:
+            # Beyond the timeout the thread has its sockets to close; a disk that hangs does not hold it.
+            self._thread.join(timeout + 1.0)
+            self._watchers.close(timeout)
+        finally:
+            for close in reversed(self._on_close):
+                close()
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Have something called at the end of `close`."""
@@ -209,20 +222,21 @@ class EventBus:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close: as interrupted by KeyboardInterrupt, as failed by any other exception."""
-        if error is None:
+        """Close: as interrupted by KeyboardInterrupt, as failed by other exceptions but an exit with status 0."""
+        self.close_after(error)
+
+    def close_after(self, error: BaseException | None) -> None:
+        """Close with the status and reason of what ended the training, if something did."""
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
         else:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.close(status=status, reason=f"{type(error).__name__}: {error}"[:1000])
+            self.close(status=status, reason=f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, (bytes, str)):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    return 64 + (8 * len(value) if isinstance(value, list) else 0)
+def _sendable(reason: str | None) -> str | None:
+    """At most 1,000 characters of a reason, without what cannot be encoded."""
+    return reason and reason[:1000].encode(errors="replace").decode()
 
 
 assert _READERS.keys() <= EVENT_TYPES

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from trainwire.batcher import MAX_EVENTS, Batcher, is_ready
+from trainwire.batcher import MAX_BYTES, MAX_EVENTS, Batcher
 from trainwire.journal_thread import JournalThread
 from trainwire.publisher import Publisher
-from trainwire.recorder import Recorder
+from trainwire.recorder import Record, Recorder
 from trainwire.watchers import Watchers
 from trainwire_protocol.events import Event
 from trainwire_protocol.run_folder import Attempt
@@ -25,6 +26,9 @@ HEARTBEAT_SECONDS: Final = 1.0
 
 POLL_SECONDS: Final = 0.005
 """How often the end looks whether what it waits for has come."""
+
+DROP_SECONDS: Final = 0.5
+"""How much longer than its timeout closing may take, to tell what it has dropped."""
 
 LINGER_SECONDS: Final = 0.2
 """How long messages that are on their way to subscribers may take to leave at the end."""
@@ -62,6 +66,8 @@ class BusThread(threading.Thread):
         """Have the thread publish what is queued, then the last event `run/<status>`, and end within `timeout`."""
         self._last = (status, reason)
         self._deadline = time.monotonic() + timeout
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the bus has failed
+            self._loop.call_soon_threadsafe(self._wake)
 
     def run(self) -> None:
         """Live from bind to close."""
@@ -75,27 +81,42 @@ class BusThread(threading.Thread):
 
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._waking: asyncio.Future[None] = self._loop.create_future()
         server = self._open_server()
         self.publisher = Publisher(self._batcher, self._journal, server)
         self._journal.start()
         self.started.set()
         tasks = [asyncio.create_task(server.answer_requests()), asyncio.create_task(_beat(server))]
-        while self._deadline is None:
-            await asyncio.sleep(self._flush_interval)
-            await self._drain(self.publisher)
-        await self._finish(self.publisher, server, self._deadline)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        server.close(LINGER_SECONDS)
+        try:
+            while self._deadline is None:
+                await self._wait()
+                await self._drain(self.publisher)
+            await self._finish(self.publisher, server, self._deadline)
+        finally:
+            self._journal.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            server.close(LINGER_SECONDS)
 
-    async def _drain(self, publisher: Publisher) -> None:
+    async def _wait(self) -> None:
+        """Wait for the flush interval, or until `end` is called; this is all that an idle bus does."""
+        self._waking = self._loop.create_future()
+        timer = self._loop.call_later(self._flush_interval, self._wake)
+        await self._waking
+        timer.cancel()
+
+    def _wake(self) -> None:
+        if not self._waking.done():
+            self._waking.set_result(None)
+
+    async def _drain(self, publisher: Publisher, deadline: float = math.inf) -> None:
         """Publish what is queued, in slices between which other threads get the interpreter."""
         self._report_drops()
         publisher.show_unjournaled()
         for _ in range(len(self._recorder.queue)):
             events = self._take()
-            if not events:
+            if not events or time.monotonic() > deadline:
                 break
             publisher.publish(events)
             self._watchers.send(events)
@@ -105,9 +126,11 @@ class BusThread(threading.Thread):
 
     def _take(self) -> list[Event]:
         """The events of the next records, about `MAX_EVENTS`, up to one whose values are not known yet."""
-        queue, events = self._recorder.queue, list[Event]()
-        while queue and len(events) < MAX_EVENTS and is_ready(queue[0]):
-            events += self._batcher.events(self._recorder.take())
+        queue, events, size = self._recorder.queue, list[Event](), 0
+        while queue and len(events) < MAX_EVENTS and size < MAX_BYTES and self._batcher.is_ready(queue[0]):
+            record = self._recorder.take()
+            events += self._batcher.events(record)
+            size += record.size
         return events
 
     def _report_drops(self) -> None:
@@ -130,13 +153,13 @@ class BusThread(threading.Thread):
             self._record("journal/missing", {"first_seq": first, "last_seq": last})
 
     async def _finish(self, publisher: Publisher, server: Server, deadline: float) -> None:
-        await self._drain(publisher)
+        await self._drain(publisher, deadline)
         # What the journal's disk does not take is told by an event of its own, once it takes something again.
         while (self._recorder.queue or publisher.is_behind) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
-            await self._drain(publisher)
+            await self._drain(publisher, deadline)
         self._drop_unresolved()
-        await self._drain(publisher)
+        await self._drain(publisher, deadline + DROP_SECONDS)
         status, reason = self._last
         last_seq = self._batcher.seq
         value = {"last_seq": last_seq, "reason": reason}
@@ -148,16 +171,21 @@ class BusThread(threading.Thread):
             await asyncio.sleep(POLL_SECONDS)
         server.beat()
         self._name_late(await server.wait_for_sinks(publisher.written, deadline - time.monotonic()), publisher)
+        while self._journal.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
 
     def _drop_unresolved(self) -> None:
-        queue = self._recorder.queue
-        unresolved = [record for record in queue if not is_ready(record)]
+        queue, unresolved = self._recorder.queue, list[Record]()
+        for _ in range(len(queue)):
+            record = queue.popleft()
+            if self._batcher.is_ready(record):
+                queue.append(record)
+            else:
+                unresolved.append(Record._make(record))
         if unresolved:
-            names = sorted({name or ", ".join(value) for name, value, *_ in unresolved})
-            ready = [record for record in queue if is_ready(record)]
-            queue.clear()
-            queue.extend(ready)
-            self._record("events/dropped", {"count": len(unresolved), "names": names, "reason": "not computed in time"})
+            names = sorted({record.name or ", ".join(map(str, record.value)) for record in unresolved})
+            reason = "not computed in time"
+            self._record("events/dropped", {"count": len(unresolved), "names": names[:100], "reason": reason})
 
     def _name_late(self, late: Sequence[str], publisher: Publisher) -> None:
         unwritten = self._batcher.seq - 1 - publisher.written
@@ -169,5 +197,8 @@ class BusThread(threading.Thread):
 
 async def _beat(server: Server) -> None:
     while True:
-        server.beat()
+        try:
+            server.beat()
+        except Exception:
+            _log.exception("a heartbeat could not be sent")
         await asyncio.sleep(HEARTBEAT_SECONDS)

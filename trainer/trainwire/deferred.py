@@ -25,6 +25,10 @@ class Transfer:
         """Whether the copy has arrived."""
         return self._numbers is not None or bool(self._arrived.query())
 
+    def array(self) -> Any:
+        """What was copied, as a NumPy array; only once it has arrived."""
+        return self._host.numpy()
+
     def numbers(self) -> list[float]:
         """The values; only once the copy has arrived."""
         if self._numbers is None:
@@ -75,7 +79,7 @@ def _pack(tensors: Sequence[Any]) -> Any:
 
 
 def transfer(packed: Any) -> Transfer:
-    """Begin to copy a tensor of one dimension that nobody else changes; on the CPU there is nothing to wait for."""
+    """Begin to copy a tensor that nobody else changes; on the CPU there is nothing to wait for."""
     if not packed.is_cuda:
         return Transfer(packed, _ARRIVED)
     torch = sys.modules["torch"]

@@ -5,18 +5,22 @@ It also renews the attempt's lease, and notices when another trainer has taken t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from trainwire_protocol.journal import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import RENEWAL_SECONDS, Attempt, Lease
 from trainwire_protocol.wire import Batch
+
+SLICE_BYTES: Final = 1 << 20
+"""About how much is written at once."""
 
 RETRY_SECONDS: Final = 0.25
 """How long after a failed write the next one is tried."""
@@ -37,9 +41,10 @@ class JournalThread(threading.Thread):
         self._attempt, self._session, self._on_written = attempt, session, on_written
         self._writer = JournalWriter(attempt.folder)
         self._arrivals: queue.SimpleQueue[Sequence[Batch] | None] = queue.SimpleQueue()
-        self._pending: list[Batch] = []
+        self._pending: deque[Batch] = deque()
         self._renewed = time.monotonic()
         self._closing = False
+        self._stopping = threading.Event()
 
     def submit(self, batches: Sequence[Batch]) -> None:
         """Have batches written behind all others; returns at once."""
@@ -47,31 +52,36 @@ class JournalThread(threading.Thread):
 
     def stop(self) -> None:
         """Have the thread end once all is written; what a disk that fails does not take then is given up."""
+        self._stopping.set()
         self._arrivals.put(None)
 
     def run(self) -> None:
         """Write until stopped."""
         while not self._closing:
             self._take()
-            if self._pending and not self.taken_over:
-                self._write()
+            while self._pending and not self.taken_over and self._write():
+                pass
+            if self.failing_since is not None:
+                self._stopping.wait(RETRY_SECONDS)
             self._renew_lease()
         self._release_lease()
 
     def _take(self) -> None:
-        """Wait for batches, as long as the lease or a failed write allows, then take all there are."""
-        wait = RENEWAL_SECONDS if self.failing_since is None else RETRY_SECONDS
+        """Wait for batches, as long as the lease allows, then take all there are."""
         try:
-            arrival = self._arrivals.get(timeout=wait)
+            arrival = self._arrivals.get(timeout=RENEWAL_SECONDS if self.failing_since is None else 0.001)
             while arrival is not None:
-                self._pending += arrival
+                self._pending.extend(arrival)
                 arrival = self._arrivals.get_nowait()
             self._closing = True
         except queue.Empty:
             return
 
-    def _write(self) -> None:
-        batches, first_try = self._pending, self.failing_since is None
+    def _write(self) -> bool:
+        """Write what has waited longest; False if that failed."""
+        first_try = self.failing_since is None
+        # A disk that fails is tried with little: to encode all that waits for it, again and again, would cost a core.
+        batches = self._slice(SLICE_BYTES if first_try else 0)
         if first_try:
             self.failing_since = time.monotonic()
         try:
@@ -79,9 +89,22 @@ class JournalThread(threading.Thread):
         except OSError as error:
             if first_try:
                 _log.warning("the journal %s cannot be written: %s; trying again", self._attempt.folder, error.strerror)
-            return
-        self._pending, self.failing_since = [], None
+            return False
+        self.failing_since = None
+        for _ in batches:
+            self._pending.popleft()
         self._on_written(batches)
+        return True
+
+    def _slice(self, size: int) -> list[Batch]:
+        """The first batches, at least one, and no more than `size` bytes before the last."""
+        batches = []
+        for batch in self._pending:
+            batches.append(batch)
+            size -= len(batch.body)
+            if size < 0:
+                break
+        return batches
 
     def _renew_lease(self) -> None:
         if self.taken_over or time.monotonic() - self._renewed < RENEWAL_SECONDS:
@@ -97,11 +120,9 @@ class JournalThread(threading.Thread):
             return
 
     def _release_lease(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._writer.close()
-            self._attempt.write_lease(replace(self._lease(), released=True))
-        except OSError:
-            return
+        self._attempt.release(self._session)
 
     def _lease(self) -> Lease:
         return Lease(ProcessIdentity.of_this_process(), self._session, time.time())

@@ -1,16 +1,20 @@
-"""Histograms, images and sounds as the bus takes them: encoded already, or as tensors, arrays and lists."""
+"""Histograms, images and sounds as the bus takes them: encoded already, or as tensors, arrays and lists.
+
+On the thread that records, arrays are copied and tensors of a GPU begin to be; the bus thread does the rest.
+"""
 
 from __future__ import annotations
 
 import io
 import math
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
 from trainwire.deferred import transfer
 from trainwire.values import Encoded, read_plain
+from trainwire_protocol.errors import MissingExtraError
 
 HISTOGRAM_BINS: Final = 64
 
@@ -26,8 +30,11 @@ def read_histogram(value: Any) -> Any:
         return read_plain(value)
     if hasattr(value, "scatter_add"):
         return _bucket_tensor(value)
+    if hasattr(value, "dtype"):
+        array = value.copy()
+        return Encoded(lambda: _bucket_array(array), array.nbytes)
     numbers = list(_flatten(read_plain(value)))
-    return Encoded(lambda: bucket(numbers))
+    return Encoded(lambda: bucket(numbers), 32 * len(numbers))
 
 
 def bucket(numbers: Sequence[float]) -> dict[str, Any]:
@@ -39,10 +46,20 @@ def bucket(numbers: Sequence[float]) -> dict[str, Any]:
         place = int((number - low) / (high - low) * HISTOGRAM_BINS) if high > low else 0
         counts[min(place, HISTOGRAM_BINS - 1)] += 1
     squares = math.fsum(number * number for number in finite)
-    return {
-        "edges": _edges(low, high), "counts": counts,
-        "min": low, "max": high, "sum": math.fsum(finite), "sum_squares": squares,
-    }  # fmt: skip
+    return _histogram(counts, low, high, math.fsum(finite), squares)
+
+
+def _bucket_array(array: Any) -> dict[str, Any]:
+    import numpy as np
+
+    finite = array[np.isfinite(array)].astype(np.float64)
+    if not finite.size:
+        return bucket([])
+    low, high = float(finite.min()), float(finite.max())
+    places = ((finite - low) / (high - low) * HISTOGRAM_BINS).astype(np.int64) if high > low else np.zeros(1, np.int64)
+    counts = np.bincount(places.clip(0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
+    counts = counts if high > low else counts * finite.size
+    return _histogram(counts.tolist(), low, high, float(finite.sum()), float((finite * finite).sum()))
 
 
 def _bucket_tensor(tensor: Any) -> Encoded:
@@ -53,26 +70,23 @@ def _bucket_tensor(tensor: Any) -> Encoded:
     low = values.where(finite, values.new_full((), math.inf)).amin() if len(values) else values.new_zeros(())
     high = values.where(finite, values.new_full((), -math.inf)).amax() if len(values) else values.new_zeros(())
     places = ((kept - low) / (high - low) * HISTOGRAM_BINS).nan_to_num(0.0).long().clamp(0, HISTOGRAM_BINS - 1)
-    counts = values.new_zeros(HISTOGRAM_BINS).scatter_add(0, places, finite.double())
-    packed = counts.new_zeros(HISTOGRAM_BINS + 4)
-    packed[:HISTOGRAM_BINS] = counts
+    packed = values.new_zeros(HISTOGRAM_BINS + 4)
+    packed[:HISTOGRAM_BINS].scatter_add_(0, places, finite.double())
     for place, number in enumerate((low, high, kept.sum(), (kept * kept).sum())):
         packed[HISTOGRAM_BINS + place] = number
     arriving = transfer(packed)
-    return Encoded(lambda: _unpack_histogram(arriving.numbers()), arriving)
+    return Encoded(lambda: _unpack_histogram(arriving.numbers()), 8 * len(packed), arriving)
 
 
 def _unpack_histogram(packed: list[float]) -> dict[str, Any]:
     low, high, total, squares = packed[HISTOGRAM_BINS:]
     low, high = (low, high) if math.isfinite(low) else (0.0, 0.0)
-    counts = [int(count) for count in packed[:HISTOGRAM_BINS]]
-    return {
-        "edges": _edges(low, high), "counts": counts, "min": low, "max": high, "sum": total, "sum_squares": squares
-    }  # fmt: skip
+    return _histogram([int(count) for count in packed[:HISTOGRAM_BINS]], low, high, total, squares)
 
 
-def _edges(low: float, high: float) -> list[float]:
-    return [low + (high - low) * place / HISTOGRAM_BINS for place in range(HISTOGRAM_BINS)] + [high]
+def _histogram(counts: list[int], low: float, high: float, total: float, squares: float) -> dict[str, Any]:
+    edges = [low + (high - low) * place / HISTOGRAM_BINS for place in range(HISTOGRAM_BINS)] + [high]
+    return {"edges": edges, "counts": counts, "min": low, "max": high, "sum": total, "sum_squares": squares}
 
 
 def read_image(value: Any) -> Any:
@@ -87,31 +101,39 @@ def read_image(value: Any) -> Any:
         data = bytes(value)
         kind = next((kind for magic, kind in _IMAGE_FORMATS.items() if data.startswith(magic)), None)
         return {"data": data, "format": kind}
-    pixels = read_plain(value.detach() if hasattr(value, "detach") else value)
-    return Encoded(lambda: _encode_pixels(pixels))
+    return _encode_later(value, _encode_pixels)
 
 
-def _encode_pixels(pixels: list[Any]) -> dict[str, Any]:
-    from PIL import Image
+def _encode_later(value: Any, encode: Callable[[Any], Any]) -> Encoded:
+    """Have `encode` called on the bus thread, with a NumPy array of what `value` holds now."""
+    if hasattr(value, "is_cuda"):
+        tensor = value.detach().clone()
+        arriving = transfer(tensor)
+        return Encoded(lambda: encode(arriving.array()), tensor.nbytes, arriving)
+    if hasattr(value, "dtype"):
+        array = value.copy()
+        return Encoded(lambda: encode(array), array.nbytes)
+    plain = read_plain(value)
+    return Encoded(lambda: encode(plain), 32 * len(list(_flatten(plain))))
 
-    rows = _channels_last(pixels)
-    height, width, channels = len(rows), len(rows[0]), len(rows[0][0])
-    if any(len(row) != width for row in rows):
-        raise ValueError("its rows have different lengths")
-    numbers = [number for row in rows for pixel in row for number in pixel]
-    scale = 255.0 if any(type(number) is float for number in numbers) else 1
-    raw = bytes(min(255, max(0, round(number * scale))) for number in numbers)
+
+def _encode_pixels(pixels: Any) -> dict[str, Any]:
+    try:
+        import numpy as np
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("an image of pixels", "media", error.name or "Pillow") from None
+    array = np.asarray(pixels)
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array * 255.0).round()
+    array = array.clip(0, 255).astype(np.uint8)
     file = io.BytesIO()
-    Image.frombytes({1: "L", 3: "RGB", 4: "RGBA"}[channels], (width, height), raw).save(file, "PNG")
+    Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array).save(file, "PNG")
+    height, width = array.shape[:2]
+    channels = array.shape[2] if array.ndim == 3 else 1
     return {"data": file.getvalue(), "format": "png", "width": width, "height": height, "channels": channels}
-
-
-def _channels_last(pixels: list[Any]) -> list[list[list[float]]]:
-    if not isinstance(pixels[0][0], list):
-        return [[[number] for number in row] for row in pixels]
-    if len(pixels) in (1, 3, 4) and len(pixels[0][0]) not in (1, 3, 4):
-        return [[list(pixel) for pixel in zip(*rows, strict=True)] for rows in zip(*pixels, strict=True)]
-    return pixels
 
 
 def read_audio(value: Any) -> Any:
@@ -124,23 +146,26 @@ def read_audio(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return {"data": bytes(value), "format": "wav"}
     samples, sample_rate = value
-    channels = read_plain(samples.detach() if hasattr(samples, "detach") else samples)
-    return Encoded(lambda: _encode_samples(channels, int(sample_rate)))
+    rate = int(sample_rate)
+    return _encode_later(samples, lambda array: _encode_samples(array, rate))
 
 
-def _encode_samples(channels: list[Any], sample_rate: int) -> dict[str, Any]:
-    tracks = channels if isinstance(channels[0], list) else [channels]
-    frames = list(zip(*tracks, strict=True))
-    levels = (round(min(1.0, max(-1.0, sample)) * 32767) for sample in chain.from_iterable(frames))
+def _encode_samples(samples: Any, sample_rate: int) -> dict[str, Any]:
+    try:
+        import numpy as np
+    except ModuleNotFoundError:
+        raise MissingExtraError("a sound of samples", "media", "numpy") from None
+    tracks = np.atleast_2d(np.asarray(samples, dtype=np.float64))
+    levels = (tracks.clip(-1.0, 1.0) * 32767).round().astype("<i2")
+    channels, frames = levels.shape
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
-        sound.setnchannels(len(tracks))
+        sound.setnchannels(channels)
         sound.setsampwidth(2)
         sound.setframerate(sample_rate)
-        sound.writeframes(b"".join(level.to_bytes(2, "little", signed=True) for level in levels))
+        sound.writeframes(levels.T.tobytes())
     return {
-        "data": file.getvalue(), "format": "wav",
-        "sample_rate": sample_rate, "channels": len(tracks), "frames": len(frames),
+        "data": file.getvalue(), "format": "wav", "sample_rate": sample_rate, "channels": channels, "frames": frames
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import secrets
 import sys
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from trainwire.endpoints import Endpoints, advertised
 from trainwire_protocol.atomic import write_atomically
 from trainwire_protocol.attempts import find_mark
 from trainwire_protocol.connection import Connection, connection_path, write_connection
-from trainwire_protocol.errors import UsageError
+from trainwire_protocol.errors import TrainwireError, UsageError
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, begin_attempt, list_attempts
 from trainwire_protocol.server import HIGH_WATER_MARK, Server
@@ -62,50 +63,80 @@ def open_bus(
         RunInUseError: a live trainer holds the run.
         UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
     """
-    run_folder = Path(folder).absolute()
-    session, process = secrets.token_hex(8), ProcessIdentity.of_this_process()
-    endpoints = Endpoints.choose(bind)
+    run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
+    resumed = _resumption(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
-    resumed = _resumption(run_folder, attempt, state)
-
-    def open_server(bus: EventBus) -> Server:
-        def introduce() -> dict[str, Any]:
-            known = {"session": session, "world_size": world_size, "process": process._asdict()}
-            return known | {"hparams": bus.hyperparameters}
-
-        bus.on_close(endpoints.remove)
-        server = endpoints.open(attempt, bus.describe, introduce, high_water_mark)
-        connection = Connection(
-            advertised(server.publish_endpoint), advertised(server.request_endpoint),
-            attempt.run, rank, world_size, session, attempt.number, process, endpoints.client_keys,
-        )  # fmt: skip
-        write_connection(connection_path(run_folder, rank), connection)
-        return server
-
-    bus = EventBus(run_folder, attempt, session, open_server, flush_interval)
+    try:
+        endpoints = Endpoints.choose(bind)
+    except TrainwireError:
+        attempt.release(session)
+        raise
+    opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
+    bus = EventBus(run_folder, attempt, session, opener.open, flush_interval)
     begun = {"run": attempt.run, "rank": rank, "world_size": world_size, "python": platform.python_version()}
-    if attempt.number:
-        bus.publish("run/resumed", begun | resumed, "lifecycle", resumed["from_step"])
-    else:
-        bus.publish("run/started", begun, "lifecycle", 0)
+    try:
+        if attempt.number:
+            bus.start("run/resumed", begun | resumed, resumed["from_step"])
+        else:
+            bus.start("run/started", begun, 0)
+    except BaseException:
+        endpoints.remove()
+        attempt.release(session)
+        raise
+    bus.on_close(endpoints.remove)
     if hparams is not None:
         bus.hparams(hparams)
-    bus.start()
     _close_at_exit(bus)
     _announce(bus)
     return bus
 
 
-def _resumption(run_folder: Path, attempt: Attempt, state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `run/resumed` tells: the position of the mark that is resumed from, and its step."""
+@dataclass(frozen=True)
+class _Opener:
+    """Opens a bus's server, on the bus thread, and writes where it is."""
+
+    run_folder: Path
+    attempt: Attempt
+    session: str
+    world_size: int
+    endpoints: Endpoints
+    high_water_mark: int
+
+    def open(self, bus: EventBus) -> Server:
+        process = ProcessIdentity.of_this_process()
+
+        def introduce() -> dict[str, Any]:
+            known = {"session": self.session, "world_size": self.world_size, "process": process._asdict()}
+            return known | {"hparams": bus.hyperparameters}
+
+        server = self.endpoints.open(self.attempt, bus.describe, introduce, self.high_water_mark)
+        attempt = self.attempt
+        connection = Connection(
+            advertised(server.publish_endpoint), advertised(server.request_endpoint),
+            attempt.run, attempt.rank, self.world_size, self.session, attempt.number, process,
+            self.endpoints.client_keys,
+        )  # fmt: skip
+        try:
+            write_connection(connection_path(self.run_folder, attempt.rank), connection)
+        except OSError as error:
+            server.close(linger=0)
+            raise UsageError(f"the connection file in {self.run_folder} cannot be written: {error}") from error
+        return server
+
+
+def _resumption(run_folder: Path, rank: int, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `run/resumed` will tell: the position of the mark that is resumed from, and its step."""
     if state is None:
         return {"from": None, "from_step": 0}
-    if state.get("run") != attempt.run:
-        raise UsageError(f"the state is of run {state.get('run')!r}; {run_folder} holds {attempt.run!r}")
-    marked = next((old for old in list_attempts(run_folder, attempt.rank) if old.number == state["attempt"]), None)
-    if marked is None or marked.number >= attempt.number:
-        raise UsageError(f"the state is of attempt {state['attempt']}, which {run_folder} does not hold")
-    return {"from": find_mark(marked, state["mark"])._asdict(), "from_step": state["step"]}
+    run, number, mark, step = (state.get(field) for field in ("run", "attempt", "mark", "step"))
+    attempts = list_attempts(run_folder, rank)
+    if not attempts or run != attempts[0].run:
+        held = f"run {attempts[0].run!r}" if attempts else "no run"
+        raise UsageError(f"the state is of run {run!r}; {run_folder} holds {held}")
+    marked = next((attempt for attempt in attempts if attempt.number == number), None)
+    if marked is None or not isinstance(mark, int) or not isinstance(step, int):
+        raise UsageError(f"the state is of mark {mark!r} in attempt {number!r}, which {run_folder} does not hold")
+    return {"from": find_mark(marked, mark)._asdict(), "from_step": step}
 
 
 def _announce(bus: EventBus) -> None:
@@ -123,8 +154,7 @@ def _close_at_exit(bus: EventBus) -> None:
     def close() -> None:
         forgotten = reference()
         if forgotten is not None:
-            failed = getattr(sys, "last_value", None)
-            forgotten.close(status="failed" if failed else "finished", reason=repr(failed)[:1000] if failed else None)
+            forgotten.close_after(getattr(sys, "last_value", None))
 
     atexit.register(close)
     bus.on_close(lambda: atexit.unregister(close))

@@ -33,7 +33,7 @@ class Publisher:
         self._unwritten: deque[Batch] = deque()
         self._unwritten_bytes = 0
         self._given_up: list[tuple[int, int]] = []
-        self._shown = -1
+        self._unshown: deque[Batch] = deque()
         self._marks: deque[tuple[int, int]] = deque()
         self._mark_written = threading.Condition()
         self._last_mark = 0
@@ -52,10 +52,12 @@ class Publisher:
             self._note_marks(kept)
 
     def _keep(self, batch: Batch) -> bool:
-        if self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES and not batch.header.last:
+        is_full = self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES
+        if is_full and not batch.header.last and MARK.encode() not in batch.body:
             self._give_up(batch)
             return False
         self._unwritten.append(batch)
+        self._unshown.append(batch)
         self._unwritten_bytes += len(batch.body)
         return True
 
@@ -70,6 +72,8 @@ class Publisher:
         """Publish batches that are in the journal now; the first and last seqs of those that had to be given up."""
         for batch in batches:
             self._unwritten.popleft()
+            if self._unshown and self._unshown[0] is batch:
+                self._unshown.popleft()
             self._unwritten_bytes -= len(batch.body)
             self._server.publish(batch)
             self.written = batch.cursor.seq
@@ -82,12 +86,10 @@ class Publisher:
         failing_since = self._journal.failing_since
         if failing_since is None or time.monotonic() - failing_since < UNJOURNALED_SECONDS:
             return
-        for batch in self._unwritten:
-            if batch.header.seq > self._shown:
-                self._show(batch)
+        while self._unshown:
+            self._show(self._unshown.popleft())
 
     def _show(self, batch: Batch) -> None:
-        self._shown = batch.header.seq
         header = replace(batch.header, unjournaled=True)
         self._server.publish(Batch(header, encode_header(header), batch.body))
 
@@ -99,7 +101,7 @@ class Publisher:
     def _note_marks(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             event = batch.events[-1] if MARK.encode() in batch.body else None
-            if event and event.name == MARK:
+            if event and event.name == MARK and event.type == "lifecycle":
                 self._marks.append((batch.cursor.seq, event.value["mark"]))
 
     def _confirm_marks(self) -> None:

@@ -7,6 +7,7 @@ becomes `Deferred`, and what takes time to encode `Encoded`: both are resolved o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Any, Final, Protocol
 
 from trainwire.deferred import Deferred, Transfer, defer
@@ -28,8 +29,10 @@ class Pending(Protocol):
 class Encoded:
     """A value that is computed on the bus thread, from data that nobody else changes and that may be on its way."""
 
-    def __init__(self, encode: Callable[[], Any], transfer: Transfer | None = None) -> None:
+    def __init__(self, encode: Callable[[], Any], size: int, transfer: Transfer | None = None) -> None:
         self.resolve = encode
+        self.size = size
+        """Of the data, in bytes."""
         self._transfer = transfer
 
     def is_ready(self) -> bool:
@@ -55,6 +58,8 @@ def read_number(value: Any) -> Any:
     """The number that a value holds; a value that holds none is returned as its `repr`, and refused later."""
     if type(value) in _NUMBERS:
         return value
+    if _is_on_gpu(value):
+        return defer([value])[0]
     try:
         item = getattr(value, "item", None)
         number = item() if item else value
@@ -72,8 +77,10 @@ def read_plain(value: Any, depth: int = 0) -> Any:
     """
     if value is None or type(value) in (bool, float, str, bytes):
         return value
+    if isinstance(value, Enum):
+        return read_plain(value.value, depth + 1) if depth < _MAX_DEPTH else repr(value)
     if isinstance(value, int):
-        return int(value) if -(2**63) <= value < 2**63 else float(value)
+        return int(value) if -(2**63) <= value < 2**63 else repr(value)
     if depth == _MAX_DEPTH:
         return repr(value)
     if isinstance(value, Mapping):
@@ -83,15 +90,24 @@ def read_plain(value: Any, depth: int = 0) -> Any:
     to_list = getattr(value, "tolist", None)
     if to_list is not None:
         return read_plain(to_list(), depth + 1)
-    if isinstance(value, (float, str)):
-        return type(value).__mro__[-2](value)
-    return str(value)
+    return float(value) if isinstance(value, float) else str(value)
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes a recorded value holds."""
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, Encoded):
+        return value.size
+    if isinstance(value, dict):
+        return 64 + sum(map(size_of, value.values()))
+    return 16 + sum(map(size_of, value)) if isinstance(value, list) else 16
 
 
 def read_labelled(value: Any) -> Any:
     """The numbers of `scalars`: a list, or a map of label to number."""
     if isinstance(value, Mapping):
-        return {str(label): read_number(number) for label, number in value.items()}
+        return read_scalars({str(label): number for label, number in value.items()})
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [read_number(number) for number in value]
     return read_plain(value)
@@ -110,9 +126,17 @@ def find_pending(value: Any) -> list[Pending]:
     """What of a recorded value is still to be resolved."""
     if isinstance(value, (Deferred, Encoded)):
         return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in items if isinstance(item, (Deferred, Encoded))]
+
+
+def resolve(value: Any) -> Any:
+    """A recorded value with all that was pending in it."""
+    if isinstance(value, (Deferred, Encoded)):
+        return value.resolve()
     if isinstance(value, dict):
-        return [item for item in value.values() if isinstance(item, (Deferred, Encoded))]
-    return []
+        return {key: resolve(item) for key, item in value.items()} if find_pending(value) else value
+    return [resolve(item) for item in value] if isinstance(value, list) and find_pending(value) else value
 
 
 def _is_on_gpu(value: Any) -> bool:

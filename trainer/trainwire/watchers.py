@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
@@ -53,20 +54,26 @@ class Watchers:
 
     def send(self, events: Sequence[Event]) -> None:
         """Hand events over, from the bus thread; returns at once."""
-        if self._loop is None or self._wake is None:
+        if not self._handlers:
             return
         self._waiting.extend(events)
         while len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
-        self._loop.call_soon_threadsafe(self._wake.set)
+        self._call_loop()
 
     def close(self, timeout: float) -> None:
         """Let the handlers finish what waits, for at most `timeout` seconds."""
         self._closing = True
-        if self._thread and self._loop and self._wake:
-            self._loop.call_soon_threadsafe(self._wake.set)
+        self._call_loop()
+        if self._thread and self._thread is not threading.current_thread():
             self._thread.join(timeout)
+
+    def _call_loop(self) -> None:
+        """Wake the loop, if it is still there."""
+        if self._loop and self._wake:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     def _run(self, started: threading.Event) -> None:
         asyncio.run(self._main(started))
@@ -85,6 +92,6 @@ class Watchers:
         for handler in list(self._handlers):
             try:
                 await handler(event)
-            except Exception:
+            except BaseException:  # also what would end this thread: the bus and other watchers go on
                 _log.exception("the watcher %r failed on %r; it is called no more", handler, event.name)
                 self._handlers.remove(handler)
