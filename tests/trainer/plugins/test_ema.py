@@ -103,7 +103,7 @@ def test_an_error_leaves_the_weights_as_they_were_trained(tmp_path: Path) -> Non
     assert torch.equal(weights_of(trainer.model), seen.after[2])
 
 
-@pytest.mark.parametrize("moment", ["after_training_batch", "after_training_epoch"])
+@pytest.mark.parametrize("moment", ["after_training_batch", "after_evaluation"])
 def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path, moment: str) -> None:
     """Weights and state taken together, while either are in place, go on as if nothing had happened."""
 
@@ -111,7 +111,7 @@ def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path, moment: st
         @hook(moment)
         def restart(self, payload: Payload) -> None:
             state = average.state_dict()
-            average.training_finally(None)  # type: ignore[arg-type]  # which it does not read
+            average.after_setup(None)  # type: ignore[arg-type]  # which it does not read
             average.load_state_dict(state)
 
     average, kept, never = EMA(0.5), Weights(), Weights()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainwire.hooks import hook
@@ -14,8 +13,6 @@ from trainwire.payloads import (
     AfterSetup,
     AfterTrainingBatch,
     BeforeEvaluation,
-    BeforeTrainingBatch,
-    BeforeTrainingEpoch,
     Payload,
     TrainingException,
     TrainingFinally,
@@ -31,8 +28,8 @@ class EMA(Plugin):
     begins as the weights after the first step (Polyak and Juditsky 1992, "Acceleration of stochastic approximation by
     averaging"). Buffers, such as the statistics of a batch norm, stay the model's own.
 
-    The model holds the average from the evaluation of an epoch until the next batch is trained, so that the best model
-    is an averaged one, and at the end for good, unless that is an error. Nothing here waits for a GPU.
+    The model holds the average from an evaluation until the best model is saved or the next batch is trained, and at
+    the end for good, unless that is an error. Nothing here waits for a GPU.
 
     Args:
         decay: How much of the average stays in a step, from 0 to below 1: 0.999 averages about 1,000 steps.
@@ -43,24 +40,30 @@ class EMA(Plugin):
         OptionError: `decay` is out of its range.
     """
 
+    after = ("BestModel", "EpochModels")
+    before = ("Scheduler",)
+
     def __init__(self, decay: float = 0.999, *, warm_up: bool = False) -> None:
         if not 0 <= decay < 1:
             raise OptionError(f"EMA: decay is {decay}: it has to be at least 0 and below 1")
         self.decay = decay
         self.warm_up = warm_up
         self._updates = 0
+        self._weights: list[Tensor] = []
+        """The model's own, which see every change of it."""
         self._others: list[Tensor] = []
         self._is_applied = False
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
         """Begin anew."""
-        self._others = [parameter.detach().clone() for parameter in self._parameters()]
+        self._weights = [parameter.detach() for parameter in self.run.model.parameters() if _is_averaged(parameter)]
+        self._others = [weights.clone() for weights in self._weights]
         self._updates, self._is_applied = 0, False
 
-    @hook("before_training_epoch", "before_training_batch")
-    def restore(self, beginning: BeforeTrainingEpoch | BeforeTrainingBatch) -> None:  # noqa: ARG002
-        """Train with the weights themselves."""
+    @hook("after_training_epoch", "before_training_batch")
+    def restore(self, payload: Payload) -> None:  # noqa: ARG002  # every hook has its payload
+        """Train with the weights themselves, or those that a scheduler may now go back to."""
         self._apply(False)
 
     @hook
@@ -68,7 +71,7 @@ class EMA(Plugin):
         """Move the average towards the weights."""
         # `AveragedModel.update_parameters` reads its counter, or copies it to the GPU, and so waits in each step.
         update = get_ema_multi_avg_fn(self._decay_now())  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        update(self._others, [parameter.detach() for parameter in self._parameters()], self._updates)
+        update(self._others, self._weights, self._updates)
         self._updates += 1
 
     @hook
@@ -88,8 +91,8 @@ class EMA(Plugin):
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
-        """Forget the other weights."""
-        self._others = []
+        """Forget the model."""
+        self._weights, self._others = [], []
 
     def state_dict(self) -> dict[str, Any]:
         """The average, or, while the model holds that, the weights themselves."""
@@ -102,27 +105,28 @@ class EMA(Plugin):
         Raises:
             OptionError: it is that of another model.
         """
-        parameters, others = self._parameters(), list(state["others"])
-        if [other.shape for other in others] != [parameter.shape for parameter in parameters]:
+        others = list(state["others"])
+        if [other.shape for other in others] != [weights.shape for weights in self._weights]:
             raise OptionError("EMA: the checkpoint's averages have other shapes than this model's weights")
-        self._others = [other.to(parameter.device) for other, parameter in zip(others, parameters, strict=True)]
+        for mine, other in zip(self._others, others, strict=True):
+            mine.copy_(other)
         self._updates, self._is_applied = state["updates"], state["is_applied"]
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.run.model.parameters() if parameter.is_floating_point()]
 
     def _decay_now(self) -> float:
         if self._updates == 0:
             return 0.0
         return min(self.decay, (1 + self._updates) / (10 + self._updates)) if self.warm_up else self.decay
 
-    @torch.no_grad()
     def _apply(self, wanted: bool) -> None:
         """Exchange the model's weights for the others, unless they are in place."""
         if wanted == self._is_applied:
             return
-        for parameter, other in zip(self._parameters(), self._others, strict=True):
-            weights = parameter.clone()
-            parameter.copy_(other)
-            other.copy_(weights)
+        for weights, other in zip(self._weights, self._others, strict=True):
+            kept = weights.clone()
+            weights.copy_(other)
+            other.copy_(kept)
         self._is_applied = wanted
+
+
+def _is_averaged(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
