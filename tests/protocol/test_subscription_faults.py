@@ -467,8 +467,9 @@ def test_a_connection_file_of_a_dead_publisher_is_not_connected_to(tmp_path: Pat
     run(main())
 
 
-def test_a_cursor_ahead_of_the_journal(tmp_path: Path) -> None:
-    """A cursor past what a crashed node's journal holds is an error where the run goes on in another attempt."""
+@pytest.mark.parametrize("use_journal", [True, False])
+def test_a_cursor_ahead_of_a_record_that_goes_on(tmp_path: Path, use_journal: bool) -> None:
+    """A cursor past what a crashed host's journal holds, in a run that goes on, is refused: it holds what is lost."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -476,9 +477,24 @@ def test_a_cursor_ahead_of_the_journal(tmp_path: Path) -> None:
         async with Publisher(tmp_path, take_over=True) as publisher:
             publisher.scalars(3)
             publisher.end()
-            async with Subscription(Target(tmp_path), cursor=Cursor(0, 1000)) as subscription:
-                with pytest.raises(CursorAheadError, match="attempt 0 ends at seq 1, and was read up to 1000"):
-                    await collect(subscription)
+            for cursor in (Cursor(0, 1000), Cursor(7, 0)):
+                async with Subscription(Target(tmp_path), cursor=cursor, use_journal=use_journal) as subscription:
+                    with pytest.raises(CursorAheadError, match="read up to"):
+                        await anext(subscription)
+
+    run(main())
+
+
+def test_a_cursor_ahead_of_a_record_that_is_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A cursor past the end of a run that does not go on is told of, and there is nothing to read."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as publisher:
+            publisher.scalars(2)
+            publisher.end()
+        async with Subscription(Target(tmp_path), cursor=Cursor(0, 1000)) as subscription:
+            assert await collect(subscription) == []
+        assert "ends at seq 2, and was read up to 1000" in caplog.text
 
     run(main())
 
