@@ -29,6 +29,27 @@ def samples_in(batch: Any) -> int:
     return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 1)
 
 
+def split_batch(batch: Any, size: int) -> list[Any]:
+    """A batch in parts of at most `size` samples: its tensors, and lists as long as these, are split."""
+    samples = samples_in(batch)
+    if samples <= size:
+        return [batch]
+    return [_part(batch, slice(start, start + size), samples) for start in range(0, samples, size)]
+
+
+def _part(batch: Any, part: slice, samples: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[part] if batch.dim() and len(batch) == samples else batch
+    if isinstance(batch, Mapping):
+        return {key: _part(value, part, samples) for key, value in batch.items()}
+    if not isinstance(batch, (list, tuple)):
+        return batch
+    if not any(True for _ in _tensors(batch)) and len(batch) == samples:
+        return batch[part]
+    parts = [_part(item, part, samples) for item in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
 def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
     """A batch taken apart: what the model is called with, and what its output is compared to.
 

@@ -16,6 +16,7 @@ class Control:
         self.interrupted = False
         self._epoch_ends = False
         self._batch_is_skipped = False
+        self._step_is_skipped = False
 
     @property
     def stopping(self) -> bool:
@@ -45,6 +46,10 @@ class Control:
         """Leave out the batch that `before_training_batch` announces."""
         self._batch_is_skipped = True
 
+    def skip_step(self) -> None:
+        """Leave out the update that `before_training_optimizer_step` announces; it counts as a step."""
+        self._step_is_skipped = True
+
     def start_epoch(self) -> None:
         """Forget what was wanted of the epoch before."""
         self._epoch_ends = False
@@ -52,4 +57,9 @@ class Control:
     def take_skip_batch(self) -> bool:
         """Whether the announced batch is to be left out; asking clears it."""
         skipped, self._batch_is_skipped = self._batch_is_skipped, False
+        return skipped
+
+    def take_skip_step(self) -> bool:
+        """Whether the announced update is to be left out; asking clears it."""
+        skipped, self._step_is_skipped = self._step_is_skipped, False
         return skipped

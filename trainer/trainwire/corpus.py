@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from trainwire.options import TrainingOptions
+from trainwire.processes import SINGLE, Processes
 from trainwire_protocol.errors import OptionError
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
@@ -26,6 +27,23 @@ class Corpus:
     train: Data
     dev: Data | None = None
     test: Data | None = None
+
+    def merged(self, *, dev: bool, test: bool) -> Corpus:
+        """A corpus that trains on the dev or the test split too, and has them no more.
+
+        Raises:
+            OptionError: a split is missing, or is no Dataset of known length.
+        """
+        if not dev and not test:
+            return self
+        wanted = {"train": self.train, **({"dev": self.dev} if dev else {}), **({"test": self.test} if test else {})}
+        parts: list[Dataset[Any]] = []
+        for name, part in wanted.items():
+            if part is None or isinstance(part, DataLoader) or not is_indexed(part):
+                raise OptionError(f"{name} is {part!r}: train_with_dev and train_with_test need Datasets with a length")
+            parts.append(part)
+        everything: Dataset[Any] = ConcatDataset(parts)
+        return Corpus(everything, None if dev else self.dev, None if test else self.test)
 
     def __post_init__(self) -> None:
         _check("train", self.train)
@@ -55,74 +73,135 @@ def samples_of(data: Data | None) -> int | None:
     return length_of(data.dataset if isinstance(data, DataLoader) else data)
 
 
+def is_indexed(data: object) -> bool:
+    """Whether it is a Dataset whose samples can be had by their index."""
+    return not isinstance(data, (DataLoader, IterableDataset)) and length_of(data) is not None
+
+
 class EpochSampler(Sampler[int]):
     """Every index once, in an order that comes from the seed and the epoch alone.
 
-    So an epoch can be repeated without those before it.
+    So an epoch can be repeated without those before it. Several processes share the order: each takes every n-th, and
+    all have as many, for which the first ones come twice if need be.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(
+        self, size: int, seed: int, processes: Processes = SINGLE, *, shuffle: bool = True, first: bool = True
+    ) -> None:
         self.size = size
         self.seed = seed
         self.epoch = 0
+        self.shuffle, self.shuffle_first = shuffle, first
+        self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return -(-self.size // self.processes.world_size)
 
     def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        missing = len(self) * self.processes.world_size - self.size
+        order += (order * missing)[:missing]
+        return iter(order[self.processes.rank :: self.processes.world_size])
+
+    def _order(self) -> list[int]:
+        if not self.shuffle or (self.epoch == 1 and not self.shuffle_first):
+            return list(range(self.size))
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        return iter(torch.randperm(self.size, generator=generator).tolist())
+        order: list[int] = torch.randperm(self.size, generator=generator).tolist()
+        return order
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch: 64 bits, well mixed by the generator that takes it."""
-    return (seed * 1_000_003 + epoch) % 2**63
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed of its own for each epoch and rank: 64 bits, well mixed by the generator that takes it."""
+    return ((seed * 1_000_003 + epoch) * 1_000_003 + rank) % 2**63
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader whose order and whose workers' seeds come from a seed and the epoch alone."""
+    """A loader whose workers' seeds come from a seed, the epoch and the rank alone."""
 
     def __init__(
-        self, data: Dataset[Any], size: int, *, seed: int, shuffle: bool, workers: int, pin_memory: bool
-    ) -> None:
-        samples = length_of(data)
-        shuffles = shuffle and samples is not None and not isinstance(data, IterableDataset)
-        sampler = EpochSampler(samples, seed) if shuffles and samples is not None else None
+        self, data: Dataset[Any], size: int, sampler: Sampler[int] | None, options: TrainingOptions, *, seed: int,
+        rank: int, device: torch.device,
+    ) -> None:  # fmt: skip
         # A generator of its own: drawing the workers' seeds must not move the one that the model's dropout uses.
         generator = torch.Generator()
         super().__init__(
-            data, size, sampler=sampler, num_workers=workers, generator=generator, pin_memory=pin_memory
+            data, size, sampler=sampler, num_workers=options.num_workers, generator=generator,
+            pin_memory=device.type == "cuda",
         )  # fmt: skip
-        self.seed = seed
+        self.seed, self.rank = seed, rank
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that is read next."""
         if isinstance(self.generator, torch.Generator):
-            self.generator.manual_seed(epoch_seed(self.seed, epoch))
+            self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
 
 
-def training_loader(data: Data, options: TrainingOptions, seed: int, device: torch.device) -> DataLoader[Any]:
-    """The loader of the training samples: the caller's own, or one that shuffles by seed and epoch."""
+def training_loader(
+    data: Data, options: TrainingOptions, seed: int, device: torch.device, processes: Processes = SINGLE
+) -> DataLoader[Any]:
+    """The loader of the training samples: the caller's own, or one that shuffles by seed and epoch.
+
+    Raises:
+        OptionError: a sampler is given for a DataLoader, or what was given makes none.
+    """
     if isinstance(data, DataLoader):
+        if options.sampler is not None:
+            raise OptionError("sampler is given, but train is a DataLoader, which has one: leave one of them out")
         return data
+    sampler = _sampler(data, options, seed, processes)
     return EpochLoader(
-        data, options.mini_batch_size, seed=seed, shuffle=options.shuffle, workers=options.num_workers,
-        pin_memory=device.type == "cuda",
+        data, options.mini_batch_size, sampler, options, seed=seed, rank=processes.rank, device=device
     )  # fmt: skip
 
 
-def evaluation_loader(data: Data, options: TrainingOptions, device: torch.device) -> DataLoader[Any]:
-    """The loader of a dev or test split, in the order in which its samples are."""
+def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes: Processes) -> Sampler[int] | None:
+    given, samples = options.sampler, length_of(data)
+    if given is not None and not isinstance(given, Sampler):
+        given = given(data)
+        if not isinstance(given, Sampler):
+            raise OptionError(f"sampler has returned {given!r}, which is no sampler")
+    if given is not None or samples is None or isinstance(data, IterableDataset):
+        return given
+    return EpochSampler(samples, seed, processes, shuffle=options.shuffle, first=options.shuffle_first_epoch)
+
+
+def evaluation_loader(
+    data: Data, options: TrainingOptions, device: torch.device, processes: Processes = SINGLE
+) -> DataLoader[Any]:
+    """The loader of a split that is evaluated, in the order in which its samples are; of several processes each has
+    its share, and none comes twice.
+
+    Raises:
+        OptionError: there are more processes than samples.
+    """
     if isinstance(data, DataLoader):
         return data
-    return EpochLoader(
-        data, options.eval_batch_size or options.mini_batch_size, seed=0, shuffle=False, workers=options.num_workers,
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
+    samples = length_of(data)
+    if processes.several and is_indexed(data) and samples is not None:
+        if samples < processes.world_size:
+            raise OptionError(f"a split has {samples} samples for {processes.world_size} processes: give each one")
+        data = Subset(data, range(processes.rank, samples, processes.world_size))
+    size = options.eval_batch_size or options.mini_batch_size
+    return EpochLoader(data, size, None, options, seed=0, rank=processes.rank, device=device)
+
+
+def sample_of(data: Data, wanted: float | int, seed: int) -> Dataset[Any]:
+    """Some samples, the same for a seed: a share of all, or so many.
+
+    Raises:
+        OptionError: the samples cannot be had by their index.
+    """
+    samples = length_of(data)
+    if not is_indexed(data) or samples is None:
+        raise OptionError("monitor_train_sample needs a Dataset with a length as train")
+    count = min(samples, max(1, round(samples * wanted) if isinstance(wanted, float) else wanted))
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(epoch_seed(seed, 0)))
+    return Subset(data, sorted(order[:count].tolist()))  # type: ignore[arg-type]  # no DataLoader, or it had no index
 
 
 def set_epoch(loader: DataLoader[Any], epoch: int) -> None:

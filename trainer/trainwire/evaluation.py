@@ -58,11 +58,12 @@ def _scores(trainer: ModelTrainer, run: TrainingRun, loader: DataLoader[Any]) ->
         metric.reset()
     for batch in loader:
         batch = to_device(batch, run.device)
-        forward = trainer.forward(batch)
+        with run.precision.autocast():
+            forward = trainer.forward(batch)
         mean_loss.add(forward.loss, samples_in(batch))
         for metric in run.metrics.values():
             metric.update(forward.output, forward.target)
-    loss = mean_loss.read()
+    loss = mean_loss.read_of_all(run.processes)
     if loss is None:
         raise UsageError("the loader of a split that is evaluated gave no batch")
     scores: dict[str, MetricValue] = {"loss": loss}

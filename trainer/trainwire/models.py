@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +18,12 @@ FINAL_MODEL = "final-model.pt"
 
 
 def save_model(model: nn.Module, path: Path) -> None:
-    """Save the model's `state_dict`, written aside and renamed, so that `path` never holds half a model.
+    """Save the model's `state_dict`: see `save_atomically`."""
+    save_atomically(model.state_dict(), path)
+
+
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """Save a state, written aside and renamed, so that `path` never holds half of it.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; `path` is then unchanged.
@@ -24,7 +31,7 @@ def save_model(model: nn.Module, path: Path) -> None:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with aside.open("wb") as file:
-            torch.save(model.state_dict(), file)
+            torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

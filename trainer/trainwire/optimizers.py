@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,20 +14,52 @@ from trainwire.payloads import MetricValue
 from trainwire_protocol.errors import OptionError
 
 
-def make_optimizer(model: nn.Module, options: TrainingOptions) -> Optimizer:
+def in_decoder(name: str) -> bool:
+    """Whether a parameter of this name is of a part called decoder, head or classifier."""
+    return not {"decoder", "head", "classifier"}.isdisjoint(name.split("."))
+
+
+def make_optimizer(
+    model: nn.Module, options: TrainingOptions, is_decoder: Callable[[str], bool] = in_decoder
+) -> Optimizer:
     """The optimizer of the model's trainable parameters.
 
+    Args:
+        is_decoder: Says by a parameter's name whether `decoder_learning_rate` is for it.
+
     Raises:
-        OptionError: its class does not take its arguments.
+        OptionError: its class does not take its arguments, or no parameter is of the decoder.
     """
     if isinstance(options.optimizer, Optimizer):
         return options.optimizer
     arguments: dict[str, Any] = {"lr": options.learning_rate, **options.optimizer_arguments}
+    parameters = _parameters(model, options.decoder_learning_rate, is_decoder)
     try:
-        return options.optimizer(trainable_parameters(model), **arguments)
+        return options.optimizer(parameters, **arguments)
     except (TypeError, ValueError) as error:
         name = options.optimizer.__name__
         raise OptionError(f"the optimizer {name} cannot be made with {arguments}: {error}") from None
+
+
+def _parameters(model: nn.Module, decoder_rate: float | None, is_decoder: Callable[[str], bool]) -> list[Any]:
+    """The parameters, or two groups of them if the decoder has a learning rate of its own."""
+    if decoder_rate is None:
+        return trainable_parameters(model)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decoder = [parameter for name, parameter in named if is_decoder(name)]
+    others = [parameter for name, parameter in named if not is_decoder(name)]
+    if not decoder:
+        raise OptionError(
+            f"decoder_learning_rate is {decoder_rate}, but {type(model).__name__} has no part named decoder, head or "
+            "classifier: override ModelTrainer.is_decoder"
+        )
+    groups: list[Any] = [{"params": others}, {"params": decoder, "lr": decoder_rate}]
+    return groups if others else groups[1:]
+
+
+def learning_rates(optimizer: Optimizer) -> list[float]:
+    """The learning rate of each parameter group."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
 
 
 def optimizer_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -38,7 +70,7 @@ def optimizer_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 def optimizer_metrics(optimizer: Optimizer) -> dict[str, MetricValue]:
     """`learning_rate` and, if there is one, `optimizer/momentum` (Adam's first beta): of each group if they differ."""
     groups = optimizer.param_groups
-    metrics = {"learning_rate": one_or_each([float(group["lr"]) for group in groups])}
+    metrics = {"learning_rate": one_or_each(learning_rates(optimizer))}
     momenta = [group.get("momentum", group.get("betas", (None,))[0]) for group in groups]
     if None not in momenta:
         metrics["optimizer/momentum"] = one_or_each([float(momentum) for momentum in momenta])

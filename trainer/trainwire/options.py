@@ -1,23 +1,24 @@
-"""The options of `ModelTrainer.train`, each a field of one dataclass."""
+"""The options of `ModelTrainer.train` and `fine_tune`, each a field of one dataclass."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.optim import SGD, Optimizer
+from torch.utils.data import Sampler
 
+from trainwire import option_checks as checks
 from trainwire_protocol.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How to train.
+    """How to train. The defaults are those of `train`; `recipes.py` has those in which `fine_tune` differs.
 
     Raises:
         OptionError: an option has a value that it cannot have.
@@ -25,10 +26,14 @@ class TrainingOptions:
 
     learning_rate: float = 0.1
     """The optimizer's learning rate at the start."""
+    decoder_learning_rate: float | None = None
+    """The learning rate of the parameters of which `ModelTrainer.is_decoder` says so; None: as the others."""
     mini_batch_size: int = 32
-    """Samples in a batch; a DataLoader keeps its own."""
+    """Samples in a batch; a DataLoader keeps its own. With several processes, of each."""
     eval_batch_size: int | None = None
     """Samples in a batch of evaluation; None: as `mini_batch_size`."""
+    mini_batch_chunk_size: int | None = None
+    """Samples that go through the model at once: a batch that has more is split, and its gradients added up."""
     max_epochs: int = 100
     max_steps: int | None = None
     """End after so many optimizer updates, if that comes before `max_epochs`; the last epoch is then evaluated too."""
@@ -36,14 +41,46 @@ class TrainingOptions:
     """A class that is called with the model's trainable parameters, or an optimizer, which keeps its learning rates."""
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
     """More arguments for the class: `{"momentum": 0.9}`."""
+    train_with_dev: bool = False
+    """Train on the dev split too; there is then none to choose a model by."""
+    train_with_test: bool = False
+    """Train on the test split too; it is then not evaluated."""
     max_grad_norm: float | None = 5.0
     """Gradients with a larger total 2-norm are scaled down to it; None: never."""
     main_evaluation_metric: str | None = None
     """What the best model is chosen by, such as `dev/accuracy`; None: the first of `metrics` on the dev split."""
     monitor_test: bool = False
     """Evaluate the test split after each epoch too; it is never used to choose a model."""
+    monitor_train_sample: float | int = 0.0
+    """Evaluate a part of the training samples after each epoch, as split `train_sample`: a share, or how many."""
+    use_final_model_for_eval: bool = False
+    """Evaluate the test split with the last model instead of the best."""
+    sampler: Sampler[int] | Callable[[Any], Sampler[int]] | None = None
+    """What chooses the training samples and their order, instead of `shuffle`: a sampler, or a function that is
+    called with the samples and returns one."""
     shuffle: bool = True
     """Give the training samples in another order each epoch; a DataLoader keeps its own way."""
+    shuffle_first_epoch: bool = True
+    """Shuffle in the first epoch too."""
+    save_final_model: bool = True
+    """Save `final-model.pt` at the end, unless that is an error."""
+    save_optimizer_state: bool = False
+    """Save the optimizer's state beside each model: `final-model.optimizer.pt`. Checkpoints always hold it."""
+    save_model_each_k_epochs: int = 0
+    """Save the model after every so many epochs and keep it, as `model-epoch-<n>.pt`; 0: never."""
+    create_file_logs: bool = True
+    """Start the log-file sink, if `sinks` names it."""
+    create_loss_file: bool = True
+    """Start the loss-file sink, if `sinks` names it."""
+    write_weights: bool = False
+    """Attach the plugin that follows some of the model's weights."""
+    use_amp: bool | Literal["bf16", "fp16"] = False
+    """Compute in half precision where that is safe: in bf16, or in fp16 with scaled gradients; True: in bf16 where
+    the device has it."""
+    multi_gpu: bool | None = None
+    """Train in the processes that torchrun has started, together; None: if it has started several."""
+    attach_default_scheduler: bool = True
+    """Attach the learning rate schedule of `train` or of `fine_tune`, unless the plugins bring one."""
     seed: int | None = None
     """What the order of samples comes from, and torch's generator is seeded with; None: drawn from that generator."""
     num_workers: int = 0
@@ -52,48 +89,30 @@ class TrainingOptions:
     """Where to train; None: where the model is."""
     dev_name: str = "dev"
     """What the dev split is called in the names of metrics: `dev` or `val`."""
-    save_final_model: bool = True
-    """Save `final-model.pt` at the end, unless that is an error."""
-    use_final_model_for_eval: bool = False
-    """Evaluate the test split with the last model instead of the best."""
     default_plugins: bool = True
-    """Attach the best-model and the regular-logging plugin."""
+    """Attach the plugins that keep the best model and checkpoints, and that log."""
     sinks: tuple[str, ...] = ("loss-file", "log-file")
     """The sinks to start as processes of their own."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            _check_integer(name, getattr(self, name), least, optional=name in _OPTIONAL)
-        _check_positive("learning_rate", self.learning_rate)
-        if self.max_grad_norm is not None:
-            _check_positive("max_grad_norm", self.max_grad_norm)
-        for name in _FLAGS:
-            _check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
-        self._check_optimizer()
-        self._check_names()
-
-    def _check_optimizer(self) -> None:
-        given, arguments = self.optimizer, self.optimizer_arguments
-        is_class = isinstance(given, type) and issubclass(given, Optimizer)
-        _check("optimizer", given, is_class or isinstance(given, Optimizer), "a class of torch.optim, or an optimizer")
-        _check("optimizer_arguments", arguments, isinstance(arguments, Mapping), "a mapping of argument to value")
-        if arguments and not is_class:
-            raise OptionError(
-                "optimizer_arguments are for an optimizer's class: leave them out, as the optimizer is built"
-            )
-        if "lr" in arguments:
-            raise OptionError("optimizer_arguments has 'lr': give it as learning_rate")
-
-    def _check_names(self) -> None:
-        name, metric, sinks = self.dev_name, self.main_evaluation_metric, self.sinks
-        is_name = isinstance(name, str) and name != "" and name not in ("train", "test") and "/" not in name
-        _check("dev_name", name, is_name, "a name such as 'dev' or 'val'")
-        _check("main_evaluation_metric", metric, metric is None or isinstance(metric, str), "a name such as 'dev/loss'")
-        is_list = isinstance(sinks, (list, tuple)) and all(isinstance(sink, str) and sink for sink in sinks)
-        _check("sinks", sinks, is_list, "a list of names such as ['loss-file']")
+        for name in checks.LEAST:
+            checks.check_integer(name, getattr(self, name))
+        checks.check_positive("learning_rate", self.learning_rate)
+        for name in ("max_grad_norm", "decoder_learning_rate"):
+            if getattr(self, name) is not None:
+                checks.check_positive(name, getattr(self, name))
+        for option in dataclasses.fields(self):
+            if option.type == "bool":
+                checks.check_flag(option.name, getattr(self, option.name))
+        checks.check_flag("use_amp", self.use_amp, "bf16", "fp16")
+        checks.check_flag("multi_gpu", self.multi_gpu, None)
+        checks.check_sample("monitor_train_sample", self.monitor_train_sample)
+        checks.check_optimizer(self.optimizer, self.optimizer_arguments)
+        checks.check_sampler(self.sampler)
+        checks.check_names(self.dev_name, self.main_evaluation_metric, self.sinks)
 
     @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any]) -> TrainingOptions:
+    def from_keywords(cls, keywords: Mapping[str, Any], caller: str = "train") -> TrainingOptions:
         """The options given by name.
 
         Raises:
@@ -104,7 +123,7 @@ class TrainingOptions:
             if name not in names:
                 close = difflib.get_close_matches(name, names, n=1)
                 guess = f" (did you mean {close[0]!r}?)" if close else ""
-                raise OptionError(f"train() has no option {name!r}{guess}; its options are {', '.join(names)}")
+                raise OptionError(f"{caller}() has no option {name!r}{guess}; its options are {', '.join(names)}")
         return cls(**keywords)
 
     def as_hyperparameters(self) -> dict[str, Any]:
@@ -112,14 +131,11 @@ class TrainingOptions:
         values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
         return {name: plain(value) for name, value in values.items()}
 
-
-_LEAST = {
-    "mini_batch_size": 1, "eval_batch_size": 1, "max_epochs": 1, "max_steps": 1, "num_workers": 0, "seed": 0,
-}  # fmt: skip
-_OPTIONAL = frozenset({"eval_batch_size", "max_steps", "seed"})
-_FLAGS = (
-    "monitor_test", "shuffle", "save_final_model", "use_final_model_for_eval", "default_plugins",
-)  # fmt: skip
+    @property
+    def wanted_sinks(self) -> list[str]:
+        """The sinks to start: those named, but for files that are not wanted."""
+        unwanted = {"log-file": not self.create_file_logs, "loss-file": not self.create_loss_file}
+        return [sink for sink in self.sinks if not unwanted.get(sink, False)]
 
 
 def plain(value: object) -> Any:
@@ -132,23 +148,6 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, type):
         return value.__name__
-    if isinstance(value, Optimizer):
+    if isinstance(value, (Optimizer, Sampler)):
         return type(value).__name__
-    return str(value)
-
-
-def _check(name: str, value: object, is_right: bool, wanted: str) -> None:
-    if not is_right:
-        raise OptionError(f"{name} is {value!r}: it has to be {wanted}")
-
-
-def _check_integer(name: str, value: object, least: int, *, optional: bool) -> None:
-    if value is None and optional:
-        return
-    is_right = type(value) is int and least <= value < 2**63
-    _check(name, value, is_right, f"a whole number of at least {least}" + (", or None" if optional else ""))
-
-
-def _check_positive(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _check(name, value, is_number and 0 < value < math.inf, "a number above 0")  # type: ignore[operator]  # a number here
+    return getattr(value, "__name__", None) or str(value)

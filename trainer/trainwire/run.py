@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 from trainwire.control import Control
 from trainwire.corpus import length_of
 from trainwire.hooks import Hooks
-from trainwire.models import save_model
+from trainwire.models import save_atomically, save_model
 from trainwire.optimizers import optimizer_metrics
 from trainwire.options import TrainingOptions
 from trainwire.payloads import MetricRecorded, MetricValue, Status
+from trainwire.precision import Precision
+from trainwire.processes import Processes
 from trainwire.scores import MainMetric
 from trainwire.state import EpochState, TrainingState
 from trainwire_protocol.errors import UsageError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from trainwire.bus import EventBus
+    from trainwire.plugin import Plugin
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +44,10 @@ class TrainingRun:
     seed: int
     """What the order of the samples comes from."""
     device: torch.device
+    processes: Processes
+    """Which of how many processes this is."""
     optimizer: Optimizer
+    precision: Precision
     metrics: Mapping[str, Metric]
     main_metric: MainMetric | None
     train_loader: DataLoader[Any]
@@ -49,6 +55,8 @@ class TrainingRun:
     """By the split's name."""
     split_sizes: Mapping[str, int | None]
     """Samples in each split; None where a split does not say."""
+    plugins: Sequence[Plugin] = ()
+    """Those that take part, in the order in which they are called."""
     hooks: Hooks = field(default_factory=Hooks)
     control: Control = field(default_factory=Control)
     state: TrainingState = field(default_factory=TrainingState)
@@ -66,6 +74,14 @@ class TrainingRun:
     def goes_on(self) -> bool:
         """Whether another epoch is to be trained."""
         return self.state.epoch.number < self.options.max_epochs and not (self.control.stopping or self.is_at_max_steps)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How many updates there will be if nothing stops the training; None if that is not known."""
+        batches = length_of(self.train_loader)
+        in_epochs = None if batches is None else batches * self.options.max_epochs
+        known = [steps for steps in (in_epochs, self.options.max_steps) if steps is not None]
+        return min(known, default=None)
 
     @property
     def is_at_max_steps(self) -> bool:
@@ -113,7 +129,7 @@ class TrainingRun:
         if epoch.batch == 0:
             raise UsageError(f"train gave no batch in epoch {epoch.number}: does its loader start again when iterated?")
         if "learning_rate" not in epoch.metrics:
-            loss = epoch.loss.read()
+            loss = epoch.loss.read_of_all(self.processes)
             self.record_epoch({} if loss is None else {"train/loss": loss})
             self.record_epoch(optimizer_metrics(self.optimizer))
 
@@ -128,10 +144,14 @@ class TrainingRun:
         self.bus.publish(name, dict(value), "lifecycle", self.state.step)
 
     def save_model(self, file_name: str, kind: str, **about: object) -> Path:
-        """Save the model's weights in the run's folder, and say so on the wire."""
+        """Save the model's weights in the run's folder, and say so on the wire; of several processes the first does."""
         path = self.folder / file_name
-        save_model(self.model, path)
-        self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": self.state.epoch.number, **about})
+        if self.processes.is_first:
+            save_model(self.model, path)
+            if self.options.save_optimizer_state:
+                save_atomically(self.optimizer.state_dict(), path.with_suffix(".optimizer.pt"))
+            epoch = self.state.epoch.number
+            self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path
 
     def end(self, status: Status, reason: str) -> None:

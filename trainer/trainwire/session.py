@@ -29,7 +29,7 @@ def session(run: TrainingRun, plugins: Sequence[Plugin], hparams: Mapping[str, A
     sinks, patience = SinkProcesses(), SINK_TIMEOUT
     run.bus = open_bus(run.folder, hparams=hparams)
     try:
-        sinks.start(run.options.sinks, run.folder, run.bus.rank)
+        sinks.start(run.options.wanted_sinks, run.folder, run.bus.rank)
         with logging_to(run.bus), attached(run, plugins), interruptible(run.control):
             yield
     except BaseException as error:
@@ -60,6 +60,7 @@ def logging_to(bus: EventBus) -> Iterator[None]:
 def attached(run: TrainingRun, plugins: Sequence[Plugin]) -> Iterator[None]:
     """Let the plugins take part in the run, and leave it in the reverse order."""
     taking_part: list[Plugin] = []
+    run.plugins = plugins
     try:
         for plugin in plugins:
             plugin.attach(run)
@@ -67,7 +68,7 @@ def attached(run: TrainingRun, plugins: Sequence[Plugin]) -> Iterator[None]:
         run.hooks = Hooks(binding for plugin in plugins for binding in isolated(plugin, run))
         yield
     finally:
-        run.hooks = Hooks()
+        run.hooks, run.plugins = Hooks(), ()
         for plugin in reversed(taking_part):
             plugin.detach()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from trainwire.corpus import Corpus, Data, evaluation_loader, samples_of, training_loader
+from trainwire.corpus import Corpus, Data, evaluation_loader, sample_of, samples_of, training_loader
 from trainwire.models import count_parameters, device_of
 from trainwire.optimizers import make_optimizer
 from trainwire.options import TrainingOptions, plain
 from trainwire.ordering import in_order
 from trainwire.plugin import Plugin
 from trainwire.plugins.best_model import BestModel
+from trainwire.plugins.epoch_models import EpochModels
 from trainwire.plugins.regular_logging import RegularLogging
+from trainwire.plugins.weight_extraction import WeightExtraction
+from trainwire.precision import Precision
+from trainwire.processes import Processes
+from trainwire.recipes import Recipe
 from trainwire.run import TrainingRun
+from trainwire.scheduling import Scheduler
 from trainwire.scores import main_metric
 from trainwire_protocol.errors import OptionError
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
+    from trainwire.trainer import ModelTrainer
 
 
 def checked_folder(folder: str | PathLike[str]) -> Path:
@@ -61,70 +67,82 @@ def checked_corpus(train: Data | None, dev: Data | None, test: Data | None, corp
 
 
 def prepare(
-    model: nn.Module,
-    loss: object,
-    metrics: Mapping[str, Metric],
-    folder: Path,
-    corpus: Corpus,
-    options: TrainingOptions,
+    trainer: ModelTrainer, folder: Path, corpus: Corpus, options: TrainingOptions, resumed_seed: int | None = None
 ) -> TrainingRun:
     """A training that is ready to begin; nothing is opened, but model, loss and metrics are on the device.
+
+    Args:
+        resumed_seed: That of the training that is resumed, if one is.
 
     Raises:
         OptionError: things do not fit together.
     """
-    seed, device = _seed(options), device_of(model, options.device)
-    splits = {name: data for name, data in ((options.dev_name, corpus.dev), ("test", corpus.test)) if data is not None}
-    if options.monitor_test and corpus.test is None:
-        raise OptionError("monitor_test is True, but there is no test split: give test=")
+    processes = Processes.from_environment(options.multi_gpu)
+    seed, device = _seed(options, resumed_seed), processes.device(device_of(trainer.model, options.device))
+    corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
+    splits = _evaluated_splits(corpus, options, seed)
     watched = [split for split in splits if split != "test" or options.monitor_test]
-    main = main_metric(options, metrics, watched)
-    for module in (model, loss, *metrics.values()):
+    for module in (trainer.model, trainer.loss, *trainer.metrics.values()):
         if isinstance(module, nn.Module):
             module.to(device)
     return TrainingRun(
         folder=folder,
-        model=model,
+        model=trainer.model,
         options=options,
         seed=seed,
         device=device,
-        optimizer=make_optimizer(model, options),
-        metrics=metrics,
-        main_metric=main,
-        train_loader=training_loader(corpus.train, options, seed, device),
-        evaluation_loaders={name: evaluation_loader(data, options, device) for name, data in splits.items()},
+        processes=processes,
+        optimizer=make_optimizer(trainer.model, options, trainer.is_decoder),
+        precision=Precision(device, options.use_amp),
+        metrics=trainer.metrics,
+        main_metric=main_metric(options, trainer.metrics, watched),
+        train_loader=training_loader(corpus.train, options, seed, device, processes),
+        evaluation_loaders={name: evaluation_loader(data, options, device, processes) for name, data in splits.items()},
         split_sizes={"train": samples_of(corpus.train), **{name: samples_of(data) for name, data in splits.items()}},
     )
 
 
-def _seed(options: TrainingOptions) -> int:
+def _evaluated_splits(corpus: Corpus, options: TrainingOptions, seed: int) -> dict[str, Data]:
+    if options.monitor_test and corpus.test is None:
+        raise OptionError("monitor_test is True, but there is no test split: give test=")
+    splits = {name: data for name, data in ((options.dev_name, corpus.dev), ("test", corpus.test)) if data is not None}
+    if options.monitor_train_sample:
+        splits["train_sample"] = sample_of(corpus.train, options.monitor_train_sample, seed)
+    return splits
+
+
+def _seed(options: TrainingOptions, resumed: int | None) -> int:
     """The seed that was given, with which torch's generator then starts too; or one drawn from that generator."""
+    if resumed is not None:
+        if options.seed not in (None, resumed):
+            raise OptionError(f"seed is {options.seed}, but the training that is resumed has {resumed}: leave it out")
+        return resumed
     if options.seed is None:
         return int(torch.randint(2**31, ()))
     torch.manual_seed(options.seed)
     return options.seed
 
 
-def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions) -> tuple[Plugin, ...]:
+def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, recipe: Recipe) -> tuple[Plugin, ...]:
     """The plugins between the default ones: the best model is known to all others, and what they did is logged last.
 
     Raises:
         OptionError: what the plugins declare of their order goes round in a circle.
     """
-    first, last = [BestModel()], [RegularLogging()]
-    if not options.default_plugins:
-        return in_order(plugins)
-    return in_order(
-        [
-            *(plugin for plugin in first if not _has(plugins, type(plugin))),
-            *plugins,
-            *(plugin for plugin in last if not _has(plugins, type(plugin))),
-        ]
-    )
+    first: list[Plugin] = [BestModel()] if options.default_plugins else []
+    if options.attach_default_scheduler and not any(isinstance(plugin, Scheduler) for plugin in plugins):
+        first.append(recipe.scheduler())
+    last: list[Plugin] = [RegularLogging()] if options.default_plugins else []
+    if options.save_model_each_k_epochs:
+        last.insert(0, EpochModels(options.save_model_each_k_epochs))
+    if options.write_weights:
+        last.insert(0, WeightExtraction())
+    return in_order([*_without(first, plugins), *plugins, *_without(last, plugins)])
 
 
-def _has(plugins: Sequence[Plugin], kind: type[Plugin]) -> bool:
-    return any(isinstance(plugin, kind) for plugin in plugins)
+def _without(defaults: Sequence[Plugin], plugins: Sequence[Plugin]) -> list[Plugin]:
+    """The default plugins of which none was given."""
+    return [default for default in defaults if not any(isinstance(plugin, type(default)) for plugin in plugins)]
 
 
 def hyperparameters(run: TrainingRun, loss: object) -> dict[str, Any]:

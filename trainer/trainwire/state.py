@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainwire.payloads import MetricValue
+from trainwire.processes import Processes
 
 
 class MeanLoss:
@@ -30,6 +31,13 @@ class MeanLoss:
     def read(self) -> float | None:
         """The mean, or None if nothing was added. A GPU is waited for here."""
         return None if self._sum is None else self._sum.item() / max(1, self.samples)
+
+    def read_of_all(self, processes: Processes) -> float | None:
+        """The mean over the samples of all processes, each of which has to ask."""
+        if not processes.several or self._sum is None:
+            return self.read()
+        total = processes.add_up(torch.stack([self._sum, self._sum.new_tensor(self.samples)]))
+        return total[0].item() / max(1.0, total[1].item())
 
 
 @dataclass(slots=True)

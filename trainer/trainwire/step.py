@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from trainwire.batches import samples_in, to_device
+from trainwire.batches import samples_in, split_batch, to_device
 from trainwire.optimizers import optimizer_parameters
 from trainwire.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire_protocol.errors import UsageError
@@ -40,23 +41,44 @@ def training_step(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> None:
             return
 
     run.optimizer.zero_grad(set_to_none=True)
-    loss = _checked(trainer.forward(batch).loss)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-    loss = loss.detach()
+    loss = _backward(trainer, run, batch)
+    run.precision.unscale(run.optimizer)
     gradient_norm = _clip_gradients(run.optimizer, run.options.max_grad_norm)
     if listeners[BeforeTrainingOptimizerStep]:
         payload = BeforeTrainingOptimizerStep(epoch.number, epoch.batch, state.step + 1, loss, gradient_norm)
         run.hooks.dispatch(payload)
-    run.optimizer.step()
+    if run.control.take_skip_step():
+        run.precision.give_up()
+    else:
+        run.precision.update(run.optimizer)
 
     state.step += 1
     samples = samples_in(batch)
     epoch.loss.add(loss, samples)
-    run.record({"train/batch_loss": loss, "train/gradient_norm": gradient_norm})
+    run.record({"train/batch_loss": loss, "train/gradient_norm": gradient_norm, **run.precision.metrics()})
     if listeners[AfterTrainingBatch]:
         run.hooks.dispatch(
             AfterTrainingBatch(epoch.number, epoch.batch, epoch.batches, state.step, samples, loss, gradient_norm)
         )
+
+
+def _backward(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> Tensor:
+    """Compute the gradients of a batch, whole or in chunks; the result is its mean loss."""
+    chunks = split_batch(batch, run.options.mini_batch_chunk_size) if run.options.mini_batch_chunk_size else [batch]
+    if len(chunks) == 1:
+        return _backward_chunk(trainer, run, batch, 1.0)
+    samples = samples_in(batch)
+    losses = [_backward_chunk(trainer, run, chunk, samples_in(chunk) / samples) for chunk in chunks]
+    return torch.stack(losses).sum()
+
+
+def _backward_chunk(trainer: ModelTrainer, run: TrainingRun, chunk: Any, share: float) -> Tensor:
+    """Add a chunk's gradients to those of the chunks before it; the result is its share of the batch's loss."""
+    with run.precision.autocast():
+        loss = _checked(trainer.forward(chunk).loss)
+        loss = loss if share == 1.0 else loss * share
+    run.precision.backward(loss)
+    return loss.detach()
 
 
 def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:

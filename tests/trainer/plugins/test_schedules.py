@@ -1,0 +1,185 @@
+"""The plugins that set the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reading import read_events
+from tiny import linear, make_trainer, points, train
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau
+from torch.utils.data import IterableDataset
+
+from trainwire import Plugin, hook
+from trainwire.payloads import AfterEvaluation, AfterTrainingEpoch, BeforeTrainingOptimizerStep
+from trainwire.plugins.annealing import AnnealingOnPlateau
+from trainwire.plugins.linear_schedule import LinearSchedule
+from trainwire.plugins.torch_scheduler import TorchScheduler
+from trainwire_protocol.errors import OptionError
+
+
+class Scores(Plugin):
+    """Replaces what was measured on the dev split: an accuracy and a loss for each epoch; the last ones stay."""
+
+    before = ("BestModel", "AnnealingOnPlateau", "TorchScheduler")
+
+    def __init__(self, *scores: tuple[float, float]) -> None:
+        self.scores = scores
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        accuracy, loss = self.scores[min(epoch.epoch, len(self.scores)) - 1]
+        self.run.record_epoch({"dev/accuracy": accuracy, "dev/loss": loss})
+
+
+class Rates(Plugin):
+    """Notes what each update is made with."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    @hook
+    def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
+        self.rates.append(self.run.optimizer.param_groups[0]["lr"])
+
+
+class Stream(IterableDataset[Any]):
+    """Five points, without saying that they are five."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(points(5))
+
+
+def changes(folder: Path) -> list[tuple[float, float]]:
+    events = [event.value for event in read_events(folder) if event.name == "learning_rate/changed"]
+    assert all(value["reason"] for value in events)
+    return [(value["from"], value["to"]) for value in events]
+
+
+def rates_by_epoch(folder: Path, plugin: Plugin, *plugins: Plugin, **options: Any) -> list[Any]:
+    result = train(folder, plugin, *plugins, **{"learning_rate": 0.8, "mini_batch_size": 48, **options})
+    return [epoch["learning_rate"] for epoch in result.history]
+
+
+def test_the_rate_is_halved_on_a_plateau(tmp_path: Path) -> None:
+    """After `patience` epochs that are no better, one more halves it, and counting begins again."""
+    rates = rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=1), Scores((0.5, 1.0)), max_epochs=6)
+    assert rates == [0.8, 0.8, 0.8, 0.4, 0.4, 0.2]
+    assert changes(tmp_path) == [(0.8, 0.4), (0.4, 0.2)]
+
+
+def test_extra_patience_at_the_start(tmp_path: Path) -> None:
+    """It counts until the rate was lowered once."""
+    plugin = AnnealingOnPlateau(patience=0, initial_extra_patience=2)
+    assert rates_by_epoch(tmp_path, plugin, Scores((0.5, 1.0)), max_epochs=6) == [0.8, 0.8, 0.8, 0.8, 0.4, 0.2]
+
+
+def test_a_tie_is_broken_by_the_loss(tmp_path: Path) -> None:
+    """Of equal scores that with the lower loss is better; one that is worse counts as bad whatever its loss."""
+    scores = Scores((0.5, 1.0), (0.5, 0.9), (0.4, 0.1), (0.5, 0.8))
+    rates = rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=0), scores, max_epochs=4)
+    assert rates == [0.8, 0.8, 0.8, 0.4]
+
+
+def test_training_stops_below_the_least_rate(tmp_path: Path) -> None:
+    """The rate that would be too low is never used."""
+    plugin = AnnealingOnPlateau(patience=0, min_learning_rate=0.2)
+    result = train(tmp_path, plugin, Scores((0.5, 1.0)), learning_rate=0.8, max_epochs=50)
+    assert result.reason.startswith("learning rate too small: it would be 0.1")
+    assert result.epochs == 4
+
+
+def test_a_rate_that_begins_below_the_least_one_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """The least rate is then a tenth of what it begins with."""
+    plugin = AnnealingOnPlateau(patience=0)
+    assert train(tmp_path, plugin, Scores((0.5, 1.0)), learning_rate=5e-5, max_epochs=3).epochs == 3
+
+
+def test_annealing_goes_back_to_the_best_model(tmp_path: Path) -> None:
+    """With `back_to_best` the weights after lowering are the best epoch's."""
+    model = linear()
+
+    class Compare(Plugin):
+        after = ("AnnealingOnPlateau",)
+
+        @hook(once=2)
+        def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+            best = torch.load(self.run.folder / "best-model.pt", weights_only=True)
+            self.is_best = torch.equal(best["weight"], model.weight)
+
+    for back, folder in ((True, "a"), (False, "b")):
+        compare, plugin = Compare(), AnnealingOnPlateau(patience=0, back_to_best=back)
+        scores = Scores((0.5, 1.0))
+        train(tmp_path / folder, plugin, scores, compare, trainer=make_trainer(model), max_epochs=2)
+        assert compare.is_best is back
+
+
+def test_without_a_dev_split_the_training_loss_is_watched(tmp_path: Path) -> None:
+    """A training loss that rises lowers the rate."""
+    rates = rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=0), train=points(48), learning_rate=1e4, max_epochs=8)
+    assert rates[-1] < 1e4
+
+
+def test_the_rate_rises_and_falls_in_lines(tmp_path: Path) -> None:
+    """It rises over the first tenth of the updates and falls towards nothing, which it does not reach."""
+    rates = Rates()
+    train(tmp_path, LinearSchedule(0.2), rates, learning_rate=0.6, mini_batch_size=24, max_epochs=5)
+    assert rates.rates == pytest.approx([0.2, 0.4, 0.6, 0.525, 0.45, 0.375, 0.3, 0.225, 0.15, 0.075])
+    recorded = [event.value for event in read_events(tmp_path) if event.name == "learning_rate"]
+    assert recorded[0] == pytest.approx(0.4)
+
+
+def test_a_schedule_in_updates_needs_their_number(tmp_path: Path) -> None:
+    """A stream has no known end, unless `max_steps` says so."""
+    with pytest.raises(OptionError, match="give max_steps="):
+        train(tmp_path / "a", LinearSchedule(), train=Stream())
+    assert train(tmp_path / "b", LinearSchedule(), train=Stream(), max_steps=2).steps == 2
+
+
+def test_any_torch_scheduler_is_stepped(tmp_path: Path) -> None:
+    """By epochs with an event for each change, or by batches."""
+    by_epoch = TorchScheduler(lambda optimizer: ExponentialLR(optimizer, 0.5))
+    assert rates_by_epoch(tmp_path / "a", by_epoch, max_epochs=3) == [0.8, 0.4, 0.2]
+    assert changes(tmp_path / "a") == [(0.8, 0.4), (0.4, 0.2), (0.2, 0.1)]
+    rates = Rates()
+    by_batch = TorchScheduler(lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (step + 1)), per="batch")
+    train(tmp_path / "b", by_batch, rates, learning_rate=1.0, max_epochs=1)
+    assert rates.rates == pytest.approx([1, 1 / 2, 1 / 3])
+    plateau = TorchScheduler(lambda optimizer: ReduceLROnPlateau(optimizer, "max", 0.5, patience=0))
+    assert rates_by_epoch(tmp_path / "c", plateau, Scores((0.5, 1.0)), max_epochs=3) == [0.8, 0.8, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AnnealingOnPlateau(factor=1.0), "factor is 1.0"),
+        (lambda: AnnealingOnPlateau(patience=-1), "at least 0"),
+        (lambda: LinearSchedule(1.5), "warmup_fraction is 1.5"),
+        (lambda: TorchScheduler(ExponentialLR, per="step"), "per is 'step'"),  # type: ignore[arg-type]  # the test
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(make: Any, message: str) -> None:
+    """The error names plugin and argument."""
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_what_makes_no_scheduler_is_refused(tmp_path: Path) -> None:
+    """Before the first batch."""
+    with pytest.raises(OptionError, match="which is no scheduler"):
+        train(tmp_path, TorchScheduler(lambda optimizer: None))  # type: ignore[arg-type, return-value]  # the test
+
+
+def test_an_evaluation_alone_changes_no_rate(tmp_path: Path) -> None:
+    """An epoch that was not evaluated counts neither way."""
+
+    class Forget(Plugin):
+        @hook(split="dev")
+        def after_evaluation(self, evaluation: AfterEvaluation) -> None:
+            assert isinstance(evaluation.metrics, dict)
+            evaluation.metrics.clear()
+
+    assert rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=0), Forget(), max_epochs=3) == [0.8] * 3

@@ -1,0 +1,27 @@
+"""Keeps the model of every so many epochs."""
+
+from __future__ import annotations
+
+from trainwire.hooks import hook
+from trainwire.payloads import AfterTrainingEpoch
+from trainwire.plugin import Plugin
+from trainwire_protocol.errors import OptionError
+
+
+class EpochModels(Plugin):
+    """Saves the model as `model-epoch-<n>.pt` after every `epochs` epochs, and deletes none.
+
+    Raises:
+        OptionError: `epochs` is below 1.
+    """
+
+    def __init__(self, epochs: int = 1) -> None:
+        if epochs < 1:
+            raise OptionError(f"EpochModels: epochs is {epochs}: it has to be at least 1")
+        self.epochs = epochs
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Save the model, if it is its turn."""
+        if epoch.epoch % self.epochs == 0:
+            self.run.save_model(f"model-epoch-{epoch.epoch}.pt", "epoch")

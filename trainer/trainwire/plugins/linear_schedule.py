@@ -1,0 +1,71 @@
+"""Raises the learning rate from nothing at the start, then lowers it to nothing at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainwire.hooks import hook
+from trainwire.optimizers import learning_rates, one_or_each
+from trainwire.payloads import AfterSetup, AfterTrainingBatch
+from trainwire.scheduling import Scheduler, say_changed
+from trainwire_protocol.errors import OptionError
+
+
+class LinearSchedule(Scheduler):
+    """Linear warm-up and decay: the first update is made with a share of the learning rate, the last with nearly none.
+
+    The number of updates is known from `max_steps`, or from `max_epochs` and the number of batches in an epoch.
+
+    Args:
+        warmup_fraction: The share of the updates in which the rate rises.
+
+    Raises:
+        OptionError: the fraction is none; or, when a training begins, the number of updates is not known.
+    """
+
+    sets_each_step = True
+
+    def __init__(self, warmup_fraction: float = 0.1) -> None:
+        if not 0 <= warmup_fraction <= 1:
+            raise OptionError(f"LinearSchedule: warmup_fraction is {warmup_fraction}: it has to lie between 0 and 1")
+        self.warmup_fraction = warmup_fraction
+        self._peaks: list[float] = []
+        self._steps = self._warmup = 0
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+        """Count the updates, and set the first one's learning rate."""
+        steps = self.run.planned_steps
+        if steps is None:
+            raise OptionError("LinearSchedule: how many batches train has is not known: give max_steps=")
+        self._steps, self._warmup = steps, round(steps * self.warmup_fraction)
+        self._peaks = learning_rates(self.run.optimizer)
+        self._set(0)
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        """Set the next update's learning rate."""
+        self._set(batch.step)
+        self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
+        if batch.step == self._warmup:
+            say_changed(self.run, [0.0] * len(self._peaks), "the warm-up is over")
+
+    def _set(self, step: int) -> None:
+        """Set what the update after `step` updates is made with."""
+        for group, peak in zip(self.run.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._share(step)
+
+    def _share(self, step: int) -> float:
+        if step < self._warmup:
+            return (step + 1) / (self._warmup + 1)
+        return max(0.0, (self._steps - step) / max(1, self._steps - self._warmup))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The highest learning rate of each group."""
+        return {"peaks": self._peaks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on towards the end that is wanted now: it may be another one."""
+        self._peaks = list(state["peaks"])
+        self._set(self.run.state.step)

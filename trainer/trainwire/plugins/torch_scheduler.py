@@ -1,0 +1,88 @@
+"""Sets the learning rate by any of torch's schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from trainwire.hooks import hook
+from trainwire.optimizers import learning_rates, one_or_each
+from trainwire.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
+from trainwire.scheduling import Scheduler, say_changed
+from trainwire_protocol.errors import OptionError
+
+
+class TorchScheduler(Scheduler):
+    """Steps a scheduler of `torch.optim.lr_scheduler`:
+
+        TorchScheduler(lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=1000), per="batch")
+
+    `ReduceLROnPlateau` is given the main metric after each epoch.
+
+    Args:
+        make: Called with the optimizer when a training begins.
+        per: What the scheduler counts.
+
+    Raises:
+        OptionError: `per` is neither "batch" nor "epoch", or what was made is no scheduler.
+    """
+
+    after = ("BestModel",)
+
+    def __init__(self, make: Callable[[Optimizer], LRScheduler], per: Literal["batch", "epoch"] = "epoch") -> None:
+        if per not in ("batch", "epoch"):
+            raise OptionError(f"TorchScheduler: per is {per!r}: it has to be 'batch' or 'epoch'")
+        self.make, self.per = make, per
+        self.scheduler: LRScheduler | None = None
+
+    @property
+    def sets_each_step(self) -> bool:  # type: ignore[override]  # here it depends
+        """Whether it counts batches."""
+        return self.per == "batch"
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+        """Make the scheduler; it may set the first learning rate."""
+        made = self.make(self.run.optimizer)
+        if not isinstance(made, LRScheduler):
+            raise OptionError(f"TorchScheduler: {made!r} was made, which is no scheduler of torch.optim.lr_scheduler")
+        if isinstance(made, ReduceLROnPlateau) and (self.per == "batch" or self.run.main_metric is None):
+            raise OptionError("TorchScheduler: ReduceLROnPlateau needs per='epoch', and a main metric: give dev=")
+        self.scheduler = made
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:  # noqa: ARG002  # every hook has its payload
+        """Step, if batches are counted."""
+        if self.per == "batch" and self.scheduler:
+            self.scheduler.step()
+            self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Step, if epochs are counted."""
+        if self.per == "batch" or self.scheduler is None or not epoch.complete:
+            return
+        before = learning_rates(self.run.optimizer)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self._step_by_score(self.scheduler, epoch)
+        else:
+            self.scheduler.step()
+        say_changed(self.run, before, f"{type(self.scheduler).__name__}, epoch {epoch.epoch}")
+
+    def _step_by_score(self, scheduler: ReduceLROnPlateau, epoch: AfterTrainingEpoch) -> None:
+        main = self.run.main_metric
+        score = epoch.metrics.get(main.name) if main else None
+        if isinstance(score, float):
+            scheduler.step(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scheduler's own state."""
+        return {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give the scheduler its state back."""
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])

@@ -1,0 +1,67 @@
+"""The processes that train one model together, as torchrun starts them; mostly there is one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, distributed
+
+from trainwire_protocol.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def from_environment(cls, wanted: bool | None) -> Processes:
+        """This process among those of torchrun, if they are to train together.
+
+        Raises:
+            OptionError: they are, but torchrun has not started this one.
+        """
+        if wanted is False:
+            return cls()
+        world_size = os.environ.get("WORLD_SIZE")
+        if world_size is None:
+            if wanted:
+                raise OptionError("multi_gpu is True: start the program with torchrun --nproc-per-node=N")
+            return cls()
+        return cls(int(os.environ["RANK"]), int(world_size))
+
+    @property
+    def several(self) -> bool:
+        """Whether there is another one."""
+        return self.world_size > 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes models."""
+        return self.rank == 0
+
+    def wait_for_all(self) -> None:
+        """Wait until every process is here."""
+        if self.several:
+            distributed.barrier()
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of what each process has, in place."""
+        if self.several:
+            distributed.all_reduce(values)
+        return values
+
+    def device(self, wanted: torch.device) -> torch.device:
+        """Where this process trains: of several GPUs of one host, its own."""
+        if self.several and str(wanted) == "cuda":
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
+        return wanted
+
+
+SINGLE: Final = Processes()
+"""The only one."""
