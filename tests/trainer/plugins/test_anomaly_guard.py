@@ -118,3 +118,11 @@ def test_what_cannot_be_guarded_is_refused(arguments: dict[str, Any]) -> None:
     """An action that does not exist, or a number out of its range, is an error."""
     with pytest.raises(OptionError, match="AnomalyGuard: "):
         AnomalyGuard(**arguments)
+
+
+def test_gradients_that_fp16_cannot_hold_are_no_anomaly(tmp_path: Path) -> None:
+    """The scaler leaves such a step out by itself; a loss that is not finite still stops the training."""
+    scaled = train(tmp_path / "a", AnomalyGuard(), trainer=factors(s2=1e30), use_amp="fp16", train=points(48))
+    assert (scaled.steps, anomalies(tmp_path / "a")) == (6, [])
+    stopped = train(tmp_path / "b", AnomalyGuard(), trainer=factors(s2=math.nan), use_amp="fp16", train=points(48))
+    assert stopped.steps == 2

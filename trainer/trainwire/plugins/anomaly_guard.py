@@ -150,7 +150,7 @@ class AnomalyGuard(Plugin):
 
     @property
     def _is_scaled(self) -> bool:
-        return False
+        return self.run.precision.scaler is not None
 
 
 def _median(values: Tensor) -> Tensor:
