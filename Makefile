@@ -6,7 +6,7 @@ VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint types pytest test-without-torch chaos clean
+.PHONY: help demo test lint types pytest test-without-torch chaos fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
@@ -46,6 +46,9 @@ SEED ?= 1
 
 chaos: $(VENV)/.installed  ## kill, stop and cut at random, ROUNDS times from SEED on, and prove that nothing came of it
 	PYTHONPATH=tests $(VENV)/bin/python -m chaos --rounds $(ROUNDS) --seed $(SEED)
+
+fuzz: $(VENV)/.installed  ## property tests at length: everything that parses, 5,000 examples for each test
+	$(VENV)/bin/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800
 
 clean:  ## remove what the targets above have made
 	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,115 @@
+"""What the training process keeps is bounded: each limit, and what is told when it is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+from reading import read_events, wait_until
+
+import trainwire
+from trainwire import complaints, recorder, watchers
+from trainwire_protocol.events import Event
+from trainwire_protocol.verification import verify_run
+
+
+def dropped_in_record(folder: Path) -> int:
+    return sum(report.dropped for report in verify_run(folder))
+
+
+def test_the_queue_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large values are dropped past the queue's limit of bytes, and the record tells how many."""
+    bus = trainwire.open_bus(tmp_path, flush_interval=0.3)
+    monkeypatch.setattr(bus._recorder, "_max_bytes", 100_000)
+    for step in range(1, 101):
+        bus.text("note", "x" * 10_000, step=step)
+    queued = sum(record[5] for record in list(bus._recorder.queue))
+    dropped = bus.describe()["dropped"]
+    bus.close(timeout=5)
+    assert queued <= 120_000
+    assert dropped >= 80
+    assert dropped_in_record(tmp_path) == dropped
+    assert sum(event.name == "note" for event in read_events(tmp_path)) == 100 - dropped
+
+
+def test_the_queues_limits_are_those_that_are_documented() -> None:
+    """A million values or 256 MiB."""
+    assert (recorder.MAX_QUEUED_VALUES, recorder.MAX_QUEUED_BYTES) == (1_000_000, 256 << 20)
+
+
+def test_the_queue_has_room_again_when_it_was_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After drops recording goes on: nothing is dropped that came once there was room."""
+    bus = trainwire.open_bus(tmp_path)
+    monkeypatch.setattr(bus._recorder, "_max_values", 50)
+    for step in range(1, 201):
+        bus.log({"first": 1.0}, step=step)
+    wait_until(lambda: not bus._recorder.queue)
+    for step in range(201, 221):
+        bus.log({"second": 1.0}, step=step)
+    bus.close(timeout=5)
+    assert sum(event.name == "second" for event in read_events(tmp_path)) == 20
+
+
+def test_slow_watchers_lose_the_oldest_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its limit the watchers' queue drops its oldest events and counts them; the record has them all."""
+    monkeypatch.setattr(watchers, "MAX_WAITING", 100)
+    let_go = threading.Event()
+    seen: list[int] = []
+
+    async def slow(event: Event) -> None:
+        while not let_go.is_set():
+            await asyncio.sleep(0.005)
+        seen.append(event.step)
+
+    bus = trainwire.open_bus(tmp_path)
+    bus.watch(slow)
+    for step in range(1, 1001):
+        bus.log({"train/loss": 1.0}, step=step)
+    wait_until(lambda: sum(event.name == "train/loss" for event in read_events(tmp_path)) == 1000)
+    let_go.set()
+    bus.close(timeout=5)
+    assert bus._watchers.dropped >= 800
+    assert len(seen) + bus._watchers.dropped == 1002
+    assert seen[-50:] == [*range(952, 1001), 1000]
+    assert dropped_in_record(tmp_path) == 0
+
+
+def test_a_watcher_that_hangs_does_not_hold_up_close(tmp_path: Path) -> None:
+    """close() leaves a watcher that never ends behind, after its timeout."""
+    bus = trainwire.open_bus(tmp_path)
+
+    async def hang(event: Event) -> None:
+        await asyncio.sleep(3600)
+
+    bus.watch(hang)
+    bus.log({"train/loss": 1.0}, step=1)
+    closing = threading.Thread(target=bus.close, args=(0.2,))
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert read_events(tmp_path)[-1].name == "run/finished"
+
+
+def test_complaints_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many different mistakes there are, a limited number is told apart, and the log is not flooded."""
+    monkeypatch.setattr(complaints, "MAX_KINDS", 10)
+    told = complaints.Complaints()
+    with caplog.at_level(logging.WARNING):
+        for number in range(1000):
+            told.add(f"kind {number}", "mistake %d", number)
+    assert len(told.counts) <= 10
+    assert len(caplog.records) <= 10
+
+
+def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names without end cost no memory without end; all are recorded."""
+    monkeypatch.setattr("trainwire.batcher.MAX_NAMES", 100)
+    bus = trainwire.open_bus(tmp_path)
+    for step in range(1, 501):
+        bus.log({f"name/{step}": 1.0}, step=step)
+    bus.close(timeout=5)
+    assert len(bus._thread._batcher._steps) <= 101
+    assert sum(event.name.startswith("name/") for event in read_events(tmp_path)) == 500
