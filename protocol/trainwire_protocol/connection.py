@@ -6,6 +6,7 @@ It stands at `<run>/connection-rank<rank>.json`, for its owner's eyes alone, fro
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -113,7 +114,10 @@ def _is_ipc(endpoint: str) -> bool:
 
 def is_endpoint(value: object) -> bool:
     """Whether this is an address that ZeroMQ can connect to here."""
-    return isinstance(value, str) and value.startswith(("ipc://", "tcp://")) and len(value) > 6
+    return isinstance(value, str) and _ENDPOINT.fullmatch(value) is not None
+
+
+_ENDPOINT: Final = re.compile(r"ipc://[^\0]{1,107}|tcp://[^\s/:\0]+:[0-9]{1,5}|tcp://\[[0-9A-Fa-f:.%]+\]:[0-9]{1,5}")
 
 
 def _is_count(value: object) -> bool:

@@ -21,6 +21,9 @@ POLL_SECONDS: Final = 0.1
 SILENCE_SECONDS: Final = 0.5
 """How long a live feed may be silent before the history, and whether the publisher still lives, is looked at."""
 
+END_TRIES: Final = 3
+"""How often a publisher is asked, after its last event, whether a later attempt follows."""
+
 WORD_SECONDS: Final = 60.0
 """How often a reader that waits says so."""
 
@@ -45,6 +48,8 @@ class Follower:
         self._skip_superseded = skip_superseded
         self._kept: dict[int, int | None] | None = None
         self._ended = False
+        self._is_view = cursor is None
+        self._shown = Cursor(0, -1)
         self._patience = _Patience(str(source.wanted.target), give_up)
 
     async def batches(self) -> AsyncIterator[Batch]:
@@ -98,11 +103,13 @@ class Follower:
 
     async def _all_attempts(self, history: History) -> dict[int, Cursor | None]:
         """The attempts when one is over, for sure unless it was ended, and nobody may be there to ask any more."""
+        tries = 0
         while True:
             try:
                 return await history.attempts()
             except TimeoutError:
-                if self._ended or history.ended:
+                tries += 1
+                if (self._ended or history.ended) and tries == END_TRIES:
                     return {}
                 self._patience.wait("its publisher does not answer")
 
@@ -123,9 +130,16 @@ class Follower:
             async for batch in self._catch_up(history, over):
                 yield batch
             if over or history.ended or self._ended:
+                self._check_end(history)
                 return
             async for batch in self._listen():
                 yield batch
+
+    def _check_end(self, history: History) -> None:
+        """See whether an attempt that ended by itself has its end in the record."""
+        if history.is_released and not (history.ended or self._ended):
+            self.gaps += 1
+            _log.warning("%s: the end of attempt %d is missing", self._source.wanted.target, self._cursor.attempt)
 
     async def _skip_to_now(self, history: History) -> None:
         self._from_now = False
@@ -159,11 +173,15 @@ class Follower:
         while (batch := await live.receive(SILENCE_SECONDS)) is not None:
             self._patience.reward()
             header = batch.header
+            if header.unjournaled:
+                if self._is_new_to_view(batch):
+                    yield batch
+                continue
             if header.attempt > self._cursor.attempt or (
                 header.attempt == self._cursor.attempt and not batch.follows(self._cursor.seq, self._channels)
             ):
                 return
-            if header.channel != HEARTBEAT and not header.unjournaled and self._take(batch):
+            if header.channel != HEARTBEAT and self._take(batch):
                 yield batch
                 last_taken = time.monotonic()
                 if header.last:
@@ -185,6 +203,8 @@ class Follower:
                 "%s: events between %d and %d are missing", self._source.wanted.target, self._cursor.seq, header.seq
             )
         self._cursor = batch.cursor
+        if batch.cursor <= self._shown:
+            return False
         try:
             self.malformed += batch.malformed
         except MalformedBatchError as error:
@@ -192,6 +212,13 @@ class Follower:
             _log.warning("%s: skipped %s", self._source.wanted.target, error)
             return False
         return self._is_kept(batch)
+
+    def _is_new_to_view(self, batch: Batch) -> bool:
+        """Whether a batch that no disk has taken is to be shown: live views alone get it, and only once."""
+        is_new = self._is_view and batch.header.channel in self._channels and batch.cursor > self._shown
+        if is_new:
+            self._shown = batch.cursor
+        return is_new
 
     def _is_kept(self, batch: Batch) -> bool:
         limit = self._kept.get(batch.header.attempt) if self._kept else None

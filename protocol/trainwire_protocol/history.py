@@ -36,6 +36,9 @@ class History(Protocol):
     head: int | None
     """Seq of the last event that is held of the attempt that is read, as far as that is known once it is read."""
 
+    is_released: bool
+    """Whether the attempt that is read is known to have ended by itself, and so with a last event."""
+
     async def attempts(self) -> dict[int, Cursor | None]:
         """For each attempt the position that it says it resumes from.
 
@@ -70,6 +73,7 @@ class JournalHistory:
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
+        self.is_released = False
         self._run_folder = run_folder
         self._rank = rank
         self._reader: JournalReader | None = None
@@ -103,9 +107,12 @@ class JournalHistory:
 
     def _is_over(self, number: int) -> bool:
         attempt = self._find(number)
-        if attempt is None or attempt.is_superseded():
-            return attempt is not None
+        if attempt is None:
+            return False
         lease = attempt.read_lease()
+        self.is_released = lease is not None and lease.released
+        if attempt.is_superseded():
+            return True
         if lease is None:
             return time.time() - attempt.folder.stat().st_mtime > LEASE_SECONDS
         return lease.released or lease.process.is_gone()
@@ -141,6 +148,7 @@ class FetchHistory:
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
+        self.is_released = False
         self._requester = requester
         self._channels = sorted(channels)
         self._relocate = relocate

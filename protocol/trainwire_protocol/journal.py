@@ -18,8 +18,8 @@ from typing import Final
 from trainwire_protocol.records import Damage, RecordScanner, encode_record
 from trainwire_protocol.wire import Batch
 
-SEGMENT_BYTES: Final = 64 << 20
-"""A segment that has grown past this is followed by another."""
+SEGMENT_BYTES: Final = 8 << 20
+"""A segment that has grown past this is followed by another; to find a place, at most one is gone through."""
 
 READ_BYTES: Final = 1 << 20
 """How much a reader reads at once."""
@@ -175,10 +175,15 @@ class JournalReader:
     def _following(self) -> Path | None:
         """The segment to read after the present one."""
         present = self._segment.name if self._segment else ""
-        segments = sorted(path for path in self.folder.glob("*.journal") if path.name > present)
+        segments = [path for path in list_segments(self.folder) if path.name > present]
         begun = [path for path in segments if _first_seq(path) <= self.after + 1]
         return begun[-1] if begun else next(iter(segments), None)
 
 
+def list_segments(folder: Path) -> list[Path]:
+    """The segments of an attempt's journal, in their order; what else lies in its folder is none."""
+    return sorted(path for path in folder.glob("*.journal") if len(path.stem) == 20 and path.stem.isdecimal())
+
+
 def _first_seq(segment: Path) -> int:
-    return int(segment.stem) if segment.stem.isdecimal() else 0
+    return int(segment.stem)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
+import sys
+import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +40,30 @@ class ProcessIdentity(NamedTuple):
     def is_gone(self) -> bool:
         """Whether it is known to have ended: False for one on another host, and for one that is stopped."""
         return self.host == socket.gethostname() and process_start_time(self.pid) != self.started
+
+
+def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, which outlives this one and keeps nothing of it open.
+
+    A terminal's Ctrl-C does not reach it, and what it writes to standard error comes out here as long as this process
+    lives: were it given our own, whoever reads our output would wait for the end of the one left behind.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    threading.Thread(target=_relay_errors, args=(process,), name="trainwire-relay", daemon=True).start()
+    return process
+
+
+def _relay_errors(process: subprocess.Popen[bytes]) -> None:
+    assert process.stderr is not None
+    with contextlib.suppress(OSError, ValueError), process.stderr as lines:
+        for line in lines:
+            sys.stderr.write(line.decode(errors="replace"))
+            sys.stderr.flush()
 
 
 def process_start_time(pid: int) -> str | None:

@@ -18,6 +18,7 @@ from trainwire_protocol.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Batch, dec
 MARKER: Final = b"TWJ1"
 _HEAD: Final = struct.Struct("<4sIII")
 _CHECK: Final = struct.Struct("<I")
+CUT_OFF: Final = "the record is cut off"
 HEAD_BYTES: Final = _HEAD.size + _CHECK.size
 
 
@@ -68,6 +69,11 @@ class Damage:
     length: int
     reason: str
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether it is the beginning of a record whose rest is not there."""
+        return self.reason == CUT_OFF
+
 
 @dataclass
 class RecordScanner:
@@ -108,7 +114,7 @@ class RecordScanner:
                 batches.append(found[0])
                 at = found[1]
             elif final or reason:
-                at = self._skip(at, reason or "the record is cut off")
+                at = self._skip(at, reason or CUT_OFF)
             else:
                 break
         if final:

@@ -28,11 +28,14 @@ ACKNOWLEDGEMENT_SECONDS: Final = 30.0
 MAX_SINKS: Final = 1000
 """Sinks whose acknowledgements are kept."""
 
-MAX_SCANNED_BYTES: Final = 16 << 20
+MAX_SCANNED_BYTES: Final = 2 << 20
 """Bytes of the journal that one `fetch` goes through at most to find what is wanted."""
 
 FETCH_SHARE: Final = 0.05
 """Share of a processor's time that answering `fetch` may take."""
+
+LONGEST_REST_SECONDS: Final = 1.0
+"""Longest rest after a `fetch`: a client that waits longer for its answer asks again, and that costs more."""
 
 MAX_CHANNELS: Final = 16
 """Channels that one `fetch` can name."""
@@ -160,7 +163,7 @@ class Responder:
             return self._fetch(request)
         finally:
             spent = time.thread_time() - begun
-            self._rest_until = time.monotonic() + spent * (1 / FETCH_SHARE - 1)
+            self._rest_until = time.monotonic() + min(spent * (1 / FETCH_SHARE - 1), LONGEST_REST_SECONDS)
 
     def _fetch(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         attempt, after = _count(request, "attempt"), _count(request, "after", least=-1)

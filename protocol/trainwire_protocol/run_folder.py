@@ -79,6 +79,12 @@ class Attempt:
         with contextlib.suppress(OSError):
             self.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time(), released=True))
 
+    def abandon(self) -> None:
+        """Remove it, if nothing was recorded in it."""
+        with contextlib.suppress(OSError):
+            self.lease_path.unlink(missing_ok=True)
+            self.folder.rmdir()
+
     def is_superseded(self) -> bool:
         """Whether a later attempt has taken the run's folder over."""
         return self.folder.with_name(f"attempt-{self.number + 1}").exists()

@@ -88,7 +88,8 @@ class Source:
             await self.history.close()
         if self.requester:
             await self.requester.close()
-        self._context.term()
+        # Not term, which would wait for ever for a socket that could not be connected.
+        self._context.destroy(linger=0)
 
     async def _locate(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
         """The run's name, the PUB socket's endpoint, and the keys to it."""

@@ -34,7 +34,7 @@ def resolve_target(text: str) -> Target:
     """
     if "://" in text:
         if not is_endpoint(text):
-            raise TargetError(f"the address {text!r} begins with neither tcp:// nor ipc://")
+            raise TargetError(f"the address {text!r} is neither tcp://host:port nor ipc://path")
         return Target(folder=None, request=text)
     try:
         return _from_path(Path(text))

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainwire_protocol.attempts import kept_ranges, resumed_from
 from trainwire_protocol.errors import MalformedBatchError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal import JournalReader, SegmentDamage
+from trainwire_protocol.journal import JournalReader, SegmentDamage, list_segments
 from trainwire_protocol.run_folder import Attempt, list_attempts, list_ranks
 from trainwire_protocol.wire import Batch, Cursor
 
@@ -136,10 +136,9 @@ def _note_lifecycle(report: AttemptReport, event: Event) -> None:
 
 
 def _note_damages(report: AttemptReport, attempt: Attempt, damages: list[SegmentDamage]) -> None:
-    segments = sorted(attempt.folder.glob("*.journal"))
+    segments = list_segments(attempt.folder)
     for damage in damages:
-        is_torn_end = damage.path == segments[-1] and damage.offset + damage.length == damage.path.stat().st_size
-        if is_torn_end and report.ending is None:
+        if damage.is_torn and damage.path == segments[-1] and report.ending is None:
             report.torn_bytes += damage.length
         else:
             report.damages.append(str(damage))

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
+from trainwire_protocol.process import start_detached
 from trainwire_sinks.exits import ScriptError
 
 logger = logging.getLogger("trainwire")
@@ -129,7 +130,7 @@ class Launch:
 def _start_sink(place: _Place) -> subprocess.Popen[bytes]:
     """Start a sink in a session of its own, so that a terminal's Ctrl-C does not reach it."""
     command = [sys.executable, "-m", "trainwire_sinks", "sink", place.sink, place.folder, "--rank", str(place.rank)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    return start_detached(command)
 
 
 def _is_running(script: subprocess.Popen[bytes]) -> bool:

@@ -143,9 +143,11 @@ class SinkRunner:
 
     def stop(self) -> None:
         """End soon, with everything committed that was handled. Call it on the runner's event loop."""
-        if self._wait is not None and not self._stopping.is_set():
-            self._wait.reschedule(0)
         self._stopping.set()
+        if self._wait is not None:
+            # It may have expired in this very turn of the loop.
+            with contextlib.suppress(RuntimeError):
+                self._wait.reschedule(0)
 
     async def _take_claim(self) -> None:
         """Claim the output; where a run is resumed at once, the sink of its last attempt may hold it a moment more."""

@@ -52,7 +52,7 @@ def test_a_copied_connection_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("address", ["http://localhost", "inproc://a", "tcp://", "://"])
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     """An address that cannot be connected to is refused by what it begins with."""
-    with pytest.raises(TargetError, match="begins with neither tcp:// nor ipc://"):
+    with pytest.raises(TargetError, match="is neither tcp://host:port nor ipc://path"):
         resolve_target(address)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from trainwire_protocol.journal import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, Lease, journal_folder
-from trainwire_protocol.wire import Batch
+from trainwire_protocol.wire import Batch, encode_header
 
 WriteRun = Callable[..., Path]
 WaitFor = Callable[..., None]
@@ -47,11 +48,18 @@ def write_run(tmp_path: Path) -> WriteRun:
             lease = Lease(ProcessIdentity.of_this_process(), "session", time.time(), released=is_over)
             Attempt(header.run, header.rank, number, place).write_lease(lease)
             writer = JournalWriter(place)
-            writer.append([batch for batch in batches if batch.header.attempt == number])
+            own = [batch for batch in batches if batch.header.attempt == number]
+            writer.append([*own[:-1], as_last(own[-1])] if is_over else own)
             writer.close()
         return folder
 
     return write
+
+
+def as_last(batch: Batch) -> Batch:
+    """The batch as one that ends its attempt."""
+    header = replace(batch.header, last=True)
+    return Batch(header, encode_header(header), batch.body)
 
 
 @pytest.fixture

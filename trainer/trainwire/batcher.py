@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgpack
 
-from trainwire.complaints import Complaints
+from trainwire.complaints import Complaints, shown
 from trainwire.recorder import Record
 from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
@@ -74,10 +74,10 @@ class Batcher:
                     value = float(value)
                 _check_size(validate(Event(name, value, kind, record.walltime, record.step)))
         except InvalidEventError as error:
-            self._complaints.add(f"{name!r:.100}", "not recorded: %s", error)
+            self._complaints.add(shown(name), "not recorded: %s", error)
             return None
         except Exception as error:
-            self._complaints.add(f"{name!r:.100}", "not recorded: event %r: %s", name, error)
+            self._complaints.add(shown(name), "not recorded: event %s: %s", shown(name), shown(error))
             return None
         self._watch_step(name, record.step)
         return Event(name, value, kind, record.walltime, record.step)

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from trainwire.batcher import Batcher
 from trainwire.bus_thread import BusThread
-from trainwire.complaints import Complaints
+from trainwire.complaints import Complaints, shown
 from trainwire.logging_handler import BusHandler
 from trainwire.media import read_audio, read_histogram, read_image
 from trainwire.recorder import Recorder
@@ -59,6 +59,7 @@ class EventBus:
         self._recorder = Recorder()
         self._watchers = Watchers()
         self._open = True
+        self._is_disowned = False
         self._marks = itertools.count(1)
         batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._complaints)
         self._thread = BusThread(
@@ -80,6 +81,7 @@ class EventBus:
         `step` is the number of optimizer updates that are finished; left out, it is the last one given.
         """
         if not self._open:
+            self._refuse()
             return
         try:
             values = dict(metrics)
@@ -89,11 +91,12 @@ class EventBus:
                     break
             self._recorder.append("", values, "", step, len(values))
         except Exception as error:
-            self._complaints.add("log", "log cannot record %.100r: %s", metrics, error)
+            self._complaints.add("log", "log cannot record %s: %s", shown(metrics), shown(error))
 
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
         """Record an event of any type; the other methods stand on this one."""
         if not self._open:
+            self._refuse()
             return
         try:
             if not isinstance(type, str) or not type or (type == "lifecycle" and name in _OWN_EVENTS):
@@ -101,7 +104,8 @@ class EventBus:
             plain = _READERS.get(type, read_plain)(value)
             self._recorder.append(name, plain, type, step, 1, size_of(plain))
         except Exception as error:
-            self._complaints.add(f"{name!r:.100}", "not recorded: event %.100r of type %s: %s", name, type, error)
+            told = "not recorded: event %s of type %s: %s"
+            self._complaints.add(shown(name), told, shown(name), shown(type), shown(error))
 
     def scalars(self, name: str, value: Any, step: int | None = None) -> None:
         """Record a list of numbers, or a map of label to number, that belong in one chart."""
@@ -134,7 +138,7 @@ class EventBus:
             self.hyperparameters |= validate(Event("hparams", plain, "hparams", 0.0, 0)).value
             self.publish("hparams", plain, "hparams")
         except Exception as error:
-            self._complaints.add("hparams", "hparams cannot record %.100r: %s", values, error)
+            self._complaints.add("hparams", "hparams cannot record %s: %s", shown(values), shown(error))
 
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
         """Record that something happened; `docs/wire-protocol.md` lists the names."""
@@ -198,8 +202,12 @@ class EventBus:
 
     def disown(self) -> None:
         """Record nothing more in this process: it is a fork, and the bus's threads live in its parent."""
-        if self._open:
-            self._open = False
+        self._is_disowned, self._open = self._open, False
+
+    def _refuse(self) -> None:
+        """Say once, in a fork, that nothing is recorded there; after `close` it is no news."""
+        if self._is_disowned:
+            self._is_disowned = False
             logging.getLogger("trainwire").warning("the bus is inert in this forked process: record in its parent")
 
     @property

@@ -75,7 +75,8 @@ class BusThread(threading.Thread):
             asyncio.run(self._live())
         except Exception as error:
             self.failure = error
-            _log.exception("the bus has failed; training goes on, and nothing more is recorded")
+            if self.started.is_set():
+                _log.exception("the bus has failed; training goes on, and nothing more is recorded")
         finally:
             self.started.set()
 

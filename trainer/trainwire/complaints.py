@@ -25,3 +25,11 @@ class Complaints:
             self.counts[kind] += 1
         if not known and len(self.counts) < MAX_KINDS:
             _log.warning(message, *arguments)
+
+
+def shown(value: object) -> str:
+    """A short `repr` for a complaint: one that cannot fail, whatever the value does."""
+    try:
+        return f"{value!r:.100}"
+    except Exception:
+        return f"<{type(value).__name__}>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -104,6 +105,7 @@ def _parse(bind: str) -> tuple[str, int]:
 def _socket_folder() -> Path:
     """A folder for this bus's sockets that only its owner can enter, with a path that is short enough."""
     for candidate in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
-        if candidate and os.access(candidate, os.W_OK) and len(os.fsencode(candidate)) < MAX_SOCKET_PATH - 24:
-            return Path(tempfile.mkdtemp(prefix="trainwire-", dir=candidate))
+        if candidate and Path(candidate).is_absolute() and len(os.fsencode(candidate)) < MAX_SOCKET_PATH - 24:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="trainwire-", dir=candidate))
     raise UsageError("no folder for sockets can be written: set XDG_RUNTIME_DIR to one with a short path")

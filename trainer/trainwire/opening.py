@@ -20,7 +20,7 @@ from trainwire.endpoints import Endpoints, advertised
 from trainwire_protocol.atomic import write_atomically
 from trainwire_protocol.attempts import find_mark
 from trainwire_protocol.connection import Connection, connection_path, write_connection
-from trainwire_protocol.errors import TrainwireError, UsageError
+from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, begin_attempt, list_attempts
 from trainwire_protocol.server import HIGH_WATER_MARK, Server
@@ -61,15 +61,17 @@ def open_bus(
 
     Raises:
         RunInUseError: a live trainer holds the run.
+        OptionError: an option has a value that it cannot have.
         UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
     """
+    _check_options(rank, world_size, state, flush_interval, high_water_mark)
     run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
     resumed = _resumption(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
         endpoints = Endpoints.choose(bind)
     except TrainwireError:
-        attempt.release(session)
+        attempt.abandon()
         raise
     opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
     bus = EventBus(run_folder, attempt, session, opener.open, flush_interval)
@@ -81,7 +83,7 @@ def open_bus(
             bus.start("run/started", begun, 0)
     except BaseException:
         endpoints.remove()
-        attempt.release(session)
+        attempt.abandon()
         raise
     bus.on_close(endpoints.remove)
     if hparams is not None:
@@ -89,6 +91,25 @@ def open_bus(
     _close_at_exit(bus)
     _announce(bus)
     return bus
+
+
+def _check_options(rank: int, world_size: int, state: object, flush_interval: float, high_water_mark: int) -> None:
+    is_rank = _is_count(rank) and _is_count(world_size) and rank < world_size
+    is_interval = isinstance(flush_interval, (int, float)) and 0 < flush_interval < 3600
+    is_mark = _is_count(high_water_mark) and high_water_mark > 0
+    checks = {
+        f"rank is {rank!r}; it has to be a number below world_size, which is {world_size!r}": is_rank,
+        f"state is {state!r:.60}; it has to be what state_dict returned": state is None or isinstance(state, Mapping),
+        f"flush_interval is {flush_interval!r}; it has to be a number of seconds above 0": is_interval,
+        f"high_water_mark is {high_water_mark!r}; it has to be a number of at least 1": is_mark,
+    }
+    problem = next((told for told, is_right in checks.items() if not is_right), None)
+    if problem:
+        raise OptionError(f"open_bus: {problem}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from operator import index
 from time import time
 from typing import Any, Final, NamedTuple
 
@@ -64,7 +65,7 @@ class Recorder:
             step = self.last_step
         else:
             if step.__class__ is not int:
-                step = int(step)
+                step = index(step)
             if not -(2**63) <= step < 2**63:
                 raise ValueError(f"the step {step} does not fit 64 bits")
             self.last_step, self.last_walltime = step, walltime

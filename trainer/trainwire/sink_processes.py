@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainwire_protocol.process import start_detached
+
 logger = logging.getLogger("trainwire")
 
 LAUNCHED_SINKS = "TRAINWIRE_LAUNCHED_SINKS"
@@ -35,9 +37,7 @@ class SinkProcesses:
     def _start(self, name: str, folder: Path, rank: int) -> None:
         command = [sys.executable, "-m", "trainwire_sinks", "sink", name, str(folder), "--rank", str(rank)]
         try:
-            self._processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-            )
+            self._processes[name] = start_detached(command)
         except OSError as error:
             logger.warning("the sink %s could not be started: %s", name, error)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainwire_protocol.client import Subscription
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import IncompleteError, OptionError
 from trainwire_protocol.run_folder import read_run_name
 from trainwire_protocol.target import Target
 from trainwire_protocol.wire import Cursor
@@ -30,9 +30,10 @@ def run_sink(
     `skip_superseded` leaves out what a resumed run has superseded, also for sinks that keep it.
     """
     sink = make_sink()
+    subscriptions: list[Subscription] = []
 
     def subscribe(cursor: Cursor, skip: bool) -> Subscription:
-        return Subscription(
+        subscription = Subscription(
             target,
             rank=rank,
             channels=sink.channels | {"event"},
@@ -41,12 +42,20 @@ def run_sink(
             give_up=give_up,
             name=sink.name,
         )
+        subscriptions.append(subscription)
+        return subscription
 
     async def run() -> int:
         run_name = read_run_name(target.folder) if target.folder else None
         return await run_until_signal(SinkRunner(make_sink, subscribe, output, rank, run=run_name))
 
-    return asyncio.run(run())
+    code = asyncio.run(run())
+    if any(subscription.gaps for subscription in subscriptions):
+        raise IncompleteError(
+            f"{sink.name} has written what there is, but the record of {target} lacks events: "
+            "trainwire verify names them"
+        )
+    return code
 
 
 def folder_of(target: Target) -> Path:
