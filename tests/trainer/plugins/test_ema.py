@@ -13,7 +13,8 @@ from waiting import not_waiting
 
 from trainwire import Plugin, hook
 from trainwire.models import load_model
-from trainwire.payloads import AfterTrainingBatch, BeforeEvaluation, BeforeTrainingBatch, Payload
+from trainwire.payloads import AfterTrainingBatch, AfterTrainingEpoch, BeforeEvaluation, BeforeTrainingBatch, Payload
+from trainwire.plugins.annealing import AnnealingOnPlateau
 from trainwire.plugins.ema import EMA
 from trainwire_protocol.errors import OptionError
 
@@ -30,18 +31,20 @@ def saved(path: Path) -> Tensor:
 class Weights(Plugin):
     """Keeps the model's weights before and after each step, and at each evaluation."""
 
+    after = ("EMA",)
+
     def __init__(self) -> None:
-        self.before: list[Tensor] = []
-        self.after: list[Tensor] = []
+        self.begun: list[Tensor] = []
+        self.trained: list[Tensor] = []
         self.evaluated: list[Tensor] = []
 
     @hook
     def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
-        self.before.append(weights_of(self.run.model))
+        self.begun.append(weights_of(self.run.model))
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        self.after.append(weights_of(self.run.model))
+        self.trained.append(weights_of(self.run.model))
 
     @hook
     def before_evaluation(self, evaluation: BeforeEvaluation) -> None:
@@ -49,11 +52,21 @@ class Weights(Plugin):
 
     def averages(self, decay: float) -> list[Tensor]:
         """The average after each step, by its formula."""
-        average, averages = self.after[0], []
-        for number, weights in enumerate(self.after):
+        average, averages = self.trained[0], []
+        for number, weights in enumerate(self.trained):
             average = decay * average + (1 - decay) * weights if number else weights
             averages.append(average)
         return averages
+
+
+class Worse(Plugin):
+    """Gives each epoch a lower accuracy than the one before."""
+
+    before = ("BestModel",)
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        self.run.record_epoch({"dev/accuracy": -float(epoch.epoch)})
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
@@ -75,15 +88,15 @@ def test_training_goes_on_with_the_weights_themselves(tmp_path: Path) -> None:
     with_average, without = Weights(), Weights()
     train(tmp_path / "a", EMA(0.9), with_average)
     train(tmp_path / "b", without)
-    assert all(map(torch.equal, with_average.before[1:], with_average.after))
-    assert all(map(torch.equal, with_average.after, without.after))
+    assert all(map(torch.equal, with_average.begun[1:], with_average.trained))
+    assert all(map(torch.equal, with_average.trained, without.trained))
 
 
 def test_a_warm_up_forgets_the_first_weights(tmp_path: Path) -> None:
     """With a warm-up the decay is (1 + n) / (10 + n) as long as that is smaller."""
     seen = Weights()
     train(tmp_path, EMA(0.99, warm_up=True), seen, max_epochs=1)
-    first, second, third = seen.after
+    first, second, third = seen.trained
     average = first + (1 - 2 / 11) * (second - first)
     torch.testing.assert_close(seen.evaluated[0], average + (1 - 3 / 12) * (third - average))
 
@@ -99,8 +112,8 @@ def test_an_error_leaves_the_weights_as_they_were_trained(tmp_path: Path) -> Non
     seen, trainer = Weights(), make_trainer()
     with pytest.raises(ValueError, match="no such luck"):
         train(tmp_path, EMA(0.9), seen, Failing(), trainer=trainer)
-    assert not torch.equal(seen.evaluated[0], seen.after[2])
-    assert torch.equal(weights_of(trainer.model), seen.after[2])
+    assert not torch.equal(seen.evaluated[0], seen.trained[2])
+    assert torch.equal(weights_of(trainer.model), seen.trained[2])
 
 
 @pytest.mark.parametrize("moment", ["after_training_batch", "after_evaluation"])
@@ -118,7 +131,16 @@ def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path, moment: st
     train(tmp_path / "a", average, Restart(), kept)
     train(tmp_path / "b", EMA(0.5), never)
     assert all(map(torch.equal, kept.evaluated, never.evaluated))
-    assert all(map(torch.equal, kept.after, never.after))
+    assert all(map(torch.equal, kept.trained, never.trained))
+
+
+def test_a_schedule_goes_back_to_the_averaged_best_model(tmp_path: Path) -> None:
+    """What a schedule loads after an epoch stays: the next epoch begins with it."""
+    seen = Weights()
+    back_to_best = AnnealingOnPlateau(patience=0, back_to_best=True)
+    train(tmp_path, EMA(0.9), back_to_best, seen, Worse(), max_epochs=3)
+    assert torch.equal(seen.begun[6], seen.evaluated[0])
+    assert torch.equal(saved(tmp_path / "best-model.pt"), seen.evaluated[0])
 
 
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ class Weights(Plugin):
     """Keeps the model's weights after each epoch."""
 
     def __init__(self) -> None:
-        self.after: list[Tensor] = []
+        self.trained: list[Tensor] = []
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        self.after.append(self.run.model.get_parameter("weight").detach().clone())
+        self.trained.append(self.run.model.get_parameter("weight").detach().clone())
 
 
 def final_weight(folder: Path) -> Tensor:
@@ -39,12 +39,13 @@ def test_the_final_model_is_the_mean_of_the_last_epochs(tmp_path: Path, start: i
     """Epochs from `start` on count alike; without one, those of the last quarter."""
     seen = Weights()
     train(tmp_path, SWA(start), seen, max_epochs=4, learning_rate=1.0)
-    torch.testing.assert_close(final_weight(tmp_path), torch.stack(seen.after[first:]).mean(0))
+    torch.testing.assert_close(final_weight(tmp_path), torch.stack(seen.trained[first:]).mean(0))
 
 
 def test_the_learning_rate_is_brought_to_its_value(tmp_path: Path) -> None:
     """From the first epoch that counts it goes to the given one in as many epochs as were given, and is told."""
-    result = train(tmp_path, SWA(2, learning_rate=0.5, anneal_epochs=2, anneal_strategy="linear"), max_epochs=5)
+    averaging = SWA(2, learning_rate=0.5, anneal_epochs=2, anneal_strategy="linear")
+    result = train(tmp_path, averaging, max_epochs=5, attach_default_scheduler=False)
     rates = [metrics["learning_rate"] for metrics in result.history]
     assert rates == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.5])
     told = [event.value for event in read_events(tmp_path) if event.name == "learning_rate/changed"]
@@ -87,7 +88,7 @@ def test_a_training_cut_short_before_the_start_keeps_its_weights(tmp_path: Path)
     seen, trainer = Weights(), make_trainer()
     trainer.on("after_training_batch")(lambda batch: trainer.control.stop("enough") if batch.step == 5 else None)
     train(tmp_path, SWA(2), seen, trainer=trainer)
-    assert torch.equal(final_weight(tmp_path), seen.after[-1])
+    assert torch.equal(final_weight(tmp_path), seen.trained[-1])
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class SWA(Plugin):
     Args:
         start: The first epoch that counts; None: after three quarters of `max_epochs`, as in the paper.
         learning_rate: What the learning rate is brought to from `start` on, and stays at: a high constant one lets the
-            weights wander. No other plugin may then change it. None: leave it alone.
+            weights wander. Nothing else may then change it: give `attach_default_scheduler=False`. None: it stays as
+            it is.
         anneal_epochs: How many epochs that takes.
         anneal_strategy: On which curve: "cos" or "linear".
 

@@ -1,0 +1,40 @@
+"""What checkpoints keep of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import train
+
+from trainwire import Plugin, hook
+from trainwire.payloads import AfterTrainingEpoch
+from trainwire.plugins.anomaly_guard import AnomalyGuard
+from trainwire.plugins.early_stopping import EarlyStopping
+from trainwire.plugins.ema import EMA
+from trainwire.plugins.metric_history import MetricHistory
+from trainwire.plugins.model_card import ModelCard
+from trainwire.plugins.swa import SWA
+
+MAKERS: list[Callable[[], Plugin]] = [
+    AnomalyGuard, EarlyStopping, EMA, MetricHistory, ModelCard, lambda: SWA(1, learning_rate=0.05),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_state_can_be_saved_and_loaded_without_executing_anything(tmp_path: Path, make: Callable[[], Plugin]) -> None:
+    """Through a file that is read with `weights_only` it comes back equal."""
+
+    class Saves(Plugin):
+        @hook
+        def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+            torch.save(plugin.state_dict(), tmp_path / "state.pt")
+            loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+            plugin.load_state_dict(loaded)
+            assert repr(plugin.state_dict()) == repr(loaded)
+
+    plugin = make()
+    train(tmp_path / "run", plugin, Saves(), max_epochs=1, attach_default_scheduler=False)
+    assert (tmp_path / "state.pt").exists()
