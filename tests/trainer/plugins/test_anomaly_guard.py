@@ -48,7 +48,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     """It stops in the step itself on a processor, with an event, and the weights are those of the step before."""
     trainer = factors(s4=math.nan)
     result = train(tmp_path / "a", not_waiting(AnomalyGuard()), trainer=trainer, train=points(48))
-    assert (result.steps, result.reason[:34]) == (4, "loss is nan in step 4, not finite:")
+    assert (result.steps, result.reason) == (4, "loss is nan in step 4, not finite")
     found = anomalies(tmp_path / "a")
     assert [(event["what"], event["kind"], event["step"], event["action"]) for event in found] == [
         ("loss", "not finite", 4, "stop"), ("gradient_norm", "not finite", 4, "stop"),
@@ -64,7 +64,8 @@ def test_a_step_that_is_not_finite_can_be_skipped(tmp_path: Path, factor: float)
     skipping, trainer = AnomalyGuard(on_nonfinite="skip"), factors(s2=factor, s3=factor, s5=-factor)
     result = train(tmp_path, not_waiting(skipping), trainer=trainer)
     assert (result.steps, weight_of(trainer).isfinite().all()) == (6, True)
-    assert [event["step"] for event in anomalies(tmp_path) if event["what"] == "gradient_norm"] == [2, 5]
+    told = [(event["step"], event["median"]) for event in anomalies(tmp_path) if event["what"] == "gradient_norm"]
+    assert told == [(2, None), (5, None)]
 
 
 def test_going_on_only_tells(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
         @hook
         def after_training_batch(self, payload: Payload) -> None:
             state = guard.state_dict()
-            guard.load_state_dict({"steps": 0, "values": torch.zeros(5, 2)})
+            guard.load_state_dict({"steps": 0, "values": torch.zeros(5, 2), "bounds": torch.zeros(2, 2)})
             guard.load_state_dict(state)
 
     for folder, plugins in (("a", [Restart()]), ("b", [])):

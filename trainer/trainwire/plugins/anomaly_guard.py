@@ -32,10 +32,12 @@ class AnomalyGuard(Plugin):
     A value is a spike if it is above the median of the last `window` steps by more than `threshold` standard
     deviations, which are estimated from the median absolute deviation (Hampel's identifier: Hampel 1974, "The Influence
     Curve and Its Role in Robust Estimation"; Leys et al. 2013, "Detecting outliers"). There are none before the window
-    is full. The first of several in a row is published as `anomaly/detected` {what, kind, step, value, median, action}.
+    is full; then both are estimated anew after every tenth of it. The first of several in a row is published as
+    `anomaly/detected` {what, kind, step, value, median, action}; the median is null as long as it is not known.
 
-    All of it is computed where the loss is, and read once it has arrived: a GPU is waited for at the end only, and an
-    anomaly known a few steps later. The gradients, however, are set to zero in the step itself.
+    All of it is computed where the loss is, and read once it has arrived: a GPU is waited for only at the end and for a
+    checkpoint, and an anomaly is known a few steps later. The gradients, however, are set to zero in the step itself,
+    by one small operation for each parameter, unless both actions are "continue".
 
     With fp16 and its scaler, gradients that are not finite are the scaler's business, and no anomaly.
 
@@ -67,30 +69,33 @@ class AnomalyGuard(Plugin):
         self.on_spike = on_spike
         self.threshold = threshold
         self.window = window
+        self._begin(torch.device("cpu"))
+
+    def _begin(self, device: torch.device) -> None:
         self._steps = 0
-        self._values = torch.zeros(window, len(WATCHED))
-        self._readings: Readings[int] = Readings()
+        self._values = torch.zeros(self.window, len(WATCHED), device=device)
+        self._bounds = torch.tensor([[0.0] * len(WATCHED), [torch.inf] * len(WATCHED)], device=device)
+        """The medians, and what is a spike above them."""
+        self._readings: Readings[tuple[int, bool]] = Readings()
         self._last: dict[tuple[str, str], int] = {}
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Begin anew."""
-        self._steps, self._last, self._readings = 0, {}, Readings()
-        self._values = torch.zeros(self.window, len(WATCHED), device=setup.device)
+        self._begin(setup.device)
 
     @hook
     def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
         """Look at the step, without knowing what there is, and read what is known of earlier ones."""
         values = torch.stack([step.loss.float(), step.gradient_norm.float()])
-        median, limit = self._limits()
         is_finite = values.isfinite()
-        is_spike = is_finite & (values > limit)
+        is_spike = is_finite & (values > self._bounds[1])
         self._protect(~is_finite[1], is_spike[1])
-        self._values[self._steps % self.window] = torch.where(is_finite, values, median)
-        self._steps += 1
-        self._readings.add(step.step, torch.cat([values, is_spike.float(), median]))
-        for number, read in self._readings.take():
-            self._judge(number, read)
+        about = (step.step, self._steps >= self.window)
+        self._readings.add(about, torch.cat([values, is_spike.float(), self._bounds[0]]))
+        self._remember(torch.where(is_finite, values, self._bounds[0]))
+        for (number, is_full), read in self._readings.take():
+            self._judge(number, is_full, read)
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
@@ -100,21 +105,24 @@ class AnomalyGuard(Plugin):
     def state_dict(self) -> dict[str, Any]:
         """The values of the last steps, and how many there were; a GPU is waited for here."""
         self._judge_all()
-        return {"steps": self._steps, "values": self._values.clone()}
+        return {"steps": self._steps, "values": self._values.clone(), "bounds": self._bounds.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from them; if the window has another size now, begin anew."""
         if state["values"].shape == self._values.shape:
-            self._steps, self._values = state["steps"], state["values"].to(self._values.device)
+            device = self._values.device
+            self._steps, self._values = state["steps"], state["values"].to(device)
+            self._bounds = state["bounds"].to(device)
 
-    def _limits(self) -> tuple[Tensor, Tensor]:
-        """The median of the window, and what is a spike above it: for the loss and for the gradient norm."""
-        if self._steps < self.window:
-            last = self._values[self._steps - 1]
-            return last, torch.full_like(last, torch.inf)
-        median = _median(self._values)
-        deviation = DEVIATIONS_OF_MAD * _median((self._values - median).abs())
-        return median, median + self.threshold * torch.maximum(deviation, LEAST_DEVIATION * median.abs())
+    def _remember(self, values: Tensor) -> None:
+        """Keep the step's values, and after every tenth of the window compute the bounds anew."""
+        self._values[self._steps % self.window] = values
+        self._steps += 1
+        if self._steps >= self.window and self._steps % max(1, self.window // 10) == 0:
+            median = _median(self._values)
+            deviation = DEVIATIONS_OF_MAD * _median((self._values - median).abs())
+            limit = median + self.threshold * torch.maximum(deviation, LEAST_DEVIATION * median.abs())
+            self._bounds = torch.stack([median, limit])
 
     def _protect(self, is_not_finite: Tensor, is_spike: Tensor) -> None:
         """Set the gradients to zero on the device if their norm is bad, unless it is to go on as it is."""
@@ -129,24 +137,26 @@ class AnomalyGuard(Plugin):
                     parameter.grad.masked_fill_(is_bad, 0.0)
 
     def _judge_all(self) -> None:
-        for number, read in self._readings.take_all():
-            self._judge(number, read)
+        for (number, is_full), read in self._readings.take_all():
+            self._judge(number, is_full, read)
 
-    def _judge(self, step: int, read: Sequence[float]) -> None:
+    def _judge(self, step: int, is_full: bool, read: Sequence[float]) -> None:
         for position, what in enumerate(WATCHED):
-            value, is_spike, median = read[position :: len(WATCHED)]
+            value, is_spike, known = read[position :: len(WATCHED)]
+            median = known if is_full else None
             if is_spike:
                 self._tell(what, "spike", self.on_spike, step, value, median)
             elif not -torch.inf < value < torch.inf and not (what == "gradient_norm" and self._is_scaled):
                 self._tell(what, "not finite", self.on_nonfinite, step, value, median)
 
-    def _tell(self, what: str, kind: str, action: Action, step: int, value: float, median: float) -> None:
+    def _tell(self, what: str, kind: str, action: Action, step: int, value: float, median: float | None) -> None:
         if self._last.get((what, kind)) != step - 1:
             about = {"what": what, "kind": kind, "step": step, "value": value, "median": median, "action": action}
             self.run.bus.publish("anomaly/detected", about, "lifecycle", self.run.state.step)
         self._last[what, kind] = step
         if action == "stop":
-            self.run.control.stop(f"{what} is {value:.4g} in step {step}, {kind}: the median is {median:.4g}")
+            usual = "" if median is None else f": the median is {median:.4g}"
+            self.run.control.stop(f"{what} is {value:.4g} in step {step}, {kind}{usual}")
 
     @property
     def _is_scaled(self) -> bool:
