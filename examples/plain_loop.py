@@ -19,7 +19,7 @@ def main(folder: str) -> None:
 
     with trainwire.open_bus(folder, hparams={"learning_rate": LEARNING_RATE, "batch": BATCH}) as bus:
         step = 0
-        for _ in range(EPOCHS):
+        for epoch in range(1, EPOCHS + 1):
             for rows in torch.randperm(len(inputs)).split(BATCH):
                 loss = nn.functional.mse_loss(model(inputs[rows]), targets[rows])
                 optimizer.zero_grad()
@@ -27,6 +27,7 @@ def main(folder: str) -> None:
                 optimizer.step()
                 step += 1
                 bus.log({"train/loss": loss, "learning_rate": LEARNING_RATE}, step)  # tensors welcome: no sync
+            bus.lifecycle("epoch/finished", epoch=epoch)  # a row of loss.tsv
     print(f"loss {loss:.4f}; write it to files with: trainwire sink tensorboard {folder}")
 
 
