@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import msgpack
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recording import Recorder, frames
+from strategies import plain_values
 
 from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
 from trainwire_protocol.journal import JournalReader
@@ -96,14 +98,9 @@ def test_what_says_it_is_huge_costs_no_memory(name: str) -> None:
     assert peak < 100 * len(bomb) + (1 << 20)
 
 
-@given(
-    st.binary(max_size=200) | st.recursive(st.integers() | st.binary(max_size=9), st.lists).map(repr).map(str.encode)
-)
+@given(st.binary(max_size=200) | st.lists(plain_values, max_size=3).map(msgpack.packb))
 def test_any_bytes_as_a_body_raise_only_our_error(body: bytes) -> None:
     """A body of any bytes under a header that is right gives events, a count of those that are none, or our error."""
-    for data in (body, msgpack.packb(body)):
-        batch = decode_batch(FRAMES[0][0], data)
-        try:
-            assert len(batch.events) + batch.malformed == batch.header.count
-        except MalformedBatchError:
-            continue
+    batch = decode_batch(FRAMES[0][0], body)
+    with suppress(MalformedBatchError):
+        assert len(batch.events) + batch.malformed == batch.header.count

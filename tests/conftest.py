@@ -1,0 +1,10 @@
+"""Settings of all property tests."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# No deadline: how long an example takes says more about a shared machine than about the code.
+settings.register_profile("default", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=5000)
+settings.load_profile("default")
