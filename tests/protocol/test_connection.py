@@ -164,7 +164,7 @@ def test_a_file_past_the_limit_is_refused(path: Path) -> None:
         read_connection(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 60_000))
 def test_any_file_raises_only_our_error(path: Path, data: bytes) -> None:
     """Whatever bytes the file holds, the error is ours, and names it."""
@@ -173,7 +173,7 @@ def test_any_file_raises_only_our_error(path: Path, data: bytes) -> None:
         read_connection(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*vars(CONNECTION)]), json_values, min_size=1))
 def test_any_fields_are_read_or_refused(path: Path, changes: dict[str, Any]) -> None:
     """Whatever its fields hold, a file is read or refused with our error."""

@@ -242,7 +242,7 @@ def test_what_is_no_request_is_answered_with_an_error(responder: Responder, requ
     assert set(msgpack.unpackb(head)) == {"id", "error"}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.binary(max_size=100), max_size=3)
     | st.dictionaries(st.text(max_size=5), plain_values, max_size=4).map(lambda request: [msgpack.packb(request)])

@@ -171,7 +171,7 @@ def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
     assert attempt.read_lease() == lease
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(json_values.map(json.dumps) | st.text() | st.just("[" * 10_000))
 def test_any_lease_or_name_is_read_or_left(tmp_path: Path, text: str) -> None:
     """Whatever stands in a lease or in run.json, it is read or taken as none."""
@@ -183,7 +183,7 @@ def test_any_lease_or_name_is_read_or_left(tmp_path: Path, text: str) -> None:
     assert read_run_name(tmp_path) is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["process", "session", "renewed", "released", "host", "pid"]), json_values))
 def test_a_lease_with_any_fields_can_be_asked(tmp_path: Path, changes: dict[str, Any]) -> None:
     """A lease with fields that hold anything is none, or one that can say whether it holds."""
