@@ -20,7 +20,7 @@ from trainwire.hooks import Hooks
 from trainwire.models import save_atomically, save_model
 from trainwire.optimizers import optimizer_metrics
 from trainwire.options import TrainingOptions
-from trainwire.payloads import MetricRecorded, MetricValue, Status
+from trainwire.payloads import BeforeTrainingEpoch, MetricRecorded, MetricValue, Status
 from trainwire.precision import Precision
 from trainwire.processes import Processes
 from trainwire.scores import MainMetric
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from trainwire.bus import EventBus
     from trainwire.plugin import Plugin
+    from trainwire.plugins.checkpoints import Checkpoints
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +61,10 @@ class TrainingRun:
     hooks: Hooks = field(default_factory=Hooks)
     control: Control = field(default_factory=Control)
     state: TrainingState = field(default_factory=TrainingState)
+    checkpointer: Checkpoints | None = None
+    """What saves checkpoints, if something does."""
+    resumed_random: Mapping[str, Any] | None = None
+    """In a resumed training, until its first batch: the random states to go on with."""
     status: Status = "finished"
     reason: str = ""
     bus: EventBus = field(init=False)
@@ -72,8 +77,10 @@ class TrainingRun:
 
     @property
     def goes_on(self) -> bool:
-        """Whether another epoch is to be trained."""
-        return self.state.epoch.number < self.options.max_epochs and not (self.control.stopping or self.is_at_max_steps)
+        """Whether another epoch is to be trained, or a resumed one to be ended."""
+        epoch = self.state.epoch
+        is_more = epoch.number < self.options.max_epochs and not self.is_at_max_steps
+        return (epoch.is_open or is_more) and not self.control.stopping
 
     @property
     def planned_steps(self) -> int | None:
@@ -92,6 +99,12 @@ class TrainingRun:
     def epoch_is_over(self) -> bool:
         """Whether this epoch is to end, though there may be more batches."""
         return self.control.epoch_is_over or self.is_at_max_steps
+
+    @property
+    def epoch_begins(self) -> BeforeTrainingEpoch:
+        """What hooks are told when the epoch begins."""
+        epoch = self.state.epoch
+        return BeforeTrainingEpoch(epoch.number, epoch.max_epochs, epoch.batches)
 
     @property
     def ending(self) -> tuple[Status, str]:
@@ -161,13 +174,12 @@ class TrainingRun:
 
     @contextmanager
     def epoch(self) -> Iterator[EpochState]:
-        """The next epoch: its beginning and its end are published, also if it is cut short by an error."""
-        state = self.state
-        batches = length_of(self.train_loader)
-        epoch = state.epoch = EpochState(state.epoch.number + 1, self.options.max_epochs, batches)
-        self.control.start_epoch()
-        about = {"epoch": epoch.number, "max_epochs": epoch.max_epochs, "batches": batches}
-        self.publish("epoch/started", about)
+        """The next epoch, or the resumed one: published when it begins and ends, also by an error."""
+        if self.state.epoch.is_open:
+            self.control.start_epoch()
+        else:
+            self._open_epoch()
+        epoch = self.state.epoch
         try:
             yield epoch
         except BaseException:
@@ -177,7 +189,15 @@ class TrainingRun:
         finally:
             self._close_epoch(epoch)
 
+    def _open_epoch(self) -> None:
+        batches, number = length_of(self.train_loader), self.state.epoch.number + 1
+        self.state.epoch = EpochState(number, self.options.max_epochs, batches, is_open=True)
+        self.control.start_epoch()
+        about = {"epoch": number, "max_epochs": self.options.max_epochs, "batches": batches}
+        self.publish("epoch/started", about)
+
     def _close_epoch(self, epoch: EpochState) -> None:
+        epoch.is_open = False
         self.state.history.append(dict(epoch.metrics))
         self.publish(
             "epoch/finished",

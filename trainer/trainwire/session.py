@@ -24,10 +24,19 @@ logger = logging.getLogger("trainwire")
 
 
 @contextmanager
-def session(run: TrainingRun, plugins: Sequence[Plugin], hparams: Mapping[str, Any]) -> Iterator[None]:
-    """Open what a training needs beside itself: the bus, the sinks, log records, plugins, signals."""
+def session(
+    run: TrainingRun,
+    plugins: Sequence[Plugin],
+    hparams: Mapping[str, Any],
+    bus_state: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Open what a training needs beside itself: the bus, the sinks, log records, plugins, signals.
+
+    Args:
+        bus_state: Where the run is resumed from, if it is.
+    """
     sinks, patience = SinkProcesses(), SINK_TIMEOUT
-    run.bus = open_bus(run.folder, hparams=hparams)
+    run.bus = open_bus(run.folder, hparams=hparams, state=bus_state)
     try:
         sinks.start(run.options.wanted_sinks, run.folder, run.bus.rank)
         with logging_to(run.bus), attached(run, plugins), interruptible(run.control):

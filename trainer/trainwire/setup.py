@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from trainwire.options import TrainingOptions, plain
 from trainwire.ordering import in_order
 from trainwire.plugin import Plugin
 from trainwire.plugins.best_model import BestModel
+from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.epoch_models import EpochModels
 from trainwire.plugins.regular_logging import RegularLogging
 from trainwire.plugins.weight_extraction import WeightExtraction
@@ -30,6 +31,9 @@ from trainwire_protocol.errors import OptionError
 
 if TYPE_CHECKING:
     from trainwire.trainer import ModelTrainer
+
+CHECKPOINT_MINUTES: Final = 15.0
+"""How often a checkpoint is saved where no plugin says otherwise."""
 
 
 def checked_folder(folder: str | PathLike[str]) -> Path:
@@ -67,7 +71,12 @@ def checked_corpus(train: Data | None, dev: Data | None, test: Data | None, corp
 
 
 def prepare(
-    trainer: ModelTrainer, folder: Path, corpus: Corpus, options: TrainingOptions, resumed_seed: int | None = None
+    trainer: ModelTrainer,
+    folder: Path,
+    corpus: Corpus,
+    options: TrainingOptions,
+    processes: Processes,
+    resumed_seed: int | None,
 ) -> TrainingRun:
     """A training that is ready to begin; nothing is opened, but model, loss and metrics are on the device.
 
@@ -77,7 +86,6 @@ def prepare(
     Raises:
         OptionError: things do not fit together.
     """
-    processes = Processes.from_environment(options.multi_gpu)
     seed, device = _seed(options, resumed_seed), processes.device(device_of(trainer.model, options.device))
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
@@ -133,6 +141,8 @@ def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, re
     if options.attach_default_scheduler and not any(isinstance(plugin, Scheduler) for plugin in plugins):
         first.append(recipe.scheduler())
     last: list[Plugin] = [RegularLogging()] if options.default_plugins else []
+    if options.default_plugins:
+        last.append(Checkpoints(minutes=CHECKPOINT_MINUTES))
     if options.save_model_each_k_epochs:
         last.insert(0, EpochModels(options.save_model_each_k_epochs))
     if options.write_weights:

@@ -29,7 +29,7 @@ def interruptible(control: Control) -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a handler
-        if control.interrupted:
+        if control.is_signalled:
             raise KeyboardInterrupt
         control.interrupt("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
 

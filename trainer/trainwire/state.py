@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,15 @@ class MeanLoss:
         """The mean, or None if nothing was added. A GPU is waited for here."""
         return None if self._sum is None else self._sum.item() / max(1, self.samples)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was added up."""
+        return {"samples": self.samples, "sum": self._sum}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on adding to that."""
+        self.samples = state["samples"]
+        self._sum = None if state["sum"] is None else state["sum"].to(device)
+
     def read_of_all(self, processes: Processes) -> float | None:
         """The mean over the samples of all processes, each of which has to ask."""
         if not processes.several or self._sum is None:
@@ -51,12 +62,18 @@ class EpochState:
     """Batches that it will have; None if the loader cannot say."""
     batch: int = 0
     """Batches read."""
+    is_open: bool = False
+    """Whether it was begun and is not over."""
     exhausted: bool = False
     """Whether the loader had no more."""
     loss: MeanLoss = field(default_factory=MeanLoss)
     metrics: dict[str, MetricValue] = field(default_factory=dict)
     """The metrics of the epoch as a whole, for its row in the loss file."""
     began: float = field(default_factory=time.monotonic)
+    began_with: dict[str, Any] = field(default_factory=dict)
+    """The random states before its first batch was read."""
+    loader_state: dict[str, Any] | None = None
+    """In a resumed epoch: the loader's own word on its place, if it had one."""
 
     @property
     def complete(self) -> bool:

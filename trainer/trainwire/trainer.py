@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from trainwire.acting import act
 from trainwire.batches import inputs_and_target
 from trainwire.control import Control
-from trainwire.corpus import Corpus, Data, set_epoch
+from trainwire.corpus import Corpus, Data
 from trainwire.evaluation import evaluate
 from trainwire.filters import Filter
 from trainwire.finish import finish_model, result_of
@@ -23,16 +24,18 @@ from trainwire.payloads import (
     AfterTraining,
     AfterTrainingEpoch,
     AfterTrainingLoop,
-    BeforeTrainingEpoch,
     TrainingInterrupt,
 )
 from trainwire.plugin import Functions, Plugin, checked_plugins
+from trainwire.processes import Processes
+from trainwire.reading import training_batches
 from trainwire.recipes import FINE_TUNE, TRAIN, Recipe
 from trainwire.result import Result
 from trainwire.run import TrainingRun
 from trainwire.scores import named_metrics
 from trainwire.session import ending_hooks, session
 from trainwire.setup import checked_corpus, checked_folder, hyperparameters, prepare, with_default_plugins
+from trainwire.snapshot import Resumption, find_resumption, restore_parts, restore_state
 from trainwire.step import Forward, training_step
 from trainwire_protocol.errors import OptionError, UsageError
 
@@ -138,6 +141,7 @@ class ModelTrainer:
         test: Data | None = None,
         corpus: Corpus | None = None,
         plugins: Sequence[Plugin] = (),
+        resume: bool = False,
         **options: Any,
     ) -> Result:
         """Train the model, and leave everything about it in the run's folder.
@@ -153,6 +157,8 @@ class ModelTrainer:
             test: What to test the best model on, at the end.
             corpus: The three in one.
             plugins: More plugins, for this training.
+            resume: Go on from the latest checkpoint in the folder, as if the training had never stopped; begin anew
+                if there is none. Give everything else as it was given before.
             **options: The fields of `TrainingOptions`.
 
         Raises:
@@ -160,7 +166,7 @@ class ModelTrainer:
             RunInUseError: another process trains in this folder.
             KeyboardInterrupt: Ctrl-C was pressed twice.
         """
-        return self._follow(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), plugins, options)
+        return self._follow(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
 
     def fine_tune(
         self,
@@ -171,6 +177,7 @@ class ModelTrainer:
         test: Data | None = None,
         corpus: Corpus | None = None,
         plugins: Sequence[Plugin] = (),
+        resume: bool = False,
         **options: Any,
     ) -> Result:
         """Train a model that has learned already a little more, on what it is for.
@@ -178,7 +185,7 @@ class ModelTrainer:
         As `train`, but with AdamW at 5e-5, batches of 4, 10 epochs, a learning rate that rises over the first tenth of
         the updates and falls to nothing, and the last model as the result.
         """
-        return self._follow(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), plugins, options)
+        return self._follow(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
 
     def _follow(
         self,
@@ -186,37 +193,55 @@ class ModelTrainer:
         folder: str | PathLike[str],
         corpus: Corpus,
         plugins: Sequence[Plugin],
+        resume: bool,
         given: Mapping[str, Any],
     ) -> Result:
         options = recipe.options(given)
         attached = [*checked_plugins([*self.plugins, *plugins]), self._functions]
         everyone = with_default_plugins(attached, options, recipe)
-        run = prepare(self, checked_folder(folder), corpus, options)
-        with self._running(run), session(run, everyone, hyperparameters(run, self.loss)):
+        folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
+        resumption = find_resumption(folder, options, processes) if resume else None
+        run = prepare(self, folder, corpus, options, processes, resumption.seed if resumption else None)
+        bus_state = resumption.state["bus"] if resumption else None
+        with self._running(run), session(run, everyone, hyperparameters(run, self.loss), bus_state):
             with ending_hooks(run):
-                self._train_epochs(run)
+                self._train_epochs(run, resumption)
                 test_metrics = finish_model(self, run)
             result = result_of(run, test_metrics)
             run.hooks.dispatch_to_all(AfterTraining(result))
         return result
 
-    def _train_epochs(self, run: TrainingRun) -> None:
+    def _train_epochs(self, run: TrainingRun, resumption: Resumption | None) -> None:
         run.hooks.dispatch(AfterSetup(run.device, count_parameters(run.model), run.split_sizes))
+        if resumption:
+            self._restore(run, resumption)
+        act(self, run)
         while run.goes_on:
             self._train_epoch(run)
+            if not run.control.stopping:
+                act(self, run)
         run.end(*run.ending)
         if run.control.interrupted:
             run.hooks.dispatch_to_all(TrainingInterrupt(run.reason))
         else:
             run.hooks.dispatch_to_all(AfterTrainingLoop(run.reason, run.state.epoch.number, run.state.step))
 
+    def _restore(self, run: TrainingRun, resumption: Resumption) -> None:
+        """Bring back where the training was; what plugins do at an epoch's beginning is done before, and undone."""
+        restore_state(run, resumption)
+        if run.state.epoch.is_open:
+            run.hooks.dispatch(run.epoch_begins)
+        restore_parts(run, resumption)
+
     def _train_epoch(self, run: TrainingRun) -> None:
+        is_resumed = run.state.epoch.is_open
         with run.epoch() as epoch:
-            run.hooks.dispatch(BeforeTrainingEpoch(epoch.number, epoch.max_epochs, epoch.batches))
-            set_epoch(run.train_loader, epoch.number)
+            if not is_resumed:
+                run.hooks.dispatch(run.epoch_begins)
             run.model.train()
-            for epoch.batch, batch in enumerate(run.train_loader, start=1):
+            for epoch.batch, batch in training_batches(run):
                 training_step(self, run, batch)
+                act(self, run)
                 if run.epoch_is_over:
                     break
             else:

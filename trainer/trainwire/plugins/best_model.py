@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from trainwire.hooks import hook
 from trainwire.models import BEST_MODEL
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch
@@ -38,3 +41,12 @@ class BestModel(Plugin):
         state.best_epoch, state.best_score, state.bad_epochs = epoch.epoch, score, 0
         self.run.save_model(BEST_MODEL, "best", metric=main.name, score=score)
         state.best_model = BEST_MODEL
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch's rank."""
+        return {"best": None if self._best is None else list(self._best)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on comparing with that."""
+        best = state["best"]
+        self._best = None if best is None else (best[0], best[1])

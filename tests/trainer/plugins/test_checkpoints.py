@@ -1,0 +1,131 @@
+"""The plugin that saves checkpoints."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reading import read_events, wait_until
+from tiny import train
+
+from trainwire import EventBus, Plugin, hook
+from trainwire.checkpoint import list_checkpoints
+from trainwire.payloads import AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
+from trainwire.plugins import checkpoints as module
+from trainwire.plugins.checkpoints import Checkpoints
+from trainwire_protocol.errors import OptionError
+
+
+class Slow(Plugin):
+    """Lets the writer come along: each epoch waits for what was asked for in it."""
+
+    after = ("Checkpoints",)
+
+    @hook("before_training_epoch", "before_training_batch")
+    def wait(self, payload: object) -> None:
+        wait_until(lambda: all(thread.is_idle for thread in writers()))
+
+
+def writers() -> list[module.CheckpointWriter]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, module.CheckpointWriter)]
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(checkpoint.label.step for checkpoint in list_checkpoints(folder))
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
+    """What is saved and deleted is said on the wire, and what is left is on the disk."""
+
+    class Scores(Plugin):
+        before = ("BestModel",)
+
+        @hook
+        def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+            self.run.record_epoch({"dev/accuracy": 1.0 if epoch.epoch == 2 else 0.5})
+
+    train(tmp_path, Scores(), Checkpoints(epochs=1, keep_last=2, keep_best=1), Slow(), max_epochs=6)
+    events = read_events(tmp_path)
+    saved = [event.value for event in events if event.name == "checkpoint/saved" and event.value["kind"] == "resume"]
+    deleted = {event.value["path"] for event in events if event.name == "checkpoint/deleted"}
+    left = {value["path"] for value in saved} - deleted
+    assert left == {f"checkpoints/{checkpoint.folder.name}" for checkpoint in list_checkpoints(tmp_path)}
+    assert steps(tmp_path) == [6, 15, 18]
+
+
+def test_checkpoints_come_by_steps_and_by_time(tmp_path: Path) -> None:
+    """Every so many updates, or once so much time has passed."""
+    train(tmp_path / "a", Checkpoints(steps=2, keep_last=9), Slow())
+    assert steps(tmp_path / "a") == [2, 4, 6]
+    train(tmp_path / "b", Checkpoints(minutes=1e-9, keep_last=9), Slow())
+    assert steps(tmp_path / "b") == [1, 2, 3, 4, 5, 6]
+    train(tmp_path / "c", Checkpoints())
+    assert steps(tmp_path / "c") == []
+
+
+def test_one_is_saved_when_it_is_asked_for(tmp_path: Path) -> None:
+    """`control.checkpoint()` means after this step; in `after_training_epoch`, after the epoch."""
+
+    class Ask(Plugin):
+        @hook(once=2)
+        def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+            self.run.control.checkpoint()
+
+    train(tmp_path, Ask())
+    assert [(each.label.step, each.label.epoch_is_over) for each in list_checkpoints(tmp_path)] == [(2, False)]
+
+
+def test_a_checkpoint_is_there_only_when_the_journal_has_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then there is no label; training goes on meanwhile, and what never gets there is no checkpoint."""
+    waited = []
+
+    def never(bus: EventBus, state: Any, timeout: float) -> bool:
+        waited.append(steps(tmp_path))
+        return False
+
+    monkeypatch.setattr(EventBus, "wait_until_journaled", never)
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.0)
+    result = train(tmp_path, Checkpoints(steps=1))
+    assert result.steps == 6
+    assert waited
+    assert all(found == [] for found in [*waited, steps(tmp_path)])
+
+
+def test_a_disk_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be written is said."""
+    (tmp_path / "checkpoints").touch()
+    assert train(tmp_path, Checkpoints(steps=2)).status == "finished"
+    assert "could not be written" in caplog.text
+
+
+def test_a_checkpoint_is_loaded_without_running_code(tmp_path: Path) -> None:
+    """torch loads it with `weights_only`, and it holds model, optimizer, plugins and random states."""
+    train(tmp_path, Checkpoints(epochs=1), use_amp="fp16")
+    state = torch.load(list_checkpoints(tmp_path)[0].folder / "rank-0.pt", weights_only=True)
+    assert state.keys() == {"model", "optimizer", "precision", "training", "plugins", "random", "bus"}
+    assert {"BestModel", "AnnealingOnPlateau"} <= state["plugins"].keys()
+
+
+def test_the_thread_ends_with_the_training(tmp_path: Path) -> None:
+    """However it ends."""
+
+    class Fail(Plugin):
+        @hook
+        def training_finally(self, ending: TrainingFinally) -> None:
+            raise ValueError("no such luck")
+
+    with pytest.raises(ValueError, match="no such luck"):
+        train(tmp_path, Fail())
+    assert not writers()
+
+
+@pytest.mark.parametrize("options", [{"steps": -1}, {"keep_last": 0}, {"minutes": -1.0}])
+def test_numbers_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    """The error says what they have to be."""
+    with pytest.raises(OptionError, match="at least"):
+        Checkpoints(**options)

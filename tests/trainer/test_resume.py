@@ -1,0 +1,230 @@
+"""Trainings that are killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reading import read_batches
+from tiny import corpus, linear, make_trainer, points, train
+from torch.utils.data import DataLoader, RandomSampler
+
+from trainwire import Plugin, hook
+from trainwire.checkpoint import list_checkpoints
+from trainwire.payloads import AfterTrainingBatch
+from trainwire.plugins.checkpoints import Checkpoints
+from trainwire_protocol.attempts import read_resumed_from
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.run_folder import list_attempts
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[4])
+from tiny import corpus, make_trainer, points, train
+from torch import nn
+from torch.optim import AdamW
+from torch.utils.data import Dataset
+from trainwire import Corpus
+from trainwire.plugins.checkpoints import Checkpoints
+
+class Noisy(Dataset):
+    def __init__(self, count): self.points = points(count)
+    def __len__(self): return len(self.points)
+    def __getitem__(self, index):
+        inputs, label = self.points[index]
+        return inputs + 0.1 * torch.randn(4), label
+
+folder, kill_at, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+torch.manual_seed(5)
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+trainer = make_trainer(model)
+
+@trainer.on("after_training_batch")
+def die(batch):
+    if batch.step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+result = train(
+    folder, Checkpoints(steps=2), trainer=trainer, corpus=Corpus(Noisy(70), points(16, 1), points(16, 2)),
+    optimizer=AdamW, learning_rate=0.01, use_amp="bf16", mini_batch_size=8, max_epochs=4, seed=11,
+    num_workers=workers, resume=True,
+)
+print(result.steps, result.test_score)
+"""
+
+
+def run_script(folder: Path, kill_at: int = -1, workers: int = 0) -> int:
+    """Start or resume a training in a process of its own that kills itself at a step."""
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), str(workers), str(tests)]
+    return subprocess.run(command, timeout=120, check=False, capture_output=True).returncode
+
+
+def effective_scalars(folder: Path) -> list[tuple[str, int, Any]]:
+    """What is left of all attempts' scalars once each has taken back what it superseded."""
+    kept: list[Any] = []
+    for attempt in list_attempts(folder, 0):
+        resumed_from = read_resumed_from(attempt) if attempt.number else None
+        kept = [batch for batch in kept if resumed_from is not None and batch.cursor <= resumed_from]
+        kept += read_batches(folder, attempt=attempt.number)
+    events = [event for batch in kept for event in batch.events if event.type in ("scalar", "scalars")]
+    return [(event.name, event.step, event.value) for event in events]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_training_ends_as_one_that_never_stopped(tmp_path: Path, workers: int) -> None:
+    """Killed at random steps and resumed, it has bitwise the same weights, and the same loss.tsv and scalars."""
+    chance = random.Random(workers)
+    kills = sorted(chance.sample(range(4, 35), 1 if workers else 2))
+    assert run_script(tmp_path / "whole", workers=workers) == 0
+    for step in kills:
+        assert run_script(tmp_path / "killed", step, workers) == -signal.SIGKILL
+    assert run_script(tmp_path / "killed", workers=workers) == 0
+    attempts = list_attempts(tmp_path / "killed", 0)
+    assert len(attempts) == len(kills) + 1
+    assert any(read_resumed_from(attempt) for attempt in attempts[1:])
+    for name in ("final-model.pt", "best-model.pt"):
+        whole, killed = (torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "killed"))
+        assert all(torch.equal(whole[key], killed[key]) for key in whole), name
+    assert effective_scalars(tmp_path / "killed") == effective_scalars(tmp_path / "whole")
+    assert loss_rows(tmp_path / "killed") == loss_rows(tmp_path / "whole")
+
+
+def loss_rows(folder: Path) -> list[list[str]]:
+    """The rows of loss.tsv, as a sink that is started now writes them, without their timestamps."""
+    command = [sys.executable, "-m", "trainwire_sinks", "sink", "loss-file", str(folder)]
+    subprocess.run(command, timeout=60, check=True)
+    rows = [line.split("\t") for line in (folder / "loss.tsv").read_text().splitlines()]
+    return [[cell for name, cell in zip(rows[0], row, strict=True) if name != "TIMESTAMP"] for row in rows]
+
+
+class Interrupt(Plugin):
+    """Raises a signal at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        if batch.step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def weights(folder: Path, *parts: tuple[Plugin, ...], **options: Any) -> torch.Tensor:
+    """The weights after a training in as many parts, each resumed from the one before."""
+    for plugins in parts:
+        model = linear()
+        train(folder, *plugins, trainer=make_trainer(model), **{"max_epochs": 3, "seed": 1, "resume": True} | options)
+    return model.weight.detach()
+
+
+def test_an_interrupted_training_is_resumed_where_it_was(tmp_path: Path) -> None:
+    """A signal saves a checkpoint without being asked, also in the middle of an epoch, or at its last step."""
+    whole = weights(tmp_path / "whole", ())
+    for step in (1, 3, 5):
+        folder = tmp_path / str(step)
+        assert torch.equal(weights(folder, (Interrupt(step),), ()), whole), step
+        assert list_checkpoints(folder)[0].label.step == step
+
+
+def test_a_foreign_loader_is_resumed_too(tmp_path: Path) -> None:
+    """One that draws its order from torch's own generator, or from one that it was given."""
+
+    def loader(kind: str) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(3) if kind == "own" else None
+        data = points(48)
+        return {"train": DataLoader(data, 8, sampler=RandomSampler(data, generator=generator), generator=generator)}
+
+    for kind in ("own", "torch"):
+        whole = weights(tmp_path / kind / "whole", (), **loader(kind))
+        weights(tmp_path / kind / "parts", (Interrupt(8),), **loader(kind))
+        assert torch.equal(weights(tmp_path / kind / "parts", (), **loader(kind)), whole), kind
+
+
+@pytest.mark.filterwarnings("ignore:.*set_vital.*is deprecated:UserWarning")  # torchdata calls it
+def test_a_loader_with_a_state_goes_to_its_place_itself(tmp_path: Path) -> None:
+    """torchdata's StatefulDataLoader reads no batch twice."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    class Counting(torch.utils.data.Dataset[Any]):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 48
+
+        def __getitem__(self, index: int) -> Any:
+            Counting.reads += 1
+            return points(48)[index]
+
+    def data() -> dict[str, Any]:
+        return {"train": stateful.StatefulDataLoader(Counting(), 8, shuffle=True, generator=torch.Generator())}
+
+    whole = weights(tmp_path / "whole", (), **data())
+    weights(tmp_path / "parts", (Interrupt(8),), **data())
+    Counting.reads = 0
+    assert torch.equal(weights(tmp_path / "parts", (), **data()), whole)
+    assert Counting.reads == 10 * 8
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A flipped bit is noticed, said, and costs only the steps since the checkpoint before."""
+    whole = weights(tmp_path / "whole", ())
+    folder = tmp_path / "parts"
+    weights(folder, (Checkpoints(epochs=1), Interrupt(8)))
+    latest, before = list_checkpoints(folder)[:2]
+    path = latest.folder / "rank-0.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert torch.equal(weights(folder, ()), whole)
+    assert f"{path} is damaged" in caplog.text
+    assert f"resumed from {before.folder.name}" in caplog.text
+
+
+def test_without_a_checkpoint_it_begins_anew_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first start of a job that always resumes is no error."""
+    assert torch.equal(weights(tmp_path / "a", ()), weights(tmp_path / "b", (), resume=False))
+    assert "there is no checkpoint in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"seed": 2}, "seed is 2, but"), ({"mini_batch_size": 8}, "mini_batch_size is 8, but")]
+)
+def test_a_training_that_is_not_alike_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """What would make the rest of the training another one is an error."""
+    train(tmp_path, Interrupt(2))
+    with pytest.raises(OptionError, match=message):
+        train(tmp_path, resume=True, **options)
+
+
+def test_the_best_model_is_the_one_that_the_checkpoint_knew(tmp_path: Path) -> None:
+    """A better model that was saved after the checkpoint is taken back with the rest."""
+    whole = tmp_path / "whole"
+    train(whole, Checkpoints(epochs=1, keep_last=9), max_epochs=3, corpus=corpus(dev=40))
+    first = list_checkpoints(whole)[-1]
+    kept = torch.load(first.folder / "best-model.pt", weights_only=True)
+    for later in list_checkpoints(whole)[:-1]:
+        later.delete()
+    train(whole, resume=True, max_epochs=1, corpus=corpus(dev=40))
+    best = torch.load(whole / "best-model.pt", weights_only=True)
+    assert torch.equal(best["weight"], kept["weight"])
+
+
+def test_labels_are_readable(tmp_path: Path) -> None:
+    """What a checkpoint is stands beside it in JSON."""
+    train(tmp_path, Checkpoints(epochs=1), max_epochs=1)
+    label = json.loads((list_checkpoints(tmp_path)[0].folder / "rank-0.json").read_text())
+    assert (label["step"], label["epoch"], label["epoch_is_over"], label["world_size"]) == (3, 1, True, 1)

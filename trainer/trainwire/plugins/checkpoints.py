@@ -1,0 +1,101 @@
+"""Saves checkpoints that a training can be resumed from."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from trainwire.checkpoint import FOLDER, Checkpoint, list_checkpoints
+from trainwire.checkpoint_writer import CheckpointWriter, Snapshot
+from trainwire.hooks import hook
+from trainwire.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
+from trainwire.plugin import Plugin
+from trainwire.snapshot import keep_best_model, label_of, take_snapshot
+from trainwire_protocol.errors import OptionError
+
+CLOSE_SECONDS: Final = 60.0
+"""How long the last checkpoint may take to be written."""
+
+
+class Checkpoints(Plugin):
+    """Saves everything that `train(resume=True)` goes on from, in `checkpoints/` of the run's folder.
+
+    Training waits while a copy is made in memory, and not for the disk. Whatever is chosen here, a checkpoint is also
+    saved when a training is interrupted, and when `run.control.checkpoint()` or `trainwire send` asks for one.
+
+    Args:
+        epochs: Save after every so many epochs; 0: not for that.
+        steps: Save after every so many updates.
+        minutes: Save when so much time has passed since the last time.
+        keep_last: How many of the latest are kept.
+        keep_best: How many of the best are kept beside these, by the main metric: of those at the end of an epoch.
+
+    Raises:
+        OptionError: a number is out of its range.
+    """
+
+    def __init__(
+        self, *, epochs: int = 0, steps: int = 0, minutes: float = 0.0, keep_last: int = 2, keep_best: int = 0
+    ) -> None:
+        if min(epochs, steps, minutes, keep_best) < 0 or keep_last < 1:
+            raise OptionError("Checkpoints: epochs, steps, minutes and keep_best are at least 0, keep_last at least 1")
+        self.epochs, self.steps, self.minutes = epochs, steps, minutes
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self._writer: CheckpointWriter | None = None
+        self._saved_at = 0.0
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+        """Start the thread that writes."""
+        self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
+        self._writer.start()
+        self._saved_at = time.monotonic()
+        self.run.checkpointer = self
+
+    @hook
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        """Ask for a checkpoint, if it is time."""
+        is_time = self.minutes and time.monotonic() - self._saved_at >= 60 * self.minutes
+        if is_time or (self.steps and batch.step % self.steps == 0):
+            self.run.control.checkpoint()
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Ask for a checkpoint, if it is time."""
+        if self.epochs and epoch.epoch % self.epochs == 0:
+            self.run.control.checkpoint()
+
+    def save(self) -> None:
+        """Take a snapshot, and have it written: called by the loop where it is between two steps."""
+        if self._writer is None:
+            return
+        self._saved_at = time.monotonic()
+        snapshot = Snapshot(label_of(self.run), take_snapshot(self.run))
+        if self.run.processes.is_first:
+            keep_best_model(self.run, self.run.folder / FOLDER / snapshot.label.name)
+        self._writer.submit(snapshot)
+
+    @hook
+    def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
+        """Wait until the last one is written."""
+        if self._writer is not None:
+            self._writer.close(CLOSE_SECONDS)
+            self._writer = None
+
+    def _delete_old(self) -> None:
+        """On the writer's thread: keep the latest and the best."""
+        if not self.run.processes.is_first:
+            return
+        checkpoints = list_checkpoints(self.run.folder)
+        kept = checkpoints[: self.keep_last] + _best(checkpoints)[: self.keep_best]
+        for checkpoint in checkpoints:
+            if checkpoint not in kept:
+                checkpoint.delete()
+                path = f"{FOLDER}/{checkpoint.folder.name}"
+                self.run.bus.publish("checkpoint/deleted", {"path": path}, "lifecycle", checkpoint.label.step)
+
+
+def _best(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """Those with a score, the best first; of equal ones the latest."""
+    scored = [(checkpoint.label.score, checkpoint) for checkpoint in checkpoints if checkpoint.label.score is not None]
+    return [checkpoint for _, checkpoint in sorted(scored, key=lambda pair: pair[0], reverse=True)]
