@@ -16,6 +16,7 @@ from trainwire_protocol.run_folder import list_attempts
 from trainwire_protocol.target import Target
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks import cli
+from trainwire_sinks.exits import ExitCode
 
 SINKS = {"loss-file": "loss.tsv", "log-file": "training.log", "jsonl": "events.jsonl"}
 
@@ -43,9 +44,9 @@ def lose_the_end(folder: Path, attempt: int, keep: int) -> None:
     segment.write_bytes(b"".join(map(encode_record, batches[:keep])))
 
 
-def run_sinks(folder: Path, output: Path) -> None:
+def run_sinks(folder: Path, output: Path, code: ExitCode = ExitCode.OK) -> None:
     for name in SINKS:
-        assert cli.run(["sink", name, str(folder), "--output", str(output)]) == 0
+        assert cli.run(["sink", name, str(folder), "--output", str(output)]) == code
 
 
 def outputs(place: Path) -> list[bytes]:
@@ -53,13 +54,13 @@ def outputs(place: Path) -> list[bytes]:
 
 
 def test_a_record_that_lost_its_end_and_goes_no_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sinks that hold more than the record say so, end, and keep what they have."""
+    """Sinks that hold more than the record say so, end as incomplete, and keep what they have."""
     folder, output = tmp_path / "run", tmp_path / "out"
     train(folder, range(1, 4))
     run_sinks(folder, output)
     before = outputs(output)
     lose_the_end(folder, 0, keep=3)
-    run_sinks(folder, output)
+    run_sinks(folder, output, ExitCode.INCOMPLETE)
     assert "its disk has lost the end" in capsys.readouterr().err
     assert outputs(output) == before
 
@@ -75,8 +76,8 @@ def test_a_record_that_lost_its_end_and_goes_on(
     marked = next(number for number, batch in enumerate(read_batches(folder)) if b"run/marked" in batch.body)
     lose_the_end(folder, 0, keep=marked + 1 if keeps_mark else marked - 1)
     train(folder, range(2, 5), state)
-    run_sinks(folder, output)
-    run_sinks(folder, tmp_path / "late")
+    run_sinks(folder, output, ExitCode.INCOMPLETE)
+    run_sinks(folder, tmp_path / "late", ExitCode.INCOMPLETE)
     assert "its disk has lost the end; writing its output anew" in capsys.readouterr().err.replace("\n", " ")
     assert outputs(output) == outputs(tmp_path / "late")
 
