@@ -21,6 +21,10 @@ def attempt(names):
             importlib.import_module(name)
         except ImportError as error:
             missing[name] = str(error)
+        except Exception as error:
+            if type(error).__name__ != "MissingExtraError":
+                raise
+            missing[name] = str(error)
     return missing
 
 def state():
