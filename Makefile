@@ -24,11 +24,11 @@ types: $(VENV)/.installed  ## mypy --strict
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.installed  ## every test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto
 
 test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## the protocol and the sinks where torch is not installed
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
-	$(VENV_WITHOUT_TORCH)/bin/python -m pytest tests/protocol tests/sinks tests/architecture
+	$(VENV_WITHOUT_TORCH)/bin/python -m pytest --numprocesses auto tests/protocol tests/sinks tests/architecture
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Trainwire needs Python 3.11 or later")'
@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV_WITHOUT_TORCH)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_WITHOUT_TORCH)
-	$(VENV_WITHOUT_TORCH)/bin/$(PIP_INSTALL) --editable '.[tensorboard,dev]'
+	$(VENV_WITHOUT_TORCH)/bin/$(PIP_INSTALL) --editable '.[sinks,dev]'
 	touch $@
 
 ROUNDS ?= 300

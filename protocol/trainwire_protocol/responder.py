@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgpack
 
@@ -42,6 +42,9 @@ MAX_CHANNELS: Final = 16
 
 MAX_SINK_CHARACTERS: Final = 256
 """Longest name of a sink, in characters."""
+
+MAX_COMMANDS: Final = 1000
+"""Commands whose ids are known, so that one that comes again is not obeyed twice."""
 
 MAX_REPLAYS: Final = 16
 """Places in the journal that are kept open between one `fetch` and the next."""
@@ -96,6 +99,9 @@ class Responder:
     describe: Callable[[], Mapping[str, Any]]
     """What `hello` tells beside the responder's own."""
     sinks: dict[str, Acknowledgement] = field(default_factory=dict)
+    on_command: Callable[[str, str, Mapping[str, Any]], None] | None = None
+    """Is handed each command once: its id, verb and arguments. Raises RequestError if it cannot be taken."""
+    _commands: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _replays: OrderedDict[tuple[int, int, tuple[str, ...]], Replay] = field(default_factory=OrderedDict)
     _resumed: dict[int, Cursor | None] = field(default_factory=dict)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -126,8 +132,10 @@ class Responder:
                 return await self._fetch_in_turn(request)
             case "ack":
                 return self._acknowledge(request), []
+            case "command":
+                return self._take_command(request), []
             case verb:
-                raise RequestError(f"the verb is {_short(verb)}; known are hello, fetch and ack")
+                raise RequestError(f"the verb is {_short(verb)}; known are hello, fetch, ack and command")
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -212,6 +220,21 @@ class Responder:
         self.sinks[sink] = Acknowledgement(cursor, now + ACKNOWLEDGEMENT_SECONDS)
         return {}
 
+    def _take_command(self, request: dict[str, Any]) -> dict[str, Any]:
+        command = request.get("command")
+        fields = command if isinstance(command, dict) else {}
+        identifier, verb, arguments = fields.get("id"), fields.get("verb"), fields.get("arguments", {})
+        if not _is_name(identifier) or not _is_name(verb) or not isinstance(arguments, dict):
+            raise RequestError(f"command is {_short(command)}, not a map of id, verb and arguments")
+        if self.on_command is None:
+            raise RequestError("nothing here takes commands: the training has no loop that listens, or is over")
+        if identifier not in self._commands:
+            self.on_command(identifier, verb, arguments)
+            self._commands[identifier] = None
+            if len(self._commands) > MAX_COMMANDS:
+                self._commands.popitem(last=False)
+        return {}
+
     def _attempts(self) -> list[Attempt]:
         return list_attempts(self.attempt.folder.parents[2], self.attempt.rank)
 
@@ -240,6 +263,10 @@ def _channels(request: dict[str, Any]) -> tuple[str, ...]:
     if not 0 < len(channels) <= MAX_CHANNELS:
         raise RequestError(f"channels is {_short(channels)}, not a list of names")
     return tuple(sorted(set(channels)))
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= 256
 
 
 def _short(value: object) -> str:

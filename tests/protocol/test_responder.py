@@ -17,6 +17,7 @@ from recording import Recorder, frames
 from strategies import plain_values
 
 from trainwire_protocol import responder as module
+from trainwire_protocol.errors import RequestError
 from trainwire_protocol.journal import JournalWriter
 from trainwire_protocol.records import RecordScanner, encode_record
 from trainwire_protocol.responder import MAX_CREDIT, MAX_REPLAYS, MAX_SINKS, Responder
@@ -206,7 +207,7 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({}, "the verb is None; known are hello, fetch and ack"),
+        ({}, "the verb is None; known are hello, fetch, ack and command"),
         ({"verb": "explode"}, "the verb is 'explode'"),
         ({"verb": ["fetch"]}, "the verb is"),
         (FETCH | {"attempt": "0"}, "attempt is '0', not an integer of at least 0"),
@@ -224,6 +225,9 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
         (ACK | {"sink": b"name"}, "sink is b'name', not a name"),
         (ACK | {"sink": "a" * 257}, "not a name"),
         (ACK | {"seq": 1.5}, "seq is 1.5"),
+        ({"verb": "command"}, "command is None, not a map of id, verb and arguments"),
+        ({"verb": "command", "command": {"id": "a", "verb": ""}}, "not a map of id, verb and arguments"),
+        ({"verb": "command", "command": {"id": "a", "verb": "stop"}}, "nothing here takes commands"),
         ({"verb": "hello", "id": [1]}, "the id is neither a number nor a string"),
     ],
 )
@@ -300,3 +304,26 @@ def test_a_publisher_of_a_later_attempt_gives_earlier_ones(tmp_path: Path) -> No
             assert msgpack.unpackb(head)["head"] == 2
 
     run(main())
+
+
+def test_a_command_is_handed_in_once(responder: Responder) -> None:
+    """One that comes again with the same id, as its reply was lost, is answered and changes nothing."""
+    taken: list[tuple[str, str, Any]] = []
+    responder.on_command = lambda *command: taken.append(command)
+    command = {"id": "a1", "verb": "set", "arguments": {"learning_rate": 0.1}}
+    for number in range(2):
+        head, records = ask(responder, verb="command", id=number, command=command)
+        assert (head, records) == ({"id": number}, [])
+    assert taken == [("a1", "set", {"learning_rate": 0.1})]
+
+
+def test_a_command_that_is_refused_may_come_again(responder: Responder) -> None:
+    """What the training does not take is an error, and no id is kept of it."""
+
+    def refuse(*command: object) -> None:
+        raise RequestError("not now")
+
+    responder.on_command = refuse
+    command = {"id": "a1", "verb": "stop"}
+    for _ in range(2):
+        assert ask(responder, verb="command", command=command)[0]["error"] == "not now"

@@ -12,13 +12,14 @@ from typing import Any, Final, Self
 from trainwire.batcher import Batcher
 from trainwire.bus_thread import BusThread
 from trainwire.complaints import Complaints, shown
+from trainwire.control import Command
 from trainwire.logging_handler import BusHandler
 from trainwire.media import read_audio, read_histogram, read_image
 from trainwire.recorder import Recorder
 from trainwire.values import read_labelled, read_number, read_plain, read_scalars, read_table, size_of
 from trainwire.watchers import Handler, Watchers
 from trainwire_protocol.attempts import MARK
-from trainwire_protocol.errors import InvalidEventError
+from trainwire_protocol.errors import InvalidEventError, RequestError
 from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS, Event, validate
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.server import Server
@@ -58,6 +59,7 @@ class EventBus:
         self._complaints = Complaints()
         self._recorder = Recorder()
         self._watchers = Watchers()
+        self._on_command: Callable[[Command], None] | None = None
         self._open = True
         self._is_disowned = False
         self._marks = itertools.count(1)
@@ -155,6 +157,27 @@ class EventBus:
             UsageError: it is no `async def` function.
         """
         self._watchers.add(handler)
+
+    def on_command(self, handler: Callable[[Command], None] | None) -> None:
+        """Have commands from outside (`trainwire send`) handed in; None: refuse them from now on.
+
+        The handler is called on the bus's thread: let it put the command where the training loop looks, and answer
+        with the lifecycle events `command/applied` or `command/rejected` once it has looked.
+        """
+        self._on_command = handler
+
+    def receive_command(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:
+        """Take a command that has come over the wire.
+
+        Raises:
+            RequestError: nobody here takes commands.
+        """
+        handler = self._on_command
+        if handler is None:
+            raise RequestError("this training takes no commands")
+        about = {"id": identifier, "verb": verb, "arguments": dict(arguments)}
+        self.publish("command/received", about, "lifecycle")
+        handler(Command(identifier, verb, arguments))
 
     def state_dict(self) -> dict[str, Any]:
         """Record a mark, and return its position: keep it with a checkpoint of what you have trained so far.

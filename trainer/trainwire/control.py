@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,23 +18,47 @@ class Command:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Wishes:
+    """What is wanted and not decided yet."""
+
+    stop: bool = False
+    interrupt: bool = False
+    end_epoch: bool = False
+    checkpoint: bool = False
+    evaluate: bool = False
+    pause: bool = False
+    learning_rate: float = 0.0
+    """What it is to be set to; 0: it stays."""
+
+    def numbers(self) -> list[float]:
+        """As numbers, of which processes that train together take the largest."""
+        flags = (self.stop, self.interrupt, self.end_epoch, self.checkpoint, self.evaluate, self.pause)
+        return [*map(float, flags), self.learning_rate]
+
+    @classmethod
+    def of_numbers(cls, numbers: Sequence[float]) -> Wishes:
+        """What `numbers` gave."""
+        *flags, learning_rate = numbers
+        stop, interrupt, end_epoch, checkpoint, evaluate, pause = map(bool, flags)
+        return cls(stop, interrupt, end_epoch, checkpoint, evaluate, pause, learning_rate)
+
+
 class Control:
     """A run's intentions. Any thread may set one; the loop decides on them in one place (`acting.py`).
 
     Attributes:
         stop_reason: Why the training stops, or None; decided.
         interrupted: Whether a signal, not a plugin, stops it; decided.
-        is_signalled: Whether a signal has come, decided on or not.
-        paused: Whether the training is to wait.
     """
 
     def __init__(self) -> None:
         self.stop_reason: str | None = None
-        self.interrupted = self.is_signalled = self.paused = False
-        self._wished_reason: str | None = None
-        self._epoch_ends = self._wished_end_of_epoch = False
+        self.interrupted = False
+        self._reason = "another process asked for it"
+        self._wished = Wishes()
+        self._decided = Wishes()
         self._batch_is_skipped = self._step_is_skipped = False
-        self._wants_checkpoint = self._wants_evaluation = False
         self._commands: deque[Command] = deque()
         self._changed = threading.Event()
 
@@ -46,82 +70,93 @@ class Control:
     @property
     def epoch_is_over(self) -> bool:
         """Whether the epoch ends after the current step."""
-        return self._epoch_ends or self.stopping
+        return self._decided.end_epoch or self.stopping
+
+    @property
+    def is_signalled(self) -> bool:
+        """Whether a signal has come, decided on or not."""
+        return self._wished.interrupt
 
     def stop(self, reason: str) -> None:
         """Finish the step, close the epoch without evaluating it, and end the training; the first reason counts."""
-        if self._wished_reason is None:
-            self._wished_reason = reason
+        self._stop(reason)
         self._changed.set()
 
     def interrupt(self, reason: str) -> None:
         """Stop as for `stop`, save a checkpoint, and let the run's status be "interrupted"."""
-        self.is_signalled = True
-        self.stop(reason)
+        # For signal handlers, so no lock is taken: the thread that they interrupt may hold it.
+        self._wished.interrupt = True
+        self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        if not self._wished.stop:
+            self._reason, self._wished.stop = reason, True
 
     def end_epoch(self) -> None:
         """Finish the current step, evaluate, and go on with the next epoch."""
-        self._wished_end_of_epoch = True
+        self._wished.end_epoch = True
+
+    def checkpoint(self) -> None:
+        """Save a checkpoint after the current step, or after the epoch if that is over."""
+        self._wished.checkpoint = True
+
+    def evaluate(self) -> None:
+        """Evaluate after the current step."""
+        self._wished.evaluate = True
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Give all parameters this learning rate after the current step."""
+        self._wished.learning_rate = rate
+
+    def pause(self) -> None:
+        """Wait after the current step until `resume` or `stop`."""
+        self._wished.pause = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self._wished.pause = False
+        self._changed.set()
 
     def skip_batch(self) -> None:
-        """Leave out the batch that `before_training_batch` announces; with several processes, in all of them."""
+        """Leave out the batch that `before_training_batch` announces; with several processes, in each of them."""
         self._batch_is_skipped = True
 
     def skip_step(self) -> None:
         """Leave out the update that `before_training_optimizer_step` announces; it counts as a step."""
         self._step_is_skipped = True
 
-    def checkpoint(self) -> None:
-        """Save a checkpoint after the current step, or after the epoch if that is over."""
-        self._wants_checkpoint = True
-
-    def evaluate(self) -> None:
-        """Evaluate after the current step."""
-        self._wants_evaluation = True
-
-    def pause(self) -> None:
-        """Wait after the current step until `resume` or `stop`."""
-        self.paused = True
-
-    def resume(self) -> None:
-        """Go on."""
-        self.paused = False
-        self._changed.set()
-
     def send(self, command: Command) -> None:
         """Hand in a command from outside."""
         self._commands.append(command)
         self._changed.set()
 
-    def wait(self, timeout: float) -> None:
-        """Wait until something new is wanted; for the loop, while it is paused."""
-        self._changed.wait(timeout)
-        self._changed.clear()
-
-    def start_epoch(self) -> None:
-        """Forget what was wanted of the epoch before."""
-        self._epoch_ends = self._wished_end_of_epoch = False
-
-    def decide(self) -> None:
-        """Let count from now on what was wanted so far. For the loop."""
-        self._epoch_ends = self._wished_end_of_epoch
-        if self.stop_reason is None:
-            self.stop_reason = self._wished_reason
-            self.interrupted = self.stopping and self.is_signalled
-
     def take_commands(self) -> list[Command]:
-        """The commands that came since they were taken last."""
+        """For the loop: the commands that came since they were taken last."""
         return [self._commands.popleft() for _ in range(len(self._commands))]
 
-    def take_checkpoint(self) -> bool:
-        """Whether a checkpoint is wanted; asking clears it."""
-        wanted, self._wants_checkpoint = self._wants_checkpoint, False
-        return wanted
+    def start_epoch(self) -> None:
+        """For the loop: forget what was wanted of the epoch before."""
+        self._wished.end_epoch = self._decided.end_epoch = False
 
-    def take_evaluation(self) -> bool:
-        """Whether an evaluation is wanted; asking clears it."""
-        wanted, self._wants_evaluation = self._wants_evaluation, False
-        return wanted
+    def decide(self, agree: Callable[[Wishes], Wishes | None]) -> Wishes:
+        """For the loop: let count from now on what was wanted so far, as far as `agree` says that all want it.
+
+        The result is what is to be done at once; it is asked for once.
+        """
+        agreed = agree(self._wished)
+        if agreed is None:
+            return Wishes()
+        self._decided = agreed
+        self._wished.checkpoint = self._wished.evaluate = False
+        self._wished.learning_rate = 0.0
+        if agreed.stop and self.stop_reason is None:
+            self.stop_reason, self.interrupted = self._reason, agreed.interrupt
+        return agreed
+
+    def wait(self, timeout: float) -> None:
+        """For the loop while it is paused: wait until something new is wanted."""
+        self._changed.wait(timeout)
+        self._changed.clear()
 
     def take_skip_batch(self) -> bool:
         """Whether the announced batch is to be left out; asking clears it."""

@@ -63,7 +63,7 @@ def _scores(trainer: ModelTrainer, run: TrainingRun, loader: DataLoader[Any]) ->
         mean_loss.add(forward.loss, samples_in(batch))
         for metric in run.metrics.values():
             metric.update(forward.output, forward.target)
-    loss = mean_loss.read_of_all(run.processes)
+    loss = mean_loss.read_of_all(run.processes, run.device)
     if loss is None:
         raise UsageError("the loader of a split that is evaluated gave no batch")
     scores: dict[str, MetricValue] = {"loss": loss}

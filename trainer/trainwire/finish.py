@@ -26,6 +26,7 @@ def finish_model(trainer: ModelTrainer, run: TrainingRun) -> dict[str, MetricVal
     if run.status == "interrupted":  # whoever interrupts does not want to wait for an evaluation
         return {}
     if run.state.best_model is not None and not run.options.use_final_model_for_eval:
+        run.processes.wait_for_all()  # one of them has written it
         load_model(run.model, run.folder / run.state.best_model)
     return evaluate(trainer, run, "test") if "test" in run.evaluation_loaders else {}
 

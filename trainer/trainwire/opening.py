@@ -131,6 +131,7 @@ class _Opener:
             return known | {"hparams": bus.hyperparameters}
 
         server = self.endpoints.open(self.attempt, bus.describe, introduce, self.high_water_mark)
+        server.responder.on_command = bus.receive_command
         attempt = self.attempt
         connection = Connection(
             advertised(server.publish_endpoint), advertised(server.request_endpoint),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 
 from trainwire_protocol.errors import OptionError
 
@@ -18,6 +21,8 @@ class Processes:
 
     rank: int = 0
     world_size: int = 1
+    group: ProcessGroup | None = None
+    """For what is not about tensors of the model: it works on the CPU. There is one inside `together`."""
 
     @classmethod
     def from_environment(cls, wanted: bool | None) -> Processes:
@@ -48,7 +53,7 @@ class Processes:
     def wait_for_all(self) -> None:
         """Wait until every process is here."""
         if self.several:
-            distributed.barrier()
+            distributed.barrier(group=self.group)
 
     def add_up(self, values: Tensor) -> Tensor:
         """The sum of what each process has, in place."""
@@ -56,11 +61,35 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def largest(self, value: int) -> int:
+        """The largest of what each process has."""
+        if not self.several:
+            return value
+        values = torch.tensor(value)
+        distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.group)
+        return int(values)
+
     def device(self, wanted: torch.device) -> torch.device:
         """Where this process trains: of several GPUs of one host, its own."""
         if self.several and str(wanted) == "cuda":
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
         return wanted
+
+
+@contextmanager
+def together(processes: Processes, device: torch.device) -> Iterator[Processes]:
+    """Connect the processes, unless the program has done so; gives them with a group of their own."""
+    if not processes.several:
+        yield processes
+        return
+    is_ours = not distributed.is_initialized()
+    if is_ours:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield replace(processes, group=distributed.new_group(backend="gloo"))
+    finally:
+        if is_ours:
+            distributed.destroy_process_group()
 
 
 SINGLE: Final = Processes()

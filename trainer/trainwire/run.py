@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from trainwire.agreement import Agreement
 from trainwire.control import Control
 from trainwire.corpus import length_of
 from trainwire.hooks import Hooks
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from trainwire.bus import EventBus
+    from trainwire.parallel import TrainingForward
     from trainwire.plugin import Plugin
     from trainwire.plugins.checkpoints import Checkpoints
 
@@ -61,6 +63,12 @@ class TrainingRun:
     hooks: Hooks = field(default_factory=Hooks)
     control: Control = field(default_factory=Control)
     state: TrainingState = field(default_factory=TrainingState)
+    agreement: Agreement = field(default_factory=Agreement)
+    """How several processes come to do the same."""
+    forward: TrainingForward = field(init=False)
+    """How the step calls the model."""
+    attempt: int = 0
+    """Which process of this run it is, from 0: the same for all that train together."""
     checkpointer: Checkpoints | None = None
     """What saves checkpoints, if something does."""
     resumed_random: Mapping[str, Any] | None = None
@@ -142,7 +150,7 @@ class TrainingRun:
         if epoch.batch == 0:
             raise UsageError(f"train gave no batch in epoch {epoch.number}: does its loader start again when iterated?")
         if "learning_rate" not in epoch.metrics:
-            loss = epoch.loss.read_of_all(self.processes)
+            loss = epoch.loss.read_of_all(self.processes, self.device)
             self.record_epoch({} if loss is None else {"train/loss": loss})
             self.record_epoch(optimizer_metrics(self.optimizer))
 

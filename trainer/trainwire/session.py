@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from trainwire.agreement import Agreement
 from trainwire.bus import EventBus
 from trainwire.hooks import Hooks
 from trainwire.isolation import isolated
 from trainwire.opening import open_bus
 from trainwire.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.plugin import Plugin
+from trainwire.processes import together
 from trainwire.run import TrainingRun
 from trainwire.signals import interruptible
 from trainwire.sink_processes import SinkProcesses
@@ -30,22 +32,35 @@ def session(
     hparams: Mapping[str, Any],
     bus_state: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
-    """Open what a training needs beside itself: the bus, the sinks, log records, plugins, signals.
+    """Open what a training needs beside itself: the other processes, the bus, sinks, log records, plugins, signals.
 
     Args:
         bus_state: Where the run is resumed from, if it is.
     """
-    sinks, patience = SinkProcesses(), SINK_TIMEOUT
-    run.bus = open_bus(run.folder, hparams=hparams, state=bus_state)
-    try:
-        sinks.start(run.options.wanted_sinks, run.folder, run.bus.rank)
+    with together(run.processes, run.device) as run.processes, published(run, hparams, bus_state):
+        run.agreement = Agreement(run.processes.group)
+        run.attempt = run.processes.largest(run.bus.attempt)
         with logging_to(run.bus), attached(run, plugins), interruptible(run.control):
             yield
+
+
+@contextmanager
+def published(run: TrainingRun, hparams: Mapping[str, Any], bus_state: Mapping[str, Any] | None) -> Iterator[None]:
+    """The bus and the sinks, which are told at the end how the training ended."""
+    sinks, patience = SinkProcesses(), SINK_TIMEOUT
+    rank, world_size = run.processes.rank, run.processes.world_size
+    run.bus = open_bus(run.folder, hparams=hparams, rank=rank, world_size=world_size, state=bus_state)
+    run.bus.on_command(run.control.send)
+    try:
+        if run.processes.is_first:
+            sinks.start(run.options.wanted_sinks, run.folder, rank)
+        yield
     except BaseException as error:
         run.end(*ending_of(error))
         patience = 0.0 if isinstance(error, KeyboardInterrupt) else SINK_TIMEOUT
         raise
     finally:
+        run.bus.on_command(None)
         run.bus.close(status=run.status, reason=run.reason)
         sinks.wait(patience)
 

@@ -63,7 +63,7 @@ def label_of(run: TrainingRun) -> Label:
     epoch, main = run.state.epoch, run.main_metric
     rank = main.rank(epoch.metrics) if main and not epoch.is_open else None
     return Label(
-        attempt=run.bus.attempt, step=run.state.step, epoch=epoch.number, epoch_is_over=not epoch.is_open,
+        attempt=run.attempt, step=run.state.step, epoch=epoch.number, epoch_is_over=not epoch.is_open,
         rank=run.processes.rank, world_size=run.processes.world_size, seed=run.seed,
         mini_batch_size=run.options.mini_batch_size, score=rank[0] if rank else None,
     )  # fmt: skip

@@ -43,12 +43,15 @@ class MeanLoss:
         self.samples = state["samples"]
         self._sum = None if state["sum"] is None else state["sum"].to(device)
 
-    def read_of_all(self, processes: Processes) -> float | None:
+    def read_of_all(self, processes: Processes, device: torch.device) -> float | None:
         """The mean over the samples of all processes, each of which has to ask."""
-        if not processes.several or self._sum is None:
+        if not processes.several:
             return self.read()
-        total = processes.add_up(torch.stack([self._sum, self._sum.new_tensor(self.samples)]))
-        return total[0].item() / max(1.0, total[1].item())
+        added = torch.zeros((), device=device) if self._sum is None else self._sum
+        total, samples = processes.add_up(
+            torch.stack([added.double(), added.new_tensor(self.samples).double()])
+        ).tolist()
+        return total / samples if samples else None
 
 
 @dataclass(slots=True)

@@ -16,7 +16,6 @@ from trainwire_protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from trainwire.run import TrainingRun
-    from trainwire.trainer import ModelTrainer
 
 
 class Forward(NamedTuple):
@@ -30,7 +29,7 @@ class Forward(NamedTuple):
     """What the metrics take second."""
 
 
-def training_step(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> None:
+def training_step(run: TrainingRun, batch: Any) -> None:
     """Train on one batch. Nothing here waits for a GPU: what is recorded stays a tensor."""
     state, listeners = run.state, run.hooks.listeners
     epoch = state.epoch
@@ -41,7 +40,7 @@ def training_step(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> None:
             return
 
     run.optimizer.zero_grad(set_to_none=True)
-    loss = _backward(trainer, run, batch)
+    loss = _backward(run, batch)
     run.precision.unscale(run.optimizer)
     gradient_norm = _clip_gradients(run.optimizer, run.options.max_grad_norm)
     if listeners[BeforeTrainingOptimizerStep]:
@@ -62,20 +61,23 @@ def training_step(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> None:
         )
 
 
-def _backward(trainer: ModelTrainer, run: TrainingRun, batch: Any) -> Tensor:
+def _backward(run: TrainingRun, batch: Any) -> Tensor:
     """Compute the gradients of a batch, whole or in chunks; the result is its mean loss."""
-    chunks = split_batch(batch, run.options.mini_batch_chunk_size) if run.options.mini_batch_chunk_size else [batch]
-    if len(chunks) == 1:
-        return _backward_chunk(trainer, run, batch, 1.0)
+    size = run.options.mini_batch_chunk_size
+    *chunks, last = split_batch(batch, size) if size else [batch]
+    if not chunks:
+        return _backward_chunk(run, batch, 1.0)
     samples = samples_in(batch)
-    losses = [_backward_chunk(trainer, run, chunk, samples_in(chunk) / samples) for chunk in chunks]
+    with run.forward.without_sharing():
+        losses = [_backward_chunk(run, chunk, samples_in(chunk) / samples) for chunk in chunks]
+    losses.append(_backward_chunk(run, last, samples_in(last) / samples))
     return torch.stack(losses).sum()
 
 
-def _backward_chunk(trainer: ModelTrainer, run: TrainingRun, chunk: Any, share: float) -> Tensor:
+def _backward_chunk(run: TrainingRun, chunk: Any, share: float) -> Tensor:
     """Add a chunk's gradients to those of the chunks before it; the result is its share of the batch's loss."""
     with run.precision.autocast():
-        loss = _checked(trainer.forward(chunk).loss)
+        loss = _checked(run.forward(chunk).loss)
         loss = loss if share == 1.0 else loss * share
     run.precision.backward(loss)
     return loss.detach()

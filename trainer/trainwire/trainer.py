@@ -1,4 +1,4 @@
-"""The loop that trains a model. It does nothing else: everything else hooks into it."""
+"""What a user calls to train a model: it gathers what is given, and hands it to the loop (`loop.py`)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from trainwire.acting import act
 from trainwire.batches import inputs_and_target
 from trainwire.control import Control
 from trainwire.corpus import Corpus, Data
-from trainwire.evaluation import evaluate
 from trainwire.filters import Filter
 from trainwire.finish import finish_model, result_of
 from trainwire.hooks import function_bindings
-from trainwire.models import checked_model, count_parameters
+from trainwire.loop import train_epochs
+from trainwire.models import checked_model
 from trainwire.optimizers import in_decoder
-from trainwire.payloads import (
-    AfterSetup,
-    AfterTraining,
-    AfterTrainingEpoch,
-    AfterTrainingLoop,
-    TrainingInterrupt,
-)
+from trainwire.payloads import AfterTraining
 from trainwire.plugin import Functions, Plugin, checked_plugins
 from trainwire.processes import Processes
-from trainwire.reading import training_batches
 from trainwire.recipes import FINE_TUNE, TRAIN, Recipe
 from trainwire.result import Result
 from trainwire.run import TrainingRun
 from trainwire.scores import named_metrics
 from trainwire.session import ending_hooks, session
 from trainwire.setup import checked_corpus, checked_folder, hyperparameters, prepare, with_default_plugins
-from trainwire.snapshot import Resumption, find_resumption, restore_parts, restore_state
-from trainwire.step import Forward, training_step
+from trainwire.snapshot import find_resumption
+from trainwire.step import Forward
 from trainwire_protocol.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
@@ -205,54 +197,11 @@ class ModelTrainer:
         bus_state = resumption.state["bus"] if resumption else None
         with self._running(run), session(run, everyone, hyperparameters(run, self.loss), bus_state):
             with ending_hooks(run):
-                self._train_epochs(run, resumption)
+                train_epochs(self, run, resumption)
                 test_metrics = finish_model(self, run)
             result = result_of(run, test_metrics)
             run.hooks.dispatch_to_all(AfterTraining(result))
         return result
-
-    def _train_epochs(self, run: TrainingRun, resumption: Resumption | None) -> None:
-        run.hooks.dispatch(AfterSetup(run.device, count_parameters(run.model), run.split_sizes))
-        if resumption:
-            self._restore(run, resumption)
-        act(self, run)
-        while run.goes_on:
-            self._train_epoch(run)
-            if not run.control.stopping:
-                act(self, run)
-        run.end(*run.ending)
-        if run.control.interrupted:
-            run.hooks.dispatch_to_all(TrainingInterrupt(run.reason))
-        else:
-            run.hooks.dispatch_to_all(AfterTrainingLoop(run.reason, run.state.epoch.number, run.state.step))
-
-    def _restore(self, run: TrainingRun, resumption: Resumption) -> None:
-        """Bring back where the training was; what plugins do at an epoch's beginning is done before, and undone."""
-        restore_state(run, resumption)
-        if run.state.epoch.is_open:
-            run.hooks.dispatch(run.epoch_begins)
-        restore_parts(run, resumption)
-
-    def _train_epoch(self, run: TrainingRun) -> None:
-        is_resumed = run.state.epoch.is_open
-        with run.epoch() as epoch:
-            if not is_resumed:
-                run.hooks.dispatch(run.epoch_begins)
-            run.model.train()
-            for epoch.batch, batch in training_batches(run):
-                training_step(self, run, batch)
-                act(self, run)
-                if run.epoch_is_over:
-                    break
-            else:
-                epoch.exhausted = True
-            run.record_training_metrics()
-            if not run.control.stopping:
-                for split in run.watched_splits:
-                    epoch.metrics |= evaluate(self, run, split)
-            run.hooks.dispatch(
-                AfterTrainingEpoch(epoch.number, epoch.max_epochs, epoch.complete, epoch.seconds, epoch.metrics)
-            )
 
     @contextmanager
     def _running(self, run: TrainingRun) -> Iterator[None]:

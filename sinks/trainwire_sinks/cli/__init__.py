@@ -50,13 +50,14 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
 
 def make_app(tokens: Sequence[str]) -> App:
     """The command line, with what `tokens` need of it: a sink's module is imported only if it is asked for."""
-    from trainwire_sinks.cli import launch, replay, sink, verify
+    from trainwire_sinks.cli import launch, replay, send, sink, verify
 
     app = App(name="trainwire", help=HELP, version=_version, version_flags=["--version"])
     app.command(sink.make_app(tokens[1:] if tokens[:1] == ["sink"] else []))
     app.command(replay.make_app(tokens[1:] if tokens[:1] == ["replay"] else []))
     app.command(launch.launch)
     app.command(verify.verify)
+    app.command(send.send)
     return app
 
 

@@ -1,0 +1,136 @@
+"""Two processes that train together, as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reading import read_events, wait_until
+from tiny import corpus, linear, make_trainer, train
+
+from trainwire.checkpoint import list_checkpoints
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from tiny import corpus, linear, make_trainer, train
+from trainwire.plugins.checkpoints import Checkpoints
+
+folder, epochs, kill_at = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4])
+model = linear()
+trainer = make_trainer(model)
+
+@trainer.on("after_training_batch")
+def die(batch):
+    if batch.step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+result = train(
+    folder, Checkpoints(steps=2), trainer=trainer, corpus=corpus(train=96, dev=17), mini_batch_size=8,
+    mini_batch_chunk_size=5, max_epochs=epochs, resume=True, default_plugins=True,
+)
+torch.save(model.state_dict(), folder / f"weights-{os.environ['RANK']}.pt")
+print(result.status, result.reason, result.steps, flush=True)
+"""
+
+
+def torchrun(folder: Path, epochs: int = 3, kill_at: int = -1) -> subprocess.Popen[str]:
+    """Two processes on this machine's CPU."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    script = folder.parent / "script.py"
+    script.write_text(SCRIPT)
+    arguments = [script, folder, Path(__file__).parents[1], epochs, kill_at]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(folder: Path, rank: int) -> torch.Tensor:
+    saved: dict[str, torch.Tensor] = torch.load(folder / f"weights-{rank}.pt", weights_only=True)
+    return saved["weight"]
+
+
+def epochs(folder: Path, rank: int) -> list[dict[str, Any]]:
+    """The metrics of each epoch, as a rank has published them."""
+    events = [event for event in read_events(folder, rank) if event.name == "epoch/finished"]
+    return [event.value["metrics"] for event in events]
+
+
+@pytest.mark.timeout(180)
+def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> None:
+    """Both have the same weights and metrics, each its own stream, and they are those of one process."""
+    finish(torchrun(tmp_path / "two"))
+    model = linear()
+    result = train(
+        tmp_path / "one", trainer=make_trainer(model), corpus=corpus(train=96, dev=17), mini_batch_size=16, max_epochs=3
+    )
+    assert torch.equal(weights(tmp_path / "two", 0), weights(tmp_path / "two", 1))
+    torch.testing.assert_close(weights(tmp_path / "two", 0), model.weight.detach())
+    assert epochs(tmp_path / "two", 0) == epochs(tmp_path / "two", 1)
+    for mine, together in zip(result.history, epochs(tmp_path / "two", 0), strict=True):
+        assert together == pytest.approx(mine, rel=1e-5)
+    started = [read_events(tmp_path / "two", rank)[0].value for rank in (0, 1)]
+    assert [(value["rank"], value["world_size"]) for value in started] == [(0, 2), (1, 2)]
+    assert sum(event.name == "checkpoint/saved" for event in read_events(tmp_path / "two", 1)) == 0
+    losses = [
+        [event.value for event in read_events(tmp_path / "two", rank) if event.name == "train/batch_loss"]
+        for rank in (0, 1)
+    ]
+    assert len(losses[0]) == len(losses[1]) == 18
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.timeout(180)
+def test_a_command_to_one_stops_both(tmp_path: Path) -> None:
+    """`trainwire send … stop` ends both after the same step, without a hang, whichever of them it is sent to."""
+    process = torchrun(tmp_path / "run", epochs=10**6)
+    wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
+    command = [sys.executable, "-m", "trainwire_sinks", "send", str(tmp_path / "run"), "stop", "--rank", "1"]
+    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    said = [line for line in finish(process).splitlines() if line.startswith("finished")]
+    assert len(said) == 2
+    assert len({line.split()[-1] for line in said}) == 1
+    assert any("stopped by a command" in line for line in said)
+    assert [read_events(tmp_path / "run", rank)[-1].name for rank in (0, 1)] == ["run/finished"] * 2
+
+
+@pytest.mark.timeout(300)
+def test_two_killed_processes_are_resumed_exactly(tmp_path: Path) -> None:
+    """Killed in mid-epoch and resumed, both end with the weights of a training that never stopped."""
+    finish(torchrun(tmp_path / "whole"))
+    killed = torchrun(tmp_path / "killed", kill_at=random.Random(3).randint(5, 17))
+    killed.communicate(timeout=120)
+    assert killed.returncode != 0
+    assert list_checkpoints(tmp_path / "killed")[0].label.world_size == 2
+    finish(torchrun(tmp_path / "killed"))
+    for rank in (0, 1):
+        assert torch.equal(weights(tmp_path / "killed", rank), weights(tmp_path / "whole", rank))
+    assert read_events(tmp_path / "killed")[-1].step == 18
+
+
+@pytest.mark.timeout(180)
+def test_a_signal_to_torchrun_interrupts_both(tmp_path: Path) -> None:
+    """SIGTERM, as a cluster sends it: both finish a step, a checkpoint is complete, and the status is interrupted."""
+    process = torchrun(tmp_path / "run", epochs=10**6)
+    wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert [read_events(tmp_path / "run", rank)[-1].name for rank in (0, 1)] == ["run/interrupted"] * 2
+    latest = list_checkpoints(tmp_path / "run")[0].label
+    assert latest.step == read_events(tmp_path / "run")[-1].step
