@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.follower import Follower
-from trainwire_protocol.live import HIGH_WATER_MARK
+from trainwire_protocol.live import HIGH_WATER_MARK, Heartbeat
 from trainwire_protocol.source import Source, Wanted
 from trainwire_protocol.target import Target
 from trainwire_protocol.wire import START, Batch, Cursor
@@ -89,6 +89,11 @@ class Subscription:
     def malformed(self) -> int:
         """Events and messages that could not be read, and were skipped."""
         return self._follower.malformed + self._source.malformed
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        """The last heartbeat that was heard; None before the first, and none is heard while history is read."""
+        return self._follower.heartbeat
 
     def __aiter__(self) -> Self:
         """Itself."""

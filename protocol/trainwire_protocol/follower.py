@@ -11,7 +11,7 @@ from typing import Final
 from trainwire_protocol.attempts import kept_ranges
 from trainwire_protocol.errors import CursorAheadError, IncompleteError, MalformedBatchError
 from trainwire_protocol.history import History
-from trainwire_protocol.live import LiveFeed
+from trainwire_protocol.live import Heartbeat, LiveFeed, read_heartbeat
 from trainwire_protocol.source import Source
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor
 
@@ -41,6 +41,8 @@ class Follower:
         """Places at which wanted events are in no source any more; reading goes on behind them."""
         self.malformed = 0
         """Events of batches that could not be read, and were skipped."""
+        self.heartbeat: Heartbeat | None = None
+        """The last one that was heard; none is while history is read."""
         self._source = source
         self._channels = frozenset(source.wanted.channels)
         self._from_now = cursor is None
@@ -173,6 +175,8 @@ class Follower:
         while (batch := await live.receive(SILENCE_SECONDS)) is not None:
             self._patience.reward()
             header = batch.header
+            if header.channel == HEARTBEAT:
+                self.heartbeat = read_heartbeat(batch) or self.heartbeat
             if header.unjournaled:
                 if self._is_new_to_view(batch):
                     yield batch

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import zmq
 import zmq.asyncio
 
 from trainwire_protocol.curve import ClientKeys, secure_client
 from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
-from trainwire_protocol.wire import HEARTBEAT, Batch, decode_batch, topic
+from trainwire_protocol.wire import HEARTBEAT, Batch, Header, decode_batch, topic, unpack_map
 
 HIGH_WATER_MARK: Final = 1000
 """Messages that wait for this reader; further ones are dropped, noticed, and had from the history."""
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
 """Largest message that is accepted; libzmq disconnects a publisher that sends a larger one."""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a publisher tells of itself each second."""
+
+    header: Header
+    """Its `before` has the last journaled seq of each channel."""
+    fields: dict[str, Any]
+    """`walltime`, `state`, `step`, `step_walltime`, `dropped`; any of them may be missing."""
+    heard: float
+    """When it came, on this host's monotonic clock."""
+
+
+def read_heartbeat(batch: Batch) -> Heartbeat | None:
+    """The heartbeat that came as this batch without events, or None if it is none that can be read."""
+    try:
+        return Heartbeat(batch.header, unpack_map(batch.body), time.monotonic())
+    except MalformedBatchError:
+        return None
 
 
 class LiveFeed:

@@ -380,3 +380,18 @@ def test_the_readers_loop_is_never_blocked(tmp_path: Path, use_journal: bool) ->
             assert frames([first, *rest]) == wanted(publisher.recorded)
 
     run(main())
+
+
+def test_the_last_heartbeat_is_told(tmp_path: Path) -> None:
+    """A reader that has caught up hears what the publisher tells of itself, also while nothing is recorded."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
+            publisher.scalars(3)
+            await anext(subscription)
+            while (heartbeat := subscription.heartbeat) is None:
+                await asyncio.sleep(0.01)
+            assert heartbeat.fields["state"] == "running"
+            assert heartbeat.header.before == {"event": 2}
+
+    run(main())
