@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--kibibytes", type=int, default=1024, help="how much of the source is read")
     arguments = parser.parse_args()
     result, model = train(arguments.folder, arguments.steps, arguments.kibibytes)
-    print(f"{result.status} after {result.steps} steps: dev loss {result.history[-1].get('dev/loss')}")
+    print(f"{result.status} after {result.steps} steps: dev loss {result.history[-1]['dev/loss']:.3f}")
     print(write(model, "def "))
 
 

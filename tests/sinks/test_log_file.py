@@ -96,6 +96,8 @@ def test_hyperparameters_stand_one_to_a_line() -> None:
             {"from": 0.1, "to": 5e-5, "reason": "plateau"},
             "INFO     learning rate changed from 0.1 to 5e-05 (plateau)",
         ),
+        ("command/applied", {"id": "a", "verb": "stop"}, "INFO     command stop applied"),
+        ("command/rejected", {"id": "a", "verb": "set", "reason": "no"}, "WARNING  command set rejected: no"),
         ("run/finished", {"last_seq": 9, "reason": None}, "INFO     run finished"),
         ("run/failed", {"last_seq": 9, "reason": "ValueError: x"}, "WARNING  run failed: ValueError: x"),
         ("events/dropped", {"count": 3, "first": {"a": 1}}, 'WARNING  events/dropped: count 3, first {"a": 1}'),

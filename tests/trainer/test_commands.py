@@ -141,13 +141,31 @@ def test_trainwire_send_reaches_a_training(tmp_path: Path) -> None:
 
     @trainer.on("after_setup")
     def tell(setup: AfterSetup) -> None:
-        told.append(send(tmp_path, "set", "learning_rate=0.25"))
-        told.append(send(tmp_path / "connection-rank0.json", "stop"))
+        told.append(send(tmp_path, "set", "learning_rate=0.25", "--timeout", 0))
+        told.append(send(tmp_path / "connection-rank0.json", "stop", "--timeout", 0))
 
     result = train(tmp_path, trainer=trainer)
-    assert [(ended.returncode, ended.stdout) for ended in told] == [(0, "set: handed in\n"), (0, "stop: handed in\n")]
+    assert [(ended.returncode, ended.stdout[: ended.stdout.index(";")]) for ended in told] == [
+        (0, "set: handed in"),
+        (0, "stop: handed in"),
+    ]
     assert (result.reason, result.steps) == ("stopped by a command", 0)
     assert answers(tmp_path) == [("set", "applied"), ("stop", "applied")]
+
+
+def test_trainwire_send_waits_for_the_answer(tmp_path: Path) -> None:
+    """It says whether the training obeys, and why not."""
+    trainer, results = make_trainer(), list[Result]()
+    thread = threading.Thread(target=lambda: results.append(train(tmp_path, trainer=trainer, max_epochs=10**6)))
+    thread.start()
+    wait_until(lambda: (tmp_path / "connection-rank0.json").exists())
+    refused = send(tmp_path, "set", "learning_rate=-1")
+    stopped = send(tmp_path, "stop")
+    thread.join(30)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "the training rejects it: learning_rate is -1.0" in refused.stderr
+    assert (stopped.returncode, stopped.stdout) == (0, "stop: applied\n")
+    assert results[0].reason == "stopped by a command"
 
 
 def test_a_training_that_is_over_cannot_be_reached(tmp_path: Path) -> None:

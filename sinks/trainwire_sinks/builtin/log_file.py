@@ -102,6 +102,12 @@ def _describe_learning_rate(fields: Fields) -> str:
     return change + (f" ({plain(reason)})" if reason else "")
 
 
+def _describe_command(fields: Fields) -> str:
+    reason = fields.get("reason")
+    told = f"command {plain(fields.get('verb', '?'))} {str(fields['event']).removeprefix('command/')}"
+    return told + (f": {plain(reason)}" if reason else "")
+
+
 def _describe_end(fields: Fields) -> str:
     reason = fields.get("reason")
     return str(fields["event"]).replace("/", " ") + (f": {plain(reason)}" if reason else "")
@@ -138,10 +144,20 @@ _SENTENCES: Final[dict[str, Callable[[Fields], str]]] = {
     "evaluation/finished": _describe_evaluation,
     "checkpoint/saved": _describe_checkpoint,
     "learning_rate/changed": _describe_learning_rate,
+    "command/applied": _describe_command,
+    "command/rejected": _describe_command,
 }
 """How lifecycle events are told; any other is told by its name and fields."""
 
-_SILENT: Final = frozenset({"run/marked", "evaluation/started", "checkpoint/deleted"})
+_SILENT: Final = frozenset({"run/marked", "evaluation/started", "checkpoint/deleted", "command/received"})
 _WARNINGS: Final = frozenset(
-    {"run/failed", "run/interrupted", "anomaly/detected", "plugin/failed", "events/dropped", "journal/missing"}
+    {
+        "run/failed",
+        "run/interrupted",
+        "anomaly/detected",
+        "plugin/failed",
+        "command/rejected",
+        "events/dropped",
+        "journal/missing",
+    }
 )

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from typing import Any
 
-import zmq.asyncio
-
-from trainwire_protocol.connection import Connection, connection_path, read_connection
-from trainwire_protocol.errors import ConnectionFileError, IncompleteError, TargetError, UsageError
-from trainwire_protocol.requests import REPLY_SECONDS, Requester
-from trainwire_protocol.target import Target, resolve_target
-
-VERBS = ("stop", "checkpoint", "evaluate", "pause", "resume", "set")
-
-TRIES = 3
-"""How often a command is sent until there is a reply; it has an id, and is obeyed once."""
+from trainwire_protocol.commands import VERBS, send_command
+from trainwire_protocol.errors import UsageError
+from trainwire_protocol.target import resolve_target
 
 
-def send(target: str, verb: str, *values: str, rank: int = 0) -> int:
+def send(target: str, verb: str, *values: str, rank: int = 0, timeout: float = 30.0) -> int:
     """Send a command to a training: stop, checkpoint, evaluate, pause, resume, or set learning_rate=0.01
 
-    It is done after the step that is being trained, by all processes that train together. Whether it was done is said
-    in the run's stream, and so in training.log.
+    It is obeyed after the step that is being trained, by all processes that train together.
 
     Args:
         target: A run's folder, a connection file or an address.
         verb: What to do.
         values: What to set: name=value.
         rank: Which process to send it to.
+        timeout: Seconds to wait until the training says that it obeys; 0 to hand the command in and leave.
     """
-    command = {"id": secrets.token_hex(8), "verb": _checked(verb, values), "arguments": _arguments(values)}
-    asyncio.run(_send(resolve_target(target), rank, command))
-    print(f"{verb}: handed in")
+    arguments = _arguments(_checked(verb, values))
+    obeyed = asyncio.run(send_command(resolve_target(target), verb, arguments, rank=rank, timeout=timeout))
+    print(f"{verb}: {'applied' if obeyed else 'handed in; what becomes of it will stand in the log'}")
     return 0
 
 
-def _checked(verb: str, values: tuple[str, ...]) -> str:
+def _checked(verb: str, values: tuple[str, ...]) -> tuple[str, ...]:
     if verb not in VERBS:
         raise UsageError(f"there is no command {verb!r}; the commands are {', '.join(VERBS)}")
-    if bool(values) != (verb == "set"):
-        raise UsageError(
-            "set takes a value, such as learning_rate=0.01" if verb == "set" else f"{verb} takes no values"
-        )
-    return verb
+    if verb == "set" and not values:
+        raise UsageError("set takes a value, such as learning_rate=0.01")
+    if verb != "set" and values:
+        raise UsageError(f"{verb} takes no values")
+    return values
 
 
 def _arguments(values: tuple[str, ...]) -> dict[str, float]:
@@ -56,45 +46,3 @@ def _arguments(values: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             raise UsageError(f"{value!r} is no name=number, such as learning_rate=0.01") from None
     return arguments
-
-
-async def _send(target: Target, rank: int, command: dict[str, Any]) -> None:
-    connection = _connection(target, rank)
-    endpoint = connection.request if connection else target.request
-    if endpoint is None:
-        raise TargetError(f"there is no training in {target}: it has no connection file")
-    context = zmq.asyncio.Context()
-    requester = Requester(context, endpoint, connection.keys if connection else None)
-    try:
-        await _ask(requester, target, command)
-    finally:
-        await requester.close()
-        context.term()
-
-
-async def _ask(requester: Requester, target: Target, command: dict[str, Any]) -> None:
-    for _ in range(TRIES):
-        try:
-            await requester.ask("command", command=command)
-        except TimeoutError:
-            continue
-        return
-    raise IncompleteError(f"the training in {target} has not replied for {TRIES * REPLY_SECONDS:.0f} s")
-
-
-def _connection(target: Target, rank: int) -> Connection | None:
-    """The connection file's content, unless its process is gone.
-
-    Raises:
-        TargetError: the training is over.
-    """
-    if target.folder is None:
-        return target.connection
-    path = connection_path(target.folder, rank)
-    try:
-        connection = read_connection(path)
-    except ConnectionFileError as error:
-        raise TargetError(f"no training is running in {target}: {error}") from error
-    if not connection.is_reachable():
-        raise TargetError(f"no training can be reached in {target}: its process is gone, or on another host")
-    return connection
