@@ -50,3 +50,14 @@ def test_a_circle_is_an_error_at_attach(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="A after B after C after A"):
         train(tmp_path / "run", *circle)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("declared", ["EMA", (3,)])
+def test_what_names_no_class_is_refused(tmp_path: Path, declared: Any) -> None:
+    """A string alone would be taken for the names of its letters."""
+
+    class Misled(Plugin):
+        after = declared
+
+    with pytest.raises(OptionError, match=r"Misled declares .*: give a tuple"):
+        train(tmp_path, Misled())

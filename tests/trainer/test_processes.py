@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from reading import read_events, wait_until
-from tiny import corpus, linear, make_trainer, train
+from tiny import corpus, linear, make_trainer, points, train
 
 from trainwire.checkpoint import list_checkpoints
 
@@ -25,6 +25,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from tiny import corpus, linear, make_trainer, train
 from trainwire.plugins.checkpoints import Checkpoints
+from trainwire.plugins.swa import SWA
 
 folder, epochs, kill_at = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4])
 model = linear()
@@ -35,8 +36,13 @@ def die(batch):
     if batch.step == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
+plugins = [Checkpoints(steps=2)]
+if len(sys.argv) > 5:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), linear())
+    trainer = make_trainer(model)
+    plugins.append(SWA(start=1))
 result = train(
-    folder, Checkpoints(steps=2), trainer=trainer, corpus=corpus(train=96, dev=17), mini_batch_size=8,
+    folder, *plugins, trainer=trainer, corpus=corpus(train=96, dev=17), mini_batch_size=8,
     mini_batch_chunk_size=5, max_epochs=epochs, resume=True, default_plugins=True,
 )
 torch.save(model.state_dict(), folder / f"weights-{os.environ['RANK']}.pt")
@@ -44,12 +50,12 @@ print(result.status, result.reason, result.steps, flush=True)
 """
 
 
-def torchrun(folder: Path, epochs: int = 3, kill_at: int = -1) -> subprocess.Popen[str]:
+def torchrun(folder: Path, epochs: int = 3, kill_at: int = -1, *more: str) -> subprocess.Popen[str]:
     """Two processes on this machine's CPU."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     script = folder.parent / "script.py"
     script.write_text(SCRIPT)
-    arguments = [script, folder, Path(__file__).parents[1], epochs, kill_at]
+    arguments = [script, folder, Path(__file__).parents[1], epochs, kill_at, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
@@ -134,3 +140,13 @@ def test_a_signal_to_torchrun_interrupts_both(tmp_path: Path) -> None:
     assert [read_events(tmp_path / "run", rank)[-1].name for rank in (0, 1)] == ["run/interrupted"] * 2
     latest = list_checkpoints(tmp_path / "run")[0].label
     assert latest.step == read_events(tmp_path / "run")[-1].step
+
+
+@pytest.mark.timeout(180)
+def test_batch_norms_are_measured_by_both(tmp_path: Path) -> None:
+    """With SWA both end with the same statistics of all samples, though each has seen half of them."""
+    finish(torchrun(tmp_path / "run", 1, -1, "swa"))
+    saved = [torch.load(tmp_path / "run" / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+    mean = torch.stack([point for point, _ in points(96)]).mean(dim=0)
+    torch.testing.assert_close(saved[0]["0.running_mean"], mean, atol=1e-5, rtol=1e-5)

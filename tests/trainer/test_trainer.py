@@ -190,6 +190,19 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
             assert actual == pytest.approx(1e-3 if limit else told, rel=1e-3)
 
 
+def test_sparse_gradients_are_clipped_as_dense_ones(tmp_path: Path) -> None:
+    """An embedding with sparse gradients learns exactly what one with dense gradients does."""
+    words = torch.randint(0, 9, (48, 3), generator=torch.Generator().manual_seed(1))
+    data = torch.utils.data.TensorDataset(words, words[:, 0] % 2)
+    weights = []
+    for sparse in (False, True):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=sparse), nn.Linear(4, 2))
+        train(tmp_path / str(sparse), trainer=make_trainer(model), train=data, max_grad_norm=0.01)
+        weights.append(model[0].weight.detach())
+    torch.testing.assert_close(weights[0], weights[1])
+
+
 def test_one_method_is_overridden_for_any_other_batch(tmp_path: Path) -> None:
     """Maps as batches and a loss inside the model need `forward` and no loss function."""
 

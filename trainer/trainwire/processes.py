@@ -61,6 +61,10 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def average(self, values: Tensor) -> Tensor:
+        """The mean of what each process has, in place."""
+        return self.add_up(values).div_(self.world_size)
+
     def largest(self, value: int) -> int:
         """The largest of what each process has."""
         if not self.several:

@@ -19,7 +19,10 @@ class MeanLoss:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.finite_only = False
+        """Whether losses that are not finite do not count."""
         self._sum: Tensor | None = None
+        self._uncounted: Tensor | int = 0
 
     def add(self, loss: Tensor, samples: int) -> None:
         """Add the mean loss of `samples` samples, a detached tensor with one element."""
@@ -27,20 +30,25 @@ class MeanLoss:
             # Many small losses added up in single precision would lose digits; Apple's GPUs have no double.
             precision = torch.float32 if loss.device.type == "mps" else torch.float64
             self._sum = torch.zeros((), dtype=precision, device=loss.device)
+        if self.finite_only:
+            is_finite = loss.isfinite()
+            self._uncounted = self._uncounted + samples * ~is_finite
+            loss = loss.where(is_finite, 0.0)
         self._sum.add_(loss, alpha=samples)
         self.samples += samples
 
     def read(self) -> float | None:
-        """The mean, or None if nothing was added. A GPU is waited for here."""
-        return None if self._sum is None else self._sum.item() / max(1, self.samples)
+        """The mean, or None if nothing was counted. A GPU is waited for here."""
+        counted = self.samples - int(self._uncounted)
+        return self._sum.item() / counted if self._sum is not None and counted else None
 
     def state_dict(self) -> dict[str, Any]:
         """What was added up."""
-        return {"samples": self.samples, "sum": self._sum}
+        return {"samples": self.samples, "sum": self._sum, "uncounted": int(self._uncounted)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on adding to that."""
-        self.samples = state["samples"]
+        self.samples, self._uncounted = state["samples"], state["uncounted"]
         self._sum = None if state["sum"] is None else state["sum"].to(device)
 
     def read_of_all(self, processes: Processes, device: torch.device) -> float | None:
@@ -49,7 +57,7 @@ class MeanLoss:
             return self.read()
         added = torch.zeros((), device=device) if self._sum is None else self._sum
         total, samples = processes.add_up(
-            torch.stack([added.double(), added.new_tensor(self.samples).double()])
+            torch.stack([added.double(), added.new_tensor(self.samples - int(self._uncounted)).double()])
         ).tolist()
         return total / samples if samples else None
 

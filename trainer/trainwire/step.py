@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from trainwire.batches import samples_in, split_batch, to_device
@@ -85,10 +85,21 @@ def _backward_chunk(run: TrainingRun, chunk: Any, share: float) -> Tensor:
 
 def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:
     """Scale the gradients down to `max_norm`; the result is their total 2-norm before that."""
-    parameters = optimizer_parameters(optimizer)
+    parameters = [parameter for parameter in optimizer_parameters(optimizer) if parameter.grad is not None]
+    norm = get_total_norm([_gradient_values(parameter) for parameter in parameters])
     if max_norm is not None:
-        return clip_grad_norm_(parameters, max_norm)
-    return get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+def _gradient_values(parameter: Tensor) -> Tensor:
+    """The gradient; of a sparse one, as of `nn.Embedding(sparse=True)`, its values, each row being there once."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if not gradient.is_sparse:
+        return gradient
+    parameter.grad = gradient.coalesce()
+    return parameter.grad.values()
 
 
 def _checked(loss: object) -> Tensor:

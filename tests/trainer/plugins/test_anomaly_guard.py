@@ -64,6 +64,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(tmp_path: Path, factor: float)
     skipping, trainer = AnomalyGuard(on_nonfinite="skip"), factors(s2=factor, s3=factor, s5=-factor)
     result = train(tmp_path, not_waiting(skipping), trainer=trainer)
     assert (result.steps, weight_of(trainer).isfinite().all()) == (6, True)
+    assert all(math.isfinite(epoch["train/loss"]) for epoch in result.history)
     told = [(event["step"], event["median"]) for event in anomalies(tmp_path) if event["what"] == "gradient_norm"]
     assert told == [(2, None), (5, None)]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainwire.hooks import hook
 from trainwire.optimizers import optimizer_parameters
-from trainwire.payloads import AfterSetup, BeforeTrainingOptimizerStep, TrainingFinally
+from trainwire.payloads import AfterSetup, BeforeTrainingEpoch, BeforeTrainingOptimizerStep, TrainingFinally
 from trainwire.plugin import Plugin
 from trainwire.readings import Readings
 from trainwire_protocol.errors import OptionError
@@ -44,7 +44,8 @@ class AnomalyGuard(Plugin):
     Args:
         on_nonfinite: What to do about a loss or gradient norm that is not finite. "skip" sets the gradients to zero if
             it is the norm, which is the same on all ranks; what the optimizer then still moves comes of its momentum
-            and weight decay. "stop" does that too, and ends the training. "continue" only publishes it.
+            and weight decay, and a loss that is not finite does not count in the epoch's mean. "stop" sets them to
+            zero too, and ends the training. "continue" only publishes it.
         on_spike: What to do about a spike: the same.
         threshold: Standard deviations above the median from which on a value is a spike.
         window: Steps that it is compared to.
@@ -83,6 +84,11 @@ class AnomalyGuard(Plugin):
     def after_setup(self, setup: AfterSetup) -> None:
         """Begin anew."""
         self._begin(setup.device)
+
+    @hook
+    def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:  # noqa: ARG002  # every hook has its payload
+        """Leave losses of skipped steps out of the epoch's mean."""
+        self.run.state.epoch.loss.finite_only = self.on_nonfinite == "skip"
 
     @hook
     def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:

@@ -94,6 +94,7 @@ class SWA(Plugin):
         if self._average is not None and self._average.n_averaged > 0:
             self.run.model.load_state_dict(self._average.module.state_dict())
             update_bn(self._inputs(), _Spread(self.run.model))
+            self._average_statistics()
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
@@ -125,6 +126,12 @@ class SWA(Plugin):
         if (now := self._learning_rate()) != before:
             change = {"from": before, "to": now, "reason": "stochastic weight averaging"}
             self.run.publish("learning_rate/changed", change)
+
+    def _average_statistics(self) -> None:
+        """Where several processes train together, each has measured its own share of the samples."""
+        for buffer in self.run.model.buffers():
+            if self.run.processes.several and buffer.is_floating_point():
+                self.run.processes.average(buffer)
 
     def _inputs(self) -> Iterator[list[tuple[Any, ...]]]:
         """What the model is called with for each batch, as `update_bn` takes it: first in a list."""
