@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from trainwire_protocol.ends import read_first
 from trainwire_protocol.errors import MalformedBatchError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import JournalReader
@@ -37,14 +38,11 @@ def parse_position(position: Any) -> Cursor | None:
 
 def read_resumed_from(attempt: Attempt) -> Cursor | None:
     """The position that an attempt in a run's folder says it resumes from; None if it says nothing of the kind."""
-    reader = JournalReader(attempt.folder)
     try:
-        first = reader.read()
-        return resumed_from(first[0].events[0]) if first and first[0].events else None
+        first = read_first(attempt)
+        return resumed_from(first.events[0]) if first and first.events else None
     except MalformedBatchError:
         return None
-    finally:
-        reader.close()
 
 
 def find_mark(attempt: Attempt, mark: int) -> Cursor:

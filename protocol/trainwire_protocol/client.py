@@ -37,6 +37,7 @@ class Subscription:
         channels: Collection[str] = ("event",),
         cursor: Cursor = START,
         from_now: bool = False,
+        follow: bool = True,
         skip_superseded: bool = False,
         give_up: float | None = None,
         name: str | None = None,
@@ -51,6 +52,7 @@ class Subscription:
             channels: `event`, `media` or both.
             cursor: everything after it is delivered.
             from_now: begin with what is recorded from now on, for live views; `cursor` is not looked at.
+            follow: False to end with what is recorded by now, be the run over or not; it has to have begun.
             skip_superseded: leave out what a later attempt has superseded.
             give_up: seconds after which a publisher of which nothing is heard, and which cannot be known to be gone,
                 is no longer waited for.
@@ -61,13 +63,15 @@ class Subscription:
         self._wanted = Wanted(target, rank, tuple(channels), use_journal, high_water_mark)
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
+        self._follow = follow
 
     async def __aenter__(self) -> Self:
         """Begin to read."""
         self._source = Source(self._wanted)
         self._follower = Follower(
-            self._source, self._cursor, skip_superseded=self._skip_superseded, give_up=self._give_up
-        )
+            self._source, self._cursor, follow=self._follow,
+            skip_superseded=self._skip_superseded, give_up=self._give_up,
+        )  # fmt: skip
         self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue(READ_AHEAD_BATCHES)
         self._reading = asyncio.ensure_future(self._read())
         return self
@@ -103,7 +107,8 @@ class Subscription:
         """The next batch.
 
         Raises:
-            StopAsyncIteration: the run is over, and everything was delivered.
+            StopAsyncIteration: the run is over, or not to be followed, and everything was delivered.
+            TargetError: there is no run, and none is to be waited for.
             IncompleteError: there is more, but it cannot be had.
             CursorAheadError: the record ends before the cursor, and goes on in a later attempt.
             UnsupportedVersionError: a newer major version is spoken there.

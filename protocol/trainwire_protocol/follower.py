@@ -9,9 +9,16 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from trainwire_protocol.attempts import kept_ranges
-from trainwire_protocol.errors import CursorAheadError, IncompleteError, MalformedBatchError
+from trainwire_protocol.errors import (
+    CursorAheadError,
+    IncompleteError,
+    MalformedBatchError,
+    TargetError,
+    TrainwireError,
+)
 from trainwire_protocol.history import History
 from trainwire_protocol.live import Heartbeat, LiveFeed, read_heartbeat
+from trainwire_protocol.patience import Patience
 from trainwire_protocol.source import Source
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor
 
@@ -24,8 +31,8 @@ SILENCE_SECONDS: Final = 0.5
 END_TRIES: Final = 3
 """How often a publisher is asked, after its last event, whether a later attempt follows."""
 
-WORD_SECONDS: Final = 60.0
-"""How often a reader that waits says so."""
+ANSWER_SECONDS: Final = 10.0
+"""How long a publisher that is not followed is asked for what comes after the attempt that was read."""
 
 _log = logging.getLogger("trainwire")
 
@@ -34,7 +41,13 @@ class Follower:
     """Yields the batches behind a cursor until the run is over."""
 
     def __init__(
-        self, source: Source, cursor: Cursor | None, *, skip_superseded: bool = False, give_up: float | None = None
+        self,
+        source: Source,
+        cursor: Cursor | None,
+        *,
+        follow: bool = True,
+        skip_superseded: bool = False,
+        give_up: float | None = None,
     ) -> None:
         """Set the place to begin at; None is the present, for live views."""
         self.gaps = 0
@@ -47,17 +60,19 @@ class Follower:
         self._channels = frozenset(source.wanted.channels)
         self._from_now = cursor is None
         self._cursor = self._given = cursor or Cursor(0, -1)
+        self._follow = follow
         self._skip_superseded = skip_superseded
         self._kept: dict[int, int | None] | None = None
         self._ended = False
         self._is_view = cursor is None
         self._shown = Cursor(0, -1)
-        self._patience = _Patience(str(source.wanted.target), give_up)
+        self._patience = Patience(str(source.wanted.target), give_up if follow else ANSWER_SECONDS)
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Every wanted batch, in order, once.
 
         Raises:
+            TargetError: there is no run, and none is to be waited for.
             IncompleteError: there is more, but it cannot be had.
             CursorAheadError: the record ends before the cursor, and goes on in a later attempt.
             UnsupportedVersionError: a newer major version is spoken there.
@@ -78,6 +93,8 @@ class Follower:
             attempts = await self._attempts(history) if history else {}
             if history and attempts:
                 break
+            if not self._follow:
+                raise self._nothing_there()
             self._patience.wait("no run has begun there", at_once=True)
             await asyncio.sleep(POLL_SECONDS)
         self._patience.reward()
@@ -133,6 +150,8 @@ class Follower:
                 yield batch
             if over or history.ended or self._ended:
                 self._check_end(history)
+                return
+            if not self._follow:
                 return
             async for batch in self._listen():
                 yield batch
@@ -244,33 +263,12 @@ class Follower:
         try:
             return await history.read(self._cursor, final=over)
         except TimeoutError:
-            return []
+            if self._follow:
+                return []
+            raise IncompleteError(f"{self._source.wanted.target}: its publisher does not answer") from None
 
-
-class _Patience:
-    """Waits for something to be heard: says so now and then, and gives up in the end."""
-
-    def __init__(self, what: str, give_up: float | None) -> None:
-        self._what = what
-        self._give_up = give_up
-        self._last_word: float | None = None
-        self.reward()
-
-    def reward(self) -> None:
-        """Something was heard."""
-        self._last_sign = time.monotonic()
-        self._last_word = None
-
-    def wait(self, why: str, *, at_once: bool = False) -> None:
-        """Nothing was heard; `at_once` says so without waiting a minute.
-
-        Raises:
-            IncompleteError: it has been so for too long.
-        """
-        now = time.monotonic()
-        if self._give_up is not None and now - self._last_sign > self._give_up:
-            raise IncompleteError(f"{self._what}: {why}; gave up after {self._give_up:g} s")
-        since = self._last_word if self._last_word is not None else self._last_sign
-        if now - since > WORD_SECONDS or (at_once and self._last_word is None):
-            self._last_word = now
-            _log.warning("%s: %s; waiting (--give-up SECONDS ends this)", self._what, why)
+    def _nothing_there(self) -> TrainwireError:
+        target = self._source.wanted.target
+        if target.folder is None:
+            return IncompleteError(f"no publisher answers at {target}")
+        return TargetError(f"there is no run of rank {self._source.wanted.rank} in {target}")

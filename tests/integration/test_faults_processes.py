@@ -84,9 +84,9 @@ def test_a_killed_trainer_loses_the_last_flush_at_most(tmp_path: Path, seed: int
 
 SHORT = """
 import sys
-from trainwire_protocol import follower, history, requests, responder, run_folder
+from trainwire_protocol import follower, history, patience, requests, responder, run_folder
 from trainwire import journal_thread
-follower.SILENCE_SECONDS = follower.WORD_SECONDS = history.HELLO_SECONDS = 0.1
+follower.SILENCE_SECONDS = patience.WORD_SECONDS = history.HELLO_SECONDS = 0.1
 requests.Requester.ask.__kwdefaults__["timeout"] = 0.1
 responder.ACKNOWLEDGEMENT_SECONDS = 0.2
 run_folder.LEASE_SECONDS = history.LEASE_SECONDS = 0.3

@@ -1,0 +1,43 @@
+"""How long a reader waits for something to be heard."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from trainwire_protocol.errors import IncompleteError
+
+WORD_SECONDS: Final = 60.0
+"""How often a reader that waits says so."""
+
+_log = logging.getLogger("trainwire")
+
+
+class Patience:
+    """Waits for something to be heard: says so now and then, and gives up in the end."""
+
+    def __init__(self, what: str, give_up: float | None) -> None:
+        self._what = what
+        self._give_up = give_up
+        self._last_word: float | None = None
+        self.reward()
+
+    def reward(self) -> None:
+        """Something was heard."""
+        self._last_sign = time.monotonic()
+        self._last_word = None
+
+    def wait(self, why: str, *, at_once: bool = False) -> None:
+        """Nothing was heard; `at_once` says so without waiting a minute.
+
+        Raises:
+            IncompleteError: it has been so for too long.
+        """
+        now = time.monotonic()
+        if self._give_up is not None and now - self._last_sign > self._give_up:
+            raise IncompleteError(f"{self._what}: {why}; gave up after {self._give_up:g} s")
+        since = self._last_word if self._last_word is not None else self._last_sign
+        if now - since > WORD_SECONDS or (at_once and self._last_word is None):
+            self._last_word = now
+            _log.warning("%s: %s; waiting (--give-up SECONDS ends this)", self._what, why)
