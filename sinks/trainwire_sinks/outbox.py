@@ -10,48 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
 
 from trainwire_protocol.wire import Batch
+from trainwire_sinks.courier import MAX_IN_FLIGHT, Courier, Message, Persistence, RefusedError, Send
 from trainwire_sinks.output import AppendOutput, OutputChangedError
 
-Message: TypeAlias = Mapping[str, Any]
-"""What is sent: a small map that JSON can hold. `Any`, as only the sender knows what is in it."""
-
-Send: TypeAlias = Callable[[str, Message], Awaitable[None]]
-"""Delivers the message of a key, or raises; `RefusedError` if trying again is of no use."""
-
-MAX_IN_FLIGHT: Final = 64
-"""Messages that are being sent at once; those that wait for their next try are not counted."""
-
-CLOSE_SECONDS: Final = 2.0
-"""How long a message that is being sent may take to arrive when the outbox is closed."""
-
-logger = logging.getLogger("trainwire")
-
-
-class RefusedError(Exception):
-    """A message that its receiver will never take."""
-
-
-@dataclass(frozen=True)
-class Persistence:
-    """How messages are tried again: for as long as the sink runs, and whenever it is started again."""
-
-    timeout: float = 30.0
-    """Longest time that one try may take, in seconds."""
-    first_delay: float = 1.0
-    """Seconds before the second try; each further one waits twice as long as the one before."""
-    longest_delay: float = 60.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures."""
-        return float(min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))
+__all__ = ["MAX_IN_FLIGHT", "Message", "Outbox", "Persistence", "RefusedError", "Send", "message_key"]
 
 
 def message_key(batch: Batch, place: int, sub: str = "") -> str:
@@ -63,28 +30,23 @@ def message_key(batch: Batch, place: int, sub: str = "") -> str:
 class Outbox:
     """An output of messages: `add` them in `handle`; they are sent once a commit has written them down.
 
-    Each is tried by itself, so that one that fails delays no other, and their order is not kept.
+    Whoever sends to several receivers gives it several couriers, and overrides `encode`, `decode` and `hand_over`.
     """
 
-    def __init__(self, path: Path, send: Send, persistence: Persistence = Persistence()) -> None:
-        """Keep messages in `path`, and beside it, as `<path>.delivered`, the keys of those that have arrived."""
+    def __init__(self, path: Path, couriers: Iterable[Courier]) -> None:
+        """Keep messages in `path`."""
         self.path = path
-        self._send, self._persistence = send, persistence
         self._file = AppendOutput(path)
-        self._delivered = Delivered(path.with_name(f"{path.name}.delivered"))
+        self._couriers = tuple(couriers)
         self._added: dict[str, Message] = {}
-        self._waiting: dict[str, Message] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._sending: set[str] = set()
-        self._closing = False
-        self._places = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     @classmethod
     def of_sink(
         cls, folder: Path, name: str, rank: int, send: Send, persistence: Persistence = Persistence()
     ) -> Outbox:
-        """The outbox of a sink, beside its cursor."""
-        return cls(folder / ".trainwire" / f"{name}-rank{rank}.outbox", send, persistence)
+        """The outbox of a sink, beside its cursor, and beside it the keys of messages that have arrived."""
+        path = folder / ".trainwire" / f"{name}-rank{rank}.outbox"
+        return cls(path, [Courier(path.with_name(f"{path.name}.delivered"), send, persistence)])
 
     @property
     def length(self) -> int:
@@ -94,11 +56,29 @@ class Outbox:
     @property
     def undelivered(self) -> int:
         """Messages that are written down and have not arrived."""
-        return len(self._waiting)
+        return sum(courier.undelivered for courier in self._couriers)
 
     def exists(self) -> bool:
         """Whether there are messages on the disk already."""
         return self._file.exists()
+
+    def encode(self, key: str, message: Message) -> str:
+        """The line of a message in the file, without its end."""
+        return json.dumps([key, message])
+
+    def decode(self, line: bytes) -> tuple[str, Message]:
+        """The key and message of a line.
+
+        Raises:
+            ValueError, TypeError: it is none.
+        """
+        key, message = json.loads(line)
+        return str(key), dict(message)
+
+    def hand_over(self, key: str, message: Message) -> None:
+        """Give a message to whoever is to send it."""
+        for courier in self._couriers:
+            courier.take_up({key: message})
 
     async def open(self, length: int) -> None:
         """Forget messages behind `length`, and take up those before it that have not arrived.
@@ -107,14 +87,15 @@ class Outbox:
             OutputChangedError: the file is not what it was.
         """
         await self.close()
-        self._closing = False
         await self._file.open(length)
-        await asyncio.to_thread(self._delivered.load)
-        self._take_up(await asyncio.to_thread(_read, self.path))
+        for courier in self._couriers:
+            await courier.open()
+        for key, message in (await asyncio.to_thread(self._read)).items():
+            self.hand_over(key, message)
 
     async def add(self, key: str, message: Message) -> None:
         """Have a message sent; one whose key was sent before is not sent again."""
-        await self._file.write(json.dumps([key, message]) + "\n")
+        await self._file.write(self.encode(key, message) + "\n")
         self._added[key] = message
 
     async def flush(self) -> None:
@@ -122,113 +103,28 @@ class Outbox:
         if self._added:
             await self._file.flush()
             await asyncio.to_thread(_sync, self.path)
-            self._take_up(self._added)
+            for key, message in self._added.items():
+                self.hand_over(key, message)
             self._added = {}
-        for key in self._waiting.keys() - self._tasks.keys():
-            self._tasks[key] = asyncio.create_task(self._deliver(key, self._waiting[key]))
+        for courier in self._couriers:
+            courier.start()
 
     async def settle(self) -> None:
         """Wait until every message has arrived."""
-        if tasks := list(self._tasks.values()):
-            await asyncio.wait(tasks)
+        for courier in self._couriers:
+            await courier.settle()
 
     async def close(self) -> None:
         """Stop sending. What has not arrived is kept, and sent by whoever opens the outbox again."""
-        self._closing = True
-        for key in self._tasks.keys() - self._sending:
-            self._tasks[key].cancel()
-        if tasks := list(self._tasks.values()):
-            _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks, self._added, self._waiting = {}, {}, {}
+        await asyncio.gather(*(courier.close() for courier in self._couriers))
+        self._added = {}
         await self._file.close()
 
-    def _take_up(self, messages: Mapping[str, Message]) -> None:
-        self._waiting |= {key: message for key, message in messages.items() if key not in self._delivered.keys}
-
-    async def _deliver(self, key: str, message: Message) -> None:
-        """Try until the message has arrived, and that is written down."""
-        failures = 0
-        while not await self._try(key, message, is_first=not failures):
-            if self._closing:
-                return
-            failures += 1
-            await asyncio.sleep(self._persistence.delay(failures))
-        del self._waiting[key], self._tasks[key]
-
-    async def _try(self, key: str, message: Message, *, is_first: bool) -> bool:
-        """Whether nothing more is to be done for the message."""
-        async with self._places:
-            self._sending.add(key)
-            try:
-                if key not in self._delivered.keys:
-                    await self._send_once(key, message)
-                await self._delivered.note(key)
-            except Exception as error:
-                if is_first:
-                    logger.warning("the message %s could not be sent: %r; trying again", key, error)
-            finally:
-                self._sending.discard(key)
-        return self._delivered.is_on_disk(key)
-
-    async def _send_once(self, key: str, message: Message) -> None:
+    def _read(self) -> dict[str, Message]:
         try:
-            async with asyncio.timeout(self._persistence.timeout):
-                await self._send(key, message)
-        except RefusedError as error:
-            logger.error("the message %s was refused, and is given up: %s", key, error)
-
-
-class Delivered:
-    """The keys of messages that have arrived, a line each, in a file that only grows.
-
-    It is never cut: events that were seen before can always be given again, from the run's beginning on.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.keys: set[str] = set()
-        self._path = path
-        self._unwritten: set[str] = set()
-        self._lock = asyncio.Lock()
-
-    def load(self) -> None:
-        """Read the keys; the end of a line that was cut off by a crash is taken away."""
-        self._path.touch()
-        whole, newline, _ = self._path.read_bytes().rpartition(b"\n")
-        os.truncate(self._path, len(whole) + len(newline))
-        self.keys = set(whole.decode(errors="replace").splitlines())
-
-    def is_on_disk(self, key: str) -> bool:
-        """Whether it is written down that a message has arrived."""
-        return key in self.keys and key not in self._unwritten
-
-    async def note(self, key: str) -> None:
-        """Write down that a message has arrived.
-
-        Raises:
-            OSError: it could not be written; it is known all the same, as long as this process lives.
-        """
-        self.keys.add(key)
-        self._unwritten.add(key)
-        async with self._lock:
-            await asyncio.to_thread(_append, self._path, key.encode() + b"\n")
-        self._unwritten.discard(key)
-
-
-def _read(path: Path) -> dict[str, Message]:
-    try:
-        return {str(key): dict(message) for key, message in map(json.loads, path.read_bytes().splitlines())}
-    except (ValueError, TypeError) as error:
-        raise OutputChangedError(f"{path} holds something else than messages ({error})") from error
-
-
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+            return dict(map(self.decode, self.path.read_bytes().splitlines()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutputChangedError(f"{self.path} holds something else than messages ({error!r})") from error
 
 
 def _sync(path: Path) -> None:

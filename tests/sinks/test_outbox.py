@@ -14,7 +14,7 @@ from receiver import Poster, Receiver, alert, alerts, post_and_die
 
 from trainwire_protocol.errors import OutputError
 from trainwire_protocol.wire import Batch
-from trainwire_sinks import Event, outbox
+from trainwire_sinks import Event, courier, outbox
 from trainwire_sinks.runner import SinkRunner
 from trainwire_sinks.testing import Recording, check_sink, record, run_sink
 
@@ -123,14 +123,14 @@ def test_a_sink_with_an_outbox_passes_the_check(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_send_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it cannot be written down that a message arrived, that is tried again, and not the sending."""
     refused = iter([True, True, False])
-    append = outbox._append
+    append = courier._append
 
     def write(path: Path, data: bytes) -> None:
         if next(refused, False):
             raise OSError(errno.ENOSPC, "No space left on device")
         append(path, data)
 
-    monkeypatch.setattr(outbox, "_append", write)
+    monkeypatch.setattr(courier, "_append", write)
     with Receiver() as receiver:
         run_sink(lambda: Poster(receiver.port), tmp_path, alerts(2))
         assert sorted(receiver.tried) == [0.0, 1.0]
