@@ -43,7 +43,7 @@ if len(sys.argv) > 5:
     plugins.append(SWA(start=1))
 result = train(
     folder, *plugins, trainer=trainer, corpus=corpus(train=96, dev=17), mini_batch_size=8,
-    mini_batch_chunk_size=5, max_epochs=epochs, resume=True, default_plugins=True,
+    mini_batch_chunk_size=5, max_epochs=epochs, resume=True, use_final_model_for_eval=len(sys.argv) > 5,
 )
 torch.save(model.state_dict(), folder / f"weights-{os.environ['RANK']}.pt")
 print(result.status, result.reason, result.steps, flush=True)
