@@ -63,7 +63,7 @@ class Follower:
         self._follow = follow
         self._skip_superseded = skip_superseded
         self._kept: dict[int, int | None] | None = None
-        self._ended = False
+        self._ended = self._is_dead = False
         self._is_view = cursor is None
         self._shown = Cursor(0, -1)
         self._patience = Patience(str(source.wanted.target), give_up if follow else ANSWER_SECONDS)
@@ -84,6 +84,7 @@ class Follower:
             following = [number for number in await self._all_attempts(history) if number > self._cursor.attempt]
             self._check_cursor(history, goes_on=bool(following))
             if not following:
+                self._tell_death()
                 return
             self._cursor = Cursor(min(following), -1)
 
@@ -149,6 +150,7 @@ class Follower:
             async for batch in self._catch_up(history, over):
                 yield batch
             if over or history.ended or self._ended:
+                self._is_dead = not (history.ended or self._ended or history.is_released)
                 self._check_end(history)
                 return
             if not self._follow:
@@ -161,6 +163,12 @@ class Follower:
         if history.is_released and not (history.ended or self._ended):
             self.gaps += 1
             _log.warning("%s: the end of attempt %d is missing", self._source.wanted.target, self._cursor.attempt)
+
+    def _tell_death(self) -> None:
+        """Say so if the last attempt has come to no end of its own, and none follows."""
+        if self._is_dead and self._follow:
+            told = "the run has died: the process of its last attempt is gone, and has recorded no end"
+            _log.warning("%s: %s", self._source.wanted.target, told)
 
     async def _skip_to_now(self, history: History) -> None:
         self._from_now = False

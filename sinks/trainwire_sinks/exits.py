@@ -39,6 +39,8 @@ class ExitCode(IntEnum):
     """`launch`: the script cannot be started."""
     INTERRUPTED = 130
     """Ended by SIGINT, with everything committed."""
+    BROKEN_PIPE = 141
+    """Whoever read standard output is gone, as `head` is once it has enough."""
     TERMINATED = 143
     """Ended by SIGTERM, with everything committed."""
 

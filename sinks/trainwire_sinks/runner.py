@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,10 @@ class Acknowledger:
             logger.warning("cannot tell the trainer how far this sink has got: %r", error)
 
 
+async def at_once() -> None:
+    """Wait for nothing."""
+
+
 class SinkRunner:
     """Runs one sink on one rank of a run until the run is over, each event taking effect once.
 
@@ -101,6 +105,7 @@ class SinkRunner:
         folder: the output folder; made if need be.
         rank: the rank whose events the sink gets.
         run: the run's name, if it is known before its first event: an output of another is then refused at once.
+        begun: returns when there is a run; before that nothing is written.
         commit_interval: longest time between a batch and its commit, in seconds.
         patience: how often a sink that fails is tried again.
     """
@@ -113,11 +118,13 @@ class SinkRunner:
         rank: int = 0,
         *,
         run: str | None = None,
+        begun: Callable[[], Coroutine[None, None, None]] = at_once,
         commit_interval: float = COMMIT_INTERVAL,
         patience: Patience = Patience(),
     ) -> None:
         self._delivery = Delivery(make_sink, folder, rank, run)
         self._subscribe = subscribe
+        self._begun = begun
         self._claim = Claim(folder, self._delivery.sink.name, rank)
         self._commit_interval = commit_interval
         self._patience = patience
@@ -134,6 +141,8 @@ class SinkRunner:
             IncompleteError: events exist that could not be had; what could be had is committed.
             SinkError: the sink kept failing; the last commit stands.
         """
+        if not await self._unless_stopped(self._begun()):
+            return
         await self._take_claim()
         try:
             await self._keep_reading()
@@ -201,19 +210,21 @@ class SinkRunner:
 
     async def _settle(self) -> None:
         """Give the sink time for what is on its way, unless it is to stop."""
-        settling = asyncio.ensure_future(self._delivery.sink.settle())
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        done, _ = await asyncio.wait(
-            {settling, stopping}, timeout=SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )  # fmt: skip
-        for task in (settling, stopping):
-            task.cancel()
-        await asyncio.gather(settling, stopping, return_exceptions=True)
-        if settling in done:
-            settling.result()
-        elif not done:
+        is_settled = await self._unless_stopped(self._delivery.sink.settle(), SETTLE_SECONDS)
+        if not is_settled and not self._stopping.is_set():
             name = self._delivery.sink.name
             raise OutputError(f"{name} could not deliver everything in {SETTLE_SECONDS:g} s: start it again to go on")
+
+    async def _unless_stopped(self, waiting: Coroutine[None, None, None], timeout: float | None = None) -> bool:
+        """Whether something came to its end before this sink is to stop, or the time is up."""
+        awaited, stopping = asyncio.create_task(waiting), asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait({awaited, stopping}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for task in (awaited, stopping):
+            task.cancel()
+        await asyncio.gather(awaited, stopping, return_exceptions=True)
+        if awaited in done:
+            awaited.result()
+        return awaited in done
 
     async def _main_loop(self, batches: Batches, acknowledger: Acknowledger) -> bool:
         """Handle batches until there are no more, or none are wanted; False if the run has to be read again."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from cyclopts import App, CycloptsError
 
 from trainwire_protocol.errors import TrainwireError
+from trainwire_sinks.cli.streams import forgiving_streams
 from trainwire_sinks.exits import ExitCode, exit_code
 from trainwire_sinks.text import one_line
 
@@ -22,7 +23,9 @@ With --verbose an error shows its traceback."""
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    sys.exit(run(sys.argv[1:]))
+    with forgiving_streams():
+        code = run(sys.argv[1:])
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,11 +40,13 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
         code = make_app(tokens)(tokens, print_error=False, exit_on_error=False, result_action="return_value")
         return code if isinstance(code, int) else ExitCode.OK
     except CycloptsError as error:
-        return _fail(f"{error} Try: trainwire --help", ExitCode.USAGE, error if is_verbose else None)
+        return _fail(f"{error} Try: {_help_for(error)}", ExitCode.USAGE, error if is_verbose else None)
     except TrainwireError as error:
         return _fail(str(error), exit_code(error), error if is_verbose else None)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.BROKEN_PIPE
     except Exception as error:
         told = f"unexpected {type(error).__name__}: {error}"
         hint = "" if is_verbose else ". Please report it, with what `trainwire --verbose` shows"
@@ -68,6 +73,11 @@ def take_verbose(arguments: Sequence[str]) -> tuple[bool, list[str]]:
         before_script = arguments.index("--")
     ours, scripts = arguments[:before_script], arguments[before_script:]
     return "--verbose" in ours, [token for token in ours if token != "--verbose"] + list(scripts)
+
+
+def _help_for(error: CycloptsError) -> str:
+    """The command line that shows what could have been typed instead."""
+    return " ".join(["trainwire", *(error.command_chain or ()), "--help"])
 
 
 def _version() -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import OptionError
+from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.launching import Launch
 from trainwire_sinks.registry import find_sink
 
@@ -31,8 +32,12 @@ def launch(
     """
     if not command:
         raise OptionError("launch what? Give the script's command line: trainwire launch -- python train.py")
-    if not wait >= 0:
-        raise OptionError(f"--wait is a number of seconds, 0 or more, not {wait}")
+    if command[0].startswith("-"):
+        raise OptionError(
+            f"launch has no option {command[0]}, only --sink and --wait. "
+            "What belongs to the script's own command line stands behind --"
+        )
+    check_seconds("--wait", wait)
     sinks = list(DEFAULT_SINKS) if sink is None else sink
     for name in sinks:
         find_sink(name)

@@ -12,8 +12,9 @@ from cyclopts import App, Parameter
 from trainwire_protocol.errors import OutputError
 from trainwire_protocol.target import Target, resolve_target
 from trainwire_sinks.base import NoOptions, Sink
+from trainwire_sinks.cli.options import parse_rank
 from trainwire_sinks.cli.ranks import run_for_each_rank
-from trainwire_sinks.cli.running import folder_of, parse_rank, run_sink
+from trainwire_sinks.cli.running import folder_of, run_sink
 from trainwire_sinks.cursor import CursorFile
 from trainwire_sinks.registry import find_sink
 
@@ -65,7 +66,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         """
         where = resolve_target(target)
         if rank == "all":
-            return run_for_each_rank(where, ["replay", *tokens])
+            return run_for_each_rank(where, ["replay", *tokens], give_up)
         folder = output or _default_output(where)
         _refuse_output(folder, sink, parse_rank(rank))
         return run_sink(

@@ -12,7 +12,9 @@ from trainwire_protocol.run_folder import read_run_name
 from trainwire_protocol.target import Target
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.base import Sink
+from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.signals import run_until_signal
+from trainwire_sinks.cli.waiting import wait_for_rank
 from trainwire_sinks.runner import SinkRunner
 
 
@@ -29,6 +31,7 @@ def run_sink(
 
     `skip_superseded` leaves out what a resumed run has superseded, also for sinks that keep it.
     """
+    check_seconds("--give-up", give_up)
     sink = make_sink()
     subscriptions: list[Subscription] = []
 
@@ -45,9 +48,13 @@ def run_sink(
         subscriptions.append(subscription)
         return subscription
 
+    async def begun() -> None:
+        await wait_for_rank(target, rank, give_up)
+
     async def run() -> int:
         run_name = read_run_name(target.folder) if target.folder else None
-        return await run_until_signal(SinkRunner(make_sink, subscribe, output, rank, run=run_name))
+        runner = SinkRunner(make_sink, subscribe, output, rank, run=run_name, begun=begun)
+        return await run_until_signal(runner)
 
     code = asyncio.run(run())
     if any(subscription.gaps for subscription in subscriptions):
@@ -63,10 +70,3 @@ def folder_of(target: Target) -> Path:
     if target.folder is None:
         raise OptionError(f"where to? {target} names no folder: give one with --output")
     return target.folder
-
-
-def parse_rank(text: str) -> int:
-    """The rank that an option names."""
-    if not text.isdecimal():
-        raise OptionError(f'--rank is a number, 0 or more, or "all", not {text!r}')
-    return int(text)

@@ -11,8 +11,9 @@ from cyclopts import App, Parameter
 
 from trainwire_protocol.target import resolve_target
 from trainwire_sinks.base import NoOptions, Sink
+from trainwire_sinks.cli.options import parse_rank
 from trainwire_sinks.cli.ranks import run_for_each_rank
-from trainwire_sinks.cli.running import folder_of, parse_rank, run_sink
+from trainwire_sinks.cli.running import folder_of, run_sink
 from trainwire_sinks.registry import describe_sink, find_sink, sink_names
 
 HELP = """Run a sink on a run: it writes what the run has published, from the beginning, and what it will publish.
@@ -73,7 +74,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         """
         where = resolve_target(target)
         if rank == "all":
-            return run_for_each_rank(where, ["sink", *tokens])
+            return run_for_each_rank(where, ["sink", *tokens], give_up)
         return run_sink(
             functools.partial(sink, options), where, output or folder_of(where), parse_rank(rank), give_up=give_up
         )

@@ -1,0 +1,31 @@
+"""Options that several commands have, understood in one way."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from trainwire_protocol.errors import OptionError
+
+Seconds = TypeVar("Seconds", float, float | None)
+
+
+def parse_rank(text: str) -> int:
+    """The rank that `--rank` names.
+
+    Raises:
+        OptionError: it names none.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        raise OptionError(f'--rank is a number, 0 or more, or "all", not {text!r}')
+    return int(text)
+
+
+def check_seconds(option: str, seconds: Seconds) -> Seconds:
+    """The seconds that an option gives, or None if it was left out.
+
+    Raises:
+        OptionError: it is no time that one could wait.
+    """
+    if seconds is not None and not seconds >= 0:
+        raise OptionError(f"{option} is a number of seconds, 0 or more, not {seconds:g}")
+    return seconds
