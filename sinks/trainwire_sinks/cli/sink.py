@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from trainwire_protocol.errors import UsageError
 from trainwire_protocol.target import resolve_target
 from trainwire_sinks.base import NoOptions, Sink
 from trainwire_sinks.cli.options import parse_rank
@@ -22,8 +23,11 @@ A sink waits for a run that has not begun, and ends when the run is over. Stoppe
 What options a sink has: trainwire sink NAME --help"""
 
 
-def make_app(tokens: Sequence[str]) -> App:
-    """The subcommand, with the options of the sink that `tokens` begin with; with all sinks for its help."""
+def make_app(tokens: Sequence[str], *, with_every_option: bool = False) -> App:
+    """The subcommand, with the options of the sink that `tokens` begin with; with all sinks for its help.
+
+    `with_every_option` gives each sink its options, which takes as long as importing all of them.
+    """
     app = App(name="sink", help=HELP)
     app.default(_list_or_help(app))
     if tokens and not tokens[0].startswith("-"):
@@ -31,8 +35,16 @@ def make_app(tokens: Sequence[str]) -> App:
         app.command(_make_command(tokens, sink), name=tokens[0], help=sink.__doc__)
     else:
         for name in sink_names():
-            app.command(_make_command(tokens, Sink), name=name, help=describe_sink(name))
+            sink = _usable_sink(name) if with_every_option else Sink
+            app.command(_make_command(tokens, sink), name=name, help=describe_sink(name))
     return app
+
+
+def _usable_sink(name: str) -> type[Sink]:
+    try:
+        return find_sink(name)
+    except UsageError:
+        return Sink
 
 
 def _list_or_help(app: App) -> Callable[..., None]:

@@ -41,7 +41,7 @@ async def wait_for_ranks(folder: Path, give_up: float | None) -> range:
         IncompleteError: there was no run for `give_up` seconds.
     """
     patience = Patience(str(folder), give_up)
-    while not (count := await run_in_background(_count_ranks, folder)):
+    while not (count := await run_in_background(count_ranks, folder)):
         patience.wait("no run has begun there", at_once=True)
         await asyncio.sleep(POLL_SECONDS)
     return range(count)
@@ -67,7 +67,8 @@ def _is_too_small(folder: Path, rank: int) -> bool:
     return any(found.world_size <= rank and found.is_reachable() for found in _connections(folder))
 
 
-def _count_ranks(folder: Path) -> int:
+def count_ranks(folder: Path) -> int:
+    """How many ranks a run has, as far as its folder tells."""
     counts = [rank + 1 for rank in list_ranks(folder)]
     return max([*counts, *(found.world_size for found in _connections(folder))], default=0)
 
