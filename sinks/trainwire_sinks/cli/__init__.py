@@ -53,16 +53,17 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
         return _fail(told + hint, ExitCode.INTERNAL, error if is_verbose else None)
 
 
-def make_app(tokens: Sequence[str]) -> App:
+def make_app(tokens: Sequence[str], *, with_every_option: bool = False) -> App:
     """The command line, with what `tokens` need of it: a sink's module is imported only if it is asked for."""
-    from trainwire_sinks.cli import launch, replay, send, sink, verify
+    from trainwire_sinks.cli import completion, launch, replay, send, sink, verify
 
     app = App(name="trainwire", help=HELP, version=_version, version_flags=["--version"])
-    app.command(sink.make_app(tokens[1:] if tokens[:1] == ["sink"] else []))
+    app.command(sink.make_app(tokens[1:] if tokens[:1] == ["sink"] else [], with_every_option=with_every_option))
     app.command(replay.make_app(tokens[1:] if tokens[:1] == ["replay"] else []))
     app.command(launch.launch)
     app.command(verify.verify)
     app.command(send.send)
+    app.command(completion.completion)
     return app
 
 
