@@ -1,0 +1,252 @@
+"""`trainwire watch` on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Footer, Input, Static
+
+from trainwire_protocol.commands import send_command
+from trainwire_protocol.errors import TrainwireError
+from trainwire_sinks.text import number, one_line
+from trainwire_sinks.watch.curves import Style
+from trainwire_sinks.watch.dialogs import Confirmation, Page
+from trainwire_sinks.watch.keys import KEYS
+from trainwire_sinks.watch.logs import LEVELS
+from trainwire_sinks.watch.metric_list import MetricList
+from trainwire_sinks.watch.metrics import most_interesting
+from trainwire_sinks.watch.panels import details, log_text, status_text
+from trainwire_sinks.watch.plots import Plots, Shown
+from trainwire_sinks.watch.reader import Reader
+from trainwire_sinks.watch.view import View
+
+REFRESH_SECONDS: Final = 0.5
+
+SMOOTHINGS: Final = (0.0, 0.6, 0.9, 0.99)
+
+
+class WatchApp(App[None]):
+    """Shows runs as they go, and takes commands for them.
+
+    Args:
+        readers: one for each run and rank that is watched.
+    """
+
+    TITLE = "trainwire watch"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #status { height: auto; max-height: 40%; padding: 0 1; }
+    #body { height: 1fr; }
+    #metrics { width: 34; border-top: solid $primary-darken-2; }
+    #log { height: 25%; min-height: 4; padding: 0 1; border-top: solid $primary-darken-2; }
+    #filter { display: none; height: 1; border: none; padding: 0 1; }
+    #filter.-asking { display: block; }
+    .-narrow #metrics { width: 28; }
+    """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # Textual declares it so
+    BINDINGS: ClassVar[list[BindingType]] = list(KEYS)
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        super().__init__()
+        self.readers = list(readers)
+        self.selected = 0
+        """The place of the run that commands go to."""
+        self.plot_style = Style()
+        self.chosen: list[str] | None = None
+        """The metrics that are plotted; None as long as nobody has chosen any."""
+        self.metric_filter = ""
+        self.log_filter = ""
+        self.log_level = LEVELS[0]
+        self._asking: str = ""
+
+    @property
+    def views(self) -> list[View]:
+        """What is known of each run."""
+        return [reader.view for reader in self.readers]
+
+    @property
+    def view(self) -> View:
+        """The one that is selected."""
+        return self.readers[self.selected].view
+
+    def compose(self) -> ComposeResult:
+        """Status, metrics and plots, log, keys."""
+        yield Static(id="status")
+        with Horizontal(id="body"):
+            yield MetricList(id="metrics")
+            yield Plots(id="plots")
+        with Vertical(id="log"):
+            yield Static(id="lines")
+        yield Input(id="filter")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        self.query_one(MetricList).focus()
+        for reader in self.readers:
+            self.run_worker(reader.run(), exit_on_error=True)
+        self.run_worker(self._keep_showing())
+
+    async def _keep_showing(self) -> None:
+        while True:
+            await self.show()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def show(self) -> None:
+        """Bring everything on the screen up to date."""
+        self.query_one("#status", Static).update(status_text(self.views, self.selected, self.size.width - 2))
+        self._show_metrics()
+        self._show_log()
+        await self._show_plots()
+
+    def _show_metrics(self) -> None:
+        wanted = self.metric_filter.lower()
+        rows = [
+            (name, number(series.latest))
+            for name, series in self.view.metrics.series.items()
+            if wanted in name.lower() and series.latest is not None
+        ]
+        metrics = self.query_one(MetricList)
+        metrics.show(rows, frozenset(self._plotted()))
+        left_out = self.view.metrics.left_out
+        more = " (more are left out)" if left_out else ""
+        found = f" with {one_line(self.metric_filter)}" if wanted else ""
+        metrics.border_title = Text(f"{len(rows):,} metrics{found}{more}")
+
+    def _show_log(self) -> None:
+        pane, lines = self.query_one("#log"), self.query_one("#lines", Static)
+        height = max(1, pane.content_size.height)
+        lines.update(log_text(self.view.log.matching(self.log_filter, self.log_level)[-height:]))
+        filters = [f"with {one_line(self.log_filter)}"] if self.log_filter else []
+        filters += [f"{self.log_level} and above"] if self.log_level != LEVELS[0] else []
+        pane.border_title = Text(" ".join(["log", *filters]))
+
+    async def _show_plots(self) -> None:
+        plots = self.query_one(Plots)
+        names = self._plotted()
+        fitting = names[: plots.room()]
+        for name, plot in zip(fitting, await plots.lay_out(len(fitting)), strict=True):
+            plot.show(name, self._series_of(name), self.plot_style)
+        hidden = len(names) - len(fitting)
+        self.query_one(MetricList).border_subtitle = Text(f"{hidden} plots do not fit") if hidden else None
+
+    def _plotted(self) -> list[str]:
+        """The metrics that are plotted: those chosen, or some that are probably wanted."""
+        known = dict.fromkeys(name for view in self.views for name in view.metrics.series)
+        if self.chosen is None:
+            return most_interesting(known, min(4, self.query_one(Plots).room()))
+        return [name for name in self.chosen if name in known]
+
+    def _series_of(self, name: str) -> list[Shown]:
+        return [
+            Shown(view.label, place, view.metrics.series[name])
+            for place, view in enumerate(self.views)
+            if name in view.metrics.series
+        ]
+
+    async def on_metric_list_chosen(self, message: MetricList.Chosen) -> None:
+        """Plot a metric, or no longer."""
+        chosen = self._plotted()
+        self.chosen = [name for name in chosen if name != message.name]
+        if message.name not in chosen:
+            self.chosen.append(message.name)
+        await self.show()
+
+    async def action_choose(self) -> None:
+        """Plot the metric at the cursor, or no longer."""
+        self.query_one(MetricList).action_choose()
+
+    async def action_smooth(self) -> None:
+        """Smooth the curves more, or not at all."""
+        following = SMOOTHINGS[(SMOOTHINGS.index(self.plot_style.smoothing) + 1) % len(SMOOTHINGS)]
+        self.plot_style = Style(following, self.plot_style.is_log)
+        await self.show()
+
+    async def action_log_axis(self) -> None:
+        """Turn to a logarithmic axis of values, or back."""
+        self.plot_style = Style(self.plot_style.smoothing, not self.plot_style.is_log)
+        await self.show()
+
+    async def action_level(self) -> None:
+        """Show only lines of the next level and above."""
+        self.log_level = LEVELS[(LEVELS.index(self.log_level) + 1) % len(LEVELS)]
+        await self.show()
+
+    async def action_next_run(self) -> None:
+        """Turn to the next of the runs."""
+        self.selected = (self.selected + 1) % len(self.readers)
+        await self.show()
+
+    def action_filter_metrics(self) -> None:
+        """Ask for the text that the names of metrics have to hold."""
+        self._ask("metric", self.metric_filter)
+
+    def action_filter_log(self) -> None:
+        """Ask for the text that lines of the log have to hold."""
+        self._ask("log", self.log_filter)
+
+    def _ask(self, what: str, present: str) -> None:
+        self._asking = what
+        field = self.query_one("#filter", Input)
+        field.placeholder = "name" if what == "metric" else "text"
+        field.value = present
+        field.add_class("-asking")
+        field.focus()
+
+    async def on_input_changed(self, message: Input.Changed) -> None:
+        """Filter while it is typed."""
+        if self._asking == "metric":
+            self.metric_filter = message.value
+        elif self._asking == "log":
+            self.log_filter = message.value
+        await self.show()
+
+    def on_input_submitted(self) -> None:
+        """Leave the field, and keep the filter."""
+        self._asking = ""
+        self.query_one("#filter").remove_class("-asking")
+        self.query_one(MetricList).focus()
+
+    async def action_clear(self) -> None:
+        """Clear the filter that is typed, or all of them."""
+        if self._asking != "log":
+            self.metric_filter = ""
+        if self._asking != "metric":
+            self.log_filter, self.log_level = "", LEVELS[0]
+        self.on_input_submitted()
+        await self.show()
+
+    def action_help(self) -> None:
+        """Tell what the keys do."""
+        lines = [f"{key.key_display or self.get_key_display(key):<6} {key.tooltip or key.description}" for key in KEYS]
+        self.push_screen(Page("keys", lines))
+
+    def action_details(self) -> None:
+        """Tell all alerts and sinks of the run."""
+        self.push_screen(Page(one_line(self.view.label), details(self.view, time.time())))
+
+    def action_command(self, verb: str) -> None:
+        """Ask whether a command is really to be sent, and send it."""
+        reader = self.readers[self.selected]
+
+        def answered(is_wanted: bool | None) -> None:
+            if is_wanted:
+                self.run_worker(self._send(reader, verb))
+
+        self.push_screen(Confirmation(f"{verb.capitalize()} {one_line(reader.view.label)}?"), answered)
+
+    async def _send(self, reader: Reader, verb: str) -> None:
+        what = f"{verb} {one_line(reader.view.label)}"
+        try:
+            is_done = await send_command(reader.target, verb, rank=reader.rank)
+        except TrainwireError as error:
+            self.notify(f"{what}: {one_line(str(error))}", severity="error", markup=False)
+        else:
+            self.notify(f"{what}: {'done' if is_done else 'handed in, not answered yet'}", markup=False)

@@ -1,0 +1,72 @@
+"""Parts of the screen as text; what was logged is never read as markup."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rich.text import Text
+
+from trainwire_sinks.text import one_line
+from trainwire_sinks.watch.alerts import open_alerts
+from trainwire_sinks.watch.logs import Line
+from trainwire_sinks.watch.view import View
+from trainwire_sinks.watch.words import (
+    describe,
+    describe_alert,
+    describe_alerts,
+    describe_sink,
+    describe_sinks,
+    duration,
+)
+
+STYLES: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}
+SEVERITIES: Final = {"critical": "bold red", "error": "red", "warning": "yellow"}
+
+
+def status_text(views: Sequence[View], selected: int, width: int) -> Text:
+    """A line for each run, and for the selected one its progress, sinks and alerts."""
+    now = time.monotonic()
+    lines = []
+    for place, view in enumerate(views):
+        mark = ("▶ " if place == selected else "  ") if len(views) > 1 else ""
+        label = Text(f"{mark}{one_line(view.label)}  ", style="bold")
+        lines.append(label.append(describe(view, now), style="not bold"))
+    view = views[selected]
+    if (fraction := view.pace.fraction) is not None:
+        lines.append(_bar(fraction, width))
+    lines.append(Text(f"sinks   {describe_sinks(view)}"))
+    lines.append(Text(f"alerts  {describe_alerts(view)}", style=_severity(view)))
+    for line in lines:
+        line.truncate(max(1, width), overflow="ellipsis")
+    return Text("\n").join(lines)
+
+
+def log_text(lines: Sequence[Line]) -> Text:
+    """Lines of the log: the time of day in UTC, and the text, each cut off at the edge."""
+    shown = [Text(f"{line.time[11:19]:<8} {line.text}", style=STYLES.get(line.level, "")) for line in lines]
+    return Text("\n", no_wrap=True, overflow="ellipsis").join(shown)
+
+
+def details(view: View, now: float) -> list[str]:
+    """All sinks and alerts of a run; `now` in seconds since the epoch."""
+    sinks = [f"  {describe_sink(sink)} ({one_line(str(sink.output))})" for sink in view.sinks]
+    alerts = [f"  {_age(now - alert.walltime)}  {describe_alert(alert)}" for alert in reversed(view.alerts)]
+    return ["sinks", *(sinks or ["  none has written beside the run"]), "", "alerts", *(alerts or ["  none"])]
+
+
+def _bar(fraction: float, width: int) -> Text:
+    cells = max(1, width - 6)
+    done = round(cells * fraction)
+    bar = Text("━" * done, style="green").append("─" * (cells - done), style="dim")
+    return bar.append(f" {fraction:4.0%}", style="not dim")
+
+
+def _severity(view: View) -> str:
+    found = {alert.severity for alert in open_alerts(list(view.alerts))}
+    return next((style for severity, style in SEVERITIES.items() if severity in found), "yellow" if found else "")
+
+
+def _age(seconds: float) -> str:
+    return f"{duration(max(0.0, seconds)):>12} ago"

@@ -1,0 +1,123 @@
+"""The plots: one for each chosen metric, with a curve for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from rich.text import Text
+from textual.app import RenderResult
+from textual.containers import Grid
+from textual_plotext import PlotextPlot
+
+from trainwire_sinks.text import number, one_line
+from trainwire_sinks.watch.curves import Curve, Style, height_ticks, limits, make_curve, step_ticks
+from trainwire_sinks.watch.series import Series
+
+COLOURS: Final = ((94, 196, 255), (255, 167, 38), (129, 212, 94), (240, 98, 146), (186, 147, 255), (255, 238, 88))
+"""Of the runs, in their order; they begin again when there are more."""
+
+BAND: Final = (110, 110, 110)
+
+LEAST_WIDTH, LEAST_HEIGHT = 36, 8
+"""Of a plot, in cells."""
+
+
+class Shown(NamedTuple):
+    """One run's series of a metric."""
+
+    label: str
+    colour: int
+    """The run's place among all that are watched."""
+    series: Series
+
+
+class MetricPlot(PlotextPlot):
+    """One metric, of one run or of several."""
+
+    DEFAULT_CSS = "MetricPlot { border-top: solid $primary-darken-2; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: list[Shown] = []
+        self._style = Style()
+        self._drawn: object = None
+
+    def show(self, name: str, shown: Sequence[Shown], style: Style) -> None:
+        """Show a metric, if it is another or has changed since it was last drawn."""
+        state = (name, style, [(id(one.series), one.series.version) for one in shown])
+        if state == self._drawn:
+            return
+        self._drawn, self._shown, self._style = state, list(shown), style
+        self.border_title = Text(one_line(name) or "-")
+        self.border_subtitle = Text(self._subtitle(shown) or "-")
+        self.refresh()
+
+    def render(self) -> RenderResult:
+        """Draw it at its present size."""
+        if self.size.width < 16 or self.size.height < 4:
+            return Text("")
+        drawn = [(one, make_curve(one.series, self._style, 2 * self.size.width)) for one in self._shown]
+        curves = [(one, curve) for one, curve in drawn if curve.steps]
+        if not curves:
+            return Text("nothing above 0 to show on a log axis" if self._style.is_log else "no finite value yet")
+        self._draw(curves)
+        return super().render()
+
+    def _draw(self, curves: Sequence[tuple[Shown, Curve]]) -> None:
+        plot = self.plt
+        plot.clear_figure()
+        self._draw_axes([curve for _, curve in curves])
+        is_only = len(curves) == 1
+        for _, curve in curves:
+            for edge in (curve.lows, curve.highs) if is_only else ():
+                if edge:
+                    plot.plot(curve.steps, edge, marker="braille", color=BAND)
+        for one, curve in curves:
+            label = None if is_only else f" {one_line(one.label)[:20]}"
+            colour = COLOURS[one.colour % len(COLOURS)]
+            plot.plot(curve.steps, curve.heights, marker="braille", color=colour, label=label)
+
+    def _draw_axes(self, curves: Sequence[Curve]) -> None:
+        plot, is_log = self.plt, self._style.is_log
+        steps = [step for curve in curves for step in curve.steps]
+        left, right = (min(steps), max(steps)) if min(steps) < max(steps) else limits(steps)
+        low, high = limits(
+            height for curve in curves for heights in (curve.heights, curve.lows, curve.highs) for height in heights
+        )
+        plot.xlim(left, right)
+        plot.ylim(low, high)
+        plot.xticks(*step_ticks(left, right, max(2, self.size.width // 20)))
+        plot.yticks(*height_ticks(low, high, max(2, self.size.height // 3), is_log=is_log))
+
+    def _subtitle(self, shown: Sequence[Shown]) -> str:
+        latest = ", ".join(number(one.series.latest) for one in shown if one.series.latest is not None)
+        odd = sum(one.series.not_finite for one in shown)
+        marks = [f"{odd:,} not finite"] if odd else []
+        marks += ["log"] if self._style.is_log else []
+        marks += [f"smoothed {self._style.smoothing:g}"] if self._style.smoothing else []
+        return " · ".join([latest, *marks] if latest else marks)
+
+
+class Plots(Grid):
+    """As many plots as fit."""
+
+    DEFAULT_CSS = "Plots { width: 1fr; height: 1fr; }"
+
+    def room(self) -> int:
+        """How many plots fit."""
+        return max(1, self.size.width // LEAST_WIDTH) * max(1, self.size.height // LEAST_HEIGHT)
+
+    async def lay_out(self, count: int) -> list[MetricPlot]:
+        """Have so many plots, in rows of equally many."""
+        plots = list(self.query(MetricPlot))
+        for plot in plots[count:]:
+            await plot.remove()
+        await self.mount_all([MetricPlot() for _ in range(count - len(plots))])
+        widest = max(1, self.size.width // LEAST_WIDTH)
+        highest = max(1, self.size.height // LEAST_HEIGHT)
+        columns = min(widest, -(-count // highest)) if count else 1
+        if count > 2 and self.size.width >= 2 * LEAST_WIDTH:
+            columns = max(columns, 2)
+        self.styles.grid_size_columns = max(1, columns)
+        return list(self.query(MetricPlot))

@@ -1,0 +1,120 @@
+"""Keeps views up to date: one subscription for each rank, and a look at what stands in the run's folder."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from trainwire_protocol.background import run_in_background
+from trainwire_protocol.client import Subscription
+from trainwire_protocol.errors import TrainwireError
+from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.target import Target
+from trainwire_protocol.verification import AttemptReport
+from trainwire_protocol.wire import START
+from trainwire_sinks.progress import Progress, read_progress
+from trainwire_sinks.watch.alerts import AlertsFile
+from trainwire_sinks.watch.view import View
+
+LOOK_SECONDS: Final = 1.0
+"""How often heartbeats, sinks, alerts and further attempts are looked for."""
+
+TURN_SECONDS: Final = 0.02
+"""How long history is read before the terminal has its turn."""
+
+
+class Reader:
+    """Reads one rank of one run into a view, from the run's beginning.
+
+    Args:
+        target: the run; it may not have begun.
+        rank: whose stream is read.
+        label: what tells it from others that are shown beside it.
+        give_up: seconds after which a publisher on another host that has fallen silent is no longer waited for.
+        stays: wait for further attempts when the run is over.
+    """
+
+    def __init__(
+        self, target: Target, rank: int, label: str, *, give_up: float | None = None, stays: bool = True
+    ) -> None:
+        self.target = target
+        self.rank = rank
+        self.view = View(label)
+        self._give_up = give_up
+        self._stays = stays
+        self._subscription: Subscription | None = None
+        self._alerts = AlertsFile(target.folder) if target.folder else None
+        self._last_batch = time.monotonic()
+
+    async def run(self) -> None:
+        """Read until the run is over and, if it stays, cannot go on."""
+        looking = asyncio.create_task(self._keep_looking())
+        try:
+            while await self._follow() and await self._goes_on():
+                pass
+            await self._look()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _follow(self) -> bool:
+        """Read to the end of what there is; whether that was reached."""
+        begin = self.view.cursor
+        try:
+            async with Subscription(
+                self.target, rank=self.rank, cursor=begin, give_up=self._give_up
+            ) as self._subscription:
+                await self._read(self._subscription)
+        except (TrainwireError, OSError) as error:
+            self.view.end(str(error))
+            return False
+        finally:
+            self._subscription = None
+        self.view.end()
+        return True
+
+    async def _read(self, subscription: Subscription) -> None:
+        turn = time.monotonic()
+        async for batch in subscription:
+            self.view.take(batch)
+            self._last_batch = time.monotonic()
+            if self._last_batch - turn > TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
+
+    async def _goes_on(self) -> bool:
+        """Wait for the run to be resumed; False if it cannot be, or is not to be waited for."""
+        folder = self.target.folder
+        while self._stays and folder is not None:
+            attempts = await run_in_background(list_attempts, folder, self.rank)
+            if attempts and attempts[-1].number > self.view.cursor.attempt:
+                return True
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        heartbeat = self._subscription.heartbeat if self._subscription else None
+        if heartbeat:
+            self.view.hear(heartbeat)
+        elif self.view.cursor != START and time.monotonic() - self._last_batch > LOOK_SECONDS:
+            self.view.is_caught_up = True
+        if self._alerts:
+            self.view.alerts = await run_in_background(self._alerts.read)
+        self.view.sinks = await run_in_background(self._read_sinks)
+
+    def _read_sinks(self) -> Sequence[Progress]:
+        view, folder = self.view, self.target.folder
+        if folder is None or view.run is None:
+            return ()
+        reports = [
+            AttemptReport(self.rank, attempt, head=max(heads.values(), default=-1), heads=dict(heads))
+            for attempt, heads in list(view.heads.items())
+        ]
+        return [sink for sink in read_progress(view.run, folder, reports) if sink.rank == self.rank]

@@ -1,0 +1,87 @@
+"""The words for a view's state that terminal and plain output share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainwire_sinks.progress import Progress
+from trainwire_sinks.text import number, one_line
+from trainwire_sinks.watch.alerts import Alert, open_alerts
+from trainwire_sinks.watch.view import View
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: `1 h 03 min`."""
+    minutes, rest = divmod(int(min(seconds, 1e9)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def describe(view: View, now: float) -> str:
+    """How a run is, how far and how fast, on one line; `now` is of the monotonic clock."""
+    return " · ".join(_facts(view, now))
+
+
+def _facts(view: View, now: float) -> Iterator[str]:
+    state = view.state(now)
+    yield one_line(state)
+    if view.word:
+        yield one_line(view.word)
+    if not view.is_caught_up and view.events:
+        yield f"{view.events:,} events"
+    pace = view.pace
+    if pace.epoch is not None:
+        yield f"epoch {pace.epoch}" + (f"/{pace.max_epochs}" if pace.max_epochs else "")
+    if view.run is not None:
+        yield f"step {view.step:,}"
+    if not view.is_over and (rate := pace.steps_per_second) is not None:
+        yield f"{rate:.3g} steps/s" if rate < 1000 else f"{rate:,.0f} steps/s"
+    if not view.is_over and (left := pace.seconds_left) is not None:
+        yield f"{duration(left)} left"
+    if view.resumed:
+        yield "resumed" + (f" {view.resumed} times" if view.resumed > 1 else "")
+    if view.dropped:
+        yield f"{view.dropped:,} values dropped"
+
+
+def describe_sink(sink: Progress) -> str:
+    """How far behind a sink is."""
+    name = one_line(sink.sink)
+    if sink.cursor is None:
+        return f"{name}: its cursor cannot be read"
+    if sink.ahead:
+        return f"{name}: ahead of the record by {sink.ahead:,} events"
+    return f"{name}: {sink.behind:,} behind" if sink.behind else f"{name}: up to date"
+
+
+def describe_sinks(view: View) -> str:
+    """How far behind each sink is, on one line."""
+    return ", ".join(map(describe_sink, view.sinks)) or "none has written beside the run"
+
+
+def describe_alert(alert: Alert) -> str:
+    """What an alert says."""
+    about = f"{alert.severity} {alert.rule}" + (f" at step {alert.step}" if alert.step is not None else "")
+    return one_line(f"{'cleared: ' if alert.is_cleared else ''}{about}: {alert.message}"[:1000])
+
+
+def describe_alerts(view: View) -> str:
+    """The alerts that have fired and not cleared, the newest first, on one line."""
+    unsettled = open_alerts(list(view.alerts))
+    return "; ".join(map(describe_alert, reversed(unsettled))) or "none"
+
+
+def describe_metrics(view: View, limit: int) -> str:
+    """The latest values of the first `limit` metrics, on one line."""
+    found = [
+        f"{one_line(name)} {number(series.latest)}"
+        for name, series in list(view.metrics.series.items())[:limit]
+        if series.latest is not None
+    ]
+    more = len(view.metrics.series) - len(found)
+    return ", ".join(found) + (f" and {more:,} more" if more > 0 else "")
