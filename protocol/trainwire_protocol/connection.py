@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from zmq.utils import z85
-
 from trainwire_protocol.atomic import write_atomically
-from trainwire_protocol.curve import ClientKeys, KeyPair
+from trainwire_protocol.curve import ClientKeys, KeyPair, is_key
 from trainwire_protocol.errors import ConnectionFileError
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
@@ -129,15 +126,7 @@ def _is_version(value: object) -> bool:
 
 
 def _are_keys(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_key(value.get(name)) for name in ("server", "public", "secret"))
-
-
-def _is_key(value: object) -> bool:
-    """Whether this is a key in Z85's form: 40 characters for 32 bytes."""
-    try:
-        return isinstance(value, str) and len(z85.decode(value)) == 32
-    except (ValueError, KeyError, struct.error):
-        return False
+    return isinstance(value, dict) and all(is_key(value.get(name)) for name in ("server", "public", "secret"))
 
 
 _CHECKS: Final[dict[str, Callable[[object], bool]]] = {

@@ -1,4 +1,4 @@
-"""Who may connect over TCP: CURVE keys, and the list of clients that a publisher lets in.
+"""CURVE keys: how sockets over TCP are encrypted, and by whom they may be used.
 
 CURVE is ZeroMQ's encryption and authentication (rfc.zeromq.org/spec/26); keys are in its Z85 text form. Every TCP
 socket of Trainwire uses it. Keys are never logged.
@@ -6,19 +6,14 @@ socket of Trainwire uses it. Keys are never logged.
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Collection
+import struct
 from typing import Any, Final, NamedTuple
 
 import zmq
-import zmq.asyncio
-from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils import z85
 
-WORD_SECONDS: Final = 10.0
-"""How often refused clients are told of, at most."""
-
-_log = logging.getLogger("trainwire")
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long a client may take to show its key before it is hung up on."""
 
 
 class KeyPair(NamedTuple):
@@ -43,6 +38,8 @@ class ServerKeys(NamedTuple):
     server: KeyPair
     allowed: frozenset[str]
     """Public keys of the clients that may connect."""
+    read_only: frozenset[str] = frozenset()
+    """Those of them that may not send commands."""
 
 
 class ClientKeys(NamedTuple):
@@ -53,10 +50,19 @@ class ClientKeys(NamedTuple):
     client: KeyPair
 
 
+def is_key(value: object) -> bool:
+    """Whether this is a key in Z85's form: 40 characters for 32 bytes."""
+    try:
+        return isinstance(value, str) and len(z85.decode(value)) == 32
+    except (ValueError, KeyError, struct.error):
+        return False
+
+
 def secure_server(socket: zmq.Socket[Any], keys: ServerKeys) -> None:
     """Have a socket that will be bound take encrypted connections alone."""
     socket.curve_server = True
     socket.curve_publickey, socket.curve_secretkey = keys.server.public.encode(), keys.server.secret.encode()
+    socket.handshake_ivl = int(HANDSHAKE_SECONDS * 1000)
 
 
 def secure_client(socket: zmq.Socket[Any], keys: ClientKeys | None) -> None:
@@ -64,31 +70,3 @@ def secure_client(socket: zmq.Socket[Any], keys: ClientKeys | None) -> None:
     if keys:
         socket.curve_serverkey = keys.server.encode()
         socket.curve_publickey, socket.curve_secretkey = keys.client.public.encode(), keys.client.secret.encode()
-
-
-class DoorKeeper:
-    """Lets in clients whose key is on the list; tells of others, and counts them."""
-
-    def __init__(self, context: zmq.asyncio.Context, allowed: Collection[str]) -> None:
-        """Begin at once, on the running loop."""
-        self.refused = 0
-        """Clients with a key that is not on the list."""
-        self._allowed = frozenset(allowed)
-        self._last_word = -WORD_SECONDS
-        self._authenticator = AsyncioAuthenticator(context, log=logging.getLogger("trainwire.curve"))
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback("*", self)
-
-    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002  # pyzmq calls it so
-        """Whether the client with this public key, as bytes in Z85, may connect."""
-        if key.decode() in self._allowed:
-            return True
-        self.refused += 1
-        if time.monotonic() - self._last_word >= WORD_SECONDS:
-            self._last_word = time.monotonic()
-            _log.warning("refused a client whose key is not on the list (%d so far)", self.refused)
-        return False
-
-    def stop(self) -> None:
-        """Let nobody in any more."""
-        self._authenticator.stop()

@@ -4,6 +4,7 @@ TrainwireError
 ├── UsageError                 what the caller asked for cannot be done as asked
 │   ├── InvalidEventError      a name, value, type, walltime or step that an event cannot have
 │   ├── TargetError            a TARGET that names no run
+│   ├── KeyFileError           a file of keys that cannot be read, or none where one is needed
 │   ├── OptionError            an option or parameter with a value it cannot have
 │   ├── MissingExtraError      a feature whose optional packages are not installed
 │   └── OutputError            an output that cannot be written, or that another process holds
@@ -35,6 +36,10 @@ class InvalidEventError(UsageError):
 
 class TargetError(UsageError):
     """A TARGET that names no run."""
+
+
+class KeyFileError(UsageError):
+    """A file of keys that cannot be read, or none where one is needed."""
 
 
 class OptionError(UsageError):

@@ -44,6 +44,7 @@ class Requester:
             return
         if self._endpoint is not None:
             self._socket.disconnect(self._endpoint)
+        self.keys = keys
         secure_client(self._socket, keys)
         self._socket.connect(endpoint)
         self._endpoint = endpoint

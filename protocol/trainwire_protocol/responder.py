@@ -108,12 +108,14 @@ class Responder:
     _rest_until: float = 0.0
     _closed: bool = False
 
-    async def answer(self, frames: list[bytes]) -> list[bytes]:
-        """The frames that answer a request; one that cannot be understood is answered with an `error`."""
+    async def answer(self, frames: list[bytes], *, may_command: bool = True) -> list[bytes]:
+        """The frames that answer a request; one that cannot be understood, or is not permitted, with an `error`."""
         identifier: object = None
         try:
             request = _parse(frames)
             identifier = request.get("id")
+            if request.get("verb") == "command" and not may_command:
+                raise RequestError("this key may read, and send no commands")
             head, records = await self._handle(request)
         except (ProtocolError, OSError) as error:
             head, records = {"error": str(error)}, []

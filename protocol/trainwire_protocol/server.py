@@ -16,7 +16,10 @@ import msgpack
 import zmq
 import zmq.asyncio
 
-from trainwire_protocol.curve import DoorKeeper, ServerKeys, secure_server
+from trainwire_protocol.curve import ServerKeys, secure_server
+from trainwire_protocol.door import DoorKeeper
+from trainwire_protocol.endpoints import Endpoints
+from trainwire_protocol.errors import UsageError
 from trainwire_protocol.responder import Responder
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor, Header, encode_header, topic
@@ -82,15 +85,45 @@ class Server:
         self._publisher.set(zmq.SNDHWM, high_water_mark)
         self._door: DoorKeeper | None = None
         if keys:
-            self._door = DoorKeeper(self._context, keys.allowed)
-            secure_server(self._publisher, keys)
-            secure_server(self._router, keys)
+            self._door = DoorKeeper(self._context, keys)
+            for socket in (self._publisher, self._router):
+                secure_server(socket, keys)
+                self._door.guard(socket)
         try:
             self.publish_endpoint = _bind(self._publisher, publish_endpoint)
             self.request_endpoint = _bind(self._router, request_endpoint)
         except zmq.ZMQError:
             self.close(linger=0)
             raise
+
+    @classmethod
+    def open(
+        cls,
+        attempt: Attempt,
+        endpoints: Endpoints,
+        describe: Callable[[], Mapping[str, Any]],
+        introduce: Callable[[], Mapping[str, Any]],
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> Server:
+        """A server at these endpoints, that tells them as clients on other hosts know them.
+
+        Raises:
+            UsageError: they cannot be bound.
+        """
+        publish, request = endpoints.publish, endpoints.request
+        try:
+            server = cls(attempt, publish, request, describe, introduce, high_water_mark, endpoints.server_keys)
+        except zmq.ZMQError as error:
+            raise UsageError(f"{publish} and {request} cannot be bound: {error}") from error
+        server.publish_endpoint, server.request_endpoint = endpoints.advertised(
+            server.publish_endpoint, server.request_endpoint
+        )
+        return server
+
+    @property
+    def refused(self) -> int:
+        """Connections over TCP that were refused."""
+        return self._door.refused if self._door else 0
 
     def publish(self, batch: Batch) -> None:
         """Send a batch to whoever subscribes, and forget it."""
@@ -114,8 +147,9 @@ class Server:
         async with asyncio.TaskGroup() as answers:
             while True:
                 await places.acquire()
-                client, *frames = await self._router.recv_multipart()
-                answers.create_task(self._answer(client, frames)).add_done_callback(lambda _: places.release())
+                client, *frames = await self._router.recv_multipart(copy=False)
+                answering = self._answer(client.bytes, [frame.bytes for frame in frames], self._may_command(client))
+                answers.create_task(answering).add_done_callback(lambda _: places.release())
 
     async def wait_for_sinks(self, seq: int, timeout: float) -> list[str]:
         """Wait until every sink that acknowledges has got to `seq`; the names of those that have not in time."""
@@ -126,10 +160,10 @@ class Server:
 
     def close(self, linger: float) -> None:
         """Close the sockets; what is on its way to subscribers has at most `linger` seconds to leave."""
-        self._router.close(linger=0)
-        self._publisher.close(linger=int(linger * 1000))
         if self._door:
             self._door.stop()
+        self._router.close(linger=0)
+        self._publisher.close(linger=int(linger * 1000))
         self._context.term()
         self.responder.close()
 
@@ -138,11 +172,15 @@ class Server:
         return [name for name, sink in self.responder.sinks.items() if sink.expires > now and sink.cursor < wanted]
 
     def _describe_all(self) -> Mapping[str, Any]:
-        return {"publish": self.publish_endpoint, **self._describe(), **self._introduce()}
+        return {"publish": self.publish_endpoint, "refused": self.refused, **self._describe(), **self._introduce()}
 
-    async def _answer(self, client: bytes, frames: list[bytes]) -> None:
+    def _may_command(self, frame: zmq.Frame) -> bool:
+        """Whether who sent this frame may send commands: over TCP its key says so, on this host everybody may."""
+        return self._door is None or self._door.may_command(str(frame.get("User-Id")))
+
+    async def _answer(self, client: bytes, frames: list[bytes], may_command: bool) -> None:
         try:
-            reply = await self.responder.answer(frames)
+            reply = await self.responder.answer(frames, may_command=may_command)
             await self._router.send_multipart([client, *reply], zmq.DONTWAIT)
         except zmq.ZMQError:
             return

@@ -12,6 +12,7 @@ from trainwire_protocol.connection import Connection, connection_path, is_endpoi
 from trainwire_protocol.curve import ClientKeys
 from trainwire_protocol.errors import ConnectionFileError, RequestError
 from trainwire_protocol.history import FetchHistory, History, JournalHistory
+from trainwire_protocol.key_files import keys_to
 from trainwire_protocol.live import HIGH_WATER_MARK, LiveFeed
 from trainwire_protocol.requests import Requester
 from trainwire_protocol.run_folder import list_attempts
@@ -107,7 +108,8 @@ class Source:
         run, endpoint = hello.get("run"), hello.get("publish")
         if not isinstance(run, str) or not is_endpoint(endpoint):
             raise RequestError(f"{self.wanted.target.request} says that it publishes {run!r:.60} at {endpoint!r:.60}")
-        return (run, str(endpoint), None) if hello.get("attempt") == attempt else None
+        keys = self.requester.keys
+        return (run, str(endpoint), keys) if hello.get("attempt") == attempt else None
 
     async def _relocate(self) -> None:
         """From now on ask the publisher that the connection file names by now."""
@@ -115,10 +117,12 @@ class Source:
 
     def _connect_requests(self, connection: Connection | None) -> Requester | None:
         endpoint = connection.request if connection else self.wanted.target.request
-        keys = connection.keys if connection else None
-        if endpoint and self.requester:
+        if endpoint is None:
+            return self.requester
+        keys = connection.keys if connection else keys_to(endpoint)
+        if self.requester:
             self.requester.connect(endpoint, keys)
-        elif endpoint:
+        else:
             self.requester = Requester(self._context, endpoint, keys)
         return self.requester
 

@@ -33,7 +33,7 @@ def test_the_defaults_are_those_of_a_plain_training() -> None:
         ("max_grad_norm", 0), ("optimizer", "SGD"), ("optimizer", dict), ("optimizer_arguments", [0.9]),
         ("optimizer_arguments", {"lr": 0.1}), ("shuffle", "yes"), ("monitor_test", None), ("dev_name", "test"),
         ("dev_name", "a/b"), ("dev_name", ""), ("main_evaluation_metric", ("dev", "loss")), ("sinks", "loss-file"),
-        ("sinks", [1]),
+        ("sinks", [1]), ("bind", 5), ("bind", "localhost"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:

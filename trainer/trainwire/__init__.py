@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainwire.bus import EventBus
 from trainwire.opening import open_bus
+from trainwire_protocol.endpoints import Tcp
 
 if TYPE_CHECKING:
     from trainwire.corpus import Corpus
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from trainwire.result import Result
     from trainwire.trainer import ModelTrainer
 
-__all__ = ["Corpus", "EventBus", "ModelTrainer", "Plugin", "Result", "hook", "open_bus"]
+__all__ = ["Corpus", "EventBus", "ModelTrainer", "Plugin", "Result", "Tcp", "hook", "open_bus"]
 
 _HOMES = {
     "Corpus": "corpus", "ModelTrainer": "trainer", "Plugin": "plugin", "Result": "result", "hook": "hooks"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.bus import EventBus
-from trainwire.endpoints import Endpoints, advertised
 from trainwire_protocol.atomic import write_atomically
 from trainwire_protocol.attempts import find_mark
 from trainwire_protocol.connection import Connection, connection_path, write_connection
+from trainwire_protocol.endpoints import Endpoints, Tcp
 from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, begin_attempt, list_attempts
@@ -40,7 +40,7 @@ def open_bus(
     world_size: int = 1,
     state: Mapping[str, Any] | None = None,
     take_over: bool = False,
-    bind: str | None = None,
+    bind: str | Tcp | None = None,
     flush_interval: float = FLUSH_SECONDS,
     high_water_mark: int = HIGH_WATER_MARK,
 ) -> EventBus:
@@ -54,8 +54,9 @@ def open_bus(
         state: what `state_dict` of an earlier attempt returned: this attempt goes on from there. Without it, a
             further attempt begins anew, and supersedes all that was recorded before.
         take_over: go on although another live trainer holds the run; that one then stops journaling.
-        bind: `tcp://address:port` to be reached from other hosts, encrypted; port 0 is any. Left out, it is what the
-            environment's TRAINWIRE_BIND says, or a socket of this host.
+        bind: `tcp://address:port` to be reached from other hosts, encrypted; port 0 is any. A `Tcp` says more: under
+            which name, and by whom. Left out, it is what the environment's TRAINWIRE_BIND says, or a socket of this
+            host.
         flush_interval: seconds between two looks at the queue.
         high_water_mark: messages kept for a subscriber that does not read, before more are dropped.
 
@@ -69,7 +70,7 @@ def open_bus(
     resumed = _resumption(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
-        endpoints = Endpoints.choose(bind)
+        endpoints = Endpoints.choose(Tcp.from_environment(bind))
     except TrainwireError:
         attempt.abandon()
         raise
@@ -130,13 +131,13 @@ class _Opener:
             known = {"session": self.session, "world_size": self.world_size, "process": process._asdict()}
             return known | {"hparams": bus.hyperparameters}
 
-        server = self.endpoints.open(self.attempt, bus.describe, introduce, self.high_water_mark)
+        attempt, endpoints = self.attempt, self.endpoints
+        server = Server.open(attempt, endpoints, bus.describe, introduce, self.high_water_mark)
         server.responder.on_command = bus.receive_command
-        attempt = self.attempt
         connection = Connection(
-            advertised(server.publish_endpoint), advertised(server.request_endpoint),
+            server.publish_endpoint, server.request_endpoint,
             attempt.run, attempt.rank, self.world_size, self.session, attempt.number, process,
-            self.endpoints.client_keys,
+            endpoints.client_keys,
         )  # fmt: skip
         try:
             write_connection(connection_path(self.run_folder, attempt.rank), connection)

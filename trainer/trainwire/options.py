@@ -13,6 +13,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire import option_checks as checks
+from trainwire_protocol.endpoints import Tcp
 from trainwire_protocol.errors import OptionError
 
 
@@ -93,6 +94,9 @@ class TrainingOptions:
     """Attach the plugins that keep the best model and checkpoints, and that log."""
     sinks: tuple[str, ...] = ("loss-file", "log-file")
     """The sinks to start as processes of their own."""
+    bind: str | Tcp | None = None
+    """Where to be reached from other hosts, encrypted: `tcp://address:port` with port 0 for any, or a `Tcp` that says
+    more. None: what the environment's TRAINWIRE_BIND says, or from this host alone."""
 
     def __post_init__(self) -> None:
         for name in checks.LEAST:
@@ -110,6 +114,7 @@ class TrainingOptions:
         checks.check_optimizer(self.optimizer, self.optimizer_arguments)
         checks.check_sampler(self.sampler)
         checks.check_names(self.dev_name, self.main_evaluation_metric, self.sinks)
+        Tcp.from_environment(self.bind).check()
 
     @classmethod
     def from_keywords(cls, keywords: Mapping[str, Any], caller: str = "train") -> TrainingOptions:

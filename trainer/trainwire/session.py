@@ -49,7 +49,9 @@ def published(run: TrainingRun, hparams: Mapping[str, Any], bus_state: Mapping[s
     """The bus and the sinks, which are told at the end how the training ended."""
     sinks, patience = SinkProcesses(), SINK_TIMEOUT
     rank, world_size = run.processes.rank, run.processes.world_size
-    run.bus = open_bus(run.folder, hparams=hparams, rank=rank, world_size=world_size, state=bus_state)
+    run.bus = open_bus(
+        run.folder, hparams=hparams, rank=rank, world_size=world_size, state=bus_state, bind=run.options.bind
+    )
     run.bus.on_command(run.control.send)
     try:
         if run.processes.is_first:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from trainwire_protocol.endpoints import BIND, Tcp
 from trainwire_protocol.errors import OptionError
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.launching import Launch
@@ -18,6 +20,7 @@ def launch(
     *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
     sink: Annotated[list[str] | None, Parameter(negative="")] = None,
     wait: float = 60.0,
+    bind: str | None = None,
 ) -> int:
     """Run a script with sinks beside it: trainwire launch --sink tensorboard -- python train.py
 
@@ -26,6 +29,7 @@ def launch(
         sink: A sink that each of the script's runs gets; give it several times for several. Without it: loss-file and
             log-file.
         wait: Longest time to wait for the sinks after the script's end, in seconds.
+        bind: tcp://address:port where the script's runs are reached from other hosts, encrypted; port 0 is any.
 
     Returns:
         The script's exit code.
@@ -41,4 +45,7 @@ def launch(
     sinks = list(DEFAULT_SINKS) if sink is None else sink
     for name in sinks:
         find_sink(name)
+    if bind is not None:
+        Tcp(bind).check()
+        os.environ[BIND] = bind
     return Launch(command, sinks, wait).run()
