@@ -14,13 +14,15 @@ pytest.importorskip("google_crc32c")
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event as EventProto
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_ndarray
 
-from trainwire_sinks import Event, summaries, tfrecord
+from trainwire_sinks import Event, tfrecord
 from trainwire_sinks.builtin.tensorboard import TensorBoard
 from trainwire_sinks.sample import START_TIME
+from trainwire_sinks.summaries.index import HPARAMS_END, HPARAMS_START, LAYOUT
 from trainwire_sinks.testing import check_sink, record, run_sink, sample_run
 
 EVERYTHING = {"tensors": 0}
@@ -78,7 +80,7 @@ def test_scalars_are_a_tag_each(tmp_path: Path) -> None:
     events = [event("rate", [0.5, 0.25], "scalars"), event("loss", {"a": 1, "b/c": 2.0}, "scalars")]
     run_sink(TensorBoard, tmp_path, record([events]))
     accumulator = load(tmp_path)
-    found = {tag: points(accumulator, tag)[0][2] for tag in accumulator.Tags()["tensors"]}
+    found = {tag: points(accumulator, tag)[0][2] for tag in accumulator.Tags()["tensors"] if tag != LAYOUT}
     assert found == {"rate/0": 0.5, "rate/1": 0.25, "loss/a": 1.0, "loss/b/c": 2.0}
 
 
@@ -103,13 +105,25 @@ def test_hyperparameters_make_the_run_a_session(tmp_path: Path) -> None:
     """Numbers, booleans and strings keep their kind; nested ones have a path, and anything else is text."""
     values = {"lr": 5e-5, "layers": 3, "amp": True, "name": "x", "none": None, "nan": math.nan, "a": {"b": [1, 2]}}
     run_sink(TensorBoard, tmp_path, record([[event("hparams", values, "hparams")]]))
-    content = load(tmp_path).SummaryMetadata(summaries.HPARAMS_TAG).plugin_data.content
+    content = load(tmp_path).SummaryMetadata(HPARAMS_START).plugin_data.content
     info = HParamsPluginData.FromString(content).session_start_info
     found = {name: getattr(value, value.WhichOneof("kind")) for name, value in info.hparams.items()}
     assert found == {
         "lr": 5e-5, "layers": 3.0, "amp": True, "name": "x", "none": "null", "nan": "NaN", "a/b": "[1, 2]",
     }  # fmt: skip
-    assert info.start_time_secs == START_TIME
+    assert (info.start_time_secs, info.group_name) == (START_TIME, "recorded")
+
+
+@pytest.mark.parametrize(("end", "is_told"), [("run/finished", True), ("run/failed", False)])
+def test_only_a_run_that_has_finished_is_a_session_that_has(tmp_path: Path, end: str, is_told: bool) -> None:
+    """One that failed may be resumed, and TensorBoard would keep the end that it has read first."""
+    last = event(end, {"last_seq": 1, "reason": None}, "lifecycle", walltime=START_TIME + 9)
+    run_sink(TensorBoard, tmp_path, record([[event("hparams", {"lr": 1}, "hparams"), last]]))
+    found = load(tmp_path).summary_metadata.get(HPARAMS_END)
+    assert (found is not None) == is_told
+    if found is not None:
+        info = HParamsPluginData.FromString(found.plugin_data.content).session_end_info
+        assert (info.status, info.end_time_secs) == (STATUS_SUCCESS, START_TIME + 9)
 
 
 def test_consecutive_scalars_of_one_moment_share_a_record(tmp_path: Path) -> None:
@@ -125,7 +139,7 @@ def test_other_types_are_left_out(tmp_path: Path) -> None:
     """A run with every type, and with one of a later version, is written without falling over, and loads."""
     run_sink(TensorBoard, tmp_path, sample_run())
     tags = load(tmp_path).Tags()["tensors"]
-    assert {"digit", "sound", "scores", "of a later version", "log"}.isdisjoint(tags)
+    assert {"of a later version", "log", "run/started"}.isdisjoint(tags)
     assert "../../odd\tname\n\x1b[31m" in tags
 
 

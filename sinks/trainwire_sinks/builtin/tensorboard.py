@@ -12,7 +12,7 @@ from trainwire_sinks.series import SeriesOutput
 
 
 class TensorBoard(Sink):
-    """Writes event files for TensorBoard into tensorboard/: scalars, text, histograms and hparams.
+    """Writes event files for TensorBoard into tensorboard/: every type but logs, each in its own dashboard.
 
     Each rank has a folder of its own, which TensorBoard takes for a run. A resumed run goes on in a new file that
     begins by taking back what was superseded: truncating a file makes TensorBoard stay on what it has read.
@@ -21,7 +21,7 @@ class TensorBoard(Sink):
     name = "tensorboard"
     channels = frozenset({"event", "media"})
     keeps_superseded = True
-    packages = ("tensorboard", "google_crc32c")
+    packages = ("tensorboard", "google_crc32c", "PIL")
     extra = "tensorboard"
     output: SeriesOutput
 
@@ -29,12 +29,16 @@ class TensorBoard(Sink):
         """The files of a rank; TensorBoard reads them in the order of their names."""
         return SeriesOutput(folder / "tensorboard" / f"rank-{rank}", "events.out.tfevents.{}.trainwire")
 
-    async def restore(self, state: State) -> None:  # noqa: ARG002  # the files are the state
-        """All that is to be known is how many files there are, and how long they are."""
+    async def restore(self, state: State) -> None:
+        """Take up which tags and charts there are."""
         # Here, so that listing the sinks does not import TensorBoard.
-        from trainwire_sinks import summaries
+        from trainwire_sinks.summaries.records import Summaries
 
-        self._summaries = summaries
+        self._summaries = Summaries(state)
+
+    def state(self) -> State:
+        """Which tags and charts there are."""
+        return self._summaries.state()
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Write the batch's records."""
@@ -48,4 +52,4 @@ class TensorBoard(Sink):
             is_known = isinstance(from_step, int) and origin != NOTHING
             # One step later than the last that is kept: TensorBoard forgets the step that is named, too.
             await self.output.write(self._summaries.file_head(events[0].walltime, from_step + 1 if is_known else 0))
-        await self.output.write(b"".join(self._summaries.records(events)))
+        await self.output.write(self._summaries.records(events, self.batch.header.run))
