@@ -48,7 +48,8 @@ class WatchApp(App[None]):
     #log { height: 25%; min-height: 4; padding: 0 1; border-top: solid $primary-darken-2; }
     #filter { display: none; height: 1; border: none; padding: 0 1; }
     #filter.-asking { display: block; }
-    .-narrow #metrics { width: 28; }
+    #lines { text-wrap: nowrap; text-overflow: ellipsis; }
+    .-narrow #metrics { width: 30; }
     """
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # Textual declares it so
     BINDINGS: ClassVar[list[BindingType]] = list(KEYS)
@@ -85,7 +86,7 @@ class WatchApp(App[None]):
         with Vertical(id="log"):
             yield Static(id="lines")
         yield Input(id="filter")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         """Begin to read."""
@@ -115,10 +116,11 @@ class WatchApp(App[None]):
         ]
         metrics = self.query_one(MetricList)
         metrics.show(rows, frozenset(self._plotted()))
-        left_out = self.view.metrics.left_out
-        more = " (more are left out)" if left_out else ""
-        found = f" with {one_line(self.metric_filter)}" if wanted else ""
-        metrics.border_title = Text(f"{len(rows):,} metrics{found}{more}")
+        facts = [f"{len(rows):,} metrics" + (f" with {one_line(self.metric_filter)}" if wanted else "")]
+        facts += ["more are left out"] if self.view.metrics.left_out else []
+        hidden = len(self._plotted()) - self.query_one(Plots).room()
+        facts += [f"{hidden} plots do not fit"] if hidden > 0 else []
+        metrics.border_title = Text(", ".join(facts))
 
     def _show_log(self) -> None:
         pane, lines = self.query_one("#log"), self.query_one("#lines", Static)
@@ -134,8 +136,6 @@ class WatchApp(App[None]):
         fitting = names[: plots.room()]
         for name, plot in zip(fitting, await plots.lay_out(len(fitting)), strict=True):
             plot.show(name, self._series_of(name), self.plot_style)
-        hidden = len(names) - len(fitting)
-        self.query_one(MetricList).border_subtitle = Text(f"{hidden} plots do not fit") if hidden else None
 
     def _plotted(self) -> list[str]:
         """The metrics that are plotted: those chosen, or some that are probably wanted."""

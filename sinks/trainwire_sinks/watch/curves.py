@@ -72,7 +72,7 @@ def height_ticks(low: float, high: float, count: int, *, is_log: bool) -> Ticks:
     """So many ticks of the axis of values, and one for each power of ten where that fits."""
     if is_log:
         powers = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
-        if 2 <= len(powers) <= count:
+        if 3 <= len(powers) <= max(3, count):
             return Ticks(powers, [_short(_power(power)) for power in powers])
     places = _spread(low, high, count)
     return Ticks(places, [_short(_power(place) if is_log else place) for place in places])

@@ -49,8 +49,7 @@ class MetricPlot(PlotextPlot):
         if state == self._drawn:
             return
         self._drawn, self._shown, self._style = state, list(shown), style
-        self.border_title = Text(one_line(name) or "-")
-        self.border_subtitle = Text(self._subtitle(shown) or "-")
+        self.border_title = Text("  ".join([one_line(name), *self._facts(shown)]))
         self.refresh()
 
     def render(self) -> RenderResult:
@@ -90,34 +89,40 @@ class MetricPlot(PlotextPlot):
         plot.xticks(*step_ticks(left, right, max(2, self.size.width // 20)))
         plot.yticks(*height_ticks(low, high, max(2, self.size.height // 3), is_log=is_log))
 
-    def _subtitle(self, shown: Sequence[Shown]) -> str:
-        latest = ", ".join(number(one.series.latest) for one in shown if one.series.latest is not None)
+    def _facts(self, shown: Sequence[Shown]) -> list[str]:
         odd = sum(one.series.not_finite for one in shown)
-        marks = [f"{odd:,} not finite"] if odd else []
-        marks += ["log"] if self._style.is_log else []
-        marks += [f"smoothed {self._style.smoothing:g}"] if self._style.smoothing else []
-        return " · ".join([latest, *marks] if latest else marks)
+        facts = [", ".join(number(one.series.latest) for one in shown if one.series.latest is not None)]
+        facts += [f"{odd:,} not finite"] if odd else []
+        facts += [f"smoothed {self._style.smoothing:g}"] if self._style.smoothing else []
+        return facts + (["log"] if self._style.is_log else [])
 
 
 class Plots(Grid):
     """As many plots as fit."""
 
-    DEFAULT_CSS = "Plots { width: 1fr; height: 1fr; }"
+    DEFAULT_CSS = "Plots { width: 1fr; height: 1fr; margin-left: 1; grid-gutter: 0 1; }"
 
     def room(self) -> int:
         """How many plots fit."""
         return max(1, self.size.width // LEAST_WIDTH) * max(1, self.size.height // LEAST_HEIGHT)
 
     async def lay_out(self, count: int) -> list[MetricPlot]:
-        """Have so many plots, in rows of equally many."""
+        """Have so many plots, in rows that are filled."""
         plots = list(self.query(MetricPlot))
         for plot in plots[count:]:
             await plot.remove()
         await self.mount_all([MetricPlot() for _ in range(count - len(plots))])
+        plots = list(self.query(MetricPlot))
+        columns = self._columns(count)
+        self.styles.grid_size_columns = columns
+        for plot in plots:
+            plot.styles.column_span = 1
+        if plots:
+            plots[-1].styles.column_span = columns - (count - 1) % columns
+        return plots
+
+    def _columns(self, count: int) -> int:
+        """How many columns so many plots need, so that each is high enough; two at least where there is room."""
         widest = max(1, self.size.width // LEAST_WIDTH)
         highest = max(1, self.size.height // LEAST_HEIGHT)
-        columns = min(widest, -(-count // highest)) if count else 1
-        if count > 2 and self.size.width >= 2 * LEAST_WIDTH:
-            columns = max(columns, 2)
-        self.styles.grid_size_columns = max(1, columns)
-        return list(self.query(MetricPlot))
+        return max(1, min(widest, max(-(-count // highest), 2 if count > 2 else 1)))

@@ -1,0 +1,113 @@
+"""`trainwire watch`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from trainwire_protocol.errors import MissingExtraError, OptionError
+from trainwire_protocol.target import Target, resolve_target
+from trainwire_sinks.cli.options import check_seconds, parse_rank
+from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
+from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.watch.plain import print_runs
+from trainwire_sinks.watch.reader import Reader
+
+MAX_READERS = 64
+"""Runs and ranks that can be watched at once."""
+
+
+def watch(
+    *targets: str,
+    rank: Annotated[list[str] | None, Parameter(negative="")] = None,
+    plain: Annotated[bool, Parameter(negative="")] = False,
+    interval: float = 10.0,
+    give_up: float | None = None,
+) -> int:
+    """Watch runs as they go, with their whole history: trainwire watch RUN
+
+    On a terminal it shows state, progress, metrics, log, alerts and sinks, and takes commands; `?` tells the keys.
+    Elsewhere it prints lines, and ends with the runs.
+
+    Args:
+        targets: Runs' folders, connection files or addresses.
+        rank: The process whose events are wanted, or "all"; give it several times for several.
+        plain: Print lines, also on a terminal.
+        interval: Seconds between two lines that tell the state, where lines are printed.
+        give_up: Seconds after which a trainer on another host that has fallen silent is no longer waited for.
+    """
+    if not targets:
+        raise OptionError("watch what? Give a run's folder: trainwire watch RUN")
+    if not interval > 0:
+        raise OptionError(f"--interval is a number of seconds above 0, not {interval:g}")
+    check_seconds("--give-up", give_up)
+    is_plain = plain or not _is_terminal()
+    readers = _make_readers(targets, ["0"] if rank is None else rank, give_up, stays=not is_plain)
+    if is_plain:
+        asyncio.run(_print(readers, interval, give_up))
+    else:
+        _show(readers)
+    return ExitCode.OK
+
+
+def _make_readers(targets: Sequence[str], ranks: Sequence[str], give_up: float | None, *, stays: bool) -> list[Reader]:
+    wanted = [(target, rank) for target in map(resolve_target, targets) for rank in _ranks_of(target, ranks, give_up)]
+    if len(wanted) > MAX_READERS:
+        raise OptionError(f"that makes {len(wanted)} runs and ranks; at most {MAX_READERS} can be watched at once")
+    has_ranks = any(rank for _, rank in wanted)
+    return [
+        Reader(target, rank, _label(target) + (f" rank {rank}" if has_ranks else ""), give_up=give_up, stays=stays)
+        for target, rank in wanted
+    ]
+
+
+def _ranks_of(target: Target, ranks: Sequence[str], give_up: float | None) -> Sequence[int]:
+    if "all" not in ranks:
+        return sorted(set(map(parse_rank, ranks)))
+    if target.folder is None:
+        raise OptionError(f"--rank all needs the run's folder, and {target} is an address: give each rank by itself")
+    return asyncio.run(wait_for_ranks(target.folder, give_up))
+
+
+def _label(target: Target) -> str:
+    return target.folder.absolute().name if target.folder else str(target)
+
+
+def _is_terminal() -> bool:
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+
+
+async def _print(readers: Sequence[Reader], interval: float, give_up: float | None) -> None:
+    for reader in readers:
+        await wait_for_rank(reader.target, reader.rank, give_up)
+    await print_runs(readers, interval)
+
+
+def _show(readers: Sequence[Reader]) -> None:
+    missing = [package for package in ("textual", "textual_plotext") if find_spec(package) is None]
+    if missing:
+        raise MissingExtraError("trainwire watch on a terminal (lines: --plain)", "watch", " and ".join(missing))
+    from trainwire_sinks.watch.app import WatchApp
+
+    with _quiet_logging():
+        WatchApp(readers).run()
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Keep log lines from the screen that the app draws on: what they would say stands in it."""
+    logger = logging.getLogger("trainwire")
+    handlers, logger.handlers = logger.handlers, [logging.NullHandler()]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
