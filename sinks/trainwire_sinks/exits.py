@@ -5,7 +5,15 @@ from __future__ import annotations
 import errno
 from enum import IntEnum
 
-from trainwire_protocol.errors import IncompleteError, OutputError, ProtocolError, TrainwireError, UsageError
+from trainwire_protocol.errors import (
+    CursorAheadError,
+    IncompleteError,
+    OutputError,
+    ProtocolError,
+    RunInUseError,
+    TrainwireError,
+    UsageError,
+)
 
 
 class SinkError(TrainwireError):
@@ -14,6 +22,10 @@ class SinkError(TrainwireError):
 
 class ScriptError(TrainwireError):
     """A script that `launch` cannot start."""
+
+
+class NothingMatchesError(TrainwireError):
+    """A run in which there is nothing of what was asked for."""
 
 
 class ExitCode(IntEnum):
@@ -33,6 +45,8 @@ class ExitCode(IntEnum):
     """What was read is not what the wire's specification says, or is of a newer version of it."""
     NOT_WHOLE = 6
     """`verify`: the run's record lacks something that was recorded."""
+    NO_MATCH = 7
+    """`export` and `tail`: nothing in the run is what was asked for."""
     INTERNAL = 70
     """A mistake in Trainwire."""
     NOT_FOUND = 127
@@ -48,9 +62,12 @@ class ExitCode(IntEnum):
 _CODES: tuple[tuple[type[TrainwireError], ExitCode], ...] = (
     (OutputError, ExitCode.OUTPUT),
     (UsageError, ExitCode.USAGE),
+    (RunInUseError, ExitCode.USAGE),
     (IncompleteError, ExitCode.INCOMPLETE),
+    (CursorAheadError, ExitCode.INCOMPLETE),
     (SinkError, ExitCode.SINK),
     (ScriptError, ExitCode.NOT_FOUND),
+    (NothingMatchesError, ExitCode.NO_MATCH),
     (ProtocolError, ExitCode.PROTOCOL),
 )
 

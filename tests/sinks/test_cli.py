@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -61,6 +63,11 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
         (["sink", "loss-file", "RUN", "--rank", "-1"], ExitCode.USAGE, "--rank"),
         (["sink", "loss-file", "RUN", "--give-up", "soon"], ExitCode.USAGE, "--give-up"),
+        (["sink", "loss-file", "RUN", "--give-up", "-3"], ExitCode.USAGE, "--give-up is a number of seconds, 0 or"),
+        (["sink", "loss-file", "RUN", "--rank", "all", "--give-up", "nan"], ExitCode.USAGE, "0 or more, not nan"),
+        (["sink", "prometheus", "RUN", "--port", "70000"], ExitCode.USAGE, "--port is a number from 0 to 65535"),
+        (["sink", "console", "RUN", "--level", "loud"], ExitCode.USAGE, "Try: trainwire sink console --help"),
+        (["completion", "tcsh"], ExitCode.USAGE, '"bash"'),
         (["sink", "loss", "RUN"], ExitCode.USAGE, "log-file, loss-file"),
         (["sink", "loss-file", "http://host"], ExitCode.USAGE, "neither tcp://host:port nor ipc://path"),
         (["sink", "loss-file", "tcp://127.0.0.1:1"], ExitCode.USAGE, "give one with --output"),
@@ -68,6 +75,8 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         (["sink", "loss-file", "/no/such/folder/run"], ExitCode.USAGE, "/no/such/folder"),
         (["launch"], ExitCode.USAGE, "launch what"),
         (["launch", "--wait", "-1", "--", "true"], ExitCode.USAGE, "--wait"),
+        (["launch", "--wait", "nan", "--", "true"], ExitCode.USAGE, "--wait"),
+        (["launch", "--sinks", "loss-file", "--", "true"], ExitCode.USAGE, "no option --sinks, only --sink"),
         (["launch", "--sink", "bogus", "--", "true"], ExitCode.USAGE, "the sinks are"),
         (["launch", "--", "/no/such/script"], ExitCode.NOT_FOUND, "cannot start '/no/such/script': No such file"),
     ],
@@ -90,6 +99,39 @@ def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None
         error = capsys.readouterr().err
         assert "Traceback" in error
         assert error.splitlines()[-1].startswith("trainwire: there is no sink 'bogus'")
+
+
+@pytest.mark.parametrize(
+    "command", ["completion", "launch", "replay RUN --to", "send", "sink loss-file", "sink nonsense", "verify"]
+)
+def test_verbose_is_understood_by_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is wrong with a command line, `--verbose` shows where that was found."""
+    assert run(["--verbose", *command.split()]) == ExitCode.USAGE
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{}, {"NO_COLOR": "1"}])
+def test_help_has_colours_on_terminals_only(trainwire: Trainwire, settings: dict[str, str]) -> None:
+    """In a pipe, and where NO_COLOR is set, there is no escape sequence."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    piped, _ = trainwire("--help", env=environment | settings).communicate(timeout=20)
+    assert "\x1b" not in piped
+    ours, theirs = pty.openpty()
+    process = trainwire("--help", stdout=theirs, env=environment | {"TERM": "xterm", "LINES": "50"} | settings)
+    os.close(theirs)
+    assert process.wait(20) == 0
+    assert (b"\x1b[3" in os.read(ours, 10_000)) == (not settings)
+    os.close(ours)
+
+
+def test_a_reader_that_leaves_early_is_no_mistake(trainwire: Trainwire) -> None:
+    """With standard output closed, as behind `head`, a command ends without a word."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = trainwire("sink", "--list", stdout=writing)
+    os.close(writing)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (ExitCode.BROKEN_PIPE, "")
 
 
 def test_a_launched_script_keeps_its_own_verbose() -> None:
