@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.builtin.jsonl import JsonLines, format_event
+from trainwire_sinks.builtin.jsonl import JsonLines
+from trainwire_sinks.json_lines import format_event
 from trainwire_sinks.testing import check_sink
 
 

@@ -1,14 +1,12 @@
-"""Every event as a line of JSON, for `jq`, pandas and whatever comes next."""
+"""Every event as a line of JSON."""
 
 from __future__ import annotations
 
-import base64
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.base import AppendSink
+from trainwire_sinks.json_lines import format_event
 
 
 class JsonLines(AppendSink):
@@ -25,24 +23,3 @@ class JsonLines(AppendSink):
     async def handle(self, events: Sequence[Event]) -> None:
         """Write the batch's lines."""
         await self.output.write("".join(map(format_event, events)))
-
-
-def format_event(event: Event) -> str:
-    """An event's line."""
-    fields = event._asdict()
-    try:
-        return json.dumps(fields, allow_nan=False) + "\n"
-    except (ValueError, TypeError):
-        return json.dumps(_for_json(fields), allow_nan=False) + "\n"
-
-
-def _for_json(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Mapping):
-        return {str(key): _for_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_for_json(item) for item in value]
-    return value

@@ -31,6 +31,9 @@ class Filters:
     """A wanted type of event. Give it several times for several."""
 
 
+ALL: Final = Filters()
+
+
 class Selection:
     """Selects the wanted events, and knows in the end what there was none of."""
 

@@ -1,0 +1,38 @@
+"""An event as a line of JSON, for `jq`, pandas and whatever comes next."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+
+from trainwire_protocol.events import Event
+
+
+def format_event(event: Event, **identity: int) -> str:
+    """An event's line: its name, value, type, walltime and step, and what else is to stand in it."""
+    return to_json(event._asdict() | identity) + "\n"
+
+
+def to_json(value: object) -> str:
+    """A value of an event as JSON on one line, in ASCII.
+
+    JSON has no NaN or infinity: they are the strings that Python's `float` reads. Bytes are in base64.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        return json.dumps(_for_json(value), allow_nan=False)
+
+
+def _for_json(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return {str(key): _for_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(item) for item in value]
+    return value
