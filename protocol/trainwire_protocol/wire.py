@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from trainwire_protocol.errors import InvalidEventError, MalformedBatchError, UnsupportedVersionError
-from trainwire_protocol.events import Event, validate, validate_name
+from trainwire_protocol.events import Event, Row, new_event, validate, validate_name
 
 VERSION: Final = 1
 """Major version of the wire: a reader refuses a newer one."""
@@ -119,7 +119,7 @@ def topic(channel: str, run: str = "", rank: int | None = None) -> bytes:
     return (text + (f"{rank}/" if rank is not None else "")).encode()
 
 
-def encode_batch(header: Header, events: Sequence[Event]) -> Batch:
+def encode_batch(header: Header, events: Sequence[Row]) -> Batch:
     """Pack events that `validate` has passed into a batch; the header's count has to be theirs.
 
     Raises:
@@ -207,11 +207,11 @@ def refuse_newer(version: object) -> None:
 
 def _event(item: Any) -> Event | None:
     try:
-        name, value, kind, walltime, step = item[:5]
+        name, value, kind, walltime, step = item if len(item) == 5 else item[:5]
         # Nearly every event is one of these; the checks of `validate` cost ten times as much.
         plain = kind == "scalar" and type(value) is float and type(step) is int and type(walltime) is float
         if plain and 0 <= walltime < 1e11 and _is_name(name):
-            return Event(name, value, kind, walltime, step)
+            return new_event(item if len(item) == 5 else item[:5])
         return validate(Event(name, value, kind, walltime, step))
     except (InvalidEventError, TypeError, ValueError, KeyError):
         return None

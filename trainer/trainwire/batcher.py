@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -12,7 +13,7 @@ from trainwire.recorder import Record
 from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.errors import InvalidEventError
-from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
+from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, Row, validate
 from trainwire_protocol.wire import Batch, Header, encode_batch
 
 MAX_EVENTS: Final = 500
@@ -30,6 +31,8 @@ MAX_EVENT_BYTES: Final = MAX_VALUE_BYTES + (1 << 20)
 MAX_NAMES: Final = 100_000
 """Names whose last step is remembered."""
 
+_ENDING: Final = LAST_EVENTS | {MARK}
+_FLOATS: Final = frozenset({float})
 _ALWAYS_EVENT: Final = frozenset({"lifecycle", "log", "hparams"})
 
 
@@ -44,35 +47,39 @@ class Batcher:
         self._heads: dict[str, int] = {}
         self._steps: dict[str, int] = {}
 
-    def events(self, record: Record) -> list[Event]:
+    def rows(self, record: Record) -> list[Row]:
         """The events of a record whose values are ready; what is not allowed is complained of and left out."""
         if record.type:
             found = self._checked(record.name, record.value, record.type, record)
             return [found] if found else []
-        metrics = record.value.items()
-        return [event for name, value in metrics if (event := self._checked(name, value, "scalar", record))]
+        metrics, walltime, step = record.value, record.walltime, record.step
+        if _FLOATS.issuperset(map(type, metrics.values())) and self._go_on(metrics, step):
+            return [(name, value, "scalar", walltime, step) for name, value in metrics.items()]
+        return [row for name, value in metrics.items() if (row := self._checked(name, value, "scalar", record))]
 
     def is_ready(self, record: Sequence[Any]) -> bool:
         """Whether the value of a record, as it is queued, can be read without waiting, or will never be."""
         try:
-            return all(pending.is_ready() for pending in find_pending(record[1]))
+            value = record[1]
+            if type(value) is dict and _FLOATS.issuperset(map(type, value.values())):
+                return True
+            return all(pending.is_ready() for pending in find_pending(value))
         except Exception as error:
             # The GPU has failed, and training with it: what was to be read from it will be complained of.
             self._complaints.add("not ready", "a value of a GPU cannot be read: %s", error)
             return True
 
-    def batches(self, events: Sequence[Event]) -> list[Batch]:
+    def batches(self, rows: Sequence[Row]) -> list[Batch]:
         """Pack events, in their order, into as few batches as the rules of the wire allow."""
-        return [self._pack(channel, run) for channel, run in _runs(events)]
+        return [self._pack(channel, run) for channel, run in _runs(rows)]
 
-    def _checked(self, name: str, value: Any, kind: str, record: Record) -> Event | None:
+    def _checked(self, name: str, value: Any, kind: str, record: Record) -> Row | None:
         try:
-            # Most events are of a name that was seen before, and hold a float.
-            if type(value) is not float or kind != "scalar" or name not in self._steps:
-                value = resolve(value)
-                if type(value) is int and not -(2**63) <= value < 2**64:
-                    value = float(value)
-                _check_size(validate(Event(name, value, kind, record.walltime, record.step)))
+            value = resolve(value)
+            if type(value) is int and not -(2**63) <= value < 2**64:
+                value = float(value)
+            event = validate(Event(name, value, kind, record.walltime, record.step))
+            _check_size(event)
         except InvalidEventError as error:
             self._complaints.add(shown(name), "not recorded: %s", error)
             return None
@@ -80,7 +87,16 @@ class Batcher:
             self._complaints.add(shown(name), "not recorded: event %s: %s", shown(name), shown(error))
             return None
         self._watch_step(name, record.step)
-        return Event(name, value, kind, record.walltime, record.step)
+        return event
+
+    def _go_on(self, names: Iterable[str], step: int) -> bool:
+        """Whether each name was seen before, and at no later step."""
+        steps = self._steps
+        for name in names:
+            if steps.get(name, math.inf) > step:
+                return False
+            steps[name] = step
+        return True
 
     def _watch_step(self, name: str, step: int) -> None:
         if step < self._steps.get(name, step):
@@ -88,28 +104,31 @@ class Batcher:
         if name in self._steps or len(self._steps) < MAX_NAMES:
             self._steps[name] = step
 
-    def _pack(self, channel: str, events: Sequence[Event]) -> Batch:
-        last = events[-1].type == "lifecycle" and events[-1].name in LAST_EVENTS
+    def _pack(self, channel: str, rows: Sequence[Row]) -> Batch:
+        last = _ends(rows[-1], LAST_EVENTS)
         header = Header(
-            self._run, self._rank, self._attempt, channel, self.seq, len(events), dict(self._heads), last=last
+            self._run, self._rank, self._attempt, channel, self.seq, len(rows), dict(self._heads), last=last
         )
-        self.seq += len(events)
+        self.seq += len(rows)
         self._heads[channel] = self.seq - 1
-        return encode_batch(header, events)
+        return encode_batch(header, rows)
 
 
-def _runs(events: Sequence[Event]) -> Iterator[tuple[str, list[Event]]]:
+def _runs(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
     """Cut events where the channel changes, a batch is full, or one has to end."""
-    channel, run, size = "", list[Event](), 0
-    for event in events:
-        own_channel, own_size = _channel_and_size(event)
+    if len(rows) <= MAX_EVENTS and {row[2] for row in rows} == {"scalar"}:
+        yield "event", rows
+        return
+    channel, run, size = "", list[Row](), 0
+    for row in rows:
+        own_channel, own_size = _channel_and_size(row)
         if run and (own_channel != channel or len(run) >= MAX_EVENTS or size + own_size > MAX_BYTES):
             yield channel, run
             run, size = [], 0
         channel = own_channel
-        run.append(event)
+        run.append(row)
         size += own_size
-        if event.type == "lifecycle" and (event.name == MARK or event.name in LAST_EVENTS):
+        if _ends(row, _ENDING):
             yield channel, run
             run, size = [], 0
     if run:
@@ -122,10 +141,15 @@ def _check_size(event: Event) -> None:
         raise InvalidEventError(f"event {event.name!r} has {size} bytes; at most {MAX_EVENT_BYTES} are allowed")
 
 
-def _channel_and_size(event: Event) -> tuple[str, int]:
-    if event.type == "scalar":
+def _ends(row: Row, names: Collection[str]) -> bool:
+    return row[2] == "lifecycle" and row[0] in names
+
+
+def _channel_and_size(row: Row) -> tuple[str, int]:
+    _, value, kind, _, _ = row
+    if kind == "scalar":
         return "event", 64
-    if event.type in ("image", "audio"):
-        return "media", len(event.value["data"])
-    size = len(msgpack.packb(event))
-    return ("media" if size > MEDIA_BYTES and event.type not in _ALWAYS_EVENT else "event"), size
+    if kind in ("image", "audio"):
+        return "media", len(value["data"])
+    size = len(msgpack.packb(row))
+    return ("media" if size > MEDIA_BYTES and kind not in _ALWAYS_EVENT else "event"), size

@@ -16,7 +16,7 @@ from trainwire.journal_thread import JournalThread
 from trainwire.publisher import Publisher
 from trainwire.recorder import Record, Recorder
 from trainwire.watchers import Watchers
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import Event, Row
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.server import Server
 from trainwire_protocol.wire import Batch
@@ -116,23 +116,23 @@ class BusThread(threading.Thread):
         self._report_drops()
         publisher.show_unjournaled()
         for _ in range(len(self._recorder.queue)):
-            events = self._take()
-            if not events or time.monotonic() > deadline:
+            rows = self._take()
+            if not rows or time.monotonic() > deadline:
                 break
-            publisher.publish(events)
-            self._watchers.send(events)
+            publisher.publish(rows)
+            self._watchers.send(rows)
             await asyncio.sleep(0)
         if not self._recorder.queue:
             self._recorder.emptied()
 
-    def _take(self) -> list[Event]:
+    def _take(self) -> list[Row]:
         """The events of the next records, about `MAX_EVENTS`, up to one whose values are not known yet."""
-        queue, events, size = self._recorder.queue, list[Event](), 0
-        while queue and len(events) < MAX_EVENTS and size < MAX_BYTES and self._batcher.is_ready(queue[0]):
+        queue, rows, size = self._recorder.queue, list[Row](), 0
+        while queue and len(rows) < MAX_EVENTS and size < MAX_BYTES and self._batcher.is_ready(queue[0]):
             record = self._recorder.take()
-            events += self._batcher.events(record)
+            rows += self._batcher.rows(record)
             size += record.size
-        return events
+        return rows
 
     def _report_drops(self) -> None:
         dropped = self._recorder.dropped

@@ -94,8 +94,9 @@ def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
             raise OptionError(f"plugins[{number}] is {plugin!r}, no trainwire.Plugin")
         if any(plugin is other for other in plugins[:number]):
             raise OptionError(f"plugins[{number}], a {type(plugin).__name__}, is attached twice: leave one out")
-        for declared in (plugin.after, plugin.before):
-            if isinstance(declared, str) or not all(isinstance(name, str) for name in declared):
+        declarations: tuple[object, ...] = (plugin.after, plugin.before)
+        for declared in declarations:
+            if not isinstance(declared, (list, tuple)) or not all(isinstance(name, str) for name in declared):
                 raise OptionError(f"{type(plugin).__name__} declares {declared!r}: give a tuple of names of classes")
         plugin.bindings()
     return tuple(plugins)

@@ -12,7 +12,7 @@ from typing import Final
 from trainwire.batcher import Batcher
 from trainwire.journal_thread import JournalThread
 from trainwire_protocol.attempts import MARK
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import Row
 from trainwire_protocol.server import Server
 from trainwire_protocol.wire import Batch, encode_header
 
@@ -43,13 +43,12 @@ class Publisher:
         """Whether the journal lacks something that was published, or word of what it will never have."""
         return bool(self._unwritten or self._given_up)
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, rows: Sequence[Row]) -> None:
         """Take events on: they are published when they are journaled."""
-        kept = [batch for batch in self._batcher.batches(events) if self._keep(batch)]
+        kept = [batch for batch in self._batcher.batches(rows) if self._keep(batch)]
         if kept:
             self._journal.submit(kept)
-        if any(event.name == MARK for event in events):
-            self._note_marks(kept)
+        self._note_marks(kept)
 
     def _keep(self, batch: Batch) -> bool:
         is_full = self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES
