@@ -104,12 +104,20 @@ class Publisher:
         self.server.publish(batch)
         return batch
 
+    def rest(self) -> None:
+        """Send no more heartbeats."""
+        self._tasks[1].cancel()
+
+    def renew(self, *, released: bool = False) -> None:
+        """Renew the lease, or release it."""
+        process = ProcessIdentity.of_this_process()
+        self.attempt.write_lease(Lease(process, self.session, time.time(), released=released))
+
     def end(self) -> None:
         """Record that the run is finished, and release the run."""
         self.happened("run/finished", last_seq=self.recorder.seq)
         self.server.beat()
-        process = ProcessIdentity.of_this_process()
-        self.attempt.write_lease(Lease(process, self.session, time.time(), released=True))
+        self.renew(released=True)
 
     async def _beat(self) -> None:
         while True:

@@ -99,6 +99,14 @@ class Subscription:
         """The last heartbeat that was heard; None before the first, and none is heard while history is read."""
         return self._follower.heartbeat
 
+    @property
+    def silence(self) -> float:
+        """Seconds for which no sign of the publisher was seen: no heartbeat, event or renewed lease; 0 while there are.
+
+        It is counted in steps of about half a second, and not while the reader itself was late.
+        """
+        return self._follower.silence
+
     def __aiter__(self) -> Self:
         """Itself."""
         return self

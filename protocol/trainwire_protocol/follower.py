@@ -67,6 +67,12 @@ class Follower:
         self._is_view = cursor is None
         self._shown = Cursor(0, -1)
         self._patience = Patience(str(source.wanted.target), give_up if follow else ANSWER_SECONDS)
+        self._renewed: float | None = None
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which no sign of the publisher was seen; 0 as long as there are any."""
+        return self._patience.silence
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Every wanted batch, in order, once.
@@ -263,9 +269,13 @@ class Follower:
 
     async def _is_over(self, history: History) -> bool:
         try:
-            return await history.is_over(self._cursor.attempt)
+            over = await history.is_over(self._cursor.attempt)
         except TimeoutError:
             return False
+        if history.renewed != self._renewed:
+            self._renewed = history.renewed
+            self._patience.see_sign()
+        return over
 
     async def _read(self, history: History, over: bool) -> list[Batch]:
         try:

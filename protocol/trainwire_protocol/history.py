@@ -38,6 +38,8 @@ class History(Protocol):
 
     is_released: bool
     """Whether the attempt that is read is known to have ended by itself, and so with a last event."""
+    renewed: float | None
+    """When the attempt's lease was last renewed, by its owner's clock: a sign of life where heartbeats do not come."""
 
     async def attempts(self) -> dict[int, Cursor | None]:
         """For each attempt the position that it says it resumes from.
@@ -74,6 +76,7 @@ class JournalHistory:
         self.damages: list[str] = []
         self.head: int | None = None
         self.is_released = False
+        self.renewed: float | None = None
         self._run_folder = run_folder
         self._rank = rank
         self._reader: JournalReader | None = None
@@ -111,6 +114,7 @@ class JournalHistory:
             return False
         lease = attempt.read_lease()
         self.is_released = lease is not None and lease.released
+        self.renewed = lease.renewed if lease else None
         if attempt.is_superseded():
             return True
         if lease is None:
@@ -149,6 +153,7 @@ class FetchHistory:
         self.damages: list[str] = []
         self.head: int | None = None
         self.is_released = False
+        self.renewed: float | None = None
         self._requester = requester
         self._channels = sorted(channels)
         self._relocate = relocate

@@ -25,8 +25,15 @@ class Patience:
 
     def reward(self) -> None:
         """Something was heard."""
-        self._last_sign = time.monotonic()
+        self._last_heard = time.monotonic()
         self._last_word = None
+        self.see_sign()
+
+    def see_sign(self) -> None:
+        """Something shows that there is somebody, though nothing is heard."""
+        self._last_sign = time.monotonic()
+        self.silence = 0.0
+        """Seconds without any sign, as of the last wait."""
 
     def wait(self, why: str, *, at_once: bool = False) -> None:
         """Nothing was heard; `at_once` says so without waiting a minute.
@@ -35,9 +42,10 @@ class Patience:
             IncompleteError: it has been so for too long.
         """
         now = time.monotonic()
-        if self._give_up is not None and now - self._last_sign > self._give_up:
+        self.silence = now - self._last_sign
+        if self._give_up is not None and now - self._last_heard > self._give_up:
             raise IncompleteError(f"{self._what}: {why}; gave up after {self._give_up:g} s")
-        since = self._last_word if self._last_word is not None else self._last_sign
+        since = self._last_word if self._last_word is not None else self._last_heard
         if now - since > WORD_SECONDS or (at_once and self._last_word is None):
             self._last_word = now
             _log.warning("%s: %s; waiting (--give-up SECONDS ends this)", self._what, why)

@@ -41,12 +41,10 @@ class Outbox:
         self._added: dict[str, Message] = {}
 
     @classmethod
-    def of_sink(
-        cls, folder: Path, name: str, rank: int, send: Send, persistence: Persistence = Persistence()
-    ) -> Outbox:
+    def of_sink(cls, folder: Path, name: str, rank: int, send: Send, persistence: Persistence | None = None) -> Outbox:
         """The outbox of a sink, beside its cursor, and beside it the keys of messages that have arrived."""
         path = folder / ".trainwire" / f"{name}-rank{rank}.outbox"
-        return cls(path, [Courier(path.with_name(f"{path.name}.delivered"), send, persistence)])
+        return cls(path, [Courier(path.with_name(f"{path.name}.delivered"), send, persistence or Persistence())])
 
     @property
     def length(self) -> int:

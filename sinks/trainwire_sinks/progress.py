@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ def read_progress(run: str, folder: Path, reports: Sequence[AttemptReport]) -> I
                 continue
             if commit and commit.run == run:
                 yield _compare(name, rank, folder, commit.point.cursor, [row for row in reports if row.rank == rank])
+
+
+def read_cursors(folder: Path, rank: int, run: str) -> Iterator[tuple[str, Cursor]]:
+    """The names and cursors of a rank's sinks whose output is in `folder`; those that cannot be read are left out."""
+    for path in sorted((folder / ".trainwire").glob(f"*-rank{rank}.cursor")):
+        name = path.name.removesuffix(f"-rank{rank}.cursor")
+        with contextlib.suppress(CursorFileError, OSError):
+            commit = CursorFile(folder, name, rank).load()
+            if commit and commit.run == run:
+                yield name, commit.point.cursor
 
 
 def _compare(name: str, rank: int, folder: Path, cursor: Cursor, reports: Sequence[AttemptReport]) -> Progress:

@@ -395,3 +395,23 @@ def test_the_last_heartbeat_is_told(tmp_path: Path) -> None:
             assert heartbeat.header.before == {"event": 2}
 
     run(main())
+
+
+def test_silence_is_counted_while_nobody_is_there(tmp_path: Path) -> None:
+    """A publisher that stops beating without an end is silent for longer and longer, until a sign of it is seen."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
+            publisher.scalars()
+            await anext(subscription)
+            while subscription.heartbeat is None:
+                await asyncio.sleep(0.01)
+            assert subscription.silence == 0
+            publisher.rest()
+            while subscription.silence < 1.2:
+                await asyncio.sleep(0.01)
+            publisher.renew()
+            while subscription.silence > 1:
+                await asyncio.sleep(0.01)
+
+    run(main())
