@@ -56,6 +56,8 @@ def test_what_happens_is_on_the_wire_in_order(tmp_path: Path) -> None:
     finished = values["epoch/finished"]
     assert (finished["epoch"], finished["complete"], finished["bad_epochs"]) == (1, True, 0)
     assert finished["seconds"] > 0
+    best = finished["best"]
+    assert (best["epoch"], best["metric"], best["score"]) == (1, "dev/accuracy", finished["metrics"]["dev/accuracy"])
     assert finished["metrics"] == result.history[0]
     assert values["evaluation/finished"]["metrics"].keys() == {"dev/loss", "dev/accuracy"}
     assert (told[-2][1]["split"], told[-2][1]["metrics"]) == ("test", result.test_metrics)

@@ -211,6 +211,12 @@ class TrainingRun:
             "epoch/finished",
             {
                 "epoch": epoch.number, "complete": epoch.complete, "bad_epochs": self.state.bad_epochs,
-                "seconds": epoch.seconds, "metrics": dict(epoch.metrics),
+                "seconds": epoch.seconds, "metrics": dict(epoch.metrics), "best": self._best(),
             },
         )  # fmt: skip
+
+    def _best(self) -> dict[str, Any] | None:
+        """The best epoch so far, so that whoever looks at the end of a long run sees it."""
+        if self.main_metric is None or self.state.best_epoch is None:
+            return None
+        return {"epoch": self.state.best_epoch, "metric": self.main_metric.name, "score": self.state.best_score}
