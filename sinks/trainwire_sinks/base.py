@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.output import AppendOutput, NoOutput, Output, ReplaceOutput
+
+if TYPE_CHECKING:
+    from trainwire_protocol.live import Heartbeat
 
 State: TypeAlias = dict[str, Any]
 """What a sink has to know to go on: a small map that JSON can hold. `Any`, as only its sink knows what it put there."""
@@ -18,6 +21,20 @@ State: TypeAlias = dict[str, Any]
 @dataclass(frozen=True)
 class NoOptions:
     """The options of a sink that has none."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What is known at a moment of who publishes the run."""
+
+    now: float
+    """Seconds since the epoch, by this host's clock."""
+    heartbeat: Heartbeat | None
+    """The last one that was heard; None as long as history is read, and where none can be heard."""
+    silence: float
+    """Seconds for which no sign of it was seen: no heartbeat, event or renewed lease; 0 as long as there are any."""
+    is_over: bool = False
+    """The run is over, and everything was handled."""
 
 
 class Sink:
@@ -41,6 +58,8 @@ class Sink:
     """Importable packages it needs that the base install does not hold."""
     extra: ClassVar[str] = ""
     """The extra of Trainwire that installs `packages`."""
+    tick_interval: ClassVar[float | None] = None
+    """How often, in seconds, `tick` is called; None for never."""
     options: object = NoOptions()
     """Its options: a frozen dataclass with a default for each field. The command line is derived from it."""
 
@@ -67,6 +86,17 @@ class Sink:
     async def handle(self, events: Sequence[Event]) -> None:
         """Take the events of one batch, in the order recorded, each once."""
         raise NotImplementedError
+
+    async def tick(self, pulse: Pulse) -> bool:  # noqa: ARG002  # for those that watch the time
+        """Look at what is known now, for a sink that watches whether the training goes on.
+
+        It is called every `tick_interval` seconds, while history is read as well, and once at the run's end. What it
+        writes does not follow from the events alone: give it a key that does, if it is a message.
+
+        Returns:
+            whether there is something to commit.
+        """
+        return False
 
     async def flush(self) -> None:
         """Hand everything to the output: a commit follows."""

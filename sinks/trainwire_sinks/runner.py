@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final
 
 from trainwire_protocol.errors import CursorAheadError, IncompleteError, OutputError, TrainwireError
 from trainwire_protocol.wire import Batch, Cursor
@@ -17,6 +17,7 @@ from trainwire_sinks.base import Sink
 from trainwire_sinks.claim import Claim, ClaimedError
 from trainwire_sinks.delivery import Delivery
 from trainwire_sinks.exits import SinkError, will_pass
+from trainwire_sinks.source import Acknowledger, Batches, Ticker
 
 logger = logging.getLogger("trainwire")
 
@@ -28,18 +29,6 @@ CLAIM_WAIT: Final = 3.0
 
 SETTLE_SECONDS: Final = 60.0
 """How long a sink may take, when the run is over, for what is still on its way."""
-
-
-class Batches(Protocol):
-    """Where batches come from: a `Subscription`, or a recording in a test."""
-
-    def __aiter__(self) -> Self: ...
-
-    async def __anext__(self) -> Batch:
-        """The next batch; cancelling it loses none."""
-
-    async def acknowledge(self, cursor: Cursor) -> None:
-        """Take note that everything up to `cursor` is committed."""
 
 
 Subscribe = Callable[[Cursor, bool], AbstractAsyncContextManager[Batches]]
@@ -57,39 +46,6 @@ class Patience:
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
         return float(self.first_delay * 2 ** (failures - 1))
-
-
-class Acknowledger:
-    """Tells the publisher how far a sink has got; apart from reading, as a trainer that is stopped does not answer."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-        self._telling: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.gather(self._telling, return_exceptions=True)
-
-    def tell(self, cursor: Cursor) -> None:
-        """Tell it, unless the last telling has not come to an end."""
-        if self._telling is None or self._telling.done():
-            self._telling = asyncio.create_task(self._tell(cursor))
-
-    async def tell_last(self, cursor: Cursor) -> None:
-        """Tell it and wait for that."""
-        await self.__aexit__()
-        await self._tell(cursor)
-
-    async def _tell(self, cursor: Cursor) -> None:
-        try:
-            await self._batches.acknowledge(cursor)
-        except Exception as error:
-            # What counts is the cursor's file; the publisher only waits a little shorter for who has told it.
-            logger.warning("cannot tell the trainer how far this sink has got: %r", error)
 
 
 async def at_once() -> None:
@@ -195,9 +151,10 @@ class SinkRunner:
         self._commit_due = None
         source = self._subscribe(self._delivery.cursor, self._skip_superseded)
         async with source as batches, Acknowledger(batches) as acknowledger:
+            ticker = Ticker(batches, lambda: self._delivery.sink)
             incomplete: IncompleteError | None = None
             try:
-                if not await self._main_loop(batches, acknowledger):
+                if not await self._main_loop(batches, acknowledger, ticker):
                     return False
             except IncompleteError as error:
                 incomplete = error
@@ -226,24 +183,29 @@ class SinkRunner:
             awaited.result()
         return awaited in done
 
-    async def _main_loop(self, batches: Batches, acknowledger: Acknowledger) -> bool:
+    async def _main_loop(self, batches: Batches, acknowledger: Acknowledger, ticker: Ticker) -> bool:
         """Handle batches until there are no more, or none are wanted; False if the run has to be read again."""
         while not self._stopping.is_set():
             try:
-                batch = await self._next(batches)
+                batch = await self._next(batches, ticker.due)
             except StopAsyncIteration:
+                await ticker.tick(is_over=True)
                 break
             if batch is not None and not await self._handle(batch):
                 return False
+            if ticker.due is not None and _now() >= ticker.due and await ticker.tick():
+                self._make_commit_due()
             if self._commit_due is not None and _now() >= self._commit_due:
                 await self._delivery.commit()
                 self._commit_due = None
                 acknowledger.tell(self._delivery.committed)
         return True
 
-    async def _next(self, batches: Batches) -> Batch | None:
-        """The next batch, or None when it is time to commit or to stop."""
-        self._wait = asyncio.timeout_at(self._commit_due)
+    async def _next(self, batches: Batches, tick_due: float | None) -> Batch | None:
+        """The next batch, or None when it is time to commit, to tick or to stop."""
+        self._wait = asyncio.timeout_at(
+            min((due for due in (self._commit_due, tick_due) if due is not None), default=None)
+        )
         try:
             async with self._wait:
                 return await anext(batches)
@@ -261,9 +223,12 @@ class SinkRunner:
         if not await self._delivery.deliver(batch):
             self._skip_superseded = True
             return False
+        self._make_commit_due()
+        return True
+
+    def _make_commit_due(self) -> None:
         if self._commit_due is None:
             self._commit_due = _now() + self._commit_interval
-        return True
 
     async def _pause(self, error: Exception, failures: int) -> None:
         """Wait before the next try, or give up."""

@@ -50,6 +50,9 @@ class Reaper:
 class Recording:
     """The batches of a run, to be read as by a `Subscription`; also a source of batches for a `SinkRunner`."""
 
+    heartbeat = None
+    silence = 0.0
+
     def __init__(self, batches: Iterable[Batch], reaper: Reaper | None = None) -> None:
         self._batches = iter(batches)
         self._reaper = reaper or Reaper()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from trainwire_protocol.errors import IncompleteError, OutputError
 from trainwire_protocol.wire import Batch, Cursor, Header, encode_batch
 from trainwire_sinks import AppendSink, Event, Sink
+from trainwire_sinks.base import Pulse
 from trainwire_sinks.claim import Claim
 from trainwire_sinks.cursor import CursorFile
 from trainwire_sinks.exits import SinkError
@@ -258,3 +260,36 @@ def test_an_output_of_another_run_is_refused_before_reading(tmp_path: Path) -> N
     runner = SinkRunner(Names, lambda *_: Live([]), tmp_path, run="another")
     with pytest.raises(OutputError, match="this is run another"):
         asyncio.run(runner.run())
+
+
+def test_a_sink_that_watches_the_time_is_called(tmp_path: Path) -> None:
+    """It is called while nothing comes and once when the run is over, and what it then has is committed."""
+    pulses: list[Pulse] = []
+
+    class Watcher(AppendSink):
+        name = "watcher"
+        file_name = "watched.txt"
+        tick_interval = 0.01
+
+        async def handle(self, events: Sequence[Event]) -> None:
+            return
+
+        async def tick(self, pulse: Pulse) -> bool:
+            pulses.append(pulse)
+            await self.output.write("tick\n")
+            return True
+
+    class Halting(Recording):
+        async def __anext__(self) -> Batch:
+            committed = tmp_path / ".trainwire" / "watcher-rank0.cursor"
+            while len(pulses) < 3 or json.loads(committed.read_bytes())["length"] < 10:
+                await asyncio.sleep(0.005)
+            return await super().__anext__()
+
+    async def run() -> None:
+        runner = SinkRunner(Watcher, lambda *_: Halting(record([[]])), tmp_path, commit_interval=0.02)
+        await asyncio.wait_for(runner.run(), 20)
+
+    asyncio.run(run())
+    assert [pulse.is_over for pulse in pulses] == [False] * (len(pulses) - 1) + [True]
+    assert (tmp_path / "watched.txt").read_text() == "tick\n" * len(pulses)
