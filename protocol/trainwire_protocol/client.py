@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from trainwire_protocol.errors import ProtocolError
+import zmq.asyncio
+
+from trainwire_protocol.errors import ProtocolError, RequestError
 from trainwire_protocol.follower import Follower
 from trainwire_protocol.live import HIGH_WATER_MARK, Heartbeat
 from trainwire_protocol.source import Source, Wanted
@@ -43,6 +45,7 @@ class Subscription:
         name: str | None = None,
         use_journal: bool = True,
         high_water_mark: int = HIGH_WATER_MARK,
+        context: zmq.asyncio.Context | None = None,
     ) -> None:
         """Set up what is wanted; nothing is opened before the subscription is entered.
 
@@ -59,8 +62,9 @@ class Subscription:
             name: under which `acknowledge` tells the publisher how far this reader has got.
             use_journal: False to get history by `fetch` though the journal could be read.
             high_water_mark: live messages that wait for this reader before more are dropped.
+            context: for its sockets, where many subscriptions share one; left out, it has its own.
         """
-        self._wanted = Wanted(target, rank, tuple(channels), use_journal, high_water_mark)
+        self._wanted = Wanted(target, rank, tuple(channels), use_journal, high_water_mark, context)
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
         self._follow = follow
@@ -126,6 +130,33 @@ class Subscription:
             self._ready.put_nowait(item)
             raise item
         return item
+
+    async def ready(self) -> list[Batch]:
+        """The next batch and what is there behind it, at most `READ_AHEAD_BATCHES`; raises as `anext` does."""
+        batches = [await anext(self)]
+        while not self._ready.empty():
+            item = self._ready.get_nowait()
+            if isinstance(item, Exception):
+                self._ready.put_nowait(item)
+                break
+            batches.append(item)
+        return batches
+
+    async def command(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:
+        """Hand a command to the publisher.
+
+        Raises:
+            RequestError: it does not take it, does not answer, or cannot be reached.
+        """
+        requester = self._source.requester
+        if requester is None:
+            raise RequestError(
+                "the training cannot be reached: it has not begun, or its connection file cannot be read"
+            )
+        try:
+            await requester.ask("command", command={"id": identifier, "verb": verb, "arguments": dict(arguments)})
+        except TimeoutError:
+            raise RequestError("the training does not answer") from None
 
     async def acknowledge(self, cursor: Cursor) -> None:
         """Tell the publisher, if one can be reached, how far the reader called `name` has got."""

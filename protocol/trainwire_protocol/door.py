@@ -48,9 +48,9 @@ class DoorKeeper:
 
     def __init__(self, context: zmq.asyncio.Context, keys: ServerKeys) -> None:
         """Begin at once, on the running loop."""
-        self._context, self._keys = context, keys
+        self._context, self.keys = context, keys
         self._tallies: dict[zmq.Socket[Any], _Tally] = {}
-        self._watching: list[tuple[asyncio.Task[None], zmq.asyncio.Socket]] = []
+        self._watching: dict[zmq.Socket[Any], tuple[asyncio.Task[None], zmq.asyncio.Socket]] = {}
         self._told, self._last_word = 0, -WORD_SECONDS
         self._authenticator = AsyncioAuthenticator(context, log=_silent)
         self._authenticator.start()
@@ -63,11 +63,11 @@ class DoorKeeper:
 
     def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002  # pyzmq calls it so
         """Whether the client with this public key, as bytes in Z85, may connect."""
-        return key.decode() in self._keys.allowed
+        return key.decode() in self.keys.allowed
 
     def may_command(self, key: str) -> bool:
         """Whether the client with this public key may send commands."""
-        return key in self._keys.allowed - self._keys.read_only
+        return key in self.keys.allowed - self.keys.read_only
 
     def guard(self, socket: zmq.Socket[Any]) -> None:
         """Watch who comes to a socket that is about to be bound."""
@@ -78,16 +78,20 @@ class DoorKeeper:
         events.set(zmq.RCVHWM, 0)
         events.connect(address)
         self._tallies[socket] = _Tally()
-        self._watching.append((asyncio.ensure_future(self._watch(events, self._tallies[socket])), events))
+        self._watching[socket] = asyncio.ensure_future(self._watch(events, self._tallies[socket])), events
+
+    def leave(self, socket: zmq.Socket[Any]) -> None:
+        """Watch a socket no longer: it is about to be closed."""
+        task, events = self._watching.pop(socket)
+        # First of all: libzmq's own thread would wait for ever for events to be taken.
+        socket.disable_monitor()
+        task.cancel()
+        events.close(linger=0)
 
     def stop(self) -> None:
         """Let nobody in any more."""
-        # First of all: libzmq's own thread would wait for ever for events to be taken.
-        for socket in self._tallies:
-            socket.disable_monitor()
-        for task, events in self._watching:
-            task.cancel()
-            events.close(linger=0)
+        for socket in list(self._watching):
+            self.leave(socket)
         self._authenticator.stop()
 
     async def _watch(self, events: zmq.asyncio.Socket, tally: _Tally) -> None:

@@ -119,7 +119,7 @@ class JournalHistory:
             return True
         if lease is None:
             return time.time() - attempt.folder.stat().st_mtime > LEASE_SECONDS
-        return lease.released or lease.process.is_gone()
+        return lease.is_over()
 
     def _read(self, after: Cursor, final: bool) -> list[Batch]:
         attempt = self._find(after.attempt)
@@ -177,7 +177,7 @@ class FetchHistory:
         """
         await self._relocate()
         try:
-            current = (await self._hello()).get("attempt")
+            hello = await self._hello()
         except TimeoutError:
             if self._process and self._process.is_gone():
                 raise IncompleteError(
@@ -185,7 +185,8 @@ class FetchHistory:
                     "read the run's folder instead"
                 ) from None
             raise
-        return isinstance(current, int) and current > attempt
+        current = hello.get("attempt")
+        return isinstance(current, int) and (current > attempt or (current == attempt and hello.get("over") is True))
 
     async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # the publisher knows
         """The next batches behind `after`."""
@@ -208,7 +209,8 @@ class FetchHistory:
 
     async def _hello(self) -> dict[str, Any]:
         hello = await self._requester.hello(HELLO_SECONDS)
-        self._process = ProcessIdentity.from_fields(hello.get("process"))
+        # A relay's process can be started again.
+        self._process = ProcessIdentity.from_fields(hello.get("process")) if hello.get("relay") is not True else None
         return hello
 
     async def _fetch(self, place: Cursor) -> tuple[dict[str, Any], list[Batch]]:

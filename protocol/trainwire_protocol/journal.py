@@ -65,6 +65,27 @@ class JournalWriter:
         return self._descriptor
 
 
+def recover(folder: Path) -> Batch | None:
+    """Cut off the beginning of a record that a killed writer has left at the end; the last whole record's batch.
+
+    For whoever goes on writing in its folder.
+
+    Raises:
+        OSError: a segment cannot be read or cut.
+    """
+    for segment in reversed(list_segments(folder)):
+        scanner, last = RecordScanner(), None
+        with segment.open("rb") as file:
+            while data := file.read(READ_BYTES):
+                scanner.feed(data)
+                last = next(reversed(scanner.records()), last)
+        if scanner.unread:
+            os.truncate(segment, scanner.offset)
+        if last:
+            return last
+    return None
+
+
 def _write_all(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
@@ -99,7 +99,7 @@ class Responder:
     describe: Callable[[], Mapping[str, Any]]
     """What `hello` tells beside the responder's own."""
     sinks: dict[str, Acknowledgement] = field(default_factory=dict)
-    on_command: Callable[[str, str, Mapping[str, Any]], None] | None = None
+    on_command: Callable[[str, str, Mapping[str, Any]], Awaitable[None] | None] | None = None
     """Is handed each command once: its id, verb and arguments. Raises RequestError if it cannot be taken."""
     _commands: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _replays: OrderedDict[tuple[int, int, tuple[str, ...]], Replay] = field(default_factory=OrderedDict)
@@ -135,7 +135,7 @@ class Responder:
             case "ack":
                 return self._acknowledge(request), []
             case "command":
-                return self._take_command(request), []
+                return await self._take_command(request), []
             case verb:
                 raise RequestError(f"the verb is {_short(verb)}; known are hello, fetch, ack and command")
 
@@ -222,7 +222,7 @@ class Responder:
         self.sinks[sink] = Acknowledgement(cursor, now + ACKNOWLEDGEMENT_SECONDS)
         return {}
 
-    def _take_command(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _take_command(self, request: dict[str, Any]) -> dict[str, Any]:
         command = request.get("command")
         fields = command if isinstance(command, dict) else {}
         identifier, verb, arguments = fields.get("id"), fields.get("verb"), fields.get("arguments", {})
@@ -231,7 +231,9 @@ class Responder:
         if self.on_command is None:
             raise RequestError("nothing here takes commands: the training has no loop that listens, or is over")
         if identifier not in self._commands:
-            self.on_command(identifier, verb, arguments)
+            taking = self.on_command(identifier, verb, arguments)
+            if taking is not None:
+                await taking
             self._commands[identifier] = None
             if len(self._commands) > MAX_COMMANDS:
                 self._commands.popitem(last=False)

@@ -37,6 +37,12 @@ class Lease:
     """Seconds since the epoch."""
     released: bool = False
     """Its owner has ended the attempt."""
+    relay: bool = False
+    """Its owner copies the attempt: when it is gone it may be started again, and the attempt is not over."""
+
+    def is_over(self) -> bool:
+        """Whether its attempt is known to be over."""
+        return self.released or (not self.relay and self.process.is_gone())
 
     def holds(self) -> bool:
         """Whether a live trainer may be behind it."""
@@ -64,8 +70,8 @@ class Attempt:
         try:
             fields = json.loads(self.lease_path.read_bytes())
             process = ProcessIdentity.from_fields(fields["process"])
-            released = fields.get("released") is True
-            return Lease(process, str(fields["session"]), float(fields["renewed"]), released) if process else None
+            flags = {flag: fields.get(flag) is True for flag in ("released", "relay")}
+            return Lease(process, str(fields["session"]), float(fields["renewed"]), **flags) if process else None
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
@@ -151,6 +157,24 @@ def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool 
             f"the run's folder {run_folder} cannot be written ({error.strerror}): choose another, or free it"
         ) from error
     return attempt
+
+
+def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
+    """The folder of an attempt in a copy of a run; it is made, and those of attempts before it, if they are not there.
+
+    Raises:
+        UsageError: the folder holds another run.
+        OSError: it cannot be written.
+    """
+    path = run_folder / "journal" / "run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create_atomically(path, json.dumps({"run": run}).encode())
+    if read_run_name(run_folder) != run:
+        raise UsageError(f"{run_folder} holds run {read_run_name(run_folder)!r}, and run {run!r} is to be copied there")
+    attempts = [Attempt(run, rank, n, journal_folder(run_folder, rank) / f"attempt-{n}") for n in range(number + 1)]
+    for attempt in attempts:
+        attempt.folder.mkdir(parents=True, exist_ok=True)
+    return attempts[-1]
 
 
 def _claim(attempt: Attempt) -> None:

@@ -43,6 +43,26 @@ MAX_WAITING_REPLIES: Final = 4
 _log = logging.getLogger("trainwire")
 
 
+class ServerContext:
+    """What the servers of a process can share: a ZeroMQ context, and the keeper of its door."""
+
+    def __init__(self, keys: ServerKeys | None = None) -> None:
+        """Open it, on the running loop.
+
+        Args:
+            keys: the servers', and those of the clients that are let in; TCP endpoints need them.
+        """
+        self.zmq = zmq.asyncio.Context()
+        self.zmq.set(zmq.MAX_SOCKETS, 8192)
+        self.door = DoorKeeper(self.zmq, keys) if keys else None
+
+    def close(self) -> None:
+        """Close it, after all of its sockets."""
+        if self.door:
+            self.door.stop()
+        self.zmq.term()
+
+
 class Server:
     """Serves one attempt of one rank to any number of clients."""
 
@@ -55,6 +75,7 @@ class Server:
         introduce: Callable[[], Mapping[str, Any]] = dict,
         high_water_mark: int = HIGH_WATER_MARK,
         keys: ServerKeys | None = None,
+        context: ServerContext | None = None,
     ) -> None:
         """Bind both sockets.
 
@@ -66,6 +87,7 @@ class Server:
             introduce: gives what only `hello` tells: hparams, process …
             high_water_mark: messages kept for a subscriber that does not read.
             keys: the server's, and those of the clients that are let in; TCP endpoints need them.
+            context: shared with other servers, with the keys that it was opened with; left out, it has its own.
 
         Raises:
             zmq.ZMQError: an endpoint cannot be bound.
@@ -74,20 +96,20 @@ class Server:
         self.responder = Responder(attempt, self.heads, self._describe_all)
         self._attempt = attempt
         self._describe, self._introduce = describe, introduce
-        self._context = zmq.asyncio.Context()
-        self._context.set(zmq.MAX_SOCKETS, 8192)
+        self._own_context = None if context else ServerContext(keys)
+        shared = context or self._own_context
+        assert shared
         # No asyncio socket: PUB never blocks, and a future would cost more than the send.
-        self._publisher = zmq.Context(self._context).socket(zmq.PUB)
-        self._router = self._context.socket(zmq.ROUTER)
+        self._publisher = zmq.Context(shared.zmq).socket(zmq.PUB)
+        self._router = shared.zmq.socket(zmq.ROUTER)
         self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         self._router.set(zmq.RCVHWM, MAX_WAITING_REQUESTS)
         self._router.set(zmq.SNDHWM, MAX_WAITING_REPLIES)
         self._publisher.set(zmq.SNDHWM, high_water_mark)
-        self._door: DoorKeeper | None = None
-        if keys:
-            self._door = DoorKeeper(self._context, keys)
+        self._door = shared.door
+        if self._door:
             for socket in (self._publisher, self._router):
-                secure_server(socket, keys)
+                secure_server(socket, self._door.keys)
                 self._door.guard(socket)
         try:
             self.publish_endpoint = _bind(self._publisher, publish_endpoint)
@@ -104,6 +126,7 @@ class Server:
         describe: Callable[[], Mapping[str, Any]],
         introduce: Callable[[], Mapping[str, Any]],
         high_water_mark: int = HIGH_WATER_MARK,
+        context: ServerContext | None = None,
     ) -> Server:
         """A server at these endpoints, that tells them as clients on other hosts know them.
 
@@ -112,7 +135,9 @@ class Server:
         """
         publish, request = endpoints.publish, endpoints.request
         try:
-            server = cls(attempt, publish, request, describe, introduce, high_water_mark, endpoints.server_keys)
+            server = cls(
+                attempt, publish, request, describe, introduce, high_water_mark, endpoints.server_keys, context
+            )
         except zmq.ZMQError as error:
             raise UsageError(f"{publish} and {request} cannot be bound: {error}") from error
         server.publish_endpoint, server.request_endpoint = endpoints.advertised(
@@ -124,6 +149,11 @@ class Server:
     def refused(self) -> int:
         """Connections over TCP that were refused."""
         return self._door.refused if self._door else 0
+
+    def continue_with(self, attempt: Attempt) -> None:
+        """Serve a later attempt of the same rank from now on."""
+        self._attempt = self.responder.attempt = attempt
+        self.heads.clear()
 
     def publish(self, batch: Batch) -> None:
         """Send a batch to whoever subscribes, and forget it."""
@@ -161,10 +191,12 @@ class Server:
     def close(self, linger: float) -> None:
         """Close the sockets; what is on its way to subscribers has at most `linger` seconds to leave."""
         if self._door:
-            self._door.stop()
+            self._door.leave(self._router)
+            self._door.leave(self._publisher)
         self._router.close(linger=0)
         self._publisher.close(linger=int(linger * 1000))
-        self._context.term()
+        if self._own_context:
+            self._own_context.close()
         self.responder.close()
 
     def _behind(self, seq: int) -> list[str]:

@@ -30,6 +30,8 @@ class Wanted:
     """False to get history by `fetch` though the journal could be read."""
     high_water_mark: int = HIGH_WATER_MARK
     """Live messages that wait for this reader before more are dropped."""
+    context: zmq.asyncio.Context | None = None
+    """For its sockets, where many share one."""
 
 
 class Source:
@@ -40,7 +42,7 @@ class Source:
         self.live: LiveFeed | None = None
         self.requester: Requester | None = None
         self.history: History | None = None
-        self._context = zmq.asyncio.Context()
+        self._context = wanted.context or zmq.asyncio.Context()
         self._live_attempt = -1
         self._malformed = 0
 
@@ -90,7 +92,8 @@ class Source:
         if self.requester:
             await self.requester.close()
         # Not term, which would wait for ever for a socket that could not be connected.
-        self._context.destroy(linger=0)
+        if self._context is not self.wanted.context:
+            self._context.destroy(linger=0)
 
     async def _locate(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
         """The run's name, the PUB socket's endpoint, and the keys to it."""
