@@ -40,6 +40,7 @@ class Index:
         }
         self.has_new_charts = False
         self._kinds: dict[str, str] = {**state.get("tags", {}), **_RESERVED}
+        self._is_full_told = False
         self._charted = sum(len(tag) for tags in self.charts.values() for tag in tags)
 
     def state(self) -> dict[str, Any]:
@@ -69,8 +70,13 @@ class Index:
         if not new:
             return
         if self._charted + length > MAX_CHARTED:
-            logger.warning("TensorBoard's charts are full: %r has no chart of its tags %r", name, new[0])
+            self._report_full(name)
             return
         self._charted += length
         self.charts.setdefault(name, {}).update(dict.fromkeys(new))
         self.has_new_charts = True
+
+    def _report_full(self, name: str) -> None:
+        if not self._is_full_told:
+            self._is_full_told = True
+            logger.warning("TensorBoard's charts are full: %r, as others after it, is shown by tags of its own", name)
