@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from trainwire_sinks.watch.series import Series, smooth
+from trainwire_sinks.watch.series import Bucket, Series, smooth
 
 LARGEST: Final = 1e300
 """Larger values are drawn here: the distance of two of them has to be a number."""
@@ -46,13 +46,13 @@ class Ticks(NamedTuple):
 def make_curve(series: Series, style: Style, points: int) -> Curve:
     """A series as a curve of at most about so many points."""
     buckets = series.buckets(points)
-    shown = [bucket for bucket in buckets if bucket.low > 0] if style.is_log else buckets
+    shown = [bucket for bucket in buckets if bucket.mean > 0] if style.is_log else buckets
     means = [bucket.mean for bucket in shown]
     has_band = style.smoothing > 0 or any(bucket.values > 1 for bucket in shown)
     return Curve(
         [bucket.step for bucket in shown],
         _heights(smooth(means, style.smoothing) if style.smoothing else means, style),
-        _heights([bucket.low for bucket in shown], style) if has_band else [],
+        _heights([_low(bucket, style) for bucket in shown], style) if has_band else [],
         _heights([bucket.high for bucket in shown], style) if has_band else [],
         len(buckets) - len(shown),
     )
@@ -82,6 +82,11 @@ def step_ticks(low: float, high: float, count: int) -> Ticks:
     """So many ticks of the axis of steps, at whole numbers."""
     places = sorted({float(round(place)) for place in _spread(low, high, count)})
     return Ticks(places, [f"{place:,.0f}" if abs(place) < 1e7 else f"{place:.3g}" for place in places])
+
+
+def _low(bucket: Bucket, style: Style) -> float:
+    """Where a bucket's band begins: at its mean, if it holds values that a logarithmic axis has no place for."""
+    return bucket.mean if style.is_log and bucket.low <= 0 else bucket.low
 
 
 def _heights(values: Sequence[float], style: Style) -> list[float]:

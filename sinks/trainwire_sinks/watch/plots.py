@@ -39,28 +39,29 @@ class MetricPlot(PlotextPlot):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: list[Shown] = []
+        self._curves: list[tuple[Shown, Curve]] = []
         self._style = Style()
         self._drawn: object = None
 
     def show(self, name: str, shown: Sequence[Shown], style: Style) -> None:
-        """Show a metric, if it is another or has changed since it was last drawn."""
-        state = (name, style, [(id(one.series), one.series.version) for one in shown])
+        """Show a metric, if anything has changed since it was last drawn."""
+        state = (name, style, self.size, [(id(one.series), one.series.version) for one in shown])
         if state == self._drawn:
             return
-        self._drawn, self._shown, self._style = state, list(shown), style
-        self.border_title = Text("  ".join([one_line(name), *self._facts(shown)]))
+        self._drawn, self._style = state, style
+        drawn = [(one, make_curve(one.series, style, 2 * self.size.width)) for one in shown]
+        self._curves = [(one, curve) for one, curve in drawn if curve.steps]
+        left_out = sum(curve.left_out for _, curve in drawn)
+        self.border_title = Text("  ".join([one_line(name), *_facts(shown, style, left_out)]))
         self.refresh()
 
     def render(self) -> RenderResult:
         """Draw it at its present size."""
         if self.size.width < 16 or self.size.height < 4:
             return Text("")
-        drawn = [(one, make_curve(one.series, self._style, 2 * self.size.width)) for one in self._shown]
-        curves = [(one, curve) for one, curve in drawn if curve.steps]
-        if not curves:
+        if not self._curves:
             return Text("nothing above 0 to show on a log axis" if self._style.is_log else "no finite value yet")
-        self._draw(curves)
+        self._draw(self._curves)
         return super().render()
 
     def _draw(self, curves: Sequence[tuple[Shown, Curve]]) -> None:
@@ -89,12 +90,15 @@ class MetricPlot(PlotextPlot):
         plot.xticks(*step_ticks(left, right, max(2, self.size.width // 20)))
         plot.yticks(*height_ticks(low, high, max(2, self.size.height // 3), is_log=is_log))
 
-    def _facts(self, shown: Sequence[Shown]) -> list[str]:
-        odd = sum(one.series.not_finite for one in shown)
-        facts = [", ".join(number(one.series.latest) for one in shown if one.series.latest is not None)]
-        facts += [f"{odd:,} not finite"] if odd else []
-        facts += [f"smoothed {self._style.smoothing:g}"] if self._style.smoothing else []
-        return facts + (["log"] if self._style.is_log else [])
+
+def _facts(shown: Sequence[Shown], style: Style, left_out: int) -> list[str]:
+    """What is said beside a metric's name."""
+    odd = sum(one.series.not_finite for one in shown)
+    facts = [", ".join(number(one.series.latest) for one in shown if one.series.latest is not None)]
+    facts += [f"{odd:,} not finite"] if odd else []
+    facts += [f"smoothed {style.smoothing:g}"] if style.smoothing else []
+    facts += ["log"] if style.is_log else []
+    return facts + (["some not above 0"] if left_out else [])
 
 
 class Plots(Grid):

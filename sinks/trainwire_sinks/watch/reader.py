@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from trainwire_protocol.background import run_in_background
@@ -117,4 +118,6 @@ class Reader:
             AttemptReport(self.rank, attempt, head=max(heads.values(), default=-1), heads=dict(heads))
             for attempt, heads in list(view.heads.items())
         ]
-        return [sink for sink in read_progress(view.run, folder, reports) if sink.rank == self.rank]
+        sinks = [sink for sink in read_progress(view.run, folder, reports) if sink.rank == self.rank]
+        # As long as the run goes on, a sink may have read what has not arrived here yet.
+        return sinks if view.is_over else [replace(sink, ahead=0) for sink in sinks]

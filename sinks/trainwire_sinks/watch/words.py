@@ -5,21 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainwire_sinks.progress import Progress
-from trainwire_sinks.text import number, one_line
+from trainwire_sinks.text import duration, number, one_line
 from trainwire_sinks.watch.alerts import Alert, open_alerts
 from trainwire_sinks.watch.view import View
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units: `1 h 03 min`."""
-    minutes, rest = divmod(int(min(seconds, 1e9)), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours:02} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def describe(view: View, now: float) -> str:
