@@ -29,8 +29,8 @@ OUTSIDE = "outside"
 NAMES = [
     f"../../{OUTSIDE}/evil", f"../{OUTSIDE}/evil", f"dev/../../../{OUTSIDE}/evil", f"weights/../../{OUTSIDE}/evil",
     ".", "..", "/", "//", "a//b", "dev/", " ", "\x00", "\r", "a\nb", "dev/a\tb\nc", "\x1b[31mred", "\x1b]0;title\x07",
-    "dev/\x9b31m", "dev/\u202eevil", "\u2028", "%s%n{0}{x}$(x)`x`", "<script>alert(1)</script>", "' OR 1=1 --", '"', "\\",
-    "x" * 512, "dev/" + "é" * 254, "dev/" + "/" * 500, "损失", "__name__", "epoch", "train/loss", "learning_rate",
+    "dev/\x9b31m", "dev/\u202eevil", "\u2028", "%s%n{0}{x}$(x)`x`", "<script>alert(1)</script>", "' OR 1=1 --",
+    '"', "\\", "x" * 512, "dev/" + "é" * 254, "dev/" + "/" * 500, "损失", "__name__", "epoch", "train/loss", "learning_rate",
     "_hparams_/session_start_info",
 ]  # fmt: skip
 
@@ -49,7 +49,8 @@ FITTING: dict[str, list[Any]] = {
     ],
     "image": [
         {"data": b"no image", "format": "png"}, {"data": b"\x89PNG\r\n\x1a\n", "format": "png", "width": "x"},
-        {"data": b"GIF89a", "format": f"../../{OUTSIDE}/evil"}, {"data": b"x", "format": "", "width": -1, "height": 1e99},
+        {"data": b"GIF89a", "format": f"../../{OUTSIDE}/evil"},
+        {"data": b"x", "format": "", "width": -1, "height": 1e99},
     ],
     "audio": [
         {"data": b"no sound", "format": "wav"}, {"data": b"RIFF", "format": "\x1b[31m\n", "sample_rate": "fast"},
@@ -60,7 +61,8 @@ FITTING: dict[str, list[Any]] = {
         {"columns": ["a"], "rows": [[]] * 0}, {"columns": [], "rows": [[], []]},
     ],
     "hparams": [
-        {}, {"": None, "\x1b[31m\n": "\x1b[31m\n", f"../{OUTSIDE}/evil": [[{}]], "b": b"\x00", "n": math.nan, "i": 2**64 - 1},
+        {}, {"": None, "\x1b[31m\n": "\x1b[31m\n", f"../{OUTSIDE}/evil": [[{}]], "b": b"\x00"},
+        {"n": math.nan, "i": 2**64 - 1},
     ],
     "log": [
         {"level": "", "logger": "", "message": ""}, {"level": "\x1b[31m\n", "logger": "\n", "message": "\r\x1b[2J"},
@@ -89,9 +91,15 @@ FIELDS = (
 """Fields that lifecycle events have; nobody keeps anybody from putting something else into them."""
 
 ODD_FIELDS: list[Any] = [
-    None, "\x1b[31m\n", [1, "x"], {"a": {"b": 1}, "\n": math.nan, "train/loss": "x"}, -1, math.nan, 2**64 - 1, b"\xff", True,
-    f"../../{OUTSIDE}/evil", {"attempt": "x"}, {"train/loss": [1, 2], "dev/loss": None, "learning_rate": {}},
+    None, "\x1b[31m\n", [1, "x"], {"a": {"b": 1}, "\n": math.nan, "train/loss": "x"}, -1, math.nan, 2**64 - 1, b"\xff",
+    True, f"../../{OUTSIDE}/evil", {"attempt": "x"}, {"train/loss": [1, 2], "dev/loss": None, "learning_rate": {}},
 ]  # fmt: skip
+
+
+UNREADABLE = (
+    b"", b"\xc1", msgpack.packb([{1: 2}]), b"\x93\x01\x02\x03", b"\xdd\xff\xff\xff\xff", bytes(range(256)),
+)  # fmt: skip
+"""Bodies of batches that are no lists of events."""
 
 
 def events() -> Iterator[Event]:
@@ -119,17 +127,10 @@ def hostile_run() -> list[Batch]:
     """The events in batches, of which some cannot be read at all, with an honest epoch at the end."""
     recorder = Recorder("hostile")
     batches = [recorder.happened("run/started", run="hostile", rank=0, world_size=1)]
-    for number, event in enumerate(events()):
+    for event in events():
         # Each in a batch of its own: what a sink makes of one must not hide the others.
-        batches.append(recorder.record([event], "media" if number % 7 == 0 or event.type in MEDIA else "event"))
-    for body in (
-        b"",
-        b"\xc1",
-        msgpack.packb([{1: 2}]),
-        b"\x93\x01\x02\x03",
-        b"\xdd\xff\xff\xff\xff",
-        bytes(range(256)),
-    ):
+        batches.append(recorder.record([event], "media" if event.type in MEDIA else "event"))
+    for body in UNREADABLE:
         spoiled = recorder.scalars()
         batches.append(Batch(spoiled.header, spoiled.header_bytes, body))
     batches.append(recorder.record([Event("train/loss", 0.5, "scalar", 1.75e9, 7)]))
