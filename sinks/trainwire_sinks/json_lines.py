@@ -15,15 +15,15 @@ def format_event(event: Event, **identity: int) -> str:
     return to_json(event._asdict() | identity) + "\n"
 
 
-def to_json(value: object) -> str:
-    """A value of an event as JSON on one line, in ASCII.
+def to_json(value: object, indent: int | None = None) -> str:
+    """A value of an event as JSON in ASCII, on one line unless it is indented.
 
     JSON has no NaN or infinity: they are the strings that Python's `float` reads. Bytes are in base64.
     """
     try:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, indent=indent)
     except (ValueError, TypeError):
-        return json.dumps(_for_json(value), allow_nan=False)
+        return json.dumps(_for_json(value), allow_nan=False, indent=indent)
 
 
 def _for_json(value: object) -> object:

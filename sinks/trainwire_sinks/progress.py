@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from trainwire_protocol.errors import UsageError
-from trainwire_protocol.verification import AttemptReport
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.base import Sink
 from trainwire_sinks.cursor import CursorFile, CursorFileError
 from trainwire_sinks.registry import find_sink
 
 _NAME: Final = re.compile(r"(.+)-rank(\d+)\.cursor")
+
+
+class AttemptHead(Protocol):
+    """How far an attempt has been recorded."""
+
+    @property
+    def rank(self) -> int:
+        """Whose it is."""
+
+    @property
+    def attempt(self) -> int:
+        """Its number."""
+
+    @property
+    def head(self) -> int:
+        """Seq of its last event."""
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """For each channel the seq of its last event."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +53,12 @@ class Progress:
     ahead: int = 0
     """Events before the cursor that the record does not hold: the disk lost what it had taken."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as JSON can hold them."""
+        return asdict(self) | {"output": str(self.output), "cursor": self.cursor and self.cursor._asdict()}
 
-def read_progress(run: str, folder: Path, reports: Sequence[AttemptReport]) -> Iterator[Progress]:
+
+def read_progress(run: str, folder: Path, reports: Sequence[AttemptHead]) -> Iterator[Progress]:
     """The progress of every sink of a run whose output is in `folder`."""
     for path in sorted((folder / ".trainwire").glob("*.cursor")):
         if found := _NAME.fullmatch(path.name):
@@ -59,7 +82,7 @@ def read_cursors(folder: Path, rank: int, run: str) -> Iterator[tuple[str, Curso
                 yield name, commit.point.cursor
 
 
-def _compare(name: str, rank: int, folder: Path, cursor: Cursor, reports: Sequence[AttemptReport]) -> Progress:
+def _compare(name: str, rank: int, folder: Path, cursor: Cursor, reports: Sequence[AttemptHead]) -> Progress:
     channels = _channels(name)
     behind = sum(
         max(0, _head(row, channels) - _seq_in(row, cursor)) for row in reports if row.attempt >= cursor.attempt
@@ -68,11 +91,11 @@ def _compare(name: str, rank: int, folder: Path, cursor: Cursor, reports: Sequen
     return Progress(name, rank, folder, cursor, behind, max(0, cursor.seq - (heads[0] if heads else -1)))
 
 
-def _seq_in(report: AttemptReport, cursor: Cursor) -> int:
+def _seq_in(report: AttemptHead, cursor: Cursor) -> int:
     return cursor.seq if report.attempt == cursor.attempt else -1
 
 
-def _head(report: AttemptReport, channels: Collection[str]) -> int:
+def _head(report: AttemptHead, channels: Collection[str]) -> int:
     """Seq of the last event that a sink of these channels wants."""
     return max((seq for channel, seq in report.heads.items() if channel in channels), default=-1)
 

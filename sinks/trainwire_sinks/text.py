@@ -34,3 +34,15 @@ def plain(value: object) -> str:
     if isinstance(value, (Mapping, list, tuple)):
         return one_line(json.dumps(value, ensure_ascii=False, default=repr))
     return number(value)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: `1 h 03 min`."""
+    minutes, rest = divmod(int(min(seconds, 1e9)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

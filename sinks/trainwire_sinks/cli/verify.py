@@ -60,8 +60,8 @@ def _as_json(run: str, reports: Sequence[AttemptReport], sinks: Sequence[Progres
         asdict(report) | {"is_whole": report.is_whole, "resumed_from": _position(report.resumed_from)}
         for report in reports
     ]
-    rows = [asdict(sink) | {"output": str(sink.output), "cursor": _position(sink.cursor)} for sink in sinks]
-    fields = {"run": run, "is_whole": _is_whole(reports, sinks), "attempts": attempts, "sinks": rows}
+    fields = {"run": run, "is_whole": _is_whole(reports, sinks), "attempts": attempts}
+    fields["sinks"] = [sink.as_json() for sink in sinks]
     return json.dumps(fields, indent=2)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.text import Text
 
-from trainwire_sinks.text import one_line
+from trainwire_sinks.text import duration, one_line
 from trainwire_sinks.watch.alerts import open_alerts
 from trainwire_sinks.watch.logs import Line
 from trainwire_sinks.watch.view import View
@@ -18,7 +18,6 @@ from trainwire_sinks.watch.words import (
     describe_alerts,
     describe_sink,
     describe_sinks,
-    duration,
 )
 
 STYLES: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from trainwire_sinks.progress import Progress
 from trainwire_sinks.text import duration, number, one_line
 from trainwire_sinks.watch.alerts import Alert, open_alerts
+from trainwire_sinks.watch.metrics import most_interesting
 from trainwire_sinks.watch.view import View
+
+LONGEST_NAME: Final = 60
+"""Characters of a metric's name that stand in a line with others."""
 
 
 def describe(view: View, now: float) -> str:
@@ -65,11 +70,9 @@ def describe_alerts(view: View) -> str:
 
 
 def describe_metrics(view: View, limit: int) -> str:
-    """The latest values of the first `limit` metrics, on one line."""
-    found = [
-        f"{one_line(name)} {number(series.latest)}"
-        for name, series in list(view.metrics.series.items())[:limit]
-        if series.latest is not None
-    ]
-    more = len(view.metrics.series) - len(found)
-    return ", ".join(found) + (f" and {more:,} more" if more > 0 else "")
+    """The latest values of `limit` metrics, on one line."""
+    series = view.metrics.series
+    names = most_interesting(series, limit)
+    more = len(series) - len(names)
+    found = ", ".join(f"{one_line(name)[:LONGEST_NAME]} {plain(series[name].latest)}" for name in names)
+    return (found or "no metrics") + (f" and {more:,} more" if more else "")

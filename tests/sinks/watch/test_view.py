@@ -15,11 +15,11 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.live import Heartbeat
 from trainwire_protocol.wire import Batch, Header
 from trainwire_sinks.testing import sample_run
-from trainwire_sinks.text import one_line
+from trainwire_sinks.text import duration, one_line
 from trainwire_sinks.watch.logs import MAX_CHARACTERS, MAX_LINES
 from trainwire_sinks.watch.metrics import MAX_METRICS, most_interesting
 from trainwire_sinks.watch.view import View
-from trainwire_sinks.watch.words import describe, duration
+from trainwire_sinks.watch.words import describe
 
 T = 1.75e9
 

@@ -1,0 +1,79 @@
+"""`trainwire runs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from trainwire_protocol.errors import TargetError
+from trainwire_sinks.cli.tables import make_table, print_table
+from trainwire_sinks.json_lines import to_json
+from trainwire_sinks.overview import RunOverview, State, find_runs, read_overview
+from trainwire_sinks.progress import Progress
+from trainwire_sinks.text import duration, number, one_line
+
+STYLES: Final[dict[State, str]] = {
+    "running": "green", "finished": "", "failed": "red", "interrupted": "yellow", "died": "red", "unreadable": "red",
+}  # fmt: skip
+
+
+def runs(root: Path | None = None, *, as_json: Annotated[bool, Parameter("--json", negative="")] = False) -> int:
+    """List the runs under a folder: state, epoch, step, best score, age, and how far their sinks are.
+
+    Args:
+        root: The folder; "runs" if it is left out and there is one, or else the working directory.
+        as_json: Print a JSON list instead of a table.
+    """
+    place = root or (Path("runs") if Path("runs").is_dir() else Path())
+    if not place.is_dir():
+        raise TargetError(f"there is no folder {place}")
+    found = [read_overview(folder) for folder in find_runs(place)]
+    if not found:
+        raise TargetError(f"there is no run under {place}")
+    if as_json:
+        print(to_json([_fields(run) for run in found], indent=2))
+    else:
+        print_table(_table(place, sorted(found, key=lambda run: run.started or 0), time.time()))
+    return 0
+
+
+def _fields(run: RunOverview) -> dict[str, Any]:
+    return asdict(run) | {"folder": str(run.folder), "sinks": [sink.as_json() for sink in run.sinks]}
+
+
+def _table(root: Path, found: Sequence[RunOverview], now: float) -> Table:
+    table = make_table("run", "state", "epoch", "step", "best", "age", "last event", "sinks", right=("epoch", "step"))
+    for run in found:
+        state = Text(run.state, STYLES[run.state])
+        table.add_row(_name(root, run.folder), state, *(Text(one_line(cell)) for cell in _cells(run, now)))
+    return table
+
+
+def _name(root: Path, folder: Path) -> Text:
+    return Text(one_line(folder.resolve().name if folder == root else str(folder.relative_to(root))), "bold")
+
+
+def _cells(run: RunOverview, now: float) -> Iterator[str]:
+    yield "" if run.epoch is None else f"{run.epoch}/{run.max_epochs}" if run.max_epochs else str(run.epoch)
+    yield "" if run.step is None else f"{run.step:,}"
+    best = run.best
+    yield f"{best.metric} {number(best.score)}" + (f" (epoch {best.epoch})" if best.epoch else "") if best else ""
+    yield "" if run.started is None else duration(max(0, now - run.started))
+    yield "" if run.last_event is None else f"{duration(max(0, now - run.last_event))} ago"
+    yield ", ".join(_progress(sink) for sink in run.sinks)
+
+
+def _progress(sink: Progress) -> str:
+    name = sink.sink + (f" of rank {sink.rank}" if sink.rank else "")
+    if sink.cursor is None:
+        return f"{name} (unreadable)"
+    if sink.ahead:
+        return f"{name} ({sink.ahead:,} ahead)"
+    return f"{name} ({sink.behind:,} behind)" if sink.behind else name

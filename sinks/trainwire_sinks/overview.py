@@ -1,0 +1,161 @@
+"""What there is to say of a run at a glance, from the ends of its journal: however long it is, it is not read whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from trainwire_protocol.attempts import kept_ranges, read_resumed_from
+from trainwire_protocol.ends import batches_backwards, read_first, read_head
+from trainwire_protocol.errors import MalformedBatchError, ProtocolError
+from trainwire_protocol.events import Event
+from trainwire_protocol.records import MARKER
+from trainwire_protocol.run_folder import Attempt, list_attempts, list_ranks, read_run_name
+from trainwire_protocol.wire import Batch
+from trainwire_sinks.progress import Progress, read_progress
+
+State: TypeAlias = Literal["running", "finished", "failed", "interrupted", "died", "unreadable"]
+
+ENDINGS: Final[Mapping[str, State]] = {
+    "run/finished": "finished",
+    "run/failed": "failed",
+    "run/interrupted": "interrupted",
+}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far."""
+
+    epoch: int | None
+    metric: str
+    score: float
+
+
+@dataclass(frozen=True)
+class RunOverview:
+    """A run at a glance; all but its ranks and sinks is of its first rank."""
+
+    folder: Path
+    run: str
+    state: State
+    """`died`: it has no last event, and nobody records it; `unreadable`: its journal cannot be read."""
+    epoch: int | None = None
+    """The epoch that it is in, or that it ended in."""
+    max_epochs: int | None = None
+    step: int | None = None
+    best: Best | None = None
+    """None as well if it was told too far from the end: see `LOOK_BACK_BYTES`."""
+    started: float | None = None
+    """Walltime of the first event."""
+    last_event: float | None = None
+    """Walltime of the last one."""
+    attempts: int = 0
+    ranks: tuple[int, ...] = ()
+    sinks: tuple[Progress, ...] = ()
+    """Those whose output is in the run's folder."""
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """The folders of all runs under `root`, itself included, in the order of their paths, but for hidden ones."""
+    for place, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != "journal" and not name.startswith("."))
+        if read_run_name(Path(place)) is not None:
+            yield Path(place)
+
+
+def read_overview(folder: Path) -> RunOverview:
+    """Look at the run in a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    run, ranks = read_run_name(folder), list_ranks(folder)
+    if run is None:
+        raise ValueError(f"no run in {folder}")
+    try:
+        return _read(folder, run, ranks)
+    except (OSError, ProtocolError):
+        return RunOverview(folder, run, "unreadable", ranks=tuple(ranks))
+
+
+def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
+    attempts = list_attempts(folder, ranks[0]) if ranks else []
+    first = _events(read_first(attempts[0])) if attempts else ()
+    last = next(_kept_backwards(attempts, MARKER), None)
+    started = next(_kept_backwards(attempts, b"epoch/started", "epoch/started"), None)
+    finished = next(_kept_backwards(attempts, b"epoch/finished", "epoch/finished"), None)
+    heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
+    return RunOverview(
+        folder,
+        run,
+        _state(attempts),
+        epoch=max((number for event in (started, finished) if (number := _whole(event, "epoch"))), default=None),
+        max_epochs=_whole(started, "max_epochs"),
+        step=last and last.step,
+        best=_best(finished) or _best_saved(attempts),
+        started=first[0].walltime if first else None,
+        last_event=last and last.walltime,
+        attempts=len(attempts),
+        ranks=tuple(ranks),
+        sinks=tuple(read_progress(run, folder, heads)),
+    )
+
+
+def _state(attempts: Sequence[Attempt]) -> State:
+    last = attempts[-1] if attempts else None
+    batch = next(batches_backwards(last), None) if last else None
+    if batch and batch.header.last and (events := _events(batch)):
+        return ENDINGS.get(events[-1].name, "finished")
+    return "running" if last and last.is_held() else "died"
+
+
+def _kept_backwards(attempts: Sequence[Attempt], word: bytes, name: str | None = None) -> Iterator[Event]:
+    """The events that count in batches with `word` in them, the last one first; only those called `name`, if given."""
+    kept = kept_ranges({attempt.number: read_resumed_from(attempt) for attempt in attempts})
+    for attempt in reversed(attempts):
+        limit = kept.get(attempt.number, -1)
+        for batch in batches_backwards(attempt, word) if limit != -1 else ():
+            if limit is None or batch.cursor.seq <= limit:
+                yield from (event for event in reversed(_events(batch)) if name is None or _is(event, name))
+
+
+def _events(batch: Batch | None) -> Sequence[Event]:
+    try:
+        return batch.events if batch else ()
+    except MalformedBatchError:
+        return ()
+
+
+def _is(event: Event, name: str) -> bool:
+    return event.type == "lifecycle" and event.name == name
+
+
+def _whole(event: Event | None, field: str) -> int | None:
+    """A whole number that a lifecycle event tells."""
+    number = event.value.get(field) if event else None
+    return number if type(number) is int else None
+
+
+def _best(finished: Event | None) -> Best | None:
+    """The best epoch as the last one that finished tells it."""
+    told = finished.value.get("best") if finished else None
+    return _as_best(told) if isinstance(told, Mapping) else None
+
+
+def _best_saved(attempts: Sequence[Attempt]) -> Best | None:
+    """The best epoch as the last best checkpoint tells it, of a loop that tells no other way."""
+    saved = _kept_backwards(attempts, b"checkpoint/saved", "checkpoint/saved")
+    return next(
+        (best for event in saved if event.value.get("kind") == "best" and (best := _as_best(event.value))), None
+    )
+
+
+def _as_best(fields: Mapping[str, Any]) -> Best | None:
+    metric, score, epoch = fields.get("metric"), fields.get("score"), fields.get("epoch")
+    if not isinstance(metric, str) or not isinstance(score, (int, float)):
+        return None
+    return Best(epoch if type(epoch) is int else None, metric, score)
