@@ -30,8 +30,8 @@ NAMES = [
     f"../../{OUTSIDE}/evil", f"../{OUTSIDE}/evil", f"dev/../../../{OUTSIDE}/evil", f"weights/../../{OUTSIDE}/evil",
     ".", "..", "/", "//", "a//b", "dev/", " ", "\x00", "\r", "a\nb", "dev/a\tb\nc", "\x1b[31mred", "\x1b]0;title\x07",
     "dev/\x9b31m", "dev/\u202eevil", "\u2028", "%s%n{0}{x}$(x)`x`", "<script>alert(1)</script>", "' OR 1=1 --",
-    '"', "\\", "x" * 512, "dev/" + "é" * 254, "dev/" + "/" * 500, "损失", "__name__", "epoch", "train/loss", "learning_rate",
-    "_hparams_/session_start_info",
+    '"', "\\", "x" * 512, "dev/" + "é" * 254, "dev/" + "/" * 500, "损失", "__name__", "epoch", "train/loss",
+    "learning_rate", "_hparams_/session_start_info",
 ]  # fmt: skip
 
 NO_NAMES: list[Any] = ["", "x" * 513, None, 5, b"train/loss", ["a"]]
@@ -127,9 +127,8 @@ def hostile_run() -> list[Batch]:
     """The events in batches, of which some cannot be read at all, with an honest epoch at the end."""
     recorder = Recorder("hostile")
     batches = [recorder.happened("run/started", run="hostile", rank=0, world_size=1)]
-    for event in events():
-        # Each in a batch of its own: what a sink makes of one must not hide the others.
-        batches.append(recorder.record([event], "media" if event.type in MEDIA else "event"))
+    # Each in a batch of its own: what becomes of one must not hide the others.
+    batches += [recorder.record([event], "media" if event.type in MEDIA else "event") for event in events()]
     for body in UNREADABLE:
         spoiled = recorder.scalars()
         batches.append(Batch(spoiled.header, spoiled.header_bytes, body))
