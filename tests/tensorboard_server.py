@@ -11,7 +11,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import pytest
+
+
+def _has_data_server() -> bool:
+    import tensorboard_data_server
+
+    return tensorboard_data_server.server_binary() is not None
+
+
+_no_data_server = pytest.mark.skipif(not _has_data_server(), reason="TensorBoard's data server has no binary here")
+
+LOADERS: Final = [pytest.param(True, marks=_no_data_server, id="fast"), pytest.param(False, id="python")]
+"""The two ways in which TensorBoard reads event files, as values of `load_fast`: its data server, and Python."""
 
 
 @contextmanager
@@ -36,9 +50,24 @@ def tensorboard(folder: Path, *, load_fast: bool) -> Iterator[str]:
         server.stderr.close()
 
 
-def get(address: str, path: str, **parameters: str) -> Any:
+def get(address: str, path: str, **parameters: object) -> Any:
     """What a path of the server answers, read as JSON."""
-    with urllib.request.urlopen(f"{address}{path}?{urllib.parse.urlencode(parameters)}", timeout=30) as answer:
+    return json.loads(get_bytes(address, path, **parameters)[0])
+
+
+def get_bytes(address: str, path: str, **parameters: object) -> tuple[bytes, str]:
+    """What a path of the server answers, and its content type; without parameters, the path may have a query."""
+    query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+    with urllib.request.urlopen(f"{address}{path}{query}", timeout=30) as answer:
+        return answer.read(), answer.headers.get_content_type()
+
+
+def post(address: str, path: str, **body: object) -> Any:
+    """What a path of the server answers to a JSON body, read as JSON."""
+    request = urllib.request.Request(
+        f"{address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
 
@@ -47,3 +76,8 @@ def shown(address: str, run: str, tag: str) -> dict[int, float]:
     if tag not in get(address, "data/plugin/scalars/tags").get(run, {}):
         return {}
     return {step: value for _, step, value in get(address, "data/plugin/scalars/scalars", run=run, tag=tag)}
+
+
+def shown_scalars(address: str, run: str) -> dict[str, dict[int, float]]:
+    """The points of every scalar that a run shows."""
+    return {tag: shown(address, run, tag) for tag in get(address, "data/plugin/scalars/tags").get(run, {})}
