@@ -20,8 +20,9 @@ READ_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Alert:
-    """What a rule has found."""
+    """What a rule has found; that it has cleared is said by another with the same `id`."""
 
+    id: str
     rule: str
     severity: str
     is_cleared: bool
@@ -68,6 +69,7 @@ def parse_alert(line: bytes) -> Alert | None:
     if not isinstance(fields, Mapping) or fields.get("state") not in ("fired", "cleared"):
         return None
     return Alert(
+        _text(fields, "id"),
         _text(fields, "rule"),
         _text(fields, "severity"),
         fields["state"] == "cleared",
@@ -81,9 +83,9 @@ def open_alerts(alerts: list[Alert]) -> list[Alert]:
     """Those that have fired and not cleared since, in the order in which they fired."""
     unsettled: dict[str, Alert] = {}
     for alert in alerts:
-        unsettled.pop(alert.rule, None)
+        unsettled.pop(alert.id, None)
         if not alert.is_cleared:
-            unsettled[alert.rule] = alert
+            unsettled[alert.id] = alert
     return list(unsettled.values())
 
 

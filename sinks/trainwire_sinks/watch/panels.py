@@ -21,7 +21,7 @@ from trainwire_sinks.watch.words import (
 )
 
 STYLES: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}
-SEVERITIES: Final = {"critical": "bold red", "error": "red", "warning": "yellow"}
+SEVERITIES: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def status_text(views: Sequence[View], selected: int, width: int) -> Text:
@@ -64,7 +64,7 @@ def _bar(fraction: float, width: int) -> Text:
 
 def _severity(view: View) -> str:
     found = {alert.severity for alert in open_alerts(list(view.alerts))}
-    return next((style for severity, style in SEVERITIES.items() if severity in found), "yellow" if found else "")
+    return next((style for severity, style in SEVERITIES.items() if severity in found), "")
 
 
 def _age(seconds: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from trainwire_sinks.progress import Progress
-from trainwire_sinks.text import duration, number, one_line
+from trainwire_sinks.text import duration, one_line, plain
 from trainwire_sinks.watch.alerts import Alert, open_alerts
 from trainwire_sinks.watch.metrics import most_interesting
 from trainwire_sinks.watch.view import View
@@ -60,7 +60,7 @@ def describe_sinks(view: View) -> str:
 def describe_alert(alert: Alert) -> str:
     """What an alert says."""
     about = f"{alert.severity} {alert.rule}" + (f" at step {alert.step}" if alert.step is not None else "")
-    return one_line(f"{'cleared: ' if alert.is_cleared else ''}{about}: {alert.message}"[:1000])
+    return one_line(f"{about}: {alert.message}"[:1000])
 
 
 def describe_alerts(view: View) -> str:
