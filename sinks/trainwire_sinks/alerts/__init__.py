@@ -1,0 +1,1 @@
+"""Alerts: rules that look at a run, and notifiers that tell what they find. `docs/alerts.md` is the reference."""

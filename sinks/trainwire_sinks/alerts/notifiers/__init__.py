@@ -1,0 +1,16 @@
+"""The kinds of notifiers: a file for each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from trainwire_sinks.alerts.notifiers.apprise_url import AppriseUrl
+from trainwire_sinks.alerts.notifiers.base import Notifier
+from trainwire_sinks.alerts.notifiers.command import Command
+from trainwire_sinks.alerts.notifiers.terminal import Terminal
+from trainwire_sinks.alerts.notifiers.webhook import Webhook
+
+_CLASSES: Final[tuple[type[Notifier], ...]] = (AppriseUrl, Webhook, Command, Terminal)
+
+KINDS: Final[dict[str, type[Notifier]]] = {notifier.kind: notifier for notifier in _CLASSES}
+"""What the rules file calls them."""

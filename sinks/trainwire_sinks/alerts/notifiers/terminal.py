@@ -1,0 +1,46 @@
+"""Messages to whoever looks at the sink's terminal."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from trainwire_protocol.background import run_in_background
+from trainwire_sinks.alerts.notifiers.base import Notifier
+from trainwire_sinks.courier import Message, RefusedError
+from trainwire_sinks.terminal import has_colours
+
+_COLOURS: Final = {"info": "36", "warning": "33", "critical": "1;31", "cleared": "32"}
+"""By severity, or of any that has cleared (ECMA-48, Select Graphic Rendition)."""
+
+
+@dataclass(kw_only=True)
+class Terminal(Notifier):
+    """Writes a line to standard error: the time, the severity, the rule and the message.
+
+    There always is one with the name `terminal`.
+    """
+
+    kind = "terminal"
+
+    async def send(self, key: str, alert: Message) -> None:  # noqa: ARG002  # a person knows a line that comes again
+        """Write it, on a thread: a terminal can be halted."""
+        await run_in_background(_write, alert)
+
+
+def format_line(alert: Message, *, colours: bool) -> str:
+    """The line of an alert."""
+    is_cleared = alert["state"] == "cleared"
+    word = f"{alert['severity'].upper():<8}"
+    if colours:
+        word = f"\x1b[{_COLOURS['cleared' if is_cleared else alert['severity']]}m{word}\x1b[0m"
+    return f"{alert['time']} {word} {alert['rule']}: {alert['message']}\n"
+
+
+def _write(alert: Message) -> None:
+    try:
+        sys.stderr.write(format_line(alert, colours=has_colours(sys.stderr)))
+        sys.stderr.flush()
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"standard error is closed: {error}") from error

@@ -1,0 +1,58 @@
+"""Another sink of the run does not keep up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated
+
+from trainwire_protocol.wire import Cursor
+from trainwire_sinks.alerts.rule import Rule
+from trainwire_sinks.alerts.settings import Bounds
+
+if TYPE_CHECKING:
+    from trainwire_sinks.alerts.surroundings import Surroundings
+    from trainwire_sinks.base import Pulse
+
+
+@dataclass(kw_only=True)
+class SinkBehind(Rule):
+    """A sink with its output in the same folder has not got, in so long, to what was recorded then.
+
+    It may be slow, stopped, or dead. Clears when it has caught up.
+    """
+
+    kind = "sink-behind"
+    fields = ("sink", "events")
+    template = "the sink {sink} of {run} is {events} events behind"
+
+    sink: str = "*"
+    seconds: Annotated[float, Bounds(above=0)] = 120.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._goals: dict[str, tuple[Cursor, float]] = {}
+        """For each sink where the record ended when it had last got as far, and when that was."""
+
+    def tick(self, pulse: Pulse, around: Surroundings) -> None:
+        """Look how far each has got."""
+        if pulse.heartbeat is None or not around.is_known:
+            return
+        header = pulse.heartbeat.header
+        head = Cursor(header.attempt, header.before.get("event", -1))
+        sinks = {name: cursor for name, cursor in around.cursors.items() if fnmatchcase(name, self.sink)}
+        late = [name for name, cursor in sinks.items() if self._is_late(name, cursor, head, pulse.now)]
+        if late and self.finding is None:
+            cursor = sinks[late[0]]
+            events = head.seq - (cursor.seq if cursor.attempt == head.attempt else -1)
+            occasion = f"{late[0]}-{cursor.attempt}-{cursor.seq}"
+            self.finding = {"sink": late[0], "events": events, "occasion": occasion}
+        elif not late:
+            self.finding = None
+
+    def _is_late(self, name: str, cursor: Cursor, head: Cursor, now: float) -> bool:
+        goal, since = self._goals.get(name, (head, now))
+        if cursor >= goal:
+            goal, since = head, now
+        self._goals[name] = goal, since
+        return now - since >= self.seconds

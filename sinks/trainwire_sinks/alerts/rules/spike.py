@@ -1,0 +1,88 @@
+"""A metric leaps away from what it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from trainwire_protocol.events import Event
+from trainwire_sinks.alerts.rule import Finding, MetricRule
+from trainwire_sinks.alerts.settings import Bounds
+
+Direction: TypeAlias = Literal["up", "down", "both"]
+
+DEVIATIONS_OF_MAD: Final = 1.4826
+"""Standard deviations in a median absolute deviation of a normal distribution: 1 / Φ⁻¹(3/4)."""
+
+LEAST_DEVIATION: Final = 0.01
+"""The deviation is taken as this share of the median at least, or what hardly changes would leap at each event."""
+
+
+@dataclass(kw_only=True)
+class Spike(MetricRule):
+    """A metric is further from its median than so many standard deviations, over a window of its last values.
+
+    The standard deviation is estimated from the median absolute deviation (MAD), so that spikes in the window hardly
+    matter: the robust z-score, (value - median) / (1.4826 MAD), of Iglewicz and Hoaglin 1993, "How to Detect and Handle
+    Outliers", and Hampel 1974, "The Influence Curve and Its Role in Robust Estimation". There is none before the window
+    is full; then both are estimated anew after every tenth of it. Values that are not finite are passed over. Clears
+    with the next value that is none.
+    """
+
+    kind = "spike"
+    fields = ("metric", "value", "median", "score")
+    template = "{metric} is {value} at step {step}: {score} deviations from its median {median}"
+
+    max_metrics = 100  # it remembers more of each
+
+    threshold: Annotated[float, Bounds(above=0)] = 10.0
+    window: Annotated[int, Bounds(least=5, most=10_000)] = 100
+    direction: Direction = "up"
+
+    def judge(self, metric: str, value: float, event: Event) -> Finding | None:
+        """Compare it to the window, and put it there."""
+        if not math.isfinite(value):
+            return self.wrong.get(metric)
+        memory = self.seen.get(metric) or _begun()
+        finding = self._compare(metric, value, memory)
+        self._remember(memory, value, event.step)
+        self.seen[metric] = memory
+        return finding
+
+    def keep(self, memory: Any, step: int) -> Any:
+        """The values up to a step."""
+        kept = [[at, value] for at, value in memory["values"] if at <= step] if memory else []
+        return _begun() | {"values": kept} if kept else None
+
+    def _compare(self, metric: str, value: float, memory: dict[str, Any]) -> Finding | None:
+        if memory["median"] is None:
+            return None
+        median, deviation = memory["median"], memory["deviation"]
+        score = (value - median) / deviation if deviation else math.copysign(math.inf, value - median)
+        directed = {"up": score, "down": -score, "both": abs(score)}[self.direction]
+        if value == median or directed <= self.threshold:
+            return None
+        return {"metric": metric, "value": value, "median": median, "score": round(score, 1)}
+
+    def _remember(self, memory: dict[str, Any], value: float, step: int) -> None:
+        values = memory["values"]
+        values.append([step, value])
+        del values[: -self.window]
+        memory["new"] += 1
+        is_stale = memory["median"] is None or memory["new"] >= max(1, self.window // 10)
+        if len(values) == self.window and is_stale:
+            numbers = [number for _, number in values]
+            memory["new"], memory["median"] = 0, _median(numbers)
+            spread = DEVIATIONS_OF_MAD * _median([abs(number - memory["median"]) for number in numbers])
+            memory["deviation"] = max(spread, LEAST_DEVIATION * abs(memory["median"]))
+
+
+def _begun() -> dict[str, Any]:
+    return {"values": [], "new": 0, "median": None, "deviation": None}
+
+
+def _median(numbers: Sequence[float]) -> float:
+    """The median, the lower one of two."""
+    return sorted(numbers)[(len(numbers) - 1) // 2]
