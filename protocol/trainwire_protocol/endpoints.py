@@ -61,10 +61,10 @@ class Tcp:
         Raises:
             OptionError: one is none.
         """
-        if self.bind:
-            _parse(self.bind)
-        if self.advertise:
-            _parse_advertised(self.advertise)
+        bound = _parse(self.bind)[1] if self.bind else None
+        advertised = _parse_advertised(self.advertise)[1] if self.advertise else None
+        if advertised and not bound:
+            raise OptionError(f"advertise is {self.advertise!r}: with a port of its own it needs one in bind too")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
 
 def make_app(tokens: Sequence[str], *, with_every_option: bool = False) -> App:
     """The command line, with what `tokens` need of it: a sink's module is imported only if it is asked for."""
-    from trainwire_sinks.cli import completion, export, keygen, launch, replay, runs, send, sink, verify, watch
+    from trainwire_sinks.cli import completion, export, keygen, launch, relay, replay, runs, send, sink, tail, verify, watch
 
     app = App(name="trainwire", help=HELP, version=_version, version_flags=["--version"])
     app.command(sink.make_app(tokens[1:] if tokens[:1] == ["sink"] else [], with_every_option=with_every_option))
@@ -64,8 +64,10 @@ def make_app(tokens: Sequence[str], *, with_every_option: bool = False) -> App:
     app.command(verify.verify)
     app.command(export.export)
     app.command(runs.runs)
+    app.command(tail.tail)
     app.command(send.send)
     app.command(keygen.keygen)
+    app.command(relay.relay)
     app.command(watch.watch)
     app.command(completion.completion)
     return app

@@ -1,19 +1,30 @@
-"""How a sink's process ends when it is told to."""
+"""How a process that runs on ends when it is told to."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from typing import Protocol
 
 from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.runner import SinkRunner
+
+
+class Runner(Protocol):
+    """Something that runs until it is stopped: a sink's runner, a relay."""
+
+    async def run(self) -> None:
+        """Run to the end."""
+
+    def stop(self) -> None:
+        """End soon, with everything committed."""
+
 
 CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
-async def run_until_signal(runner: SinkRunner) -> ExitCode:
-    """Run a sink to its end; SIGINT or SIGTERM ends it with everything committed, a second one at once."""
+async def run_until_signal(runner: Runner) -> ExitCode:
+    """Run to the end; SIGINT or SIGTERM ends it with everything committed, a second one at once."""
     loop = asyncio.get_running_loop()
     caught: list[signal.Signals] = []
 

@@ -1,0 +1,181 @@
+"""A relay's life: claim its folder, serve what is there, find what is to be copied, follow it, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from trainwire_protocol.endpoints import Tcp
+from trainwire_protocol.errors import IncompleteError, TrainwireError
+from trainwire_protocol.run_folder import list_ranks, read_run_name
+from trainwire_sinks.claim import Claim
+from trainwire_sinks.relay.copy import Copy
+from trainwire_sinks.relay.following import Following
+from trainwire_sinks.relay.places import Places
+from trainwire_sinks.relay.serving import Serving
+from trainwire_sinks.relay.sources import AddressSource, FolderSource, Found, make_source
+
+SCAN_SECONDS: Final = 1.0
+"""How often sources are looked at."""
+
+MAX_OPEN_FILES: Final = 1 << 16
+
+Key: TypeAlias = tuple[str, int]
+"""A run's name and a rank."""
+
+logger = logging.getLogger("trainwire")
+
+
+class Relay:
+    """Copies all that its sources have into a folder, and serves it from there.
+
+    Args:
+        sources: addresses, run folders, connection files, and folders of either.
+        folder: holds a run folder for each run.
+        tcp: where the relay is reached from other hosts, if it is.
+        give_up: seconds after which a silent trainer on another host is no longer waited for.
+        until_over: end when every source has been found, and all runs that were are over.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        folder: Path,
+        tcp: Tcp,
+        *,
+        give_up: float | None = None,
+        until_over: bool = False,
+    ) -> None:
+        self._names, self._folder, self._tcp = sources, folder, tcp
+        self._give_up, self._until_over = give_up, until_over
+        self._session = secrets.token_hex(8)
+        self._claim = Claim(folder, "relay", 0)
+        self._serving: dict[Key, Serving] = {}
+        self._following: dict[Key, asyncio.Task[None]] = {}
+        self._done: dict[Key, tuple[str | None, int]] = {}
+        self._unseen: set[str] = set()
+        self._stopping = asyncio.Event()
+        self.incomplete: list[str] = []
+        """Runs that could not be copied to their end."""
+
+    async def run(self) -> None:
+        """Relay until `stop` is called, or all is over if that is wanted.
+
+        Raises:
+            OutputError: the folder cannot be written, or another relay writes it.
+            UsageError: a source or an address is none, or there are no keys for it.
+        """
+        await asyncio.to_thread(self._claim.take)
+        _allow_many_files()
+        places = Places(self._tcp, self._folder / ".trainwire")
+        sources: list[FolderSource | AddressSource] = []
+        try:
+            sources.extend(make_source(name, self._folder, places.context.zmq) for name in self._names)
+            await self._live(sources, places)
+        finally:
+            await self._close(sources, places)
+
+    def stop(self) -> None:
+        """End soon; what is copied is on the disk already. Call it on the relay's event loop."""
+        self._stopping.set()
+
+    async def _live(self, sources: Sequence[FolderSource | AddressSource], places: Places) -> None:
+        for run, rank in await asyncio.to_thread(self._copied):
+            await self._serve((run, rank), places)
+        self._unseen = {str(source) for source in sources}
+        watching = [asyncio.ensure_future(self._watch(source, places)) for source in sources]
+        tasks: list[asyncio.Future[Any]] = [*watching, asyncio.ensure_future(self._stopping.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _copied(self) -> list[Key]:
+        """The ranks that were copied before this start."""
+        folders = [path for path in sorted(self._folder.iterdir()) if read_run_name(path) == path.name]
+        return [(folder.name, rank) for folder in folders for rank in list_ranks(folder)]
+
+    async def _serve(self, key: Key, places: Places) -> Serving:
+        if key not in self._serving:
+            run, rank = key
+            copy = await asyncio.to_thread(Copy, self._folder / run, run, rank, self._session)
+            self._serving[key] = Serving(copy, places, self._session)
+        return self._serving[key]
+
+    async def _watch(self, source: FolderSource | AddressSource, places: Places) -> None:
+        """Follow what a source has, and what comes into it."""
+        while True:
+            found = await (source.find() if isinstance(source, AddressSource) else asyncio.to_thread(source.find))
+            for one in found:
+                await self._consider(one, places)
+            if found:
+                self._unseen.discard(str(source))
+            if self._until_over and not self._unseen and not self._following:
+                self.stop()
+            await asyncio.sleep(SCAN_SECONDS)
+
+    async def _consider(self, found: Found, places: Places) -> None:
+        """Follow what was found, unless it is followed already, or is over and copied."""
+        key, state = (found.run, found.rank), (found.session, found.attempt)
+        if key in self._following or self._done.get(key) == state:
+            return
+        try:
+            serving = await self._serve(key, places)
+        except (TrainwireError, OSError) as error:
+            logger.error("cannot relay rank %d of %s: %s", found.rank, found.run, error)
+            self._done[key] = state
+            return
+        if serving.copy.ended and serving.copy.attempt.number >= found.attempt:
+            self._done[key] = state
+            return
+        logger.info("relaying rank %d of %s from %s", found.rank, found.run, found.target)
+        name = f"relay on {socket.gethostname()} in {self._folder}"[:256]
+        following = Following(found, serving, places.context.zmq, name, self._give_up)
+        task = self._following[key] = asyncio.ensure_future(self._follow(following, state))
+        task.add_done_callback(lambda _: self._following.pop(key))
+
+    async def _follow(self, following: Following, state: tuple[str | None, int]) -> None:
+        found = following.found
+        try:
+            await following.run()
+        except TrainwireError as error:
+            if isinstance(error, IncompleteError):
+                self.incomplete.append(found.run)
+            logger.error("rank %d of %s is not relayed to its end: %s", found.rank, found.run, error)
+        except Exception:
+            logger.exception("rank %d of %s is not relayed further; trying again", found.rank, found.run)
+            await asyncio.sleep(SCAN_SECONDS)
+            return
+        self._done[found.run, found.rank] = state
+
+    async def _close(self, sources: Sequence[FolderSource | AddressSource], places: Places) -> None:
+        following = list(self._following.values())
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        for serving in self._serving.values():
+            await serving.close()
+        for source in sources:
+            if isinstance(source, AddressSource):
+                await source.close()
+        places.close()
+        self._claim.release()
+
+
+def _allow_many_files() -> None:
+    """Raise the number of open files, of which each rank takes some, as far as the system lets us."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
