@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from trainwire_protocol.ends import read_first
+from trainwire_protocol.ends import batches_backwards, events_of, read_first
 from trainwire_protocol.errors import MalformedBatchError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import JournalReader
+from trainwire_protocol.records import MARKER
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.wire import Batch, Cursor
 
@@ -38,11 +39,9 @@ def parse_position(position: Any) -> Cursor | None:
 
 def read_resumed_from(attempt: Attempt) -> Cursor | None:
     """The position that an attempt in a run's folder says it resumes from; None if it says nothing of the kind."""
-    try:
-        first = read_first(attempt)
-        return resumed_from(first.events[0]) if first and first.events else None
-    except MalformedBatchError:
-        return None
+    first = read_first(attempt)
+    events = events_of(first) if first else ()
+    return resumed_from(events[0]) if events else None
 
 
 def find_mark(attempt: Attempt, mark: int) -> Cursor:
@@ -85,3 +84,20 @@ def kept_ranges(resumed: Mapping[int, Cursor | None]) -> dict[int, int | None]:
         kept[attempt] = limit.seq if attempt == limit.attempt and limit.seq < 2**63 else None
         limit = resumed[attempt] or limit
     return kept
+
+
+def kept_backwards(attempts: Sequence[Attempt], word: bytes = MARKER, limit: int | None = None) -> Iterator[Batch]:
+    """The batches of a rank that still count and have `word` in their bytes, the last one first.
+
+    `limit` is for each attempt, in bytes, as `batches_backwards` has it.
+
+    Raises:
+        OSError: a journal cannot be read.
+        UnsupportedVersionError: a newer version wrote it.
+    """
+    kept = kept_ranges({attempt.number: read_resumed_from(attempt) for attempt in attempts})
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number, reverse=True):
+        last = kept.get(attempt.number, -1)
+        for batch in batches_backwards(attempt, word, limit) if last != -1 else ():
+            if last is None or batch.cursor.seq <= last:
+                yield batch

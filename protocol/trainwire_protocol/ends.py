@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from trainwire_protocol.errors import ProtocolError, UnsupportedVersionError
+from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
+from trainwire_protocol.events import Event
 from trainwire_protocol.journal import list_segments
 from trainwire_protocol.records import MARKER, RecordScanner, decode_record
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.wire import Batch
-
-LOOK_BACK_BYTES: Final = 64 << 20
-"""How much of a journal is gone through backwards, in bytes: more than a million scalars."""
 
 _CHUNK_BYTES: Final = 64 << 10
 _TRIES: Final = 64
@@ -64,8 +62,8 @@ def read_first(attempt: Attempt) -> Batch | None:
     return None
 
 
-def batches_backwards(attempt: Attempt, word: bytes = MARKER) -> Iterator[Batch]:
-    """The batches of an attempt with `word` in their bytes, the last one first, from about its last `LOOK_BACK_BYTES`.
+def batches_backwards(attempt: Attempt, word: bytes = MARKER, limit: int | None = None) -> Iterator[Batch]:
+    """The batches of an attempt with `word` in their bytes, the last one first, from about its last `limit` bytes.
 
     Damaged records are passed over. At most one segment is held in memory.
 
@@ -75,10 +73,18 @@ def batches_backwards(attempt: Attempt, word: bytes = MARKER) -> Iterator[Batch]
     """
     looked_at = 0
     for path in reversed(list_segments(attempt.folder)):
-        if looked_at >= LOOK_BACK_BYTES:
+        if limit is not None and looked_at >= limit:
             return
         looked_at += path.stat().st_size
         yield from _segment_backwards(path, word)
+
+
+def events_of(batch: Batch) -> Sequence[Event]:
+    """A batch's events; none if its body cannot be read, which is told by whoever reads the whole journal."""
+    try:
+        return batch.events
+    except MalformedBatchError:
+        return ()
 
 
 def _segment_backwards(path: Path, word: bytes) -> Iterator[Batch]:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from trainwire_protocol.attempts import kept_ranges, read_resumed_from
-from trainwire_protocol.ends import batches_backwards, read_first, read_head
-from trainwire_protocol.errors import MalformedBatchError, ProtocolError
+from trainwire_protocol.attempts import kept_backwards
+from trainwire_protocol.ends import batches_backwards, events_of, read_first, read_head
+from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.events import Event
-from trainwire_protocol.records import MARKER
 from trainwire_protocol.run_folder import Attempt, list_attempts, list_ranks, read_run_name
-from trainwire_protocol.wire import Batch
 from trainwire_sinks.progress import Progress, read_progress
 
 State: TypeAlias = Literal["running", "finished", "failed", "interrupted", "died", "unreadable"]
+
+LOOK_BACK_BYTES: Final = 64 << 20
+"""How far from an attempt's end epochs are looked for, in bytes of its journal: more than a million scalars."""
 
 ENDINGS: Final[Mapping[str, State]] = {
     "run/finished": "finished",
@@ -84,10 +85,10 @@ def read_overview(folder: Path) -> RunOverview:
 
 def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
     attempts = list_attempts(folder, ranks[0]) if ranks else []
-    first = _events(read_first(attempts[0])) if attempts else ()
-    last = next(_kept_backwards(attempts, MARKER), None)
-    started = next(_kept_backwards(attempts, b"epoch/started", "epoch/started"), None)
-    finished = next(_kept_backwards(attempts, b"epoch/finished", "epoch/finished"), None)
+    first = read_first(attempts[0]) if attempts else None
+    begun = events_of(first) if first else ()
+    last = next((event for batch in kept_backwards(attempts) for event in reversed(events_of(batch))), None)
+    started, finished = (next(_told(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
     heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
     return RunOverview(
         folder,
@@ -97,7 +98,7 @@ def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
         max_epochs=_whole(started, "max_epochs"),
         step=last and last.step,
         best=_best(finished) or _best_saved(attempts),
-        started=first[0].walltime if first else None,
+        started=begun[0].walltime if begun else None,
         last_event=last and last.walltime,
         attempts=len(attempts),
         ranks=tuple(ranks),
@@ -108,30 +109,15 @@ def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
 def _state(attempts: Sequence[Attempt]) -> State:
     last = attempts[-1] if attempts else None
     batch = next(batches_backwards(last), None) if last else None
-    if batch and batch.header.last and (events := _events(batch)):
+    if batch and batch.header.last and (events := events_of(batch)):
         return ENDINGS.get(events[-1].name, "finished")
     return "running" if last and last.is_held() else "died"
 
 
-def _kept_backwards(attempts: Sequence[Attempt], word: bytes, name: str | None = None) -> Iterator[Event]:
-    """The events that count in batches with `word` in them, the last one first; only those called `name`, if given."""
-    kept = kept_ranges({attempt.number: read_resumed_from(attempt) for attempt in attempts})
-    for attempt in reversed(attempts):
-        limit = kept.get(attempt.number, -1)
-        for batch in batches_backwards(attempt, word) if limit != -1 else ():
-            if limit is None or batch.cursor.seq <= limit:
-                yield from (event for event in reversed(_events(batch)) if name is None or _is(event, name))
-
-
-def _events(batch: Batch | None) -> Sequence[Event]:
-    try:
-        return batch.events if batch else ()
-    except MalformedBatchError:
-        return ()
-
-
-def _is(event: Event, name: str) -> bool:
-    return event.type == "lifecycle" and event.name == name
+def _told(attempts: Sequence[Attempt], name: str) -> Iterator[Event]:
+    """The lifecycle events of this name that count, the last one first."""
+    for batch in kept_backwards(attempts, name.encode(), LOOK_BACK_BYTES):
+        yield from (event for event in reversed(events_of(batch)) if event.type == "lifecycle" and event.name == name)
 
 
 def _whole(event: Event | None, field: str) -> int | None:
@@ -148,7 +134,7 @@ def _best(finished: Event | None) -> Best | None:
 
 def _best_saved(attempts: Sequence[Attempt]) -> Best | None:
     """The best epoch as the last best checkpoint tells it, of a loop that tells no other way."""
-    saved = _kept_backwards(attempts, b"checkpoint/saved", "checkpoint/saved")
+    saved = _told(attempts, "checkpoint/saved")
     return next(
         (best for event in saved if event.value.get("kind") == "best" and (best := _as_best(event.value))), None
     )

@@ -102,7 +102,7 @@ def test_a_long_journal_is_not_read_whole(write_run: WriteRun, list_runs: List, 
     writer.append([recorder.happened("epoch/finished", epoch=9), recorder.scalars(10)])
     writer.close()
     segments = journal.list_segments(attempt.folder)
-    monkeypatch.setattr("trainwire_protocol.ends.LOOK_BACK_BYTES", 1)
+    monkeypatch.setattr("trainwire_sinks.overview.LOOK_BACK_BYTES", 1)
     for path in segments[1:-1]:
         path.write_bytes(b"nobody reads this")
     found = list_runs(folder)["run"]
