@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import ClassVar, Final
@@ -11,6 +11,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.css.query import NoMatches
 from textual.widgets import Footer, Input, Static
 
 from trainwire_protocol.commands import send_command
@@ -93,19 +94,19 @@ class WatchApp(App[None]):
         self.query_one(MetricList).focus()
         for reader in self.readers:
             self.run_worker(reader.run(), exit_on_error=True)
-        self.run_worker(self._keep_showing())
+        self.set_interval(REFRESH_SECONDS, self._keep_showing)
 
-    async def _keep_showing(self) -> None:
-        while True:
-            await self.show()
-            await asyncio.sleep(REFRESH_SECONDS)
+    def _keep_showing(self) -> None:
+        # When the app closes, its widgets go before its timers.
+        with contextlib.suppress(NoMatches):
+            self.show()
 
-    async def show(self) -> None:
+    def show(self) -> None:
         """Bring everything on the screen up to date."""
         self.query_one("#status", Static).update(status_text(self.views, self.selected, self.size.width - 2))
         self._show_metrics()
         self._show_log()
-        await self._show_plots()
+        self._show_plots()
 
     def _show_metrics(self) -> None:
         wanted = self.metric_filter.lower()
@@ -119,7 +120,7 @@ class WatchApp(App[None]):
         facts = [f"{len(rows):,} metrics" + (f" with {one_line(self.metric_filter)}" if wanted else "")]
         facts += ["more are left out"] if self.view.metrics.left_out else []
         hidden = len(self._plotted()) - self.query_one(Plots).room()
-        facts += [f"{hidden} plots do not fit"] if hidden > 0 else []
+        facts += [f"{hidden} plot{'s' * (hidden > 1)} hidden"] if hidden > 0 else []
         metrics.border_title = Text(", ".join(facts))
 
     def _show_log(self) -> None:
@@ -130,11 +131,11 @@ class WatchApp(App[None]):
         filters += [f"{self.log_level} and above"] if self.log_level != LEVELS[0] else []
         pane.border_title = Text(" ".join(["log", *filters]))
 
-    async def _show_plots(self) -> None:
+    def _show_plots(self) -> None:
         plots = self.query_one(Plots)
         names = self._plotted()
         fitting = names[: plots.room()]
-        for name, plot in zip(fitting, await plots.lay_out(len(fitting)), strict=True):
+        for name, plot in zip(fitting, plots.lay_out(len(fitting)), strict=True):
             plot.show(name, self._series_of(name), self.plot_style)
 
     def _plotted(self) -> list[str]:
@@ -151,38 +152,38 @@ class WatchApp(App[None]):
             if name in view.metrics.series
         ]
 
-    async def on_metric_list_chosen(self, message: MetricList.Chosen) -> None:
+    def on_metric_list_chosen(self, message: MetricList.Chosen) -> None:
         """Plot a metric, or no longer."""
         chosen = self._plotted()
         self.chosen = [name for name in chosen if name != message.name]
         if message.name not in chosen:
             self.chosen.append(message.name)
-        await self.show()
+        self.show()
 
-    async def action_choose(self) -> None:
+    def action_choose(self) -> None:
         """Plot the metric at the cursor, or no longer."""
         self.query_one(MetricList).action_choose()
 
-    async def action_smooth(self) -> None:
+    def action_smooth(self) -> None:
         """Smooth the curves more, or not at all."""
         following = SMOOTHINGS[(SMOOTHINGS.index(self.plot_style.smoothing) + 1) % len(SMOOTHINGS)]
         self.plot_style = Style(following, self.plot_style.is_log)
-        await self.show()
+        self.show()
 
-    async def action_log_axis(self) -> None:
+    def action_log_axis(self) -> None:
         """Turn to a logarithmic axis of values, or back."""
         self.plot_style = Style(self.plot_style.smoothing, not self.plot_style.is_log)
-        await self.show()
+        self.show()
 
-    async def action_level(self) -> None:
+    def action_level(self) -> None:
         """Show only lines of the next level and above."""
         self.log_level = LEVELS[(LEVELS.index(self.log_level) + 1) % len(LEVELS)]
-        await self.show()
+        self.show()
 
-    async def action_next_run(self) -> None:
+    def action_next_run(self) -> None:
         """Turn to the next of the runs."""
         self.selected = (self.selected + 1) % len(self.readers)
-        await self.show()
+        self.show()
 
     def action_filter_metrics(self) -> None:
         """Ask for the text that the names of metrics have to hold."""
@@ -200,13 +201,13 @@ class WatchApp(App[None]):
         field.add_class("-asking")
         field.focus()
 
-    async def on_input_changed(self, message: Input.Changed) -> None:
+    def on_input_changed(self, message: Input.Changed) -> None:
         """Filter while it is typed."""
         if self._asking == "metric":
             self.metric_filter = message.value
         elif self._asking == "log":
             self.log_filter = message.value
-        await self.show()
+        self.show()
 
     def on_input_submitted(self) -> None:
         """Leave the field, and keep the filter."""
@@ -214,14 +215,14 @@ class WatchApp(App[None]):
         self.query_one("#filter").remove_class("-asking")
         self.query_one(MetricList).focus()
 
-    async def action_clear(self) -> None:
+    def action_clear(self) -> None:
         """Clear the filter that is typed, or all of them."""
         if self._asking != "log":
             self.metric_filter = ""
         if self._asking != "metric":
             self.log_filter, self.log_level = "", LEVELS[0]
         self.on_input_submitted()
-        await self.show()
+        self.show()
 
     def action_help(self) -> None:
         """Tell what the keys do."""

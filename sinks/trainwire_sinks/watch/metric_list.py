@@ -71,7 +71,8 @@ class MetricList(ScrollView, can_focus=True):
 
     def on_click(self, event: Click) -> None:
         """Show or hide the metric that was clicked on."""
-        place = event.y + self.scroll_offset.y
+        inside = event.get_content_offset(self)
+        place = inside.y + self.scroll_offset.y if inside else len(self.rows)
         if place < len(self.rows):
             self.cursor = place
             self.action_choose()

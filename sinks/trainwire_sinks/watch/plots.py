@@ -106,24 +106,29 @@ class Plots(Grid):
 
     DEFAULT_CSS = "Plots { width: 1fr; height: 1fr; margin-left: 1; grid-gutter: 0 1; }"
 
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._plots: list[MetricPlot] = []
+
     def room(self) -> int:
         """How many plots fit."""
         return max(1, self.size.width // LEAST_WIDTH) * max(1, self.size.height // LEAST_HEIGHT)
 
-    async def lay_out(self, count: int) -> list[MetricPlot]:
+    def lay_out(self, count: int) -> list[MetricPlot]:
         """Have so many plots, in rows that are filled."""
-        plots = list(self.query(MetricPlot))
-        for plot in plots[count:]:
-            await plot.remove()
-        await self.mount_all([MetricPlot() for _ in range(count - len(plots))])
-        plots = list(self.query(MetricPlot))
+        while len(self._plots) > count:
+            self._plots.pop().remove()
+        new = [MetricPlot() for _ in range(count - len(self._plots))]
+        if new:
+            self._plots += new
+            self.mount_all(new)
         columns = self._columns(count)
         self.styles.grid_size_columns = columns
-        for plot in plots:
+        for plot in self._plots:
             plot.styles.column_span = 1
-        if plots:
-            plots[-1].styles.column_span = columns - (count - 1) % columns
-        return plots
+        if self._plots:
+            self._plots[-1].styles.column_span = columns - (count - 1) % columns
+        return self._plots
 
     def _columns(self, count: int) -> int:
         """How many columns so many plots need, so that each is high enough; two at least where there is room."""
