@@ -5,6 +5,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     for word in ("launch", "sink", "TARGET", "--version", "--verbose"):
         assert word in output
+
+
+def test_commands_import_nothing_heavy() -> None:
+    """Each command has a help, and to make them imports no package that only what they run may need."""
+    code = (
+        "import sys; from trainwire_sinks.cli import COMMANDS, make_app;"
+        "print(all(make_app([name])[name].help for name in COMMANDS), *({'torch', 'tensorboard', 'pyarrow', 'textual',"
+        "'apprise', 'prometheus_client'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +70,7 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "code", "message"),
     [
         (["nonsense"], ExitCode.USAGE, "nonsense"),
+        (["snik", "loss-file"], ExitCode.USAGE, 'Did you mean "sink"?'),
         (["sink", "loss-file"], ExitCode.USAGE, "requires an argument"),
         (["sink", "loss-file", "RUN", "--bogus"], ExitCode.USAGE, "--bogus"),
         (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),

@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 
 from cyclopts import App, CycloptsError
 
@@ -19,6 +20,12 @@ HELP = """Watch a training from outside: run sinks that write what it publishes.
 
 TARGET, in any command, is a run's folder, a connection file or an address.
 With --verbose an error shows its traceback."""
+
+
+COMMANDS = (
+    "sink", "launch", "watch", "runs", "tail", "send", "verify", "replay", "export", "relay", "keygen", "completion",
+)  # fmt: skip
+"""Each is a module here, and the function of this name in it; `sink` and `replay` are made for what they are given."""
 
 
 def main() -> None:
@@ -54,22 +61,18 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
 
 
 def make_app(tokens: Sequence[str], *, with_every_option: bool = False) -> App:
-    """The command line, with what `tokens` need of it: a sink's module is imported only if it is asked for."""
-    from trainwire_sinks.cli import completion, export, keygen, launch, relay, replay, runs, send, sink, tail, verify, watch
+    """The command line, with what `tokens` need of it: only what is asked for is imported, so that it starts at once.
 
+    `with_every_option` gives each sink its options, for who wants to know them all.
+    """
     app = App(name="trainwire", help=HELP, version=_version, version_flags=["--version"])
-    app.command(sink.make_app(tokens[1:] if tokens[:1] == ["sink"] else [], with_every_option=with_every_option))
-    app.command(replay.make_app(tokens[1:] if tokens[:1] == ["replay"] else []))
-    app.command(launch.launch)
-    app.command(verify.verify)
-    app.command(export.export)
-    app.command(runs.runs)
-    app.command(tail.tail)
-    app.command(send.send)
-    app.command(keygen.keygen)
-    app.command(relay.relay)
-    app.command(watch.watch)
-    app.command(completion.completion)
+    command, rest = (tokens[:1], tokens[1:]) if tokens and tokens[0] in COMMANDS else (COMMANDS, [])
+    for name in command:
+        module = import_module(f"{__name__}.{name}")
+        if name == "sink":
+            app.command(module.make_app(rest, with_every_option=with_every_option))
+        else:
+            app.command(module.make_app(rest) if name == "replay" else getattr(module, name))
     return app
 
 
