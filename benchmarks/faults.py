@@ -1,12 +1,7 @@
-"""What a training step costs while the sinks and disks of its run fail: python benchmarks/faults.py
-
-A step of about 200 µs on the CPU that logs ten scalars is timed against the same step that logs nothing, in short
-blocks that alternate within one process, once for each fault. What counts is the ratio of the medians.
-"""
+"""What a training step costs while the sinks and disks of its run fail."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -16,57 +11,29 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from statistics import median
 from unittest import mock
 
-import torch
-
 import trainwire
-
-BLOCKS = 40
-STEPS_PER_BLOCK = 100
-METRICS = {f"train/metric-{number}": 0.1 * number for number in range(10)}
-
-Log = Callable[[int], object]
+from benchmarks.hot_path import STEPS_PER_BLOCK, metrics, nothing
+from benchmarks.measuring import alternate, make_step, ratio_of_medians
+from benchmarks.result import Result, Size
 
 
-def make_step() -> Callable[[], object]:
-    """A step that takes about 200 µs on this machine."""
-    torch.set_num_threads(1)
-    matrix, vector = torch.rand(64, 64), torch.rand(64, 64)
-
-    def work(repetitions: int) -> None:
-        for _ in range(repetitions):
-            torch.mm(matrix, vector)
-
-    work(1000)
-    begun = time.perf_counter()
-    work(1000)
-    repetitions = max(1, round(200e-6 / ((time.perf_counter() - begun) / 1000)))
-    return lambda: work(repetitions)
+def step_while_something_fails(size: Size) -> Iterator[Result]:
+    """A step of 200 µs that logs ten scalars against one that logs nothing, while sinks and disks fail."""
+    step, blocks = make_step(), size.of(60, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, fault in FAULTS.items():
+            with trainwire.open_bus(Path(folder) / name.replace(" ", "-")) as bus, fault(bus.folder):
+                logs = [nothing, lambda step: bus.log(metrics(step), step=step)]
+                none, ours = alternate(step, logs, blocks, STEPS_PER_BLOCK)
+            ratio = ratio_of_medians(ours, none, STEPS_PER_BLOCK)
+            yield Result(f"that step with {name}", f"{ratio:.3f}", "1.03", ratio <= 1.03)
 
 
-def time_blocks(step: Callable[[], object], log: Log) -> tuple[float, float]:
-    """Median seconds of a step that logs and of one that does not."""
-    with_log, without = list[float](), list[float]()
-    number = 0
-    for _ in range(BLOCKS):
-        begun = time.perf_counter()
-        for _ in range(STEPS_PER_BLOCK):
-            step()
-        middle = time.perf_counter()
-        for _ in range(STEPS_PER_BLOCK):
-            step()
-            number += 1
-            log(number)
-        end = time.perf_counter()
-        without.append((middle - begun) / STEPS_PER_BLOCK)
-        with_log.append((end - middle) / STEPS_PER_BLOCK)
-    return median(with_log), median(without)
-
-
-@contextlib.contextmanager
+@contextmanager
 def running_sink(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A sink beside the run, which is killed at the end."""
     command = [sys.executable, "-m", "trainwire_sinks", "sink", "jsonl", str(folder)]
@@ -81,25 +48,20 @@ def running_sink(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         sink.wait()
 
 
-@contextlib.contextmanager
-def no_fault(_: Path) -> Iterator[None]:
-    yield
-
-
-@contextlib.contextmanager
+@contextmanager
 def a_sink(folder: Path) -> Iterator[None]:
     with running_sink(folder):
         yield
 
 
-@contextlib.contextmanager
+@contextmanager
 def a_stopped_sink(folder: Path) -> Iterator[None]:
     with running_sink(folder) as sink:
         sink.send_signal(signal.SIGSTOP)
         yield
 
 
-@contextlib.contextmanager
+@contextmanager
 def a_dead_sink(folder: Path) -> Iterator[None]:
     with running_sink(folder) as sink:
         sink.kill()
@@ -107,7 +69,7 @@ def a_dead_sink(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@contextmanager
 def a_full_disk(_: Path) -> Iterator[None]:
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -116,7 +78,7 @@ def a_full_disk(_: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@contextmanager
 def a_frozen_disk(_: Path) -> Iterator[None]:
     answers, write = threading.Event(), os.write
 
@@ -131,29 +93,7 @@ def a_frozen_disk(_: Path) -> Iterator[None]:
             answers.set()
 
 
-FAULTS = {
-    "no sink": no_fault, "a sink": a_sink, "a stopped sink": a_stopped_sink, "a dead sink": a_dead_sink,
+FAULTS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
+    "a sink": a_sink, "a stopped sink": a_stopped_sink, "a dead sink": a_dead_sink,
     "a full disk": a_full_disk, "a frozen disk": a_frozen_disk,
 }  # fmt: skip
-
-
-def time_fault(step: Callable[[], object], name: str, folder: Path) -> tuple[float, float]:
-    with trainwire.open_bus(folder / name.replace(" ", "-")) as bus, FAULTS[name](bus.folder):
-        return time_blocks(step, lambda number: bus.log(METRICS, step=number))
-
-
-def main() -> None:
-    step = make_step()
-    print(f"{BLOCKS} alternated blocks of {STEPS_PER_BLOCK} steps; medians\n")
-    print(f"| {'while there is':<16} | step that logs, µs | step that does not, µs | ratio |")
-    print("|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        rows = {"nothing logged": lambda: time_blocks(step, lambda _: None)}
-        rows |= {name: lambda name=name: time_fault(step, name, Path(folder)) for name in FAULTS}
-        for name, measure in rows.items():
-            logging, silent = measure()
-            print(f"| {name:<16} | {logging * 1e6:.1f} | {silent * 1e6:.1f} | {logging / silent:.3f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""What Trainwire costs, measured: `make bench`."""

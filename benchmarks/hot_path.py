@@ -1,0 +1,111 @@
+"""What the training thread pays: one call of `log`, a step, the slowest steps."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+import trainwire
+from benchmarks.measuring import alternate, best_of, make_step, ratio_of_medians
+from benchmarks.percentiles import percentile
+from benchmarks.result import Result, Size
+
+NAMES = [f"train/metric-{number}" for number in range(10)]
+STEPS_PER_BLOCK = 100
+
+
+def log_ten_floats(size: Size) -> Iterator[Result]:
+    """`bus.log` of ten floats beyond building the mapping, and against ten `SummaryWriter.add_scalar`."""
+    calls = size.of(20_000, 2_000)
+    with tempfile.TemporaryDirectory() as folder:
+        with trainwire.open_bus(Path(folder) / "run") as bus:
+            ours = best_of(15, lambda: time_calls(lambda step: bus.log(metrics(step), step=step), calls))
+            mapping = best_of(15, lambda: time_calls(metrics, calls))
+        writer = SummaryWriter(f"{folder}/tensorboard")
+        theirs = best_of(3, lambda: time_calls(lambda step: add_scalars(writer, step), calls // 20))
+        writer.close()
+    cost, ratio = ours - mapping, theirs / (ours - mapping)
+    yield Result("`log` of ten floats", f"{cost * 1e6:.2f} µs beyond the mapping", "under 1 µs", cost < 1e-6)
+    told = f"{ratio:.0f} times cheaper ({theirs * 1e6:.0f} µs)"
+    yield Result("against ten `SummaryWriter.add_scalar`", told, "at least 200 times", ratio >= 200)
+
+
+def metrics(step: int) -> dict[str, float]:
+    """What a step logs: as different from the step before as numbers are."""
+    value = 0.5 * step
+    return {name: value for name in NAMES}  # noqa: C420  # a training builds its mapping item by item
+
+
+def nothing(_: int) -> None:
+    """What a step without logging logs."""
+
+
+def add_scalars(writer: SummaryWriter, step: int) -> None:
+    for name, value in metrics(step).items():
+        writer.add_scalar(name, value, step)
+
+
+def time_calls(call: Callable[[int], object], calls: int) -> float:
+    """Seconds of one call, back to back."""
+    begun = time.perf_counter()
+    for step in range(calls):
+        call(step)
+    return (time.perf_counter() - begun) / calls
+
+
+def step_with_ten_scalars(size: Size) -> Iterator[Result]:
+    """A step of 200 µs that logs ten scalars against one that logs nothing, beside none against none."""
+    blocks = size.of(150, 10)
+    with tempfile.TemporaryDirectory() as folder, trainwire.open_bus(Path(folder) / "run") as bus:
+        logs = [nothing, nothing, lambda step: bus.log(metrics(step), step=step)]
+        none, control, ours = alternate(make_step(), logs, blocks, STEPS_PER_BLOCK)
+    ratio = ratio_of_medians(ours, none, STEPS_PER_BLOCK)
+    noise = ratio_of_medians(control, none, STEPS_PER_BLOCK)
+    yield Result(
+        "a 200 µs step with ten scalars", f"{ratio:.3f} (none against none {noise:.3f})", "1.03", ratio <= 1.03
+    )
+    tail = percentile(ours, 0.999) / percentile(none, 0.999)
+    noise = percentile(control, 0.999) / percentile(none, 0.999)
+    told = f"{tail:.2f} (none against none {noise:.2f}; {percentile(none, 0.999) * 1e6:.0f} µs)"
+    yield Result("99.9th percentile of that step", told, "1.5", tail <= 1.5)
+
+
+INSTRUCTIONS = """
+import sys, tempfile
+import trainwire
+names = [f"train/metric-{number}" for number in range(10)]
+with tempfile.TemporaryDirectory() as folder, trainwire.open_bus(folder) as bus:
+    for step in range(int(sys.argv[1])):
+        bus.log({name: 0.5 * step for name in names}, step=step)
+    bus._recorder.queue.clear()  # what the bus does with it is not counted
+"""
+"""It loads no torch, which takes minutes under valgrind."""
+
+
+def instructions_of_log(size: Size) -> Iterator[Result]:
+    """Instructions of 10,000 calls, which do not depend on what else the machine does: by valgrind's callgrind."""
+    if not shutil.which("valgrind"):
+        yield Result("instructions of 10,000 calls of `log`", "not measured: there is no valgrind here")
+        return
+    calls = size.of(10_000, 1_000)
+    counted = count_instructions(calls) - count_instructions(0)
+    told = f"{counted / 1e6:.1f} million, {counted / calls / 10:.0f} for each scalar, mapping included"
+    yield Result(f"instructions of {calls:,} calls of `log`", told)
+
+
+def count_instructions(calls: int) -> int:
+    """Of a process that makes so many calls, with all that it does at its start and end."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind"
+        tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--instr-atstart=yes"]
+        command = [*tool, sys.executable, "-c", INSTRUCTIONS, str(calls)]
+        subprocess.run(command, check=True, capture_output=True)
+        totals = [line for line in out.read_text().splitlines() if line.startswith(("summary:", "totals:"))]
+    return int(totals[-1].split()[1])
