@@ -16,13 +16,14 @@ from typing import Any, Final
 import pytest
 
 
-def _has_data_server() -> bool:
+def has_data_server() -> bool:
+    """Whether TensorBoard's fast loader can run on this machine."""
     import tensorboard_data_server
 
     return tensorboard_data_server.server_binary() is not None
 
 
-_no_data_server = pytest.mark.skipif(not _has_data_server(), reason="TensorBoard's data server has no binary here")
+_no_data_server = pytest.mark.skipif(not has_data_server(), reason="TensorBoard's data server has no binary here")
 
 LOADERS: Final = [pytest.param(True, marks=_no_data_server, id="fast"), pytest.param(False, id="python")]
 """The two ways in which TensorBoard reads event files, as values of `load_fast`: its data server, and Python."""
@@ -73,11 +74,11 @@ def post(address: str, path: str, **body: object) -> Any:
 
 def shown(address: str, run: str, tag: str) -> dict[int, float]:
     """The points of a scalar that a run shows: its value at each step."""
-    if tag not in get(address, "data/plugin/scalars/tags").get(run, {}):
-        return {}
-    return {step: value for _, step, value in get(address, "data/plugin/scalars/scalars", run=run, tag=tag)}
+    return dict(shown_scalars(address, run, tag).get(tag, ()))
 
 
-def shown_scalars(address: str, run: str) -> dict[str, dict[int, float]]:
-    """The points of every scalar that a run shows."""
-    return {tag: shown(address, run, tag) for tag in get(address, "data/plugin/scalars/tags").get(run, {})}
+def shown_scalars(address: str, run: str, tag: str | None = None) -> dict[str, list[tuple[int, float]]]:
+    """The points of every scalar that a run shows, or of one: steps and values."""
+    tags = [name for name in get(address, "data/plugin/scalars/tags").get(run, {}) if tag in (None, name)]
+    points = {name: get(address, "data/plugin/scalars/scalars", run=run, tag=name) for name in tags}
+    return {name: [(step, value) for _, step, value in points[name]] for name in tags}

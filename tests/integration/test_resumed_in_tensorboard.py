@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from reading import wait_until
-from tensorboard_server import shown, tensorboard
+from tensorboard_server import LOADERS, get, get_bytes, shown, tensorboard
 
 import trainwire
 from trainwire_sinks import cli
@@ -28,12 +31,20 @@ def train(folder: Path) -> dict[str, object]:
 
 def log(bus: trainwire.EventBus, steps: Sequence[int], base: int) -> None:
     for step in steps:
-        bus.log({"train/loss": float(base + step)}, step=step)
+        value = float(base + step)
+        bus.log({"train/loss": value}, step=step)
+        bus.text("note", f"{value}", step=step)
+        bus.table("table", {"columns": ["value"], "rows": [[value]]}, step=step)
+        bus.image("picture", np.full((1, 1), base + step, np.uint8), step=step)
+        bus.histogram("weights", [value], step=step)
+        if step > KEPT:
+            bus.scalars("losses", [value], step=step)
 
 
 def resume(folder: Path, state: dict[str, object]) -> None:
     with trainwire.open_bus(folder, state=state) as bus:
         log(bus, range(KEPT + 1, END + 1), 100)
+        bus.log({"last": 1.0}, step=END)
 
 
 KEPT_POINTS = {step: float(step) for step in range(1, KEPT + 1)}
@@ -41,8 +52,27 @@ OLD_POINTS = KEPT_POINTS | {step: float(step) for step in range(KEPT + 1, KILLED
 NEW_POINTS = KEPT_POINTS | {step: 100.0 + step for step in range(KEPT + 1, END + 1)}
 
 
+def check_dashboards(address: str) -> None:
+    """Every other dashboard shows what was kept and what came after the resumption, each step once."""
+    for tag, form in (("note", "<p>{}</p>"), ("table", "<td>{:g}</td>")):
+        found = get(address, "data/plugin/text/text", run="rank-0", tag=tag, markdown="true")
+        assert [point["step"] for point in found] == [*NEW_POINTS]
+        assert all(form.format(NEW_POINTS[point["step"]]) in point["text"] for point in found)
+    found = get(address, "data/plugin/histograms/histograms", run="rank-0", tag="weights")
+    assert {step: buckets[0][0] for _, step, buckets in found} == NEW_POINTS
+    assert len(found) == len(NEW_POINTS)
+    found = get(address, "data/plugin/images/images", run="rank-0", tag="picture", sample=0)
+    assert [point["step"] for point in found] == [*NEW_POINTS]
+    for point in found:
+        data, _ = get_bytes(address, f"data/plugin/images/individualImage?{point['query']}")
+        assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == NEW_POINTS[point["step"]]
+    (category,) = get(address, "data/plugin/custom_scalars/layout")["category"]
+    assert [chart["title"] for chart in category["chart"]] == ["losses"]
+    assert [*shown(address, "rank-0", "losses/0")] == [*range(KEPT + 1, END + 1)]
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("load_fast", [True, False])
+@pytest.mark.parametrize("load_fast", LOADERS)
 def test_a_run_that_is_resumed_under_tensorboard(tmp_path: Path, load_fast: bool) -> None:
     """Both loaders replace what is logged again; what is not, the fast one keeps and the Python one takes away."""
     folder = tmp_path / "run"
@@ -53,17 +83,21 @@ def test_a_run_that_is_resumed_under_tensorboard(tmp_path: Path, load_fast: bool
         assert shown(address, "rank-0", "only/before") == {7: 7.0}
         resume(folder, state)
         assert cli.run(["sink", "tensorboard", str(folder)]) == 0
-        wait_until(lambda: shown(address, "rank-0", "train/loss") == NEW_POINTS, 60)
+        wait_until(lambda: shown(address, "rank-0", "last"), 60)
+        assert shown(address, "rank-0", "train/loss") == NEW_POINTS
         assert shown(address, "rank-0", "only/before") == ({7: 7.0} if load_fast else {})
+        check_dashboards(address)
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("load_fast", [True, False])
+@pytest.mark.parametrize("load_fast", LOADERS)
 def test_a_replay_without_what_is_superseded_is_clean(tmp_path: Path, load_fast: bool) -> None:
     """`replay --skip-superseded` gives a folder in which both loaders show exactly what counts."""
     folder = tmp_path / "run"
     resume(folder, train(folder))
     assert cli.run(["replay", str(folder), "--to", "tensorboard", "--skip-superseded"]) == 0
     with tensorboard(folder / "replay" / "tensorboard", load_fast=load_fast) as address:
-        wait_until(lambda: shown(address, "rank-0", "train/loss") == NEW_POINTS, 60)
+        wait_until(lambda: shown(address, "rank-0", "last"), 60)
+        assert shown(address, "rank-0", "train/loss") == NEW_POINTS
         assert shown(address, "rank-0", "only/before") == {}
+        check_dashboards(address)

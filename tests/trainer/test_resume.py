@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from reading import read_batches
+from reading import read_batches, wait_until
+from tensorboard_server import has_data_server, shown_scalars, tensorboard
 from tiny import corpus, linear, make_trainer, points, train
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -99,12 +101,36 @@ def test_a_killed_training_ends_as_one_that_never_stopped(tmp_path: Path, worker
         assert all(torch.equal(whole[key], killed[key]) for key in whole), name
     assert effective_scalars(tmp_path / "killed") == effective_scalars(tmp_path / "whole")
     assert loss_rows(tmp_path / "killed") == loss_rows(tmp_path / "whole")
+    if not workers:
+        check_tensorboard(tmp_path)
+
+
+def check_tensorboard(folder: Path) -> None:
+    """TensorBoard shows the same points of both runs, and no others, whichever way it reads them."""
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for name, step, value in effective_scalars(folder / "whole"):
+        numbers = enumerate(value) if isinstance(value, tuple) else [(None, value)]
+        for place, number in numbers:
+            tag = name if place is None else f"{name}/{place}"
+            expected.setdefault(tag, []).append((step, float(np.float32(number))))
+    for run in ("whole", "killed"):
+        run_sink("tensorboard", folder / run)
+    for load_fast in (True, False) if has_data_server() else (False,):
+        with tensorboard(folder, load_fast=load_fast) as address:
+            for run in ("whole", "killed"):
+                run_name = f"{run}/tensorboard/rank-0"
+                wait_until(lambda: shown_scalars(address, run_name) == expected, 30)  # noqa: B023  # called now
+
+
+def run_sink(name: str, folder: Path) -> None:
+    """Start a sink on a run that is over."""
+    command = [sys.executable, "-m", "trainwire_sinks", "sink", name, str(folder)]
+    subprocess.run(command, timeout=60, check=True)
 
 
 def loss_rows(folder: Path) -> list[list[str]]:
     """The rows of loss.tsv, as a sink that is started now writes them, without their timestamps."""
-    command = [sys.executable, "-m", "trainwire_sinks", "sink", "loss-file", str(folder)]
-    subprocess.run(command, timeout=60, check=True)
+    run_sink("loss-file", folder)
     rows = [line.split("\t") for line in (folder / "loss.tsv").read_text().splitlines()]
     return [[cell for name, cell in zip(rows[0], row, strict=True) if name != "TIMESTAMP"] for row in rows]
 
