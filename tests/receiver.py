@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +23,22 @@ QUICK = Persistence(timeout=0.3, first_delay=0.01, longest_delay=0.05)
 
 
 class Receiver:
-    """Listens on a port of its own; `answer` decides about each message by its value: a status, or None to hang."""
+    """Listens on a port of its own; `answer` decides about each message by its value: a status, or None to hang.
 
-    def __init__(self, answer: Callable[[Any], int | None] = lambda value: 200) -> None:
-        self.answer = answer
+    `read` takes the value out of a message's body.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Any], int | None] = lambda value: 200,
+        read: Callable[[Any], Any] = lambda body: body["value"],
+    ) -> None:
+        self.answer, self.read = answer, read
         self.taken: list[tuple[str, Any]] = []
         """Key and value of each message that was answered with 200, in order."""
         self.tried: list[Any] = []
+        self.headers: list[Mapping[str, str]] = []
+        """Of each try."""
         self.released = threading.Event()
         """Set to let go of those that hang."""
         receiver = self
@@ -51,8 +60,9 @@ class Receiver:
         return list(dict(self.taken).values())
 
     def _take(self, request: BaseHTTPRequestHandler) -> None:
-        value = json.loads(request.rfile.read(int(request.headers["Content-Length"])))["value"]
+        value = self.read(json.loads(request.rfile.read(int(request.headers["Content-Length"]))))
         self.tried.append(value)
+        self.headers.append(dict(request.headers))
         status = self.answer(value)
         if status is None:
             self.released.wait(20)
@@ -60,6 +70,8 @@ class Receiver:
         if status == 200:
             self.taken.append((request.headers["Idempotency-Key"], value))
         request.send_response(status)
+        if 300 <= status < 400:
+            request.send_header("Location", f"http://127.0.0.1:{self.port}/elsewhere")
         request.end_headers()
 
     def __enter__(self) -> Self:

@@ -16,10 +16,10 @@ from trainwire_sinks.alerts.alert import COMMON_FIELDS, template_problem
 from trainwire_sinks.alerts.notifiers.base import Notifier
 from trainwire_sinks.alerts.notifiers.terminal import Terminal
 from trainwire_sinks.alerts.rule import Rule
-from trainwire_sinks.alerts.settings import Keys, SettingError, read_settings, unknown
+from trainwire_sinks.alerts.settings import Keys, SettingError, read_settings, short, unknown
 from trainwire_sinks.alerts.toml_lines import line_of
 
-MAX_FILE_BYTES: Final = 1 << 20
+MAX_FILE_BYTES: Final = 1 << 18
 
 DEFAULT_NAME: Final = "default_rules.toml"
 
@@ -75,9 +75,10 @@ def parse_rules(text: str, name: str) -> RulesFile:
         OptionError: it holds a mistake.
         MissingExtraError: a notifier needs a package that is not installed.
     """
+    text = text.replace("\r\n", "\n")
     try:
-        content = tomllib.loads(text.replace("\r\n", "\n"))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except ValueError as error:
         found = re.search(r"\(at line (\d+), column \d+\)", str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise OptionError(f"{name}:{line}: this is not TOML: {error}") from None
@@ -106,16 +107,16 @@ def _understand(content: Mapping[str, Any]) -> RulesFile:
 def _read_tables(content: Mapping[str, Any], group: str, kinds: Mapping[str, type[Kind]]) -> dict[str, Kind]:
     tables = content.get(group, {})
     if not isinstance(tables, dict):
-        raise SettingError((group,), f"{group} is {tables!r:.80}, not tables such as [{group}.NAME]")
+        raise SettingError((group,), f"{group} is {short(tables)}, not tables such as [{group}.NAME]")
     return {name: _read_table((group, name), table, kinds) for name, table in tables.items()}
 
 
 def _read_table(keys: Keys, table: object, kinds: Mapping[str, type[Kind]]) -> Kind:
     group, name = keys
     if not _NAME.fullmatch(name):
-        raise SettingError(keys, f"{name!r:.80} is no name: at most 64 of A-Z, a-z, 0-9, - and _")
+        raise SettingError(keys, f"{short(name)} is no name: at most 64 of A-Z, a-z, 0-9, - and _")
     if not isinstance(table, dict):
-        raise SettingError(keys, f"{name} is {table!r:.80}, not a table such as [{group}.{name}]")
+        raise SettingError(keys, f"{name} is {short(table)}, not a table such as [{group}.{name}]")
     kind = table.get("kind", name)
     if not isinstance(kind, str) or kind not in kinds:
         where = (*keys, "kind") if "kind" in table else keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -70,7 +69,16 @@ def unknown(what: str, name: str, those: str, known: Iterable[str]) -> str:
     """What is wrong with a name that is not among the known ones."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"there is no {what} {name!r:.80}: {hint}{those} are {', '.join(sorted(known))}"
+    return f"there is no {what} {short(name)}: {hint}{those} are {', '.join(sorted(known))}"
+
+
+def short(value: object) -> str:
+    """A value of a file, for a message."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        # Python does not write integers of more than 4,300 digits.
+        return "a number beyond all bounds"
 
 
 def _checked(name: str, hint: Any, value: object, keys: Keys) -> object:
@@ -78,7 +86,7 @@ def _checked(name: str, hint: Any, value: object, keys: Keys) -> object:
     kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     problem = _problem(kind, extras[0] if extras else Bounds(), value)
     if problem:
-        raise SettingError(keys, f"{name} is {value!r:.80}, {problem}")
+        raise SettingError(keys, f"{name} is {short(value)}, {problem}")
     if isinstance(value, list):
         return tuple(value)
     return float(value) if kind is float and isinstance(value, int) else value
@@ -100,7 +108,7 @@ def _number_problem(kind: type, bounds: Bounds, value: object) -> str | None:
     if type(value) is not int and (type(value) is not float or kind is int):
         return "not a whole number" if kind is int else "not a number"
     assert isinstance(value, (int, float))
-    if not math.isfinite(value) or abs(value) > LARGEST:
+    if not -LARGEST <= value <= LARGEST:
         return f"not a number between -{LARGEST:g} and {LARGEST:g}"
     if value <= bounds.above:
         return f"and has to be above {bounds.above:g}"

@@ -1,0 +1,227 @@
+"""The rules file: what it may hold, and how its mistakes are told."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainwire_protocol.errors import OptionError
+from trainwire_sinks.alerts import rules
+from trainwire_sinks.alerts.alert import COMMON_FIELDS, render, template_problem
+from trainwire_sinks.alerts.rules.threshold import Threshold
+from trainwire_sinks.alerts.rules_file import MAX_FILE_BYTES, default_text, parse_rules, read_rules
+from trainwire_sinks.alerts.settings import settings_of
+from trainwire_sinks.alerts.toml_lines import line_of
+
+WHOLE = """
+[notifiers.hook]
+kind = "webhook"
+url = "http://127.0.0.1:1/x"
+headers = ["X-Token: ${TRAINWIRE_TEST_TOKEN}"]
+
+[notifiers.program]
+kind = "command"
+command = ["true"]
+timeout = 3
+
+[rules.hot]
+kind = "threshold"
+metric = "gpu/*/temperature"
+operator = ">"
+value = 85
+events = 3
+severity = "critical"
+cool_down = 60
+message = "{metric} is {value}"
+notifiers = ["program", "terminal"]
+
+[rules.dead]
+seconds = 60
+"""
+
+
+def test_a_file_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are taken, whole numbers where numbers with a point are meant too; a rule's name may be its kind."""
+    monkeypatch.setenv("TRAINWIRE_TEST_TOKEN", "secret")
+    file = parse_rules(WHOLE, "rules.toml")
+    assert list(file.rules) == ["hot", "dead"]
+    assert file.rules["hot"] == Threshold(
+        metric="gpu/*/temperature", operator=">", value=85.0, events=3, severity="critical", cool_down=60.0,
+        message="{metric} is {value}", notifiers=("program", "terminal"),
+    )  # fmt: skip
+    assert isinstance(file.rules["hot"].cool_down, float)
+    assert file.rules["dead"].kind == "dead"
+    assert file.told == ("hook", "program")
+    assert list(file.notifiers) == ["terminal", "hook", "program"]
+
+
+def test_without_a_file_there_are_default_rules() -> None:
+    """They are told to the terminal, or to the notifiers of a file that has no rules."""
+    file = read_rules(None)
+    assert set(file.rules) >= {"stalled", "dead", "failed", "finished", "sink-behind", "disk-full"}
+    assert file.told == ("terminal",)
+    own = parse_rules('[notifiers.me]\nkind = "command"\ncommand = ["true"]', "rules.toml")
+    assert (list(own.rules), own.told) == (list(file.rules), ("me",))
+
+
+MISTAKES = {
+    "[rules": r"rules\.toml:1: this is not TOML: ",
+    '[rules.a]\nkind = "dead"\n\n[rules.b]\nkind = "ded"': r"rules\.toml:5: there is no kind of rules 'ded': did you "
+    r"mean dead\? the kinds are dead, disk-full, failed, finished, interrupted, not-finite, plateau, sink-behind, ",
+    "[rules.dead]\n[rules.oops]\nseconds = 3": r"rules\.toml:2: there is no kind of rules 'oops'",
+    "# a\n[rules.dead]\n# b\nsecnds = 3": r"rules\.toml:4: there is no setting 'secnds': did you mean seconds\? the "
+    r"settings of kind dead are cool_down, message, notifiers, seconds, severity",
+    '[rules.a]\nkind = "threshold"\nmetric = "x"\nvalue = 1': r"rules\.toml:1: kind threshold needs the setting op",
+    '[rules.dead]\nseconds = "3"': r"rules\.toml:2: seconds is '3', not a number",
+    "[rules.dead]\nseconds = true": r"rules\.toml:2: seconds is True, not a number",
+    "[rules.dead]\nseconds = nan": r"rules\.toml:2: seconds is nan, not a number between",
+    "[rules.dead]\nseconds = 0.5": r"rules\.toml:2: seconds is 0\.5, and has to be at least 1",
+    "[rules.stalled]\nfactor = 1" + "0" * 400: r"rules\.toml:2: factor is 10+",
+    "[rules.stalled]\nfactor = 0x" + "f" * 9999: r"rules\.toml:2: factor is a number beyond all bounds, not a number",
+    "[rules.stalled]\nfactor = " + "9" * 9999: r"rules\.toml:\d: this is not TOML: ",
+    "[rules.dead]\r\n\r\nsecnds = 1": r"rules\.toml:3: there is no setting 'secnds'",
+    "# x\n" * 2_000 + "[rules.dead]\nsecnds = 3": r"rules\.toml:2002: there is no setting 'secnds'",
+    '[rules.a]\nkind = "spike"\nmetric = "x"\nwindow = 10.0': r"rules\.toml:4: window is 10\.0, not a whole number",
+    '[rules.a]\nkind = "spike"\nmetric = "x"\nwindow = 100000': r"rules\.toml:4: window is 100000, and can be at most",
+    '[rules.a]\nkind = "spike"\nmetric = "x"\nthreshold = 0': r"rules\.toml:4: threshold is 0, and has to be above 0",
+    '[rules.dead]\nseverity = "bad"': r"rules\.toml:2: severity is 'bad', and has to be one of 'info', 'warning', 'cri",
+    '[rules.dead]\nseverity = ["bad"]': r"rules\.toml:2: severity is \['bad'\], and has to be one of",
+    "[rules.dead]\nmessage = 3": r"rules\.toml:2: message is 3, not a string",
+    '[rules.dead]\nmessage = "{metric}"': r"rules\.toml:2: message: it cannot say {metric}: it may hold {rank}, {ru",
+    '[rules.dead]\nmessage = "{run.x}"': r"rules\.toml:2: message: it cannot say {run\.x}",
+    '[rules.dead]\nmessage = "{run!r}"': r"rules\.toml:2: message: it cannot say {run}",
+    '[rules.dead]\nmessage = "{"': r"rules\.toml:2: message: it is no template",
+    '[rules.dead]\nnotifiers = ["me",\n"you"]': r"rules\.toml:2: there is no notifier 'me': .* are terminal",
+    '[rules.dead]\nnotifiers = "me"': r"rules\.toml:2: notifiers is 'me', not a list of strings",
+    "[rules.'a b']\nkind = 'dead'": r"rules\.toml:1: 'a b' is no name: at most 64 of A-Z",
+    "rules = 3": r"rules\.toml:1: rules is 3, not tables such as \[rules\.NAME\]",
+    "\n[rules]\ndead = 3": r"rules\.toml:3: dead is 3, not a table such as \[rules\.dead\]",
+    "[rulse.dead]": r"rules\.toml:1: there is no table 'rulse': did you mean rules\?",
+    '[notifiers.x]\nkind = "mail"': r"rules\.toml:2: there is no kind of notifiers 'mail': the kinds are apprise",
+    '[notifiers.x]\nkind = "webhook"\nurl = "ftp://x"': r"rules\.toml:3: url is no address that begins with http://",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x:y"': r"rules\.toml:3: url is no address",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a b"]': r"rules\.toml:4: a header is a string",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a: b\\n"]': r"rules\.toml:4: a header is a string",
+    '[notifiers.x]\nkind = "webhook"\nurl = "${NO_SUCH_THING}"': r"rules\.toml:3: url names the environment's variable",
+    '[notifiers.x]\nkind = "command"\ncommand = []': r"rules\.toml:3: command does not begin with a program",
+    '[notifiers.x]\nkind = "command"\ncommand = ["/no/such"]': r"rules\.toml:3: command does not begin with a program",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_told_with_its_line_and_the_choices(text: str) -> None:
+    """The message begins with the file and the line, as compilers have it, and says what would be right."""
+    with pytest.raises(OptionError, match=rf"^{MISTAKES[text]}"):
+        parse_rules(text, "rules.toml")
+
+
+def test_secrets_are_not_repeated() -> None:
+    """A URL that is not understood may hold a password, and does not stand in the message."""
+    with pytest.raises(OptionError) as told:
+        parse_rules('[notifiers.x]\nkind = "webhook"\nurl = "htp://user:hunter2@x"', "rules.toml")
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """One that is not there, a folder, a large one, and one that is not UTF-8."""
+    path = tmp_path / "rules.toml"
+    with pytest.raises(OptionError, match="cannot be read: No such file"):
+        read_rules(path)
+    with pytest.raises(OptionError, match="cannot be read: Is a directory"):
+        read_rules(tmp_path)
+    path.write_bytes(b"# \n" + b"#\xff\n")
+    with pytest.raises(OptionError, match=r"rules\.toml:2: a rules file is UTF-8"):
+        read_rules(path)
+    path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(OptionError, match="has more than"):
+        read_rules(path)
+    path.write_text(f"x = {'[' * 5000}")
+    with pytest.raises(OptionError, match=r"nested too deeply|not TOML"):
+        read_rules(path)
+
+
+NAMES = st.text("abc-", min_size=1, max_size=8)
+PLAIN = st.one_of(
+    st.integers(), st.floats(), st.booleans(), st.text(max_size=12), st.just("dead"), st.just("{run}"),
+    st.lists(st.text(max_size=5), max_size=3), st.lists(st.integers(), max_size=2),
+)  # fmt: skip
+SETTINGS = sorted({name for kind in rules.KINDS.values() for name in settings_of(kind)})
+TABLES = st.dictionaries(st.sampled_from([*SETTINGS, "kind", "url"]) | NAMES, PLAIN, max_size=4)
+
+
+def as_toml(groups: dict[str, dict[str, dict[str, object]]]) -> str:
+    """Tables as a file; a JSON string is one of TOML as well."""
+    lines = []
+    for group, tables in groups.items():
+        for name, table in tables.items():
+            lines += ["", f"[{group}.{json.dumps(name)}]"]
+            lines += [f"{json.dumps(key)} = {_value(value)}" for key, value in table.items()]
+    return "\n".join(lines)
+
+
+def _value(value: object) -> str:
+    return str(value) if isinstance(value, float) else json.dumps(value)
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional={
+            "rules": st.dictionaries(st.sampled_from(sorted(rules.KINDS)) | NAMES, TABLES, max_size=3),
+            "notifiers": st.dictionaries(NAMES, TABLES, max_size=2),
+        },
+    )
+)  # fmt: skip
+def test_any_tables_are_taken_or_refused_with_a_line(groups: dict[str, dict[str, dict[str, object]]]) -> None:
+    """Whatever settings stand in a file, it is understood, or refused with a line that the file has."""
+    text = as_toml(groups)
+    try:
+        file = parse_rules(text, "rules.toml")
+    except OptionError as error:
+        name, line, _ = str(error).split(":", 2)
+        assert name == "rules.toml"
+        assert 1 <= int(line) <= text.count("\n") + 1
+    else:
+        assert {*groups.get("rules", {})} in ({*file.rules}, set())
+
+
+@given(st.text(max_size=200) | st.text("[]\"'=.#\n rules{}dead1", max_size=60))
+def test_any_text_is_taken_or_refused(text: str) -> None:
+    """Nothing that a file may hold is more than a refusal."""
+    try:
+        parse_rules(text, "rules.toml")
+    except OptionError as error:
+        assert str(error).startswith("rules.toml:")
+
+
+@given(st.lists(st.lists(st.sampled_from(["x = 1", "# x", "", 'y = """\nz = 1\n"""', "w = [\n1,\n]"]), max_size=4)))
+def test_the_line_of_a_statement_is_found(before: list[list[str]]) -> None:
+    """Whatever stands before it, also statements of several lines, the line is that where the statement begins."""
+    text = "".join(
+        f"[t{number}]\n" + "".join(f"{line}\n" for line in dict.fromkeys(lines)) for number, lines in enumerate(before)
+    )
+    line = text.count("\n") + 1
+    text += "[rules.it]\nkind = [\n1,\n2,\n]\nlast.one = 3\n"
+    assert tomllib.loads(text)
+    assert line_of(text, ("rules", "it")) == line
+    assert line_of(text, ("rules", "it", "kind")) == line + 1
+    assert line_of(text, ("rules", "it", "last", "one")) == line + 5
+    assert line_of(text, ("nowhere",)) == 1
+
+
+@given(st.text(max_size=30) | st.text("{}runvale!:.[]0", max_size=12), st.text(max_size=20))
+def test_any_template_is_refused_or_gives_one_line(template: str, value: str) -> None:
+    """A template either has a problem, or makes one line of whatever its fields hold."""
+    if template_problem(template, (*COMMON_FIELDS, "value")) is None:
+        fields = {name: value for name in (*COMMON_FIELDS, "value") if name != "time"}
+        assert render(template, fields, 0.0).isprintable()
+
+
+def test_the_default_rules_are_those_of_the_page() -> None:
+    """docs/alerts.md shows the file as it is."""
+    page = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text()
+    assert default_text().partition("\n\n")[2] in page
