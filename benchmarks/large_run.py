@@ -65,8 +65,8 @@ def groups(events: int, differs_at: int | None) -> Iterator[list[Event]]:
     yield [Event("run/finished", {"reason": None}, "lifecycle", STARTED, batches * STEPS_PER_BATCH)]
 
 
-def measure(*arguments: object) -> tuple[float, float]:
-    """Run `trainwire`; seconds that it took, and its peak memory in MB."""
+def measure(*arguments: object) -> tuple[float, float, float]:
+    """Run `trainwire`; seconds that it took, those of them on a processor, and its peak memory in MB."""
     command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -74,7 +74,7 @@ def measure(*arguments: object) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -85,7 +85,9 @@ def main() -> None:
         write_run(one, events)
         write_run(other, events, differs_at=events // len(METRICS) * 19 // 20)
         size = sum(path.stat().st_size for path in one.rglob("*.journal"))
-        print(f"{events:,} events, {size / 1e6:,.0f} MB of journal\n\n| command | seconds | peak MB |\n|---|---|---|")
+        print(
+            f"{events:,} events, {size / 1e6:,.0f} MB of journal\n\n| command | seconds | of them on a processor | peak MB |\n|---|---|---|---|"
+        )
         commands = {
             "runs": ["runs", place / "runs"],
             # "tail": ["tail", one],
@@ -96,8 +98,8 @@ def main() -> None:
             "verify": ["verify", one],
         }
         for name, command in commands.items():
-            seconds, megabytes = measure(*command)
-            print(f"| {name} | {seconds:.1f} | {megabytes:.0f} |", flush=True)
+            seconds, on_processor, megabytes = measure(*command)
+            print(f"| {name} | {seconds:.1f} | {on_processor:.1f} | {megabytes:.0f} |", flush=True)
             for path in place.glob("one.*"):
                 path.unlink()
     finally:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.sentences import sentence
-from trainwire_sinks.text import number, one_line, plain, timestamp
+from trainwire_sinks.text import cut, number, one_line, plain, timestamp
 
 LONGEST: Final = 200
 """Characters of a value before it is cut."""
@@ -16,9 +16,8 @@ LONGEST: Final = 200
 def line_of(event: Event) -> str:
     """Its time, step, name and value, on one line in which nothing can steer a terminal."""
     describe = _DESCRIPTIONS.get(event.type, _describe_other)
-    text = one_line(describe(event))
-    cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    return f"{timestamp(event.walltime, separator=' ')}  {event.step:>8}  {one_line(event.name)}  {cut}"
+    value = cut(one_line(describe(event)), LONGEST)
+    return f"{timestamp(event.walltime, separator=' ')}  {event.step:>8}  {one_line(event.name)}  {value}"
 
 
 def _describe_scalar(event: Event) -> str:

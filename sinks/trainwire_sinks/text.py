@@ -36,6 +36,11 @@ def plain(value: object) -> str:
     return number(value)
 
 
+def cut(text: str, length: int) -> str:
+    """`text`, or its beginning if it has more than `length` characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def duration(seconds: float) -> str:
     """A length of time in its two largest units: `1 h 03 min`."""
     minutes, rest = divmod(int(min(seconds, 1e9)), 60)

@@ -23,7 +23,8 @@ With --verbose an error shows its traceback."""
 
 
 COMMANDS = (
-    "sink", "launch", "watch", "runs", "tail", "send", "verify", "replay", "export", "relay", "keygen", "completion",
+    "sink", "launch", "watch", "runs", "compare", "tail", "send", "verify", "replay", "export", "relay", "keygen",
+    "completion",
 )  # fmt: skip
 """Each is a module here, and the function of this name in it; `sink` and `replay` are made for what they are given."""
 
