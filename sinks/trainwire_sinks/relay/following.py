@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 import zmq.asyncio
@@ -20,11 +21,11 @@ from trainwire_sinks.source import Acknowledger
 GATHER_SECONDS: Final = 0.02
 """How long batches gather before they are written together."""
 
-ACKNOWLEDGE_SECONDS: Final = 1.0
-"""How often the trainer is told how far the copy is."""
-
 BEAT_SECONDS: Final = 0.25
 """How often it is looked whether the trainer has sent a heartbeat."""
+
+BEATS_AN_ACKNOWLEDGEMENT: Final = 4
+"""How often, in these, the trainer is told how far the copy is."""
 
 logger = logging.getLogger("trainwire")
 
@@ -70,7 +71,7 @@ class Following:
         try:
             async with subscription, Acknowledger(subscription) as acknowledger:
                 self.serving.command = subscription.command
-                beating = asyncio.ensure_future(self._beat(subscription))
+                beating = asyncio.ensure_future(self._beat(subscription, acknowledger))
                 try:
                     await self._read(subscription, acknowledger)
                 finally:
@@ -82,21 +83,21 @@ class Following:
         return None
 
     async def _read(self, subscription: Subscription, acknowledger: Acknowledger) -> None:
-        told = 0.0
-        loop = asyncio.get_running_loop()
         while True:
             try:
                 batches = await subscription.ready()
             except StopAsyncIteration:
                 break
             await self.serving.take(batches)
-            if self.serving.copy.ended or loop.time() - told > ACKNOWLEDGE_SECONDS:
-                told = loop.time()
+            if self.serving.copy.ended:
                 acknowledger.tell(self.serving.copy.cursor)
             await asyncio.sleep(GATHER_SECONDS)
         await acknowledger.tell_last(self.serving.copy.cursor)
 
-    async def _beat(self, subscription: Subscription) -> None:
-        while True:
+    async def _beat(self, subscription: Subscription, acknowledger: Acknowledger) -> None:
+        """Pass heartbeats on, and tell the trainer every now and then how far the copy is."""
+        for number in count():
             self.serving.beat(subscription.heartbeat)
+            if number % BEATS_AN_ACKNOWLEDGEMENT == 0:
+                acknowledger.tell(self.serving.copy.cursor)
             await asyncio.sleep(BEAT_SECONDS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import zmq.asyncio
 
 from trainwire_protocol.connection import Connection, connection_path, read_connection
-from trainwire_protocol.errors import ProtocolError, RequestError
+from trainwire_protocol.errors import OptionError, ProtocolError, RequestError
 from trainwire_protocol.key_files import keys_to
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.requests import Requester
@@ -76,7 +76,7 @@ class FolderSource:
     def _recorded(self) -> Iterator[Found]:
         """The ranks of a run's folder that have a journal and no connection file."""
         run = read_run_name(self._path)
-        for rank in list_ranks(self._path) if run and self._path.resolve() != self._own else ():
+        for rank in list_ranks(self._path) if run else ():
             attempts = list_attempts(self._path, rank)
             if run and attempts and not connection_path(self._path, rank).exists():
                 yield Found(run, rank, Target(self._path), attempts[-1].number)
@@ -120,6 +120,7 @@ def make_source(text: str, own: Path, context: zmq.asyncio.Context) -> FolderSou
     """Understand a SOURCE as it was typed.
 
     Raises:
+        OptionError: it is where the relay's own copies are.
         TargetError: it is neither an address nor a path that could be there.
         KeyFileError: an address needs keys, and there are none.
     """
@@ -127,6 +128,8 @@ def make_source(text: str, own: Path, context: zmq.asyncio.Context) -> FolderSou
         resolve_target(text)
         return AddressSource(text, context)
     path = Path(text)
+    if path.resolve().is_relative_to(own.resolve()):
+        raise OptionError(f"{path} is where this relay puts its copies: it cannot be a source too")
     if not path.is_file():
         resolve_target(text)
     return FolderSource(path, own)
