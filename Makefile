@@ -6,7 +6,7 @@ VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint types pytest test-without-torch chaos fuzz bench clean
+.PHONY: help demo test lint types pytest test-without-torch chaos fuzz bench bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
@@ -50,8 +50,16 @@ chaos: $(VENV)/.installed  ## kill, stop and cut at random, ROUNDS times from SE
 fuzz: $(VENV)/.installed  ## property tests at length: everything that parses, 5,000 examples for each test
 	$(VENV)/bin/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800
 
-bench: $(VENV)/.installed  ## what a training step costs, also while sinks and disks fail
-	$(VENV)/bin/python benchmarks/faults.py
+bench: $(VENV)/.installed-benchmarks  ## every budget, measured beside nothing or a peer, into docs/performance.md
+	$(VENV)/bin/python -m benchmarks --write docs/performance.md
+	$(VENV)/bin/python -m benchmarks.scale --plot docs/scale.svg
+
+bench-quick: $(VENV)/.installed  ## shows in two minutes that the benchmarks work; its figures mean nothing
+	$(VENV)/bin/python -m benchmarks --quick --without instructions_of_log
+
+$(VENV)/.installed-benchmarks: $(VENV)/.installed
+	$(VENV)/bin/$(PIP_INSTALL) --editable '.[benchmarks]'
+	touch $@
 
 clean:  ## remove what the targets above have made
 	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import faults, hot_path, sinks, throughput
+from benchmarks import faults, hot_path, interpreter_lock, limits, peers, sinks, throughput
 from benchmarks.report import describe_machine, table, write_section
 from benchmarks.result import Benchmark, Result, Size
 
@@ -22,6 +22,9 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     throughput.late_sink,
     sinks.tensorboard_sink,
     sinks.file_sinks,
+    interpreter_lock.interpreter_lock,
+    limits.limits,
+    peers.peers,
 )
 
 
@@ -40,11 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, usage="python -m benchmarks [options] [NAME ...]")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all if none is named: {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="measure little: shows that the benchmarks work")
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave one out")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this Markdown file")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(known):
+    if unknown := {*arguments.names, *arguments.without} - set(known):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    results = list(run([known[name] for name in arguments.names] or list(BENCHMARKS), Size(arguments.quick)))
+    chosen = [known[name] for name in arguments.names or known if name not in arguments.without]
+    results = list(run(chosen, Size(arguments.quick)))
     print("\n" + table(results))
     if arguments.write:
         write_section(arguments.write, "budgets", f"{describe_machine()}\n\n{table(results)}")
