@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 Keys: TypeAlias = tuple[str, ...]
@@ -52,7 +53,7 @@ def read_settings(kind: type[Settings], what: str, table: Mapping[str, Any], key
     for name, each in known.items():
         if name not in table and each.default is MISSING:
             raise SettingError(keys, f"{what} needs the setting {name}")
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     checked = {name: _checked(name, hints[name], value, (*keys, name)) for name, value in table.items()}
     try:
         return kind(**checked)
@@ -79,6 +80,11 @@ def short(value: object) -> str:
     except ValueError:
         # Python does not write integers of more than 4,300 digits.
         return "a number beyond all bounds"
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _checked(name: str, hint: Any, value: object, keys: Keys) -> object:
