@@ -19,6 +19,9 @@ class Proxy:
         self.is_cut = False
         """Whether nothing gets through, in connections that stay open."""
         self.port = 0
+        self.heard = bytearray()
+        """What went through, in both directions, if `is_listening`."""
+        self.is_listening = False
         self._random = random.Random(seed)
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -69,6 +72,8 @@ class Proxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             while data := await reader.read(self._random.choice([1, 7, 1000, 65536])):
+                if self.is_listening:
+                    self.heard += data
                 await asyncio.sleep(self.delay)
                 while self.is_cut:
                     await asyncio.sleep(0.01)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,62 +16,12 @@ import pytest
 import zmq
 from chaos.proxy import Proxy
 from reading import read_events, wait_until
+from trainer_process import Trainer
 
 from trainwire_protocol.client import Subscription
-from trainwire_protocol.connection import Connection, connection_path, read_connection, write_connection
+from trainwire_protocol.connection import connection_path, write_connection
 from trainwire_protocol.target import Target, resolve_target
 from trainwire_protocol.verification import verify_run
-
-TRAINER = """
-import sys, threading, trainwire
-ended = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-with trainwire.open_bus(sys.argv[1], bind=sys.argv[2] if len(sys.argv) > 2 else None) as bus:
-    step = 0
-    while not ended.is_set():
-        step += 1
-        bus.log({"train/loss": float(step), "train/norm": 1.0}, step=step)
-        if step % 100 == 0:
-            bus.publish("image", {"data": bytes(2_000), "format": "png"}, "image", step)
-        ended.wait(0.001)
-    bus.close(timeout=10)
-print(step)
-"""
-
-
-class Trainer:
-    """A trainer that records until it is told to end."""
-
-    def __init__(self, folder: Path, *bind: str) -> None:
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, str(folder), *bind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            wait_until(lambda: connection_path(folder, 0).exists() and len(read_events(folder)) > 1)
-        except AssertionError:
-            self.kill()
-            raise
-        self.connection: Connection = read_connection(connection_path(folder, 0))
-
-    def kill(self) -> None:
-        """End it now, if it has not ended."""
-        self.process.kill()
-        self.process.communicate()
-
-    def end(self) -> int:
-        """Let it end; the number of its steps."""
-        output, _ = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0
-        return int(output)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Memory that it holds."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
 
 
 @pytest.fixture
