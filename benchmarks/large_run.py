@@ -85,16 +85,15 @@ def main() -> None:
         write_run(one, events)
         write_run(other, events, differs_at=events // len(METRICS) * 19 // 20)
         size = sum(path.stat().st_size for path in one.rglob("*.journal"))
-        print(
-            f"{events:,} events, {size / 1e6:,.0f} MB of journal\n\n| command | seconds | of them on a processor | peak MB |\n|---|---|---|---|"
-        )
+        print(f"{events:,} events, {size / 1e6:,.0f} MB of journal\n")
+        print("| command | seconds | of them on a processor | peak MB |\n|---|---|---|---|", flush=True)
         commands = {
             "runs": ["runs", place / "runs"],
-            # "tail": ["tail", one],
+            "tail": ["tail", one],
             "export csv": ["export", one, "-o", place / "one.csv"],
             "export jsonl": ["export", one, "-o", place / "one.jsonl"],
             "export parquet": ["export", one, "-o", place / "one.parquet"],
-            # "compare": ["compare", one, other],
+            "compare": ["compare", one, other],
             "verify": ["verify", one],
         }
         for name, command in commands.items():

@@ -16,9 +16,12 @@ REFRESH_SECONDS: Final = 0.1
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Tell]:
-    """Show how far `what` has got, until the context ends; `total` is None if it is not known."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+def progress_bar(what: str | None, total: int | None) -> Iterator[Tell]:
+    """Show how far `what` has got, until the context ends; `total` is None if it is not known.
+
+    There is no bar where `what` is None.
+    """
+    if what is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda _: None
         return
     from rich.console import Console

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from trainwire_protocol.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a sink reads, and how long it waits; what `--help` shows of the options is in their docstrings."""
+
+    rank: str = "0"
+    """The process whose events are wanted, or "all": each by a sink of its own, with an output of its own."""
+    give_up: float | None = None
+    """Seconds after which a trainer on another host that has fallen silent is no longer waited for."""
+
+
+DEFAULT: Final = Reading()
 
 Seconds = TypeVar("Seconds", float, float | None)
 

@@ -26,7 +26,7 @@ async def read_recorded(
     """
     length = await run_in_background(read_length, target, rank) if what else Length({})
     subscription = Subscription(target, rank=rank, channels=channels, follow=False, skip_superseded=True)
-    with progress_bar(what or "", length.total) as tell:
+    with progress_bar(what, length.total) as tell:
         async with subscription as batches:
             async for batch in batches:
                 tell(length.done(batch.cursor))

@@ -11,10 +11,10 @@ from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import OutputError
 from trainwire_protocol.target import Target, resolve_target
-from trainwire_sinks.base import NoOptions, Sink
-from trainwire_sinks.cli.options import parse_rank
+from trainwire_sinks.base import Sink
+from trainwire_sinks.cli.options import DEFAULT, Reading, parse_rank
 from trainwire_sinks.cli.ranks import run_for_each_rank
-from trainwire_sinks.cli.running import folder_of, run_sink
+from trainwire_sinks.cli.running import folder_of, run_sink, with_options_of
 from trainwire_sinks.cursor import CursorFile
 from trainwire_sinks.registry import find_sink
 
@@ -49,8 +49,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         to: str,  # noqa: ARG001  # `make_app` has read it, to know the options
         output: Path | None = None,
         skip_superseded: Annotated[bool, Parameter(negative="")] = False,
-        rank: str = "0",
-        give_up: float | None = None,
+        reading: Annotated[Reading, Parameter("*")] = DEFAULT,
         options: object = sink.options,
     ) -> int:
         """Write the output.
@@ -60,23 +59,18 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
             to: The sink that writes it.
             output: A folder in which this sink has written nothing; "replay" in the run's folder if left out.
             skip_superseded: Leave out what a resumed run has superseded.
-            rank: The process whose events are wanted, or "all": each by a sink of its own, with an output of its own.
-            give_up: Seconds after which a trainer on another host that has fallen silent is no longer waited for.
+            reading: Which process, and how long to wait.
             options: The sink's own.
         """
         where = resolve_target(target)
-        if rank == "all":
-            return run_for_each_rank(where, ["replay", *tokens], give_up)
+        if reading.rank == "all":
+            return run_for_each_rank(where, ["replay", *tokens], reading.give_up)
         folder = output or _default_output(where)
-        _refuse_output(folder, sink, parse_rank(rank))
-        return run_sink(
-            functools.partial(sink, options), where, folder, parse_rank(rank),
-            give_up=give_up, skip_superseded=skip_superseded,
-        )  # fmt: skip
+        _refuse_output(folder, sink, parse_rank(reading.rank))
+        make_sink = functools.partial(sink, options)
+        return run_sink(make_sink, where, folder, reading, skip_superseded=skip_superseded, what="replaying")
 
-    kind = type(sink.options)
-    command.__annotations__["options"] = Annotated[kind, Parameter(name="*", show=kind is not NoOptions)]
-    return command
+    return with_options_of(sink, command)
 
 
 def _default_output(target: Target) -> Path:

@@ -11,10 +11,10 @@ from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.target import resolve_target
-from trainwire_sinks.base import NoOptions, Sink
-from trainwire_sinks.cli.options import parse_rank
+from trainwire_sinks.base import Sink
+from trainwire_sinks.cli.options import DEFAULT, Reading
 from trainwire_sinks.cli.ranks import run_for_each_rank
-from trainwire_sinks.cli.running import folder_of, run_sink
+from trainwire_sinks.cli.running import folder_of, run_sink, with_options_of
 from trainwire_sinks.registry import describe_sink, find_sink, sink_names
 
 HELP = """Run a sink on a run: it writes what the run has published, from the beginning, and what it will publish.
@@ -71,8 +71,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         target: str,
         *,
         output: Path | None = None,
-        rank: str = "0",
-        give_up: float | None = None,
+        reading: Annotated[Reading, Parameter("*")] = DEFAULT,
         options: object = sink.options,
     ) -> int:
         """Run the sink.
@@ -80,17 +79,12 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         Args:
             target: A run's folder, a connection file or an address.
             output: The folder that the sink writes to; the run's folder if left out.
-            rank: The process whose events are wanted, or "all": each by a sink of its own, with an output of its own.
-            give_up: Seconds after which a trainer on another host that has fallen silent is no longer waited for.
+            reading: Which process, and how long to wait.
             options: The sink's own.
         """
         where = resolve_target(target)
-        if rank == "all":
-            return run_for_each_rank(where, ["sink", *tokens], give_up)
-        return run_sink(
-            functools.partial(sink, options), where, output or folder_of(where), parse_rank(rank), give_up=give_up
-        )
+        if reading.rank == "all":
+            return run_for_each_rank(where, ["sink", *tokens], reading.give_up)
+        return run_sink(functools.partial(sink, options), where, output or folder_of(where), reading)
 
-    kind = type(sink.options)
-    command.__annotations__["options"] = Annotated[kind, Parameter(name="*", show=kind is not NoOptions)]
-    return command
+    return with_options_of(sink, command)
