@@ -73,7 +73,7 @@ class Reader(threading.Thread):
             async for batch in subscription:
                 number += 1
                 self.steps += [event.step for event in batch.events if event.name == "train/loss"]
-                if batch.header.last or number % 20 == 0:
+                if batch.header.last or number % 20 == 1:
                     await subscription.acknowledge(batch.cursor)
             self.gaps = subscription.gaps
 
