@@ -246,7 +246,7 @@ def test_a_training_that_makes_no_step_is_stalled() -> None:
     bench.show(steps(10, 0.5))
     assert bench.tick(beat(9.9, 5.0)) == []
     assert bench.tick(beat(10.0, 5.0)) == ["fired"]
-    assert bench.alerts[-1].details == {"idle": 5.0, "usual": 0.5}
+    assert bench.alerts[-1].details == {"idle": 5.0, "usual": "0.5 s"}
     assert bench.tick(beat(20.0, 5.0)) == []
     assert bench.tick(beat(20.5, 20.4)) == ["cleared"]
 

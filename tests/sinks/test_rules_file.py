@@ -14,7 +14,7 @@ from trainwire_protocol.errors import OptionError
 from trainwire_sinks.alerts import rules
 from trainwire_sinks.alerts.alert import COMMON_FIELDS, render, template_problem
 from trainwire_sinks.alerts.rules.threshold import Threshold
-from trainwire_sinks.alerts.rules_file import MAX_FILE_BYTES, default_text, parse_rules, read_rules
+from trainwire_sinks.alerts.rules_file import MAX_FILE_BYTES, parse_rules, read_rules
 from trainwire_sinks.alerts.settings import settings_of
 from trainwire_sinks.alerts.toml_lines import line_of
 
@@ -219,9 +219,3 @@ def test_any_template_is_refused_or_gives_one_line(template: str, value: str) ->
     if template_problem(template, (*COMMON_FIELDS, "value")) is None:
         fields = {name: value for name in (*COMMON_FIELDS, "value") if name != "time"}
         assert render(template, fields, 0.0).isprintable()
-
-
-def test_the_default_rules_are_those_of_the_page() -> None:
-    """docs/alerts.md shows the file as it is."""
-    page = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text()
-    assert default_text().partition("\n\n")[2] in page

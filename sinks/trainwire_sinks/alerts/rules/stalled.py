@@ -40,7 +40,7 @@ class Stalled(Rule):
 
     kind = "stalled"
     fields = ("idle", "usual")
-    template = "{run} has made no step for {idle} s since step {step}: usual are {usual} s. Heartbeats go on"
+    template = "{run} has made no step for {idle} s, though it lives; the last is {step}, their usual time {usual}"
 
     severity: Severity = "critical"
     factor: Annotated[float, Bounds(least=1)] = 10.0
@@ -121,7 +121,7 @@ class Stalled(Rule):
         occasion = f"step-{last}"
         usual = self._usual()
         if idle >= max(self.at_least, self.unknown if usual is None else self.factor * usual):
-            told = "unknown" if usual is None else round(usual, 3)
+            told = "unknown" if usual is None else f"{usual:.3g} s"
             self.finding = self.finding or {"idle": round(idle, 1), "usual": told, "occasion": occasion}
         elif self.finding and self.finding["occasion"] != occasion:
             self.finding = None
