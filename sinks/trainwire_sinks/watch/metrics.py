@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from trainwire_protocol.events import Event
@@ -23,13 +24,18 @@ class Metrics:
         """Points of metrics for which there was no room."""
         self._limit = limit
 
-    def add(self, event: Event, position: Cursor) -> None:
-        """Take an event of type `scalar` or `scalars` that was recorded at `position`."""
-        if event.type == "scalar":
-            self._add(event.name, event.step, event.value, position)
-        else:
-            for label, value in _parts(event.value):
-                self._add(f"{event.name}/{label}", event.step, value, position)
+    def add(self, events: Iterable[Event], position: Cursor) -> None:
+        """Take the events of types `scalar` and `scalars` of a batch that ends at `position`."""
+        # By the metric and not by the point: history comes in millions.
+        points: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        for event in events:
+            if event.type == "scalar":
+                points[event.name].append((event.step, event.value))
+            elif event.type == "scalars":
+                for label, value in _parts(event.value):
+                    points[f"{event.name}/{label}"].append((event.step, value))
+        for name, found in points.items():
+            self._add(name, found, position)
 
     def cut(self, after: Cursor) -> None:
         """Take out what was recorded after a position."""
@@ -37,14 +43,14 @@ class Metrics:
             series.cut(after)
         self.series = {name: series for name, series in self.series.items() if len(series)}
 
-    def _add(self, name: str, step: int, value: float, position: Cursor) -> None:
+    def _add(self, name: str, points: Sequence[tuple[int, float]], position: Cursor) -> None:
         series = self.series.get(name)
         if series is None:
             if len(self.series) >= self._limit:
-                self.left_out += 1
+                self.left_out += len(points)
                 return
             series = self.series[name] = Series()
-        series.add(step, value, position)
+        series.add([step for step, _ in points], [value for _, value in points], position)
 
 
 def most_interesting(names: Iterable[str], count: int) -> list[str]:

@@ -52,25 +52,32 @@ class Series:
         """How many values are NaN or infinite."""
         return sum(self._odd)
 
-    def add(self, step: int, value: float, position: Cursor) -> None:
-        """Add a point that was recorded at `position`, behind all others."""
-        self.latest = value
+    def add(self, steps: Sequence[int], values: Sequence[float], position: Cursor) -> None:
+        """Add points behind all others; `position` is the end of the batch that holds them."""
+        self.latest = values[-1]
         self.version += 1
-        if not self._steps or self._counts[-1] + self._odd[-1] >= self._stride:
-            self._begin_bucket()
-        self._steps[-1] = step
-        self._attempts[-1], self._seqs[-1] = position
-        value = float(value)
-        if not math.isfinite(value):
-            self._odd[-1] += 1
+        begin = 0
+        while begin < len(values):
+            if not self._steps or self._counts[-1] + self._odd[-1] >= self._stride:
+                self._begin_bucket()
+            end = min(len(values), begin + self._stride - self._counts[-1] - self._odd[-1])
+            self._fill(values[begin:end])
+            self._steps[-1] = steps[end - 1]
+            self._attempts[-1], self._seqs[-1] = position
+            begin = end
+
+    def _fill(self, values: Sequence[float]) -> None:
+        """Put values into the last bucket, which has room for them."""
+        finite = [value for value in map(float, values) if math.isfinite(value)]
+        self._odd[-1] += len(values) - len(finite)
+        if not finite:
             return
-        count = self._counts[-1] = self._counts[-1] + 1
-        # No sum: that of large values is infinite.
-        self._mean[-1] += value / count - self._mean[-1] / count
-        if value < self._low[-1]:
-            self._low[-1] = value
-        if value > self._high[-1]:
-            self._high[-1] = value
+        before, count = self._counts[-1], self._counts[-1] + len(finite)
+        # Term by term, as the sum of large values is infinite.
+        self._mean[-1] = self._mean[-1] * (before / count) + sum([value / count for value in finite])
+        self._low[-1] = min(self._low[-1], *finite)
+        self._high[-1] = max(self._high[-1], *finite)
+        self._counts[-1] = count
 
     def cut(self, after: Cursor) -> None:
         """Take out what was recorded after a position, and what cannot be told from it: at most one bucket more."""

@@ -65,12 +65,12 @@ class View:
             return
         self.events += len(events)
         for event in events:
-            if event.type in ("scalar", "scalars"):
-                self.metrics.add(event, batch.cursor)
-            elif event.type == "lifecycle":
-                self._happened(event)
-            if event.type not in _SHOWN_ELSEWHERE:
+            if event.type in _TOLD:
                 self.log.add(event)
+                if event.type == "lifecycle":
+                    self._happened(event)
+        # Behind what happened: a batch that begins with the run's resumption goes on with what came after it.
+        self.metrics.add(events, batch.cursor)
         if events:
             self._advance(events[-1])
 
@@ -137,7 +137,7 @@ class View:
 
 
 _ENDED: Final = frozenset({"finished", "failed", "interrupted", "died"})
-_SHOWN_ELSEWHERE: Final = frozenset({"scalar", "scalars", "histogram", "table", "text", "image", "audio"})
+_TOLD: Final = frozenset({"log", "lifecycle", "hparams"})
 
 
 def _count(value: object) -> int | None:

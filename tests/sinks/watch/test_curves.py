@@ -18,7 +18,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 def series_of(numbers: list[float]) -> Series:
     series = Series()
     for step, value in enumerate(numbers):
-        series.add(step, value, Cursor(0, step))
+        series.add([step], [value], Cursor(0, step))
     return series
 
 

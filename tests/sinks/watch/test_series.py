@@ -20,7 +20,7 @@ def series_of(numbers: list[float]) -> Series:
     """Points whose step and seq are their place."""
     series = Series(LIMIT)
     for place, value in enumerate(numbers):
-        series.add(place, value, Cursor(0, place))
+        series.add([place], [value], Cursor(0, place))
     return series
 
 
@@ -33,10 +33,13 @@ def bucket_of(numbers: list[float], first: int) -> Bucket | None:
     return Bucket(first + len(numbers) - 1, min(finite), max(finite), mean, len(finite))
 
 
-@given(st.lists(ANY, max_size=100))
-def test_every_point_counts_in_its_bucket(numbers: list[float]) -> None:
+@given(st.lists(ANY, max_size=100), st.integers(1, 40))
+def test_every_point_counts_in_its_bucket(numbers: list[float], together: int) -> None:
     """However many points come, there are few buckets, of equally many points, and each says what its points are."""
-    series = series_of(numbers)
+    series = Series(LIMIT)
+    for at in range(0, len(numbers), together):
+        points = numbers[at : at + together]
+        series.add(range(at, at + len(points)), points, Cursor(0, at))
     stride = 1
     while len(numbers) > stride * LIMIT:
         stride *= 2
@@ -59,7 +62,7 @@ def test_what_is_superseded_leaves_no_trace(before: list[float], position: int, 
     assert min(position, len(before)) - 2 * stride < kept <= position
     assert all(bucket.low >= min(before[:kept]) and bucket.high <= max(before[:kept]) for bucket in series.buckets())
     for place, value in enumerate(after):
-        series.add(position + place, value, Cursor(1, place))
+        series.add([position + place], [value], Cursor(1, place))
     assert sum(bucket.values for bucket in series.buckets()) == kept + len(after)
     assert len(series) <= LIMIT
 
@@ -96,8 +99,8 @@ def test_large_values_have_a_mean() -> None:
 def test_memory_does_not_grow() -> None:
     """After a hundred thousand points a series holds no more than after a thousand."""
     series = Series()
-    for step in range(100_000):
-        series.add(step, 0.5, Cursor(0, step))
+    for step in range(0, 100_000, 50):
+        series.add(range(step, step + 50), [0.5] * 50, Cursor(0, step))
     assert 500 <= len(series) <= 1000
     assert sum(bucket.values for bucket in series.buckets()) == 100_000
 
