@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from trainwire_protocol.attempts import kept_ranges, resumed_from
 from trainwire_protocol.errors import MalformedBatchError
@@ -55,18 +56,27 @@ class AttemptReport:
         )  # fmt: skip
 
 
-def verify_run(run_folder: Path) -> list[AttemptReport]:
+Tell: TypeAlias = Callable[[int], None]
+
+
+def _tell_nobody(_: int) -> None:
+    return
+
+
+def verify_run(run_folder: Path, tell: Tell = _tell_nobody) -> list[AttemptReport]:
     """A report for each attempt of each rank in a run's folder; none if it holds no run.
+
+    `tell` is called now and then with the number of events that were read since it was last called.
 
     Raises:
         OSError: a journal cannot be read.
         UnsupportedVersionError: a newer version wrote it.
     """
-    return [report for rank in list_ranks(run_folder) for report in _verify_rank(run_folder, rank)]
+    return [report for rank in list_ranks(run_folder) for report in _verify_rank(run_folder, rank, tell)]
 
 
-def _verify_rank(run_folder: Path, rank: int) -> list[AttemptReport]:
-    reports = [_verify_attempt(attempt) for attempt in list_attempts(run_folder, rank)]
+def _verify_rank(run_folder: Path, rank: int, tell: Tell) -> list[AttemptReport]:
+    reports = [_verify_attempt(attempt, tell) for attempt in list_attempts(run_folder, rank)]
     _note_cut_origins(reports)
     kept = kept_ranges({report.attempt: report.resumed_from for report in reports})
     for report in reports:
@@ -85,12 +95,13 @@ def _note_cut_origins(reports: list[AttemptReport]) -> None:
             resumed.missing.append((resumed.head + 1, origin.seq))
 
 
-def _verify_attempt(attempt: Attempt) -> AttemptReport:
+def _verify_attempt(attempt: Attempt, tell: Tell) -> AttemptReport:
     report = AttemptReport(attempt.rank, attempt.number, is_live=attempt.is_held() and not attempt.is_superseded())
     reader = JournalReader(attempt.folder)
     try:
         for batch in _batches(reader, final=not report.is_live):
             _note_batch(report, batch)
+            tell(batch.header.count)
     finally:
         reader.close()
     _note_damages(report, attempt, reader.damages)

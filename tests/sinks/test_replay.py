@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from publisher import Publisher
+from publisher import run as run_coroutine
 from reading import read_events
 
 from trainwire_sinks.builtin.jsonl import JsonLines
@@ -78,3 +85,38 @@ def test_each_rank_is_replayed(write_run: WriteRun) -> None:
     assert run(["replay", str(folder), "--to", "jsonl", "--rank", "all"]) == 0
     lines = (folder / "replay" / "rank-1" / "events.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["name"] == read_events(folder)[-1].name == "run/finished"
+
+
+def test_a_run_that_goes_on_is_replayed_to_its_end(tmp_path: Path, trainwire) -> None:
+    """A live run is followed: what is recorded while it is replayed is written too."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(20)
+            process = trainwire("replay", publisher.folder, "--to", "jsonl", "--output", tmp_path / "out")
+            while not (tmp_path / "out" / "events.jsonl").exists():
+                await asyncio.sleep(0.01)
+            publisher.scalars(20)
+            publisher.end()
+            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert len((tmp_path / "out" / "events.jsonl").read_text().splitlines()) == 41
+
+    run_coroutine(main())
+
+
+def test_the_bar_is_for_replays_alone(tmp_path: Path, write_run: WriteRun) -> None:
+    """On a terminal a replay shows how far it is, and a sink, which may follow for days, does not."""
+    folder = write_run(sample_run(), is_over=False)
+
+    def on_terminal(*arguments: object) -> bytes:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments), "--output", str(tmp_path / "out")]
+        subprocess.run(command, stderr=theirs, stdin=theirs, check=True)
+        os.write(theirs, b"end")
+        os.close(theirs)
+        read = os.read(ours, 65536)
+        os.close(ours)
+        return read
+
+    assert b"replaying" in on_terminal("replay", folder, "--to", "jsonl")
+    assert on_terminal("sink", "loss-file", folder) == b"end"

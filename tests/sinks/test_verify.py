@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +211,25 @@ def test_a_target_without_a_record(tmp_path: Path, capsys, target: str, message:
     """An address, an empty folder and none at all are mistakes of usage, in one line."""
     assert run(["verify", target.replace("FOLDER", str(tmp_path))]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(write_run: WriteRun, trainwire) -> None:
+    """As with `head`: no word, and the exit code of a broken pipe."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    process = trainwire("verify", write_run(recorded()), stdout=theirs)
+    os.close(theirs)
+    assert process.wait(20) == ExitCode.BROKEN_PIPE
+    assert process.stderr.read() == ""
+
+
+def test_a_bar_shows_how_far_it_is(write_run: WriteRun) -> None:
+    """On a terminal, and on standard error alone."""
+    folder = write_run(recorded())
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "trainwire_sinks", "verify", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, stdin=theirs, check=True)
+    os.close(theirs)
+    assert b"verifying" in os.read(ours, 65536)
+    os.close(ours)
+    assert done.stdout.startswith(b"run ")

@@ -52,7 +52,8 @@ def export(
     selection = Selection(filters, from_step)
     ranks = find_ranks(where, rank)
     with _opened(output) as file, _closing(make_writer(form, file, is_terminal=file.isatty())) as writer:
-        gaps = [asyncio.run(_write(writer, where, number, selection)) for number in ranks]
+        what = None if file.isatty() else "exporting"
+        gaps = [asyncio.run(_write(writer, where, number, selection, what)) for number in ranks]
         selection.check(where)
     for pattern in selection.unmatched:
         logger.warning("no event's name matches %r", one_line(pattern))
@@ -61,10 +62,12 @@ def export(
     return 0
 
 
-async def _write(writer: Writer, target: Target, rank: int, selection: Selection) -> IncompleteError | None:
+async def _write(
+    writer: Writer, target: Target, rank: int, selection: Selection, what: str | None
+) -> IncompleteError | None:
     """Write what there is; returns the error that says that there should be more."""
     try:
-        async for batch in read_recorded(target, rank, selection.channels, "exporting"):
+        async for batch in read_recorded(target, rank, selection.channels, what):
             if found := selection.select(batch.events):
                 writer.write(rank, found)
     except IncompleteError as error:

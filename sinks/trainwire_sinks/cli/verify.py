@@ -15,6 +15,8 @@ from trainwire_protocol.run_folder import read_run_name
 from trainwire_protocol.target import resolve_target
 from trainwire_protocol.verification import AttemptReport, verify_run
 from trainwire_protocol.wire import Cursor
+from trainwire_sinks.cli.bars import progress_bar
+from trainwire_sinks.cli.length import count_events
 from trainwire_sinks.exits import ExitCode
 from trainwire_sinks.progress import Progress, read_progress
 
@@ -40,7 +42,7 @@ def verify(
         raise TargetError(f"verify reads the journal, and {target} names no run's folder: give that")
     run = read_run_name(folder)
     try:
-        reports = verify_run(folder) if run else []
+        reports = _verify(folder) if run else []
     except OSError as error:
         raise IncompleteError(f"the record in {folder} cannot be read: {error}") from error
     if run is None or not reports:
@@ -49,6 +51,19 @@ def verify(
     sinks = [progress for place in folders for progress in read_progress(run, place, reports)]
     print(_as_json(run, reports, sinks) if as_json else "\n".join(_as_text(run, folder, reports, sinks)))
     return ExitCode.OK if _is_whole(reports, sinks) else ExitCode.NOT_WHOLE
+
+
+def _verify(folder: Path) -> list[AttemptReport]:
+    """The reports, with a progress bar until they are there."""
+    done = 0
+    with progress_bar("verifying", count_events(folder)) as show:
+
+        def tell(events: int) -> None:
+            nonlocal done
+            done += events
+            show(done)
+
+        return verify_run(folder, tell)
 
 
 def _is_whole(reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> bool:
