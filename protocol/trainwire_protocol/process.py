@@ -8,10 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, Final, NamedTuple
+
+
+RELAY_SECONDS: Final = 1.0
 
 
 class ProcessIdentity(NamedTuple):
@@ -45,25 +49,38 @@ class ProcessIdentity(NamedTuple):
 def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, which outlives this one and keeps nothing of it open.
 
-    A terminal's Ctrl-C does not reach it, and what it writes to standard error comes out here as long as this process
-    lives: were it given our own, whoever reads our output would wait for the end of the one left behind.
+    A terminal's Ctrl-C does not reach it, and what it writes to standard output and standard error comes out here as
+    long as this process lives: were it given our own, whoever reads our output would wait for the end of the one left
+    behind.
 
     Raises:
         OSError: it cannot be started.
     """
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    threading.Thread(target=_relay_errors, args=(process,), name="trainwire-relay", daemon=True).start()
+    for pipe, name in ((process.stdout, "stdout"), (process.stderr, "stderr")):
+        threading.Thread(target=_relay, args=(pipe, name), name=f"trainwire-{name}", daemon=True).start()
     return process
 
 
-def _relay_errors(process: subprocess.Popen[bytes]) -> None:
-    assert process.stderr is not None
-    with contextlib.suppress(OSError, ValueError), process.stderr as lines:
+def wait_until_relayed(process: subprocess.Popen[bytes]) -> None:
+    """Wait until all is out that a process of `start_detached` has written which has ended; a second at most."""
+    deadline = time.monotonic() + RELAY_SECONDS
+    while not all(pipe is None or pipe.closed for pipe in (process.stdout, process.stderr)):
+        # A process that it has started in turn may hold them open.
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
+
+
+def _relay(pipe: IO[bytes], name: str) -> None:
+    # Not the stream itself: whoever puts another in its place wants these lines there.
+    with contextlib.suppress(OSError, ValueError), pipe as lines:
         for line in lines:
-            sys.stderr.write(line.decode(errors="replace"))
-            sys.stderr.flush()
+            stream = getattr(sys, name)
+            stream.write(line.decode(errors="replace"))
+            stream.flush()
 
 
 def process_start_time(pid: int) -> str | None:

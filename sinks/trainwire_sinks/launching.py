@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
-from trainwire_protocol.process import start_detached
+from trainwire_protocol.process import start_detached, wait_until_relayed
 from trainwire_sinks.exits import ScriptError
 
 logger = logging.getLogger("trainwire")
@@ -120,6 +120,8 @@ class Launch:
 
     def _report(self) -> None:
         for place, process in self._processes.items():
+            if process.returncode is not None:
+                wait_until_relayed(process)
             what = f"the sink {place.sink} of {place.folder}" + (f", rank {place.rank}" if place.rank else "")
             if process.returncode is None:
                 logger.warning("%s has not finished: process %d goes on and ends by itself", what, process.pid)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from reading import wait_until
 
-from trainwire_protocol.process import ProcessIdentity, process_start_time
+from trainwire_protocol.process import ProcessIdentity, process_start_time, start_detached, wait_until_relayed
 
 
 def identity_of(pid: int) -> ProcessIdentity:
@@ -67,3 +67,11 @@ def test_fields_of_later_versions_are_skipped() -> None:
     """A process is read from its fields, whatever others there are."""
     here = ProcessIdentity.of_this_process()
     assert ProcessIdentity.from_fields({**here._asdict(), "thread": 1}) == here
+
+
+def test_what_a_detached_process_prints_comes_out_here(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both streams of a process that was started on the side are printed by this one, each where it belongs."""
+    process = start_detached([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"])
+    assert process.wait(20) == 0
+    wait_until_relayed(process)
+    assert capsys.readouterr() == ("out\n", "err\n")

@@ -69,6 +69,13 @@ def test_a_run_that_is_opened_again_gets_its_sinks_again(
     assert capfd.readouterr().err == ""
 
 
+def test_what_a_sink_prints_comes_out(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
+    """The lines of the console sink are printed by launch, to the last."""
+    folder = write_run(sample_run())
+    assert run(["launch", "--sink", "console", "--", *python("open_bus(sys.argv[1])", folder)]) == 0
+    assert capfd.readouterr().out.endswith("INFO     run finished\n")
+
+
 def test_sinks_that_have_not_finished_are_named_and_left(write_run: WriteRun, trainwire: Trainwire) -> None:
     """After the wait, launch names the sinks that are still at work, and does not end them."""
     folder = write_run(sample_run(), is_over=False)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainwire_protocol.process import start_detached
+from trainwire_protocol.process import start_detached, wait_until_relayed
 
 logger = logging.getLogger("trainwire")
 
@@ -55,6 +55,7 @@ class SinkProcesses:
             except subprocess.TimeoutExpired:
                 unfinished[name] = process
             else:
+                wait_until_relayed(process)
                 if code != 0:
                     logger.warning("the sink %s ended with exit code %d", name, code)
         if unfinished:
