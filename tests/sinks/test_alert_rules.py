@@ -346,6 +346,33 @@ def test_a_cool_down_keeps_quiet() -> None:
     assert Bench(rule).show(back) == ["fired 1", "cleared 2", "fired 3"]
 
 
+def test_a_cool_down_ends_while_time_passes() -> None:
+    """What stalls again too soon is told when the time is up, though nothing happens in between."""
+    bench = Bench(STALLED.replace("cool_down = 0", "cool_down = 60"))
+    bench.show(steps(10, 0.5))
+    told = [
+        bench.tick(beat(now, last))
+        for now, last in ((10, 5), (11, 10.9), (20, 10.9), (69, 10.9), (70, 10.9), (71, 10.9))
+    ]
+    assert told == [["fired"], ["cleared"], [], [], ["fired"], []]
+
+
+def test_time_alone_tells_nothing_of_events() -> None:
+    """A rule on events tells the same whenever somebody looks at the clock."""
+    bench = Bench('kind = "not-finite"\ncool_down = 5')
+    assert bench.show(losses(math.nan, 1, math.nan)) == ["fired 1", "cleared 2"]
+    assert bench.tick(beat(1000.0, 1000.0)) == []
+
+
+def test_a_training_that_ends_is_not_stalled() -> None:
+    """Interrupted while it hung, it does not hang any more."""
+    bench = Bench(STALLED)
+    bench.show(steps(10, 0.5))
+    assert bench.tick(beat(100.0, 5.0)) == ["fired"]
+    (*_, ending) = record([[event] for event in [*steps(10, 0.5), happened("run/interrupted", 101.0, 10)]], run="run")
+    assert bench.read([ending]) == ["cleared 10"]
+
+
 def test_a_message_says_what_its_template_names() -> None:
     """Fields stand in braces; what an event brings in cannot break the line."""
     rule = 'kind = "not-finite"\nmessage = "{severity} {rule} {run} {rank} {time} {{}} {metric}={value}@{step}"'
@@ -369,3 +396,11 @@ def test_a_rule_that_was_changed_begins_anew() -> None:
         bench._settings = f'kind = "spike"\nmetric = "train/loss"\n{change}'
         batches = record([[event] for event in losses(*[1.0] * 11, 9.0)], run="run")
         assert len(bench.read(batches[11:])) == told
+
+
+def test_an_alert_survives_a_change_of_its_rule() -> None:
+    """One that has fired clears by the new settings."""
+    bench = Bench('kind = "threshold"\nmetric = "train/loss"\noperator = ">"\nvalue = 1')
+    assert bench.show(losses(2)) == ["fired 1"]
+    bench._settings = bench._settings.replace("value = 1", "value = 5")
+    assert bench.read(record([[event] for event in losses(2, 3)], run="run")[1:]) == ["cleared 2"]

@@ -72,9 +72,9 @@ class Engine:
             yield from self._end()
             return
         for watch in self._watches:
-            before = watch.rule.finding
-            watch.rule.tick(pulse, around)
-            if watch.rule.finding is not before:
+            # What other rules find follows from the events alone, and when they tell it too.
+            if watch.rule.is_timed:
+                watch.rule.tick(pulse, around)
                 yield from self._settle(watch, pulse.now)
 
     def state(self) -> State:
@@ -86,17 +86,18 @@ class Engine:
         }
 
     def restore(self, state: State) -> None:
-        """Take up what `state` returned; a rule whose kind or settings are others now begins anew."""
+        """Take up what `state` returned; a rule whose kind or settings are others now begins to look anew."""
         if not state:
             return
         self._place = Place(**state["place"]) if state["place"] else None
         self._is_over = state["is_over"]
         for watch in self._watches:
             known = state["rules"].get(watch.name)
-            if known and known["settings"] == _settings_of(watch.rule):
-                watch.rule.restore(known["state"])
+            if known:
                 watch.alert = Alert.from_fields(known["alert"]) if known["alert"] else None
                 watch.fired = known["fired"]
+                if known["settings"] == _settings_of(watch.rule):
+                    watch.rule.restore(known["state"])
 
     def _watches_of(self, event: Event) -> list[Watch]:
         key = (event.type, event.name)

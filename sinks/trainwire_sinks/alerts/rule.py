@@ -39,6 +39,8 @@ class Rule:
     """What its message can name, beside what any can."""
     template: ClassVar[str]
     """Its message if the rules file gives none."""
+    is_timed: ClassVar[bool] = False
+    """Whether it looks at the time that passes: `tick` is called."""
 
     severity: Severity = "warning"
     cool_down: Annotated[float, Bounds(least=0)] = 300.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 Keys: TypeAlias = tuple[str, ...]
 """Where something stands in a file: the keys of the tables that it is in, and its own."""
@@ -53,7 +53,7 @@ def read_settings(kind: type[Settings], what: str, table: Mapping[str, Any], key
     for name, each in known.items():
         if name not in table and each.default is MISSING:
             raise SettingError(keys, f"{what} needs the setting {name}")
-    hints = _hints(kind)
+    hints = _hints(cast(Hashable, kind))
     checked = {name: _checked(name, hints[name], value, (*keys, name)) for name, value in table.items()}
     try:
         return kind(**checked)
@@ -83,7 +83,7 @@ def short(value: object) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Hashable) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 

@@ -26,6 +26,7 @@ class Dead(Rule):
     kind = "dead"
     fields = ("why",)
     template = "{run} is dead at step {step}: {why}"
+    is_timed = True
 
     severity: Severity = "critical"
     cool_down: Annotated[float, Bounds(least=0)] = 0.0

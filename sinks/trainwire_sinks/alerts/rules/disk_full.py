@@ -28,6 +28,7 @@ class DiskFull(Rule):
     kind = "disk-full"
     fields = ("free", "folder")
     template = "{free} GiB are left on the disk of {folder}"
+    is_timed = True
 
     severity: Severity = "critical"
     free_gib: Annotated[float, Bounds(above=0)] = 1.0

@@ -25,6 +25,7 @@ class SinkBehind(Rule):
     kind = "sink-behind"
     fields = ("sink", "events")
     template = "the sink {sink} of {run} is {events} events behind"
+    is_timed = True
 
     sink: str = "*"
     seconds: Annotated[float, Bounds(above=0)] = 120.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
@@ -35,12 +35,13 @@ class Stalled(Rule):
     What is usual is the median time between the last 100 steps that it told of, and in an evaluation that of the
     evaluations before. While that is not known, `unknown` seconds are waited for: a first step may have much to
     compile. A training that is paused is not stalled, and one that gives no steps is not looked at. Clears with the
-    next step.
+    next step, and when the training has ended by itself.
     """
 
     kind = "stalled"
     fields = ("idle", "usual")
     template = "{run} has made no step for {idle} s, though it lives; the last is {step}, their usual time {usual}"
+    is_timed = True
 
     severity: Severity = "critical"
     factor: Annotated[float, Bounds(least=1)] = 10.0
@@ -61,12 +62,14 @@ class Stalled(Rule):
         """When the training was last seen paused, by its clock: nobody expects a step before."""
 
     def wants(self, event: Event) -> bool:
-        """Metrics tell steps, and evaluations take their own time."""
-        return event.type in ("scalar", "scalars") or event.name in ("evaluation/started", "evaluation/finished")
+        """Metrics tell steps, evaluations take their own time, and a training that has ended makes none."""
+        return event.type in ("scalar", "scalars") or (event.type == "lifecycle" and event.name in _TOLD)
 
     def see(self, event: Event) -> None:
         """Measure the time between two steps, and that of an evaluation."""
-        if event.type == "lifecycle":
+        if event.name in LAST_EVENTS:
+            self.finding = None
+        elif event.type == "lifecycle":
             self._change_phase(event)
         elif event.step != self._step:
             if self._step is not None:
@@ -81,7 +84,7 @@ class Stalled(Rule):
         if heartbeat is None or pulse.silence > FRESH_SECONDS:
             return
         now, last = (heartbeat.fields.get(name) for name in ("walltime", "step_walltime"))
-        if not isinstance(now, float) or not isinstance(last, float):
+        if not isinstance(now, (int, float)) or not isinstance(last, (int, float)):
             return
         state = heartbeat.fields.get("state")
         if state != "running" or (self._has_metrics and not self._step):
@@ -131,5 +134,7 @@ class Stalled(Rule):
         least = LEAST_TIMES if self._phase == TRAINING else 1
         return times[(len(times) - 1) // 2] if len(times) >= least else None
 
+
+_TOLD: Final = LAST_EVENTS | {"evaluation/started", "evaluation/finished"}
 
 _STATE: Final = ("times", "step", "since", "phase", "has_metrics", "awake")
