@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-
 RELAY_SECONDS: Final = 1.0
 
 
