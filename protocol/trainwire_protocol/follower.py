@@ -147,7 +147,7 @@ class Follower:
 
     async def _attempt(self, history: History) -> AsyncIterator[Batch]:
         """What the present attempt records, until it is over."""
-        self._ended = history.ended = False
+        self._ended = self._is_dead = history.ended = False
         if self._from_now:
             await self._skip_to_now(history)
         while True:
@@ -163,6 +163,9 @@ class Follower:
                 return
             async for batch in self._listen():
                 yield batch
+            if self._ended:
+                # Its last batch came, and nothing was missing before it: its publisher need not be there any more.
+                return
 
     def _check_end(self, history: History) -> None:
         """See whether an attempt that ended by itself has its end in the record."""

@@ -19,8 +19,8 @@ class Proxy:
         self.is_cut = False
         """Whether nothing gets through, in connections that stay open."""
         self.port = 0
-        self.heard = bytearray()
-        """What went through, in both directions, if `is_listening`."""
+        self.heard: list[bytearray] = []
+        """What went through in each direction of each connection, if `is_listening`."""
         self.is_listening = False
         self._random = random.Random(seed)
         self._writers: set[asyncio.StreamWriter] = set()
@@ -70,10 +70,12 @@ class Proxy:
             await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard = bytearray()
+        self.heard.append(heard)
         with contextlib.suppress(OSError, RuntimeError):
             while data := await reader.read(self._random.choice([1, 7, 1000, 65536])):
                 if self.is_listening:
-                    self.heard += data
+                    heard += data
                 await asyncio.sleep(self.delay)
                 while self.is_cut:
                     await asyncio.sleep(0.01)

@@ -193,6 +193,8 @@ def test_an_eavesdropper_reads_no_name(tmp_path: Path) -> None:
     assert away.keys
     names = ("train/loss", "train/norm", "run/started", "hello", "fetch", "tw1/", away.run, away.keys.client.secret)
     for proxy in proxies:
-        assert len(proxy.heard) > 10_000
-        assert b"CURVE" in proxy.heard
-        assert not [name for name in names if name.encode() in proxy.heard]
+        assert len(proxy.heard) >= 2
+        for heard in proxy.heard:
+            assert len(heard) > 500
+            assert b"CURVE" in heard
+            assert not [name for name in names if name.encode() in heard]
