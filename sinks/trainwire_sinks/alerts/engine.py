@@ -29,6 +29,11 @@ class Watch:
     fired: float | None = None
     """When the last one has, in seconds since the epoch."""
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether the rule has found something that was not told, or finds no longer what was."""
+        return (self.rule.finding is None) != (self.alert is None)
+
 
 class Engine:
     """Fires each rule's alert once when there is something to tell, and reports when it has cleared.
@@ -55,12 +60,11 @@ class Engine:
         header = batch.header
         yield from self._begin_attempt(batch, events)
         for seq, event in enumerate(events, header.seq):
-            watches = self._watches_of(event)
-            if watches or event.name in LAST_EVENTS:
-                self._move(batch, seq, event)
-            for watch in watches:
+            for watch in self._watches_of(event):
                 watch.rule.see(event)
-                yield from self._settle(watch)
+                if watch.is_unsettled:
+                    self._move(batch, seq, event)
+                    yield from self._settle(watch)
         if events:
             self._move(batch, header.seq + len(events) - 1, events[-1])
 
@@ -101,11 +105,12 @@ class Engine:
 
     def _watches_of(self, event: Event) -> list[Watch]:
         key = (event.type, event.name)
-        if key not in self._wanted:
+        watches = self._wanted.get(key)
+        if watches is None:
             if len(self._wanted) >= MAX_KNOWN_NAMES:
                 self._wanted.clear()
-            self._wanted[key] = [watch for watch in self._watches if watch.rule.wants(event)]
-        return self._wanted[key]
+            watches = self._wanted[key] = [watch for watch in self._watches if watch.rule.wants(event)]
+        return watches
 
     def _move(self, batch: Batch, seq: int, event: Event) -> None:
         header = batch.header
@@ -135,7 +140,7 @@ class Engine:
     def _settle(self, watch: Watch, now: float | None = None) -> Iterator[Alert]:
         """Fire or clear, if what the rule has found says so."""
         finding, place = watch.rule.finding, self._place
-        if (finding is None) == (watch.alert is None) or place is None:
+        if not watch.is_unsettled or place is None:
             return
         walltime = place.walltime if now is None else now
         if watch.alert is not None:
