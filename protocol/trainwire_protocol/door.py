@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 import time
+from functools import partial
 from typing import Any, Final
 
 import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
-from zmq.utils.monitor import parse_monitor_message
 
 from trainwire_protocol.curve import HANDSHAKE_SECONDS, ServerKeys
+from trainwire_protocol.monitor import Monitor
 
 WORD_SECONDS: Final = 10.0
 """How often refused clients are told of, at most."""
@@ -50,7 +49,7 @@ class DoorKeeper:
         """Begin at once, on the running loop."""
         self._context, self.keys = context, keys
         self._tallies: dict[zmq.Socket[Any], _Tally] = {}
-        self._watching: dict[zmq.Socket[Any], tuple[asyncio.Task[None], zmq.asyncio.Socket]] = {}
+        self._monitors: dict[zmq.Socket[Any], Monitor] = {}
         self._told, self._last_word = 0, -WORD_SECONDS
         self._authenticator = AsyncioAuthenticator(context, log=_silent)
         self._authenticator.start()
@@ -71,36 +70,21 @@ class DoorKeeper:
 
     def guard(self, socket: zmq.Socket[Any]) -> None:
         """Watch who comes to a socket that is about to be bound."""
-        address = f"inproc://door-{secrets.token_hex(8)}"
-        socket.monitor(address, EVENTS)
-        events = self._context.socket(zmq.PAIR)
-        # Were it limited, a flood of connections would make libzmq's own thread wait for this loop.
-        events.set(zmq.RCVHWM, 0)
-        events.connect(address)
-        self._tallies[socket] = _Tally()
-        self._watching[socket] = asyncio.ensure_future(self._watch(events, self._tallies[socket])), events
+        tally = self._tallies[socket] = _Tally()
+        self._monitors[socket] = Monitor(self._context, socket, EVENTS, partial(self._count, tally))
 
     def leave(self, socket: zmq.Socket[Any]) -> None:
         """Watch a socket no longer: it is about to be closed."""
-        task, events = self._watching.pop(socket)
-        # First of all: libzmq's own thread would wait for ever for events to be taken.
-        socket.disable_monitor()
-        task.cancel()
-        events.close(linger=0)
+        self._monitors.pop(socket).close()
 
     def stop(self) -> None:
         """Let nobody in any more."""
-        for socket in list(self._watching):
+        for socket in list(self._monitors):
             self.leave(socket)
         self._authenticator.stop()
 
-    async def _watch(self, events: zmq.asyncio.Socket, tally: _Tally) -> None:
-        while True:
-            event = parse_monitor_message(await events.recv_multipart())
-            tally.count(event["event"], event["value"])
-            self._tell(tally)
-
-    def _tell(self, tally: _Tally) -> None:
+    def _count(self, tally: _Tally, event: int, value: int) -> None:
+        tally.count(event, value)
         refused = self.refused
         if refused > self._told and time.monotonic() - self._last_word >= WORD_SECONDS:
             self._told, self._last_word = refused, time.monotonic()

@@ -147,7 +147,7 @@ class Follower:
 
     async def _attempt(self, history: History) -> AsyncIterator[Batch]:
         """What the present attempt records, until it is over."""
-        self._ended = self._is_dead = history.ended = False
+        self._forget_end(history)
         if self._from_now:
             await self._skip_to_now(history)
         while True:
@@ -166,6 +166,9 @@ class Follower:
             if self._ended:
                 # Its last batch came, and nothing was missing before it: its publisher need not be there any more.
                 return
+
+    def _forget_end(self, history: History) -> None:
+        self._ended = self._is_dead = history.ended = False
 
     def _check_end(self, history: History) -> None:
         """See whether an attempt that ended by itself has its end in the record."""

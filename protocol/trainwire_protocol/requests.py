@@ -13,6 +13,7 @@ import zmq.asyncio
 
 from trainwire_protocol.curve import ClientKeys, secure_client
 from trainwire_protocol.errors import ProtocolError, RequestError
+from trainwire_protocol.monitor import Monitor
 from trainwire_protocol.wire import MAX_BODY_BYTES, refuse_newer, unpack_map
 
 REPLY_SECONDS: Final = 5.0
@@ -32,7 +33,10 @@ class Requester:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._endpoint: str | None = None
+        self._monitor = Monitor(context, self._socket, zmq.EVENT_HANDSHAKE_FAILED_AUTH, self._note_refusal)
+        self._is_refused = False
+        self.endpoint: str | None = None
+        self.keys: ClientKeys | None = None
         self.connect(endpoint, keys)
         self._ids = count()
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], list[bytes]]]] = {}
@@ -40,14 +44,13 @@ class Requester:
 
     def connect(self, endpoint: str, keys: ClientKeys | None = None) -> None:
         """From now on ask the publisher at `endpoint`: that of a further attempt is elsewhere."""
-        if endpoint == self._endpoint:
+        if (endpoint, keys) == (self.endpoint, self.keys):
             return
-        if self._endpoint is not None:
-            self._socket.disconnect(self._endpoint)
-        self.keys = keys
+        if self.endpoint is not None:
+            self._socket.disconnect(self.endpoint)
+        self.endpoint, self.keys, self._is_refused = endpoint, keys, False
         secure_client(self._socket, keys)
         self._socket.connect(endpoint)
-        self._endpoint = endpoint
 
     async def hello(self, timeout: float = REPLY_SECONDS) -> dict[str, Any]:
         """What the publisher says of itself.
@@ -70,7 +73,7 @@ class Requester:
 
         Raises:
             TimeoutError: none came in time; the publisher may be gone, or busy.
-            RequestError: the publisher refused it; says why.
+            RequestError: the publisher refused it, or lets nobody in with this key; says why.
         """
         identifier = next(self._ids)
         answer = self._waiting[identifier] = asyncio.get_running_loop().create_future()
@@ -78,6 +81,10 @@ class Requester:
             async with asyncio.timeout(timeout):
                 await self._socket.send(msgpack.packb({"verb": verb, "id": identifier, **arguments}))
                 head, frames = await answer
+        except TimeoutError:
+            if self._is_refused:
+                raise RequestError(f"{self.endpoint} lets nobody in with this key: it is not on its list") from None
+            raise
         finally:
             del self._waiting[identifier]
         if "error" in head:
@@ -89,7 +96,11 @@ class Requester:
         self._receiving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._receiving
+        self._monitor.close()
         self._socket.close()
+
+    def _note_refusal(self, event: int, value: int) -> None:  # noqa: ARG002  # a monitor calls it so
+        self._is_refused = True
 
     async def _receive(self) -> None:
         while True:

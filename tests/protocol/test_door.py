@@ -8,6 +8,7 @@ import http.client
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,9 +17,11 @@ import pytest
 import zmq.asyncio
 from publisher import Publisher, run
 
+from trainwire_protocol.client import Subscription
 from trainwire_protocol.curve import ClientKeys, KeyPair, ServerKeys
 from trainwire_protocol.errors import RequestError
 from trainwire_protocol.requests import Requester
+from trainwire_protocol.target import Target
 
 SERVER, FRIEND, READER, STRANGER, OTHER = (KeyPair.make() for _ in range(5))
 KEYS = ServerKeys(SERVER, frozenset({FRIEND.public, READER.public}), read_only=frozenset({READER.public}))
@@ -37,7 +40,7 @@ async def is_answered(publisher: Publisher, keys: ClientKeys | None, timeout: fl
     requester = Requester(context, publisher.server.request_endpoint, keys)
     try:
         return (await requester.hello(timeout))["run"] == publisher.attempt.run
-    except TimeoutError:
+    except (TimeoutError, RequestError):
         return False
     finally:
         await requester.close()
@@ -100,6 +103,21 @@ def test_a_client_that_is_refused(
     assert len(lines) == 1
     assert told in lines[0]
     assert not any(key in caplog.text for pair in (SERVER, FRIEND, STRANGER, OTHER) for key in pair)
+
+
+def test_a_client_hears_that_its_key_is_refused(tmp_path: Path) -> None:
+    """Who comes with a key that is not on the list is told so, instead of waiting for ever."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path, keys=KEYS) as publisher:
+            keys = ClientKeys(SERVER.public, STRANGER)
+            connection = replace(publisher.connection, keys=keys)
+            target = Target(folder=None, request=connection.request, connection=connection)
+            with pytest.raises(RequestError, match="not on its list"):
+                async with Subscription(target) as subscription:
+                    await anext(subscription)
+
+    run(main())
 
 
 def test_who_was_let_in_is_not_counted(tmp_path: Path) -> None:
