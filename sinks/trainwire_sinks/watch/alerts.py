@@ -1,4 +1,4 @@
-"""The alerts of a run, as the alerts sink leaves them in `<run>/alerts.jsonl`: a JSON map on each line."""
+"""The alerts of a run, as the alerts sink leaves them in alerts.jsonl: `docs/alerts.md` describes its lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from trainwire_sinks.base import folder_of_rank
 
 FILE_NAME: Final = "alerts.jsonl"
 
@@ -29,14 +31,13 @@ class Alert:
     message: str
     walltime: float
     """Seconds since the epoch."""
-    step: int | None
 
 
 class AlertsFile:
-    """Follows the file as it grows."""
+    """Follows the file of one rank as it grows."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self._path = folder_of_rank(folder, rank) / FILE_NAME
         self._place = 0
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
 
@@ -75,7 +76,6 @@ def parse_alert(line: bytes) -> Alert | None:
         fields["state"] == "cleared",
         _text(fields, "message"),
         _number(fields.get("walltime")),
-        fields["step"] if type(fields.get("step")) is int else None,
     )
 
 

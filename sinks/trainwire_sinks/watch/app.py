@@ -226,7 +226,7 @@ class WatchApp(App[None]):
 
     def action_help(self) -> None:
         """Tell what the keys do."""
-        lines = [f"{key.key_display or self.get_key_display(key):<6} {key.tooltip or key.description}" for key in KEYS]
+        lines = [f"{key.key_display or key.key:<6} {key.tooltip or key.description}" for key in KEYS]
         self.push_screen(Page("keys", lines))
 
     def action_details(self) -> None:

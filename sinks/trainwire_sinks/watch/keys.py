@@ -8,9 +8,9 @@ from textual.binding import Binding
 
 KEYS: Final = [
     Binding("q", "quit", "Quit", tooltip="Quit; the trainings go on"),
-    Binding("question_mark", "help", "Keys", tooltip="Tell what the keys do"),
+    Binding("question_mark", "help", "Keys", key_display="?", tooltip="Tell what the keys do"),
     Binding("space", "choose", "Plot", tooltip="Plot the metric at the cursor, or no longer", show=False),
-    Binding("slash", "filter_metrics", "Find", tooltip="Show only metrics whose name holds some text"),
+    Binding("slash", "filter_metrics", "Find", key_display="/", tooltip="Show only metrics whose name holds some text"),
     Binding("s", "smooth", "Smooth", tooltip="Smooth the curves by 0.6, 0.9, 0.99, or not"),
     Binding("l", "log_axis", "Log axis", tooltip="Logarithmic axis of values, or linear"),
     Binding("f", "filter_log", "Filter", tooltip="Show only lines of the log that hold some text"),

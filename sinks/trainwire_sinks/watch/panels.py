@@ -30,8 +30,7 @@ def status_text(views: Sequence[View], selected: int, width: int) -> Text:
     lines = []
     for place, view in enumerate(views):
         mark = ("▶ " if place == selected else "  ") if len(views) > 1 else ""
-        label = Text(f"{mark}{one_line(view.label)}  ", style="bold")
-        lines.append(label.append(describe(view, now), style="not bold"))
+        lines.append(Text.assemble((f"{mark}{one_line(view.label)}  ", "bold"), describe(view, now)))
     view = views[selected]
     if (fraction := view.pace.fraction) is not None:
         lines.append(_bar(fraction, width))
@@ -58,8 +57,8 @@ def details(view: View, now: float) -> list[str]:
 def _bar(fraction: float, width: int) -> Text:
     cells = max(1, width - 6)
     done = round(cells * fraction)
-    bar = Text("━" * done, style="green").append("─" * (cells - done), style="dim")
-    return bar.append(f" {fraction:4.0%}", style="not dim")
+    bar = Text.assemble(("━" * done, "green"), ("─" * (cells - done), "dim"))
+    return bar.append(f" {fraction:4.0%}")
 
 
 def _severity(view: View) -> str:

@@ -46,7 +46,7 @@ class Reader:
         self._give_up = give_up
         self._stays = stays
         self._subscription: Subscription | None = None
-        self._alerts = AlertsFile(target.folder) if target.folder else None
+        self._alerts = AlertsFile(target.folder, rank) if target.folder else None
         self._last_batch = time.monotonic()
 
     async def run(self) -> None:

@@ -59,8 +59,7 @@ def describe_sinks(view: View) -> str:
 
 def describe_alert(alert: Alert) -> str:
     """What an alert says."""
-    about = f"{alert.severity} {alert.rule}" + (f" at step {alert.step}" if alert.step is not None else "")
-    return one_line(f"{about}: {alert.message}"[:1000])
+    return one_line(f"{alert.severity} {alert.rule}: {alert.message}"[:1000])
 
 
 def describe_alerts(view: View) -> str:

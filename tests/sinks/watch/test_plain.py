@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pty
 import subprocess
@@ -42,6 +43,15 @@ def test_a_run_that_is_over_is_told_and_left(write_run: WriteRun, capsys: pytest
     assert any(line.startswith("ALERT") and "\\x1b[2Jbad" in line for line in lines)
     assert all(line == one_line(line) for line in lines)
     assert len([line for line in lines if line.startswith("20")]) <= HISTORY_LINES
+
+
+def test_alerts_of_the_sink_are_told(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the alerts sink has found in a run is told beside the run's own lines."""
+    folder = write_run([Recorder(rank=1).record([Event("train/loss", math.nan, "scalar", 1.75e9, 7)])])
+    assert run_command(["sink", "alerts", str(folder), "--rank", "1"]) == 0
+    assert run_command(["watch", str(folder), "--rank", "1", "--plain"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ALERT")]
+    assert told[0].startswith("ALERT critical loss-not-finite: train/loss is nan")
 
 
 def test_ranks_are_told_apart(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
