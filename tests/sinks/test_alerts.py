@@ -15,9 +15,11 @@ import pytest
 from receiver import Receiver
 
 from trainwire_protocol.errors import OptionError
-from trainwire_protocol.wire import Batch
+from trainwire_protocol.live import Heartbeat
+from trainwire_protocol.wire import Batch, Cursor, Header
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.alerts import Alerts, Options
+from trainwire_sinks.cursor import Commit, CursorFile, Point
 from trainwire_sinks.runner import SinkRunner
 from trainwire_sinks.testing import Recording, check_sink, record, run_sink
 
@@ -153,6 +155,40 @@ def test_a_rule_names_who_is_told(tmp_path: Path, alerts: Callable[..., Callable
         assert (one.tried, other.tried) == ([], [("fired", 2)])
         run_sink(alerts(HOOK.format("one", one.port) + NAN_RULE), tmp_path, losses(1, math.nan, 1))
         assert (one.tried, other.tried) == ([], [("fired", 2)])
+
+
+def test_what_stands_around_a_run_is_told(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """A disk without enough room, one that cannot be asked, and another sink's cursor that does not move."""
+    make = alerts(
+        '[rules.disk-full]\nfree_gib = 1e9\n[rules.elsewhere]\nkind = "disk-full"\nfolder = "/no/such/folder"\n'
+        "[rules.sink-behind]\nseconds = 0.1\n"
+    )
+    for name, run in (("slow-sink", "recorded"), ("alerts-of-old", "another")):
+        (tmp_path / ".trainwire").mkdir(exist_ok=True)
+        CursorFile(tmp_path, name, 0).save(Commit(run, Point(Cursor(0, 3))))
+    (tmp_path / ".trainwire" / "broken-rank0.cursor").write_text("{")
+
+    def has_all() -> bool:
+        path = tmp_path / "alerts.jsonl"
+        return path.exists() and path.read_bytes().count(b"\n") == 2
+
+    class Live(Recording):
+        heartbeat = Heartbeat(Header("recorded", 0, 0, "heartbeat", 9, 0, {"event": 8}), {}, 0.0)
+        given = False
+
+        async def __anext__(self) -> Batch:
+            while self.given and not has_all():
+                await asyncio.sleep(0.01)
+            self.given = True
+            return await super().__anext__()
+
+    batches = [*losses(1), *record([[Event("run/finished", {}, "lifecycle", 2.0, 1)]])]
+    runner = SinkRunner(make, lambda *_: Live(batches), tmp_path, commit_interval=0)
+    asyncio.run(asyncio.wait_for(runner.run(), 30))
+    found = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
+    assert [(alert["rule"], alert["state"]) for alert in found] == [("disk-full", "fired"), ("sink-behind", "fired")]
+    assert found[0]["details"]["folder"] == str(tmp_path)
+    assert found[1]["details"] == {"sink": "slow-sink", "events": 5}
 
 
 def test_each_rank_has_its_file(tmp_path: Path) -> None:
