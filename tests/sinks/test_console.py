@@ -10,6 +10,7 @@ import pytest
 
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.console import Console, Options
+from trainwire_sinks.terminal import has_colours
 from trainwire_sinks.testing import check_sink, record, run_sink, sample_run
 
 Trainwire = Callable[..., subprocess.Popen[str]]
@@ -94,21 +95,32 @@ def test_other_ranks_say_which_they_are(write_run: Callable[..., Path], trainwir
     assert error == ""
 
 
-@pytest.mark.parametrize(("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
-def test_colours_are_for_terminals(
-    write_run: Callable[..., Path], trainwire: Trainwire, settings: dict[str, str], coloured: bool
-) -> None:
-    """Warnings have a colour on a terminal that has any, unless NO_COLOR is set."""
-    folder = write_run(record([[logged("WARNING", "be warned")]]))
+@pytest.mark.parametrize(
+    ("settings", "coloured"),
+    [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], coloured: bool) -> None:
+    """Only a terminal that has colours gets any, unless NO_COLOR is set."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours), Path(os.devnull).open("w") as nowhere:
+        assert has_colours(terminal) == coloured
+        assert not has_colours(nowhere)
+
+
+def test_a_warning_has_a_colour(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
+    """On a terminal a warning stands out."""
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
-    process = trainwire("sink", "console", folder, stdout=theirs, env=environment | settings)
+    folder = write_run(record([[logged("WARNING", "be warned")]]))
+    process = trainwire("sink", "console", folder, stdout=theirs, env=environment)
     assert process.wait(20) == 0
-    output = os.read(ours, 10_000).decode()
+    assert os.read(ours, 10_000).startswith(b"\x1b[33m")
     os.close(ours)
     os.close(theirs)
-    assert "be warned" in output
-    assert ("\x1b[33m" in output) == coloured
 
 
 def test_each_line_is_printed_once(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
