@@ -13,6 +13,7 @@ import zmq.asyncio
 from trainwire_protocol.client import Subscription
 from trainwire_protocol.connection import Connection, connection_path, read_connection
 from trainwire_protocol.errors import ConnectionFileError, IncompleteError, TargetError, UsageError
+from trainwire_protocol.key_files import keys_to
 from trainwire_protocol.requests import REPLY_SECONDS, Requester
 from trainwire_protocol.target import Target
 from trainwire_protocol.wire import Cursor
@@ -81,7 +82,7 @@ async def _connected(target: Target, rank: int) -> AsyncIterator[Requester]:
     if endpoint is None:
         raise TargetError(f"there is no training in {target}: it has no connection file")
     context = zmq.asyncio.Context()
-    requester = Requester(context, endpoint, connection.keys if connection else None)
+    requester = Requester(context, endpoint, connection.keys if connection else keys_to(endpoint))
     try:
         yield requester
     finally:

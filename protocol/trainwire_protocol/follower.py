@@ -147,10 +147,11 @@ class Follower:
 
     async def _attempt(self, history: History) -> AsyncIterator[Batch]:
         """What the present attempt records, until it is over."""
-        self._forget_end(history)
+        self._ended = self._is_dead = history.ended = False
         if self._from_now:
             await self._skip_to_now(history)
-        while True:
+        # Once its last batch came live, nothing was missing before it, and its publisher need not be there any more.
+        while not self._ended:
             # Asked before reading: what can be read after an attempt is over is all of it.
             over = await self._is_over(history)
             async for batch in self._catch_up(history, over):
@@ -163,12 +164,6 @@ class Follower:
                 return
             async for batch in self._listen():
                 yield batch
-            if self._ended:
-                # Its last batch came, and nothing was missing before it: its publisher need not be there any more.
-                return
-
-    def _forget_end(self, history: History) -> None:
-        self._ended = self._is_dead = history.ended = False
 
     def _check_end(self, history: History) -> None:
         """See whether an attempt that ended by itself has its end in the record."""
