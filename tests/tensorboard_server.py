@@ -10,6 +10,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +20,9 @@ import pytest
 
 def has_data_server() -> bool:
     """Whether TensorBoard's fast loader can run on this machine."""
-    import tensorboard_data_server
-
-    return tensorboard_data_server.server_binary() is not None
+    if find_spec("tensorboard_data_server") is None:
+        return False
+    return import_module("tensorboard_data_server").server_binary() is not None
 
 
 _no_data_server = pytest.mark.skipif(not has_data_server(), reason="TensorBoard's data server has no binary here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from trainwire_sinks.output import AppendOutput, OutputChangedError, size_of
+from trainwire_sinks.output import BUFFER_BYTES, AppendOutput, OutputChangedError, size_of
 
 
 class SeriesOutput:
@@ -56,6 +56,17 @@ class SeriesOutput:
         self._last = AppendOutput(self._path(self._number))
         await self._last.open(0)
 
+    async def repeat(self, begin: int, end: int) -> None:
+        """Append once more what stands from `begin` to `end`, within one of the files before the last.
+
+        Raises:
+            OutputChangedError: it is not there any more.
+        """
+        while begin < end:
+            data = await asyncio.to_thread(self._read, begin, min(end, begin + BUFFER_BYTES))
+            await self.write(data)
+            begin += len(data)
+
     async def flush(self) -> None:
         """Write what waits."""
         await self._last.flush()
@@ -78,6 +89,15 @@ class SeriesOutput:
                 raise OutputChangedError(f"{self.folder} holds {before} bytes of events and should hold {length}")
             number, before = number + 1, before + size
         return number, before
+
+    def _read(self, begin: int, end: int) -> bytes:
+        number, before = self._locate(begin + 1)
+        with self._path(number).open("rb") as file:
+            file.seek(begin - before)
+            data = file.read(end - begin)
+        if len(data) < end - begin:
+            raise OutputChangedError(f"{self._path(number)} lacks {end - begin - len(data)} bytes that it held")
+        return data
 
     def _remove_from(self, number: int) -> None:
         for path in reversed(self._paths_from(number)):

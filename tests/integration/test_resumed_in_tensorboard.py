@@ -19,12 +19,15 @@ KEPT, KILLED_AT, END = 5, 10, 8
 
 
 def train(folder: Path) -> dict[str, object]:
-    """Ten steps, of which the first five are kept; one tag is logged only in what will be superseded."""
+    """Ten steps, of which the first five are kept; two tags are logged in what will be superseded, and never again."""
     bus = trainwire.open_bus(folder)
     log(bus, range(1, KEPT + 1), 0)
+    bus.log({"sometimes": 3.0}, step=3)
+    bus.log({"epoch/loss": 0.5}, step=1)
     state = bus.state_dict()
     log(bus, range(KEPT + 1, KILLED_AT + 1), 0)
-    bus.log({"only/before": 7.0}, step=7)
+    bus.log({"only/before": 7.0, "sometimes": 7.0}, step=7)
+    bus.log({"epoch/loss": 9.0}, step=2)
     bus.close(status="failed")
     return state
 
@@ -44,6 +47,7 @@ def log(bus: trainwire.EventBus, steps: Sequence[int], base: int) -> None:
 def resume(folder: Path, state: dict[str, object]) -> None:
     with trainwire.open_bus(folder, state=state) as bus:
         log(bus, range(KEPT + 1, END + 1), 100)
+        bus.log({"epoch/loss": 0.25}, step=2)
         bus.log({"last": 1.0}, step=END)
 
 
@@ -66,6 +70,8 @@ def check_dashboards(address: str) -> None:
     for point in found:
         data, _ = get_bytes(address, f"data/plugin/images/individualImage?{point['query']}")
         assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == NEW_POINTS[point["step"]]
+    assert shown(address, "rank-0", "sometimes") == {3: 3.0}
+    assert shown(address, "rank-0", "epoch/loss") == {1: 0.5, 2: 0.25}
     (category,) = get(address, "data/plugin/custom_scalars/layout")["category"]
     assert [chart["title"] for chart in category["chart"]] == ["losses"]
     assert [*shown(address, "rank-0", "losses/0")] == [*range(KEPT + 1, END + 1)]
@@ -74,7 +80,7 @@ def check_dashboards(address: str) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("load_fast", LOADERS)
 def test_a_run_that_is_resumed_under_tensorboard(tmp_path: Path, load_fast: bool) -> None:
-    """Both loaders replace what is logged again; what is not, the fast one keeps and the Python one takes away."""
+    """Both loaders show what counts; a tag of which nothing does the fast one keeps, and the Python one not."""
     folder = tmp_path / "run"
     state = train(folder)
     assert cli.run(["sink", "tensorboard", str(folder)]) == 0

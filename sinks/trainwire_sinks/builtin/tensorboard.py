@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainwire_protocol.attempts import NOTHING, resumed_from
+from trainwire_protocol.attempts import MARK, NOTHING, resumed_from
 from trainwire_protocol.events import Event
 from trainwire_sinks.base import Sink, State
 from trainwire_sinks.series import SeriesOutput
+from trainwire_sinks.summaries.marks import Seam
 
 
 class TensorBoard(Sink):
@@ -30,14 +31,15 @@ class TensorBoard(Sink):
         return SeriesOutput(folder / "tensorboard" / f"rank-{rank}", "events.out.tfevents.{}.trainwire")
 
     async def restore(self, state: State) -> None:
-        """Take up which tags and charts there are."""
+        """Take up which tags, charts and marks there are."""
         # Here, so that listing the sinks does not import TensorBoard.
-        from trainwire_sinks.summaries.records import Summaries
+        from trainwire_sinks.summaries import records
 
-        self._summaries = Summaries(state)
+        self._file_head = records.file_head
+        self._summaries = records.Summaries(state)
 
     def state(self) -> State:
-        """Which tags and charts there are."""
+        """Which tags, charts and marks there are."""
         return self._summaries.state()
 
     async def handle(self, events: Sequence[Event]) -> None:
@@ -45,11 +47,20 @@ class TensorBoard(Sink):
         if not events:
             return
         if not self.output.length:
-            await self.output.write(self._summaries.file_head(events[0].walltime, 0))
+            await self._begin_file(events[0].walltime, self._summaries.marks.seam(NOTHING, 0))
         elif (origin := resumed_from(events[0])) is not None:
-            await self.output.begin_next()
             from_step = events[0].value.get("from_step")
-            is_known = isinstance(from_step, int) and origin != NOTHING
-            # One step later than the last that is kept: TensorBoard forgets the step that is named, too.
-            await self.output.write(self._summaries.file_head(events[0].walltime, from_step + 1 if is_known else 0))
-        await self.output.write(self._summaries.records(events, self.batch.header.run))
+            seam = self._summaries.marks.seam(origin, from_step if isinstance(from_step, int) else 0)
+            await self.output.begin_next()
+            await self._begin_file(events[0].walltime, seam)
+        await self.output.write(self._summaries.records(events, self.batch.header.run, self.output.length))
+        if events[-1].type == "lifecycle" and events[-1].name == MARK:
+            self._summaries.marks.add(self.batch.cursor, events[-1].step, self.output.length)
+
+    async def _begin_file(self, walltime: float, seam: Seam) -> None:
+        await self.output.write(self._file_head(walltime, seam.first_step))
+        start = self.output.length
+        for begin, end in seam.repeated:
+            await self.output.repeat(begin, end)
+        self._summaries.marks.go_on(seam, start, self.output.length)
+        await self.output.write(self._summaries.layout(walltime))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 # TensorBoard publishes no types.
@@ -15,6 +15,7 @@ from trainwire_sinks.summaries.hparams import add_session_end, add_session_start
 from trainwire_sinks.summaries.index import Index
 from trainwire_sinks.summaries.layout import add_layout
 from trainwire_sinks.summaries.markdown import markdown_table
+from trainwire_sinks.summaries.marks import Marks
 from trainwire_sinks.summaries.media import add_audio, add_image
 from trainwire_sinks.tfrecord import record
 
@@ -25,6 +26,16 @@ FILE_VERSION: Final = "brain.Event:2"
 _TEXT: Final = summary_pb2.SummaryMetadata(plugin_data={"plugin_name": "text"})
 
 
+def file_head(walltime: float, first_step: int) -> bytes:
+    """The records that begin a file; a reader forgets what earlier files have of `first_step` and later ones.
+
+    TensorBoard takes the first such start in a folder for no restart: so every file has one.
+    """
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    version = event_pb2.Event(wall_time=walltime, file_version=FILE_VERSION)
+    return _record(version) + _record(event_pb2.Event(wall_time=walltime, step=first_step, session_log=start))
+
+
 class Summaries:
     """Turns one rank's events into records, and remembers what its files hold.
 
@@ -33,34 +44,40 @@ class Summaries:
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        self._index = Index(state)
+        self.marks = Marks(state.get("marks", {}))
+        self._index = Index(state.get("index", {}))
         self._refused: set[str] = set()
 
     def state(self) -> dict[str, Any]:
         """What has to be known to go on, for JSON."""
-        return self._index.state()
+        return {"index": self._index.state(), "marks": self.marks.state()}
 
-    def file_head(self, walltime: float, first_step: int) -> bytes:
-        """The records that begin a file; a reader forgets what earlier files have of `first_step` and later ones.
+    def records(self, events: Sequence[Event], run: str, place: int) -> bytes:
+        """The events of a batch of `run` as records, without those that TensorBoard cannot show.
 
-        TensorBoard takes the first such start in a folder for no restart: so every file has one.
+        Args:
+            events: the batch's.
+            run: the run's name.
+            place: where in the files the first record will stand.
         """
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        version = event_pb2.Event(wall_time=walltime, file_version=FILE_VERSION)
-        head = _record(version) + _record(event_pb2.Event(wall_time=walltime, step=first_step, session_log=start))
-        return head + self._layout(walltime) if self._index.charts else head
-
-    def records(self, events: Iterable[Event], run: str) -> bytes:
-        """The events of a batch of `run` as records, without those that TensorBoard cannot show."""
         self._index.run = run
-        walltime = 0.0
         found = []
         for proto in self._gather(events):
             found.append(_record(proto))
-            walltime = proto.wall_time
+            self.marks.wrote(proto.step, place)
+            place += len(found[-1])
         if self._index.has_new_charts:
-            found.append(self._layout(walltime))
+            found.append(self.layout(events[-1].walltime))
         return b"".join(found)
+
+    def layout(self, walltime: float) -> bytes:
+        """The layout of the charts as a record, if there are any; at step 0, as TensorBoard takes the last of all."""
+        if not self._index.charts:
+            return b""
+        proto = event_pb2.Event(wall_time=walltime, step=0)
+        add_layout(proto.summary, self._index.charts)
+        self._index.has_new_charts = False
+        return _record(proto)
 
     def _gather(self, events: Iterable[Event]) -> Iterator[event_pb2.Event]:
         """Consecutive events of one step and walltime share a record: it has one of each, and so has `bus.log`."""
@@ -80,13 +97,6 @@ class Summaries:
                 self._report(event, error)
         if proto.summary.value:
             yield proto
-
-    def _layout(self, walltime: float) -> bytes:
-        """At step 0, so that a restart takes no part of it back."""
-        proto = event_pb2.Event(wall_time=walltime, step=0)
-        add_layout(proto.summary, self._index.charts)
-        self._index.has_new_charts = False
-        return _record(proto)
 
     def _report(self, event: Event, error: InvalidEventError) -> None:
         """Say what is left out: of each name once, as there may be one at each step."""
