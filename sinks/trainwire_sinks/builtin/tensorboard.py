@@ -16,7 +16,7 @@ class TensorBoard(Sink):
     """Writes event files for TensorBoard into tensorboard/: every type but logs, each in its own dashboard.
 
     Each rank has a folder of its own, which TensorBoard takes for a run. A resumed run goes on in a new file that
-    begins by taking back what was superseded: truncating a file makes TensorBoard stay on what it has read.
+    takes everything back and repeats what counts: truncating a file makes TensorBoard stay on what it has read.
     """
 
     name = "tensorboard"
