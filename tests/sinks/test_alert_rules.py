@@ -219,6 +219,14 @@ def test_an_attempt_without_an_end_is_dead() -> None:
     assert ended.tick(silent(3.0, 60.0, is_over=True)) == []
 
 
+def test_a_death_is_told_with_the_last_sign_of_life() -> None:
+    """A process that hung for long before it was killed is no old news."""
+    bench = Bench('kind = "dead"')
+    bench.show(losses(1, 2))
+    assert bench.tick(beat(5000.0, 2.0, is_over=True)) == ["fired"]
+    assert bench.alerts[0].walltime == 5000.0
+
+
 def test_silence_is_death_until_something_is_heard() -> None:
     """No sign for so long fires, once; a heartbeat clears, and another silence is another alert."""
     bench = Bench('kind = "dead"\nseconds = 5')

@@ -73,7 +73,7 @@ class Engine:
         if self._place is None or self._is_over:
             return
         if pulse.is_over:
-            yield from self._end()
+            yield from self._end(_last_sign(pulse, self._place))
             return
         for watch in self._watches:
             # What other rules find follows from the events alone, and when they tell it too.
@@ -129,13 +129,13 @@ class Engine:
             watch.rule.resume(step if isinstance(step, int) else -1)
             yield from self._settle(watch)
 
-    def _end(self) -> Iterator[Alert]:
+    def _end(self, now: float | None = None) -> Iterator[Alert]:
         """The attempt is over: tell the rules, unless it has said so itself."""
         if not self._is_over:
             self._is_over = True
             for watch in self._watches:
                 watch.rule.end()
-                yield from self._settle(watch)
+                yield from self._settle(watch, now)
 
     def _settle(self, watch: Watch, now: float | None = None) -> Iterator[Alert]:
         """Fire or clear, if what the rule has found says so."""
@@ -149,6 +149,12 @@ class Engine:
         elif finding is not None and not _is_cooling(watch, walltime):
             watch.alert, watch.fired = _fire(watch, finding, place, walltime), walltime
             yield watch.alert
+
+
+def _last_sign(pulse: Pulse, place: Place) -> float:
+    """When the publisher was last heard of, by its own clock."""
+    heard = pulse.heartbeat.fields.get("walltime") if pulse.heartbeat else None
+    return max(place.walltime, heard) if isinstance(heard, (int, float)) else place.walltime
 
 
 def _is_cooling(watch: Watch, walltime: float) -> bool:
