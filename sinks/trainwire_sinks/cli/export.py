@@ -40,7 +40,7 @@ def export(
     Args:
         target: A run's folder, a connection file or an address.
         form: csv, jsonl or parquet; if left out, what the output's name ends with, or else csv.
-        output: The file; standard output if left out. It is there once it is whole.
+        output: The file, which is there once it is whole; standard output if left out.
         filters: Which events.
         from_step: Leave out events of earlier steps.
         rank: The process whose events are wanted, or "all".
