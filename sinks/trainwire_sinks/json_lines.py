@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from typing import Final
 
 from trainwire_protocol.events import Event
 
@@ -20,10 +21,15 @@ def to_json(value: object, indent: int | None = None) -> str:
 
     JSON has no NaN or infinity: they are the strings that Python's `float` reads. Bytes are in base64.
     """
+    # Made once: `json.dumps` makes one for each call that asks for anything special.
+    encoder = _ONE_LINE if indent is None else json.JSONEncoder(allow_nan=False, indent=indent)
     try:
-        return json.dumps(value, allow_nan=False, indent=indent)
+        return encoder.encode(value)
     except (ValueError, TypeError):
-        return json.dumps(_for_json(value), allow_nan=False, indent=indent)
+        return encoder.encode(_for_json(value))
+
+
+_ONE_LINE: Final = json.JSONEncoder(allow_nan=False)
 
 
 def _for_json(value: object) -> object:
