@@ -82,3 +82,21 @@ def test_a_series_that_misses_a_file_is_not_continued(tmp_path: Path) -> None:
     (tmp_path / "part-0000000001.bin").unlink()
     with pytest.raises(OutputChangedError, match="should hold 12"):
         asyncio.run(SeriesOutput(tmp_path, "part-{}.bin").open(12))
+
+
+def test_what_a_series_holds_can_be_repeated(tmp_path: Path) -> None:
+    """At the end of the last file, whichever file it stands in, and in pieces; what is gone is an error."""
+
+    async def repeat() -> None:
+        output = SeriesOutput(tmp_path, "part-{}.bin")
+        await _write_series(output)
+        await output.open(12)
+        for begin, end in ((0, 4), (5, 7), (8, 8)):
+            await output.repeat(begin, end)
+        await output.flush()
+        with pytest.raises(OutputChangedError):
+            await output.repeat(6, 9)
+        await output.close()
+
+    asyncio.run(repeat())
+    assert _contents(tmp_path) == [b"0000", b"1111", b"2222000011"]
