@@ -23,7 +23,7 @@ from trainwire_sinks.cursor import Commit, CursorFile, Point
 from trainwire_sinks.runner import SinkRunner
 from trainwire_sinks.testing import Recording, check_sink, record, run_sink
 
-HOOK = '[notifiers.{}]\nkind = "webhook"\nurl = "http://127.0.0.1:{}/"\ntimeout = 0.5\nretry_after = 0.02\n'
+HOOK = '[notifiers.{}]\nkind = "webhook"\nurl = "http://127.0.0.1:{}/"\ntimeout = 30\nretry_after = 0.02\n'
 NAN_RULE = '[rules.nan]\nkind = "not-finite"\ncool_down = 0\n'
 
 WriteRun = Callable[..., Path]
@@ -86,6 +86,7 @@ def test_a_notifier_that_is_down_delays_nobody(tmp_path: Path, alerts: Callable[
                     await asyncio.sleep(0.01)
                 assert not hangs.taken and not fails.taken
                 down.update(hangs=200, fails=200)
+                hangs.released.set()
                 await running
 
             asyncio.run(asyncio.wait_for(run(), 30))
@@ -153,6 +154,8 @@ def test_a_rule_names_who_is_told(tmp_path: Path, alerts: Callable[..., Callable
         hooks = HOOK.format("one", one.port) + HOOK.format("other", other.port)
         run_sink(alerts(hooks + NAN_RULE + 'notifiers = ["other"]'), tmp_path, losses(1, math.nan))
         assert (one.tried, other.tried) == ([], [("fired", 2)])
+        run_sink(alerts(hooks + NAN_RULE + "notifiers = []"), tmp_path / "nobody", losses(1, math.nan))
+        assert in_file(tmp_path / "nobody") == [("fired", 2)]
         run_sink(alerts(HOOK.format("one", one.port) + NAN_RULE), tmp_path, losses(1, math.nan, 1))
         assert (one.tried, other.tried) == ([], [("fired", 2)])
 
@@ -203,7 +206,8 @@ def test_a_file_that_somebody_has_changed_is_written_anew(tmp_path: Path) -> Non
     batches = losses(1, math.nan, walltime=1.0)
     run_sink(Alerts, tmp_path, batches)
     good = (tmp_path / "alerts.jsonl").read_bytes()
-    for bad in (b"[]\n" * 100, b"{}\n" * 100, b"\xff" * 1000, b'{"id": 1, "state": 2}\n' * 50):
+    line = b'{"id": 1, "state": 2}'
+    for bad in (b"[]\n" * 999, b"{}\n" * 999, b"\xff" * 9999, line + b" " * (len(good) - len(line) - 1) + b"\n"):
         (tmp_path / "alerts.jsonl").write_bytes(bad)
         run_sink(Alerts, tmp_path, batches)
         assert (tmp_path / "alerts.jsonl").read_bytes() == good

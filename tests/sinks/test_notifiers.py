@@ -129,6 +129,14 @@ def test_a_command_that_fails_is_an_error() -> None:
         send(Command(command=("false",)))
 
 
+def test_a_command_may_leave_something_behind(tmp_path: Path) -> None:
+    """A program that ends well has told, though something that it has started keeps its standard error open."""
+    began = threading.Event()
+    leave = "import subprocess; subprocess.Popen(['sleep', '30'], start_new_session=True)"
+    threading.Thread(target=lambda: (send(python(leave)), began.set()), daemon=True).start()
+    assert began.wait(20)
+
+
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     """Past its time neither it nor what it has started goes on."""
     code = (

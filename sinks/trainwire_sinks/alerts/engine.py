@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Final
 
 from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.alerts.alert import Alert, Place, cut, render
-from trainwire_sinks.alerts.rule import Finding, Rule
+from trainwire_sinks.alerts.rule import ALL, Finding, Rule
 from trainwire_sinks.alerts.surroundings import Surroundings
 from trainwire_sinks.base import Pulse, State
 
@@ -40,11 +41,11 @@ class Engine:
 
     Args:
         rules: by their names.
-        notifiers: those that are told by a rule which names none.
+        notifiers: those that are told by a rule which tells all.
     """
 
     def __init__(self, rules: Mapping[str, Rule], notifiers: Sequence[str]) -> None:
-        self._watches = [Watch(name, rule, rule.notifiers or tuple(notifiers)) for name, rule in rules.items()]
+        self._watches = [Watch(name, rule, _told(rule, notifiers)) for name, rule in rules.items()]
         self._wanted: dict[tuple[str, str], list[Watch]] = {}
         self._place: Place | None = None
         self._is_over = False
@@ -149,6 +150,11 @@ class Engine:
         elif finding is not None and not _is_cooling(watch, walltime):
             watch.alert, watch.fired = _fire(watch, finding, place, walltime), walltime
             yield watch.alert
+
+
+def _told(rule: Rule, all_of_them: Sequence[str]) -> tuple[str, ...]:
+    names = [[name] if name != ALL else all_of_them for name in rule.notifiers]
+    return tuple(dict.fromkeys(chain.from_iterable(names)))
 
 
 def _last_sign(pulse: Pulse, place: Place) -> float:

@@ -57,6 +57,7 @@ class AlertsFile(Outbox):
             ValueError, TypeError, KeyError: it is none.
         """
         message = dict(json.loads(line))
+        message |= {"notifiers": list(message["notifiers"]), "walltime": float(message["walltime"])}
         return f"{message['id']}/{message['state']}", message
 
     def hand_over(self, key: str, message: Message) -> None:

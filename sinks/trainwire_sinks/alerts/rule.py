@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Finding: TypeAlias = Mapping[str, Any]
 """What a rule has found: a value for each of its `fields`, and perhaps an `occasion`, as JSON can hold them."""
 
+ALL: Final = "*"
+"""Stands for all notifiers of the file."""
 
 MAX_METRIC_CHARACTERS: Final = 1024
 """A metric of `scalars` with a longer name is left."""
@@ -45,7 +47,7 @@ class Rule:
     severity: Severity = "warning"
     cool_down: Annotated[float, Bounds(least=0)] = 300.0
     message: str = ""
-    notifiers: tuple[str, ...] = ()
+    notifiers: tuple[str, ...] = (ALL,)
 
     def __post_init__(self) -> None:
         self.finding: Finding | None = None

@@ -15,7 +15,7 @@ from trainwire_sinks.alerts import notifiers, rules
 from trainwire_sinks.alerts.alert import COMMON_FIELDS, template_problem
 from trainwire_sinks.alerts.notifiers.base import Notifier
 from trainwire_sinks.alerts.notifiers.terminal import Terminal
-from trainwire_sinks.alerts.rule import Rule
+from trainwire_sinks.alerts.rule import ALL, Rule
 from trainwire_sinks.alerts.settings import Keys, SettingError, read_settings, short, unknown
 from trainwire_sinks.alerts.toml_lines import line_of
 
@@ -38,7 +38,7 @@ class RulesFile:
     rules: Mapping[str, Rule]
     notifiers: Mapping[str, Notifier]
     told: tuple[str, ...]
-    """The notifiers of a rule that names none."""
+    """The notifiers of a rule that tells all."""
 
 
 def read_rules(path: Path | None) -> RulesFile:
@@ -127,7 +127,7 @@ def _read_table(keys: Keys, table: object, kinds: Mapping[str, type[Kind]]) -> K
 
 def _check_rule(name: str, rule: Rule, known: Mapping[str, Notifier]) -> None:
     for notifier in rule.notifiers:
-        if notifier not in known:
+        if notifier not in known and notifier != ALL:
             raise SettingError(("rules", name, "notifiers"), unknown("notifier", notifier, "the notifiers", known))
     if problem := template_problem(rule.message, (*COMMON_FIELDS, *rule.fields)):
         raise SettingError(("rules", name, "message"), f"message: {problem}")

@@ -8,9 +8,10 @@ import json
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL, PIPE
+import tempfile
+from asyncio.subprocess import DEVNULL, Process
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 from trainwire_sinks.alerts.notifiers.base import Notifier, with_environment
 from trainwire_sinks.alerts.settings import SettingError
@@ -56,18 +57,32 @@ class Command(Notifier):
 
     async def send(self, key: str, alert: Message) -> None:
         """Run it."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, start_new_session=True,
-            env=os.environ | environment(key, alert),
-        )  # fmt: skip
-        try:
-            _, words = await process.communicate()
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        if process.returncode:
-            told = words.decode(errors="replace").strip().splitlines()
-            raise OSError(f"it ended with {process.returncode}: {told[-1][:200] if told else 'it said nothing'}")
+        # No pipe: something that it leaves behind could hold it open.
+        with tempfile.TemporaryFile() as words:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=DEVNULL, stdout=DEVNULL, stderr=words, start_new_session=True,
+                env=os.environ | environment(key, alert),
+            )  # fmt: skip
+            try:
+                await process.wait()
+            finally:
+                await _kill(process)
+            if process.returncode:
+                raise OSError(f"it ended with {process.returncode}: {_last_line(words)}")
+
+
+async def _kill(process: Process) -> None:
+    """End what is left of a program and of what it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _last_line(words: IO[bytes]) -> str:
+    size = words.seek(0, os.SEEK_END)
+    words.seek(max(0, size - 4096))
+    lines = words.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else "it said nothing"
 
 
 def environment(key: str, alert: Message) -> dict[str, str]:
