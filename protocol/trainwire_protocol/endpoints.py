@@ -16,10 +16,10 @@ from trainwire_protocol.curve import ClientKeys, KeyPair, ServerKeys
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.key_files import read_server_keys
 
-MAX_SOCKET_PATH: Final = 100
+LONGEST_SOCKET_PATH: Final = 100
 """Longest path of an ipc socket, in bytes: the system's own limit is 107."""
 
-MAX_PORT: Final = 65534
+LAST_PORT: Final = 65534
 """The port after it is needed too."""
 
 
@@ -130,7 +130,7 @@ def _parse(bind: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not bind.startswith("tcp://") or host is None or port is None or port > MAX_PORT or parts.path:
+    if not bind.startswith("tcp://") or host is None or port is None or port > LAST_PORT or parts.path:
         raise OptionError(f"bind is {bind!r}: it has to be tcp://address:port, with port 0 for any")
     return _bracketed(host), port
 
@@ -141,7 +141,7 @@ def _parse_advertised(advertise: str) -> tuple[str, int | None]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if host is None or port == 0 or (port or 0) > MAX_PORT or parts.path or any(map(str.isspace, advertise)):
+    if host is None or port == 0 or (port or 0) > LAST_PORT or parts.path or any(map(str.isspace, advertise)):
         raise OptionError(f"advertise is {advertise!r}: it has to be a host, or host:port")
     return _bracketed(host), port
 
@@ -162,7 +162,7 @@ def _named(endpoint: str) -> str:
 def _socket_folder() -> Path:
     """A folder for these sockets that only its owner can enter, with a path that is short enough."""
     for candidate in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
-        if candidate and Path(candidate).is_absolute() and len(os.fsencode(candidate)) < MAX_SOCKET_PATH - 24:
+        if candidate and Path(candidate).is_absolute() and len(os.fsencode(candidate)) < LONGEST_SOCKET_PATH - 24:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix="trainwire-", dir=candidate))
     raise UsageError("no folder for sockets can be written: set XDG_RUNTIME_DIR to one with a short path")

@@ -20,7 +20,7 @@ from trainwire_protocol.errors import KeyFileError, UsageError
 CLIENT_KEY: Final = "TRAINWIRE_KEY"
 """Environment variable that names a client's key file, for publishers that are named by their address."""
 
-MAX_KEY_FILE_BYTES: Final = 4096
+KEY_FILE_BYTES: Final = 4096
 """Largest key file that is read."""
 
 
@@ -109,7 +109,7 @@ def _read(path: Path, *names: str) -> dict[str, Any]:
     """The fields of a key file, of which these are keys; no message tells what they hold."""
     try:
         with path.open("rb") as file:
-            fields = json.loads(file.read(MAX_KEY_FILE_BYTES))
+            fields = json.loads(file.read(KEY_FILE_BYTES))
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -166,7 +166,7 @@ def test_the_documents_limits_are_the_codes() -> None:
         | {*connection.Connection.__dataclass_fields__, *curve.ClientKeys._fields[:1], "public", "secret"}
         | {"hello", "fetch", "ack", "scanned_to", "head", "ended", "credit", "after", "channels", "sink", "error"}
         | {"versions", "heads", "attempts", "walltime", "state", "step", "step_walltime", "hparams", "process"}
-        | {"host", "pid", "started", "renewed", "released", "lease.json", "run.json"}
+        | {"host", "pid", "started", "renewed", "released", "relay", "over", "refused", "lease.json", "run.json"}
     ),
 )
 def test_every_word_of_the_wire_is_in_the_document(word: str) -> None:
