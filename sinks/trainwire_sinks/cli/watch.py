@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -18,6 +16,7 @@ from trainwire_protocol.target import Target, resolve_target
 from trainwire_sinks.cli.options import check_seconds, parse_rank
 from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
 from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.watch.own_words import logging_into_views
 from trainwire_sinks.watch.plain import print_runs
 from trainwire_sinks.watch.reader import Reader
 
@@ -98,16 +97,5 @@ def _show(readers: Sequence[Reader]) -> None:
         raise MissingExtraError("trainwire watch on a terminal (lines: --plain)", "watch", " and ".join(missing))
     from trainwire_sinks.watch.app import WatchApp
 
-    with _quiet_logging():
+    with logging_into_views(readers):
         WatchApp(readers).run()
-
-
-@contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    """Keep log lines from the screen that the app draws on: what they would say stands in it."""
-    logger = logging.getLogger("trainwire")
-    handlers, logger.handlers = logger.handlers, [logging.NullHandler()]
-    try:
-        yield
-    finally:
-        logger.handlers = handlers

@@ -45,8 +45,8 @@ class WatchApp(App[None]):
     CSS = """
     #status { height: auto; max-height: 40%; padding: 0 1; }
     #body { height: 1fr; }
-    #metrics { width: 34; border-top: solid $primary-darken-2; }
-    #log { height: 25%; min-height: 4; padding: 0 1; border-top: solid $primary-darken-2; }
+    #metrics { width: 34; border-top: solid $primary; }
+    #log { height: 25%; min-height: 4; padding: 0 1; border-top: solid $primary; }
     #filter { display: none; height: 1; border: none; padding: 0 1; }
     #filter.-asking { display: block; }
     #lines { text-wrap: nowrap; text-overflow: ellipsis; }

@@ -45,8 +45,12 @@ class Log:
     def add(self, event: Event) -> None:
         """Take an event; one that is no matter of a log adds no line."""
         for line in lines_of(event):
-            self.lines.append(line)
-            self.count += 1
+            self.put(line)
+
+    def put(self, line: Line) -> None:
+        """Add a line."""
+        self.lines.append(line)
+        self.count += 1
 
     def since(self, count: int) -> list[Line]:
         """The lines after the first `count`, as far as they are kept."""

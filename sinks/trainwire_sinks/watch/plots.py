@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -19,6 +20,9 @@ COLOURS: Final = ((94, 196, 255), (255, 167, 38), (129, 212, 94), (240, 98, 146)
 
 BAND: Final = (110, 110, 110)
 
+DRAW_SECONDS: Final = 1.0
+"""A plot whose series grow is drawn so often."""
+
 LEAST_WIDTH, LEAST_HEIGHT = 36, 8
 """Of a plot, in cells."""
 
@@ -35,20 +39,26 @@ class Shown(NamedTuple):
 class MetricPlot(PlotextPlot):
     """One metric, of one run or of several."""
 
-    DEFAULT_CSS = "MetricPlot { border-top: solid $primary-darken-2; }"
+    DEFAULT_CSS = "MetricPlot { border-top: solid $primary; }"
 
     def __init__(self) -> None:
         super().__init__()
         self._curves: list[tuple[Shown, Curve]] = []
         self._style = Style()
-        self._drawn: object = None
+        self._what: object = None
+        self._versions: object = None
+        self._next = 0.0
 
     def show(self, name: str, shown: Sequence[Shown], style: Style) -> None:
         """Show a metric, if anything has changed since it was last drawn."""
-        state = (name, style, self.size, [(id(one.series), one.series.version) for one in shown])
-        if state == self._drawn:
+        what = (name, style, self.size)
+        versions = [(id(one.series), one.series.version) for one in shown]
+        # Drawing takes as long as reading ten thousand events.
+        is_due = time.monotonic() >= self._next and versions != self._versions
+        if what == self._what and not is_due:
             return
-        self._drawn, self._style = state, style
+        self._what, self._versions, self._style = what, versions, style
+        self._next = time.monotonic() + DRAW_SECONDS
         drawn = [(one, make_curve(one.series, style, 2 * self.size.width)) for one in shown]
         self._curves = [(one, curve) for one, curve in drawn if curve.steps]
         left_out = sum(curve.left_out for _, curve in drawn)
@@ -87,8 +97,8 @@ class MetricPlot(PlotextPlot):
         )
         plot.xlim(left, right)
         plot.ylim(low, high)
-        plot.xticks(*step_ticks(left, right, max(2, self.size.width // 20)))
-        plot.yticks(*height_ticks(low, high, max(2, self.size.height // 3), is_log=is_log))
+        plot.xticks(*step_ticks(left, right, max(2, self.size.width // 16)))
+        plot.yticks(*height_ticks(low, high, max(3, self.size.height // 3), is_log=is_log))
 
 
 def _facts(shown: Sequence[Shown], style: Style, left_out: int) -> list[str]:

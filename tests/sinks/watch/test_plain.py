@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import pty
@@ -19,6 +20,7 @@ from trainwire_sinks.cli import run as run_command
 from trainwire_sinks.exits import ExitCode
 from trainwire_sinks.testing import sample_run
 from trainwire_sinks.text import one_line
+from trainwire_sinks.watch.own_words import logging_into_views
 from trainwire_sinks.watch.plain import HISTORY_LINES, Printer, print_runs
 from trainwire_sinks.watch.reader import Reader
 from trainwire_sinks.watch.view import View
@@ -119,6 +121,28 @@ def test_a_mistake_is_told(
     folder = str(write_run(sample_run()))
     assert run_command(["watch", *(folder if word == "RUN" else word for word in arguments)]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(
+    write_run: WriteRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, without the packages for it, what to install is told, and what works without."""
+    monkeypatch.setattr("trainwire_sinks.cli.watch.find_spec", lambda name: None)
+    monkeypatch.setattr("trainwire_sinks.cli.watch._is_terminal", lambda: True)
+    assert run_command(["watch", str(write_run(sample_run()))]) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "trainwire[watch]" in told
+    assert "--plain" in told
+
+
+def test_own_warnings_stand_in_the_log_that_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What the reading itself warns of goes into the log of the run that it is about, and not onto the terminal."""
+    first, second = (Reader(Target(tmp_path / name), 0, name) for name in ("first", "second"))
+    with logging_into_views([first, second]):
+        logging.getLogger("trainwire").warning("%s: events are \x1b[2J missing", first.target)
+    assert [line.text.rpartition(": ")[2] for line in first.view.log.lines] == ["events are \\x1b[2J missing"]
+    assert not second.view.log.lines
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_dumb_terminal_gets_lines(write_run: WriteRun, trainwire: Callable[..., subprocess.Popen[str]]) -> None:
