@@ -136,7 +136,7 @@ async def stopped(case: Case) -> None:
         await watching
         sink = case.sink()
         watching = asyncio.create_task(sink.run())
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.5)  # time to tell what is not to be told
         os.kill(process.pid, signal.SIGCONT)
         await until(lambda: len(case.words()) > 1)
         sink.stop()
@@ -150,7 +150,7 @@ async def deadlocked(case: Case) -> None:
         watching = asyncio.create_task(sink.run())
         await until(case.has_trained)
         await case.see("stalled fired")
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.5)  # time to tell what is not to be told
         sink.stop()
         await watching
 

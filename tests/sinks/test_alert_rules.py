@@ -167,6 +167,19 @@ def test_a_spike_has_a_direction(direction: str, told: list[str]) -> None:
     assert bench.show(losses(*[1.0] * 10, -9.0, 9.0))[:1] == told
 
 
+def test_what_hardly_changes_does_not_leap() -> None:
+    """The deviation is a hundredth of the median at least, or each change of a constant metric would be a spike."""
+    bench = Bench('kind = "spike"\nmetric = "train/loss"\nwindow = 10')
+    assert bench.show(losses(*[1.0] * 10, 1.09, 1.0, 1.11)) == ["fired 13"]
+
+
+def test_what_was_wrong_is_forgotten_when_a_run_is_resumed() -> None:
+    """A metric that was NaN in what is superseded is not told again because of another one."""
+    bench = Bench('kind = "not-finite"\ncool_down = 0')
+    resumed = happened("run/resumed", 5.0, **{"from": None, "from_step": 0})
+    assert bench.show([scalar(math.nan, 1)], [resumed, scalar(1.0, 2, "other")]) == ["fired 1", "cleared 0"]
+
+
 def test_a_plateau_is_told() -> None:
     """So many values without an improvement fire, the next one that is better clears; a small one is none."""
     rule = 'kind = "plateau"\nmetric = "train/loss"\nmode = "min"\nevaluations = 3\nmin_delta = 0.1\ncool_down = 0'
@@ -216,6 +229,7 @@ def test_an_attempt_without_an_end_is_dead() -> None:
     assert [alert.key for alert in late.alerts] == [alert.key for alert in bench.alerts]
     ended = Bench('kind = "dead"')
     ended.show([*losses(1), happened("run/failed", 2.0)])
+    assert ended.tick(silent(3.0, 60.0)) == []
     assert ended.tick(silent(3.0, 60.0, is_over=True)) == []
 
 
@@ -283,7 +297,7 @@ def test_an_evaluation_has_its_own_time() -> None:
     bench = Bench(STALLED)
     first = [happened("evaluation/started", 5.0, 10), happened("evaluation/finished", 25.0, 10)]
     second = [happened("evaluation/started", 40.0, 30), scalar(1.0, 30, "dev/loss", 40.5)]
-    bench.show([*steps(10, 0.5), first[0]])
+    bench.show([*steps(10, 0.5), happened("evaluation/finished", 5.1, 10), first[0]])
     assert bench.tick(beat(24.0, 5.0)) == []
     bench = Bench(STALLED)
     bench.show([*steps(10, 0.5), *first, *[scalar(1.0, 10 + n, walltime=25 + 0.5 * n) for n in range(20)], *second])

@@ -133,8 +133,7 @@ class MetricRule(Rule):
         if finding is None:
             self.wrong.pop(metric, None)
         else:
-            # One that goes on is told as it was found first.
-            self.wrong.setdefault(metric, finding)
+            self.wrong[metric] = finding
 
 
 def measurements(event: Event) -> Iterator[tuple[str, float]]:
