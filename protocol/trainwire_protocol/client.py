@@ -85,8 +85,10 @@ class Subscription:
     ) -> None:
         """Stop reading and close everything."""
         self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
-        await self._source.close()
+        try:
+            await asyncio.gather(self._reading, return_exceptions=True)
+        finally:
+            await self._source.close()
 
     @property
     def gaps(self) -> int:

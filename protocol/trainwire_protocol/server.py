@@ -57,10 +57,10 @@ class ServerContext:
         self.door = DoorKeeper(self.zmq, keys) if keys else None
 
     def close(self) -> None:
-        """Close it, after all of its sockets."""
+        """Close it, and what is left of its sockets."""
         if self.door:
             self.door.stop()
-        self.zmq.term()
+        self.zmq.destroy(linger=0)
 
 
 class Server:

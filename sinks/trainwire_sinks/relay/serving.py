@@ -47,8 +47,12 @@ class Serving:
         self.server = self._open(places)
         self.server.heads.update(copy.heads)
         self.server.responder.on_command = self._pass_on
+        try:
+            self._tell_place()
+        except UsageError:
+            self.server.close(linger=0)
+            raise
         self._answering = asyncio.ensure_future(self.server.answer_requests())
-        self._tell_place()
 
     async def hold(self, world_size: int) -> None:
         """The rank is about to be followed."""
