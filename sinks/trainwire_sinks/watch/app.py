@@ -12,13 +12,14 @@ from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.css.query import NoMatches
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Footer, Static
 
 from trainwire_protocol.commands import send_command
 from trainwire_protocol.errors import TrainwireError
 from trainwire_sinks.text import number, one_line
 from trainwire_sinks.watch.curves import Style
 from trainwire_sinks.watch.dialogs import Confirmation, Page
+from trainwire_sinks.watch.filter_field import FilterField
 from trainwire_sinks.watch.keys import KEYS
 from trainwire_sinks.watch.logs import LEVELS
 from trainwire_sinks.watch.metric_list import MetricList
@@ -47,8 +48,6 @@ class WatchApp(App[None]):
     #body { height: 1fr; }
     #metrics { width: 34; border-top: solid $primary; }
     #log { height: 25%; min-height: 4; padding: 0 1; border-top: solid $primary; }
-    #filter { display: none; height: 1; border: none; padding: 0 1; }
-    #filter.-asking { display: block; }
     #lines { text-wrap: nowrap; text-overflow: ellipsis; }
     .-narrow #metrics { width: 30; }
     """
@@ -63,10 +62,7 @@ class WatchApp(App[None]):
         self.plot_style = Style()
         self.chosen: list[str] | None = None
         """The metrics that are plotted; None as long as nobody has chosen any."""
-        self.metric_filter = ""
-        self.log_filter = ""
         self.log_level = LEVELS[0]
-        self._asking: str = ""
 
     @property
     def views(self) -> list[View]:
@@ -86,7 +82,8 @@ class WatchApp(App[None]):
             yield Plots(id="plots")
         with Vertical(id="log"):
             yield Static(id="lines")
-        yield Input(id="filter")
+        yield FilterField(id="find", placeholder="metrics whose name holds …")
+        yield FilterField(id="filter", placeholder="lines of the log that hold …")
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -109,7 +106,7 @@ class WatchApp(App[None]):
         self._show_plots()
 
     def _show_metrics(self) -> None:
-        wanted = self.metric_filter.lower()
+        wanted = self.query_one("#find", FilterField).value.lower()
         rows = [
             (name, number(series.latest))
             for name, series in self.view.metrics.series.items()
@@ -117,7 +114,7 @@ class WatchApp(App[None]):
         ]
         metrics = self.query_one(MetricList)
         metrics.show(rows, frozenset(self._plotted()))
-        facts = [f"{len(rows):,} metrics" + (f" with {one_line(self.metric_filter)}" if wanted else "")]
+        facts = [f"{len(rows):,} metrics" + (f" with {one_line(wanted)}" if wanted else "")]
         facts += ["more are left out"] if self.view.metrics.left_out else []
         hidden = len(self._plotted()) - self.query_one(Plots).room()
         facts += [f"{hidden} plot{'s' * (hidden > 1)} hidden"] if hidden > 0 else []
@@ -126,8 +123,9 @@ class WatchApp(App[None]):
     def _show_log(self) -> None:
         pane, lines = self.query_one("#log"), self.query_one("#lines", Static)
         height = max(1, pane.content_size.height)
-        lines.update(log_text(self.view.log.matching(self.log_filter, self.log_level)[-height:]))
-        filters = [f"with {one_line(self.log_filter)}"] if self.log_filter else []
+        wanted = self.query_one("#filter", FilterField).value
+        lines.update(log_text(self.view.log.matching(wanted, self.log_level)[-height:]))
+        filters = [f"with {one_line(wanted)}"] if wanted else []
         filters += [f"{self.log_level} and above"] if self.log_level != LEVELS[0] else []
         pane.border_title = Text(" ".join(["log", *filters]))
 
@@ -187,40 +185,30 @@ class WatchApp(App[None]):
 
     def action_filter_metrics(self) -> None:
         """Ask for the text that the names of metrics have to hold."""
-        self._ask("metric", self.metric_filter)
+        self.query_one("#find", FilterField).open()
 
     def action_filter_log(self) -> None:
         """Ask for the text that lines of the log have to hold."""
-        self._ask("log", self.log_filter)
+        self.query_one("#filter", FilterField).open()
 
-    def _ask(self, what: str, present: str) -> None:
-        self._asking = what
-        field = self.query_one("#filter", Input)
-        field.placeholder = "name" if what == "metric" else "text"
-        field.value = present
-        field.add_class("-asking")
-        field.focus()
-
-    def on_input_changed(self, message: Input.Changed) -> None:
+    def on_input_changed(self) -> None:
         """Filter while it is typed."""
-        if self._asking == "metric":
-            self.metric_filter = message.value
-        elif self._asking == "log":
-            self.log_filter = message.value
         self.show()
 
     def on_input_submitted(self) -> None:
         """Leave the field, and keep the filter."""
-        self._asking = ""
-        self.query_one("#filter").remove_class("-asking")
+        for field in self.query(FilterField):
+            field.close()
         self.query_one(MetricList).focus()
 
     def action_clear(self) -> None:
         """Clear the filter that is typed, or all of them."""
-        if self._asking != "log":
-            self.metric_filter = ""
-        if self._asking != "metric":
-            self.log_filter, self.log_level = "", LEVELS[0]
+        fields = list(self.query(FilterField))
+        is_typed = [field for field in fields if field.is_open]
+        for field in is_typed or fields:
+            field.value = ""
+        if not is_typed:
+            self.log_level = LEVELS[0]
         self.on_input_submitted()
         self.show()
 

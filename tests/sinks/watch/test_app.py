@@ -23,10 +23,10 @@ from trainwire_sinks.watch.reader import Reader
 pytest.importorskip("textual_plotext", reason="the terminal monitor needs the extra watch")
 
 from textual.pilot import Pilot
-from textual.widgets import Input
 
 from trainwire_sinks.watch.app import WatchApp
 from trainwire_sinks.watch.dialogs import Page
+from trainwire_sinks.watch.filter_field import FilterField
 from trainwire_sinks.watch.metric_list import MetricList
 from trainwire_sinks.watch.plots import MetricPlot
 
@@ -143,6 +143,8 @@ def test_metrics_are_chosen_and_found(write_run: Callable[..., Path]) -> None:
             assert "metric/420" in (app_of(pilot).chosen or [])
             await pilot.press("escape")
             assert len(pilot.app.query_one(MetricList).rows) == 500
+            app_of(pilot).action_filter_metrics()
+            assert isinstance(pilot.app.focused, FilterField)
 
     run(main())
 
@@ -176,7 +178,7 @@ def test_the_log_is_filtered(write_run: Callable[..., Path]) -> None:
             await pilot.pause()
             assert "WARNING and above" in screen(pilot)
             assert "epoch 2 of 4 started" not in screen(pilot)
-            assert not pilot.app.query_one("#filter", Input).display
+            assert not pilot.app.query_one("#filter").display
 
     run(main())
 
