@@ -50,10 +50,9 @@ def watch(
     check_seconds("--give-up", give_up)
     is_plain = plain or not _is_terminal()
     readers = _make_readers(targets, ["0"] if rank is None else rank, give_up, stays=not is_plain)
-    if is_plain:
-        asyncio.run(_print(readers, interval, give_up))
-    else:
-        _show(readers)
+    if not is_plain:
+        return _show(readers)
+    asyncio.run(_print(readers, interval, give_up))
     return ExitCode.OK
 
 
@@ -91,11 +90,14 @@ async def _print(readers: Sequence[Reader], interval: float, give_up: float | No
     await print_runs(readers, interval)
 
 
-def _show(readers: Sequence[Reader]) -> None:
+def _show(readers: Sequence[Reader]) -> int:
     missing = [package for package in ("textual", "textual_plotext") if find_spec(package) is None]
     if missing:
         raise MissingExtraError("trainwire watch on a terminal (lines: --plain)", "watch", " and ".join(missing))
     from trainwire_sinks.watch.app import WatchApp
 
     with logging_into_views(readers):
-        WatchApp(readers).run()
+        app = WatchApp(readers)
+        app.run()
+    # Textual has told of a failure by then, and says so by its code alone.
+    return ExitCode.INTERNAL if app.return_code else ExitCode.OK
