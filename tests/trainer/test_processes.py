@@ -50,12 +50,14 @@ print(result.status, result.reason, result.steps, flush=True)
 """
 
 
-def torchrun(folder: Path, epochs: int = 3, kill_at: int = -1, *more: str) -> subprocess.Popen[str]:
+def torchrun(
+    folder: Path, epochs: int = 3, kill_at: int = -1, *more: str, script: str = SCRIPT
+) -> subprocess.Popen[str]:
     """Two processes on this machine's CPU."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    script = folder.parent / "script.py"
-    script.write_text(SCRIPT)
-    arguments = [script, folder, Path(__file__).parents[1], epochs, kill_at, *more]
+    path = folder.parent / "script.py"
+    path.write_text(script)
+    arguments = [path, folder, Path(__file__).parents[1], epochs, kill_at, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
@@ -150,3 +152,103 @@ def test_batch_norms_are_measured_by_both(tmp_path: Path) -> None:
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
     mean = torch.stack([point for point, _ in points(96)]).mean(dim=0)
     torch.testing.assert_close(saved[0]["0.running_mean"], mean, atol=1e-5, rtol=1e-5)
+
+
+SEVERAL = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed, nn
+from torch.utils.data import SequentialSampler
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from tiny import corpus, linear, make_trainer, train
+from trainwire.checkpoint import list_checkpoints
+from trainwire.evaluation import evaluating
+from trainwire.plugins.checkpoints import Checkpoints
+
+folder, splits = Path(sys.argv[1]), corpus(train=96, dev=17)
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+
+def run(name, trainer, *plugins, **options):
+    return train(folder / name, *plugins, trainer=trainer, corpus=splits, mini_batch_size=8, **options)
+
+rates, trainer = [], make_trainer()
+
+@trainer.on("after_training_batch")
+def wish(batch):
+    if rank == 1 and 3 <= batch.step < 13:
+        trainer.control.set_learning_rate(1 / batch.step)
+    rates.append(round(1 / trainer.run.optimizer.param_groups[0]["lr"]))
+
+run("wishes", trainer, Checkpoints(steps=5), max_epochs=5, attach_default_scheduler=False)
+print("wishes", rank, rates[-1], list_checkpoints(folder / "wishes")[0].label.step, flush=True)
+
+model = nn.Sequential(nn.BatchNorm1d(4), linear())
+result = run("norms", make_trainer(model), max_epochs=1, use_final_model_for_eval=True)
+model.load_state_dict(torch.load(folder / "norms" / "final-model.pt", weights_only=True))
+with evaluating(model):
+    inputs, labels = splits.dev.tensors
+    loss = float(nn.functional.cross_entropy(model(inputs), labels))
+print("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6, flush=True)
+
+result = run("sampler", make_trainer(), sampler=SequentialSampler, max_epochs=1)
+print("sampler", rank, result.steps, flush=True)
+
+trainer = make_trainer()
+
+@trainer.on("before_training_optimizer_step")
+def skip(step):
+    if rank == 1 and step.step == 2:
+        trainer.control.skip_step()
+
+try:
+    run("skip", trainer, max_epochs=3)
+except Exception as error:
+    print("skip", rank, error, flush=True)
+"""
+
+
+@pytest.mark.timeout(180)
+def test_what_one_of_several_processes_wants_is_never_lost(tmp_path: Path) -> None:
+    """Wishes at any step count in each process; batch norms and samplers are shared; what differs is an error."""
+    output = finish(torchrun(tmp_path / "runs", script=SEVERAL))
+    said = sorted(line for line in output.splitlines() if line.split(" ")[0] in ("wishes", "norms", "sampler", "skip"))
+    assert said == [
+        "norms 0 True", "norms 1 True", "sampler 0 6", "sampler 1 6",
+        "skip 0 skip_batch or skip_step was called in one process and not in another: call it in each",
+        "skip 1 skip_batch or skip_step was called in one process and not in another: call it in each",
+        "wishes 0 12 30", "wishes 1 12 30",
+    ]  # fmt: skip
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from tiny import corpus, make_trainer, train
+
+trainer = make_trainer(nn.Sequential(nn.Linear(4, 2000), nn.Linear(2000, 2)))
+
+@trainer.on("before_training_batch")
+def fail(batch):
+    if trainer.run.processes.rank == 1 and batch.number == 3:
+        raise ValueError("broken on purpose")
+
+train(Path(sys.argv[1]), trainer=trainer, corpus=corpus(train=96), mini_batch_size=8)
+"""
+
+
+@pytest.mark.timeout(180)
+def test_an_error_in_one_process_ends_both_and_is_told(tmp_path: Path) -> None:
+    """It is in the output and in that process's record; the other one does not wait for ever."""
+    process = torchrun(tmp_path / "run", script=BROKEN)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "ValueError: broken on purpose" in output
+    last = read_events(tmp_path / "run", 1)[-1]
+    assert (last.name, last.value["reason"]) == ("run/failed", "ValueError: broken on purpose")

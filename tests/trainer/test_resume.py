@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from reading import read_batches, wait_until
+from resuming import Interrupt, weights
 from tensorboard_server import has_data_server, shown_scalars, tensorboard
-from tiny import corpus, linear, make_trainer, points, train
+from tiny import corpus, points, train
 from torch.utils.data import DataLoader, RandomSampler
 
-from trainwire import Plugin, hook
 from trainwire.checkpoint import list_checkpoints
-from trainwire.payloads import AfterTrainingBatch
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire_protocol.attempts import read_resumed_from
 from trainwire_protocol.errors import OptionError
@@ -135,26 +134,6 @@ def loss_rows(folder: Path) -> list[list[str]]:
     return [[cell for name, cell in zip(rows[0], row, strict=True) if name != "TIMESTAMP"] for row in rows]
 
 
-class Interrupt(Plugin):
-    """Raises a signal at a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    @hook
-    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        if batch.step == self.step:
-            signal.raise_signal(signal.SIGTERM)
-
-
-def weights(folder: Path, *parts: tuple[Plugin, ...], **options: Any) -> torch.Tensor:
-    """The weights after a training in as many parts, each resumed from the one before."""
-    for plugins in parts:
-        model = linear()
-        train(folder, *plugins, trainer=make_trainer(model), **{"max_epochs": 3, "seed": 1, "resume": True} | options)
-    return model.weight.detach()
-
-
 def test_an_interrupted_training_is_resumed_where_it_was(tmp_path: Path) -> None:
     """A signal saves a checkpoint without being asked, also in the middle of an epoch, or at its last step."""
     whole = weights(tmp_path / "whole", ())
@@ -200,7 +179,7 @@ def test_a_loader_with_a_state_goes_to_its_place_itself(tmp_path: Path) -> None:
     weights(tmp_path / "parts", (Interrupt(8),), **data())
     Counting.reads = 0
     assert torch.equal(weights(tmp_path / "parts", (), **data()), whole)
-    assert Counting.reads == 10 * 8
+    assert Counting.reads == 10 * 8 + 2  # two are tried out before all
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(

@@ -11,14 +11,19 @@ from trainwire_protocol.endpoints import Tcp
 if TYPE_CHECKING:
     from trainwire.corpus import Corpus
     from trainwire.hooks import hook
+    from trainwire.options import TrainingOptions
     from trainwire.plugin import Plugin
     from trainwire.result import Result
+    from trainwire.step import Forward
     from trainwire.trainer import ModelTrainer
 
-__all__ = ["Corpus", "EventBus", "ModelTrainer", "Plugin", "Result", "Tcp", "hook", "open_bus"]
+__all__ = [
+    "Corpus", "EventBus", "Forward", "ModelTrainer", "Plugin", "Result", "Tcp", "TrainingOptions", "hook", "open_bus",
+]  # fmt: skip
 
 _HOMES = {
-    "Corpus": "corpus", "ModelTrainer": "trainer", "Plugin": "plugin", "Result": "result", "hook": "hooks"
+    "Corpus": "corpus", "Forward": "step", "ModelTrainer": "trainer", "Plugin": "plugin", "Result": "result",
+    "TrainingOptions": "options", "hook": "hooks",
 }  # fmt: skip
 
 

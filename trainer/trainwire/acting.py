@@ -48,7 +48,8 @@ def _obey_commands(run: TrainingRun) -> None:
 
 
 def _do(trainer: ModelTrainer, run: TrainingRun, wishes: Wishes) -> None:
-    control = run.control
+    control, epoch = run.control, run.state.epoch
+    epoch.is_cut = epoch.is_cut or wishes.end_epoch
     if wishes.learning_rate:
         rates = [wishes.learning_rate] * len(learning_rates(run.optimizer))
         set_learning_rates(run, rates, "set by a command")

@@ -86,7 +86,8 @@ class Batcher:
         except Exception as error:
             self._complaints.add(shown(name), "not recorded: event %s: %s", shown(name), shown(error))
             return None
-        self._watch_step(name, record.step)
+        if kind not in _ALWAYS_EVENT:
+            self._watch_step(name, record.step)
         return event
 
     def _go_on(self, names: Iterable[str], step: int) -> bool:

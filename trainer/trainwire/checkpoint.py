@@ -39,6 +39,10 @@ class Label:
     world_size: int
     seed: int
     mini_batch_size: int
+    optimizer: str = ""
+    """Its class."""
+    samples: int | None = None
+    """That are trained on; None if that is not known."""
     score: float | None = None
     """The main metric; the larger, the better, so one of which less is better is negative."""
     size: int = 0
@@ -74,13 +78,14 @@ class Checkpoint:
 
         Raises:
             DamagedCheckpointError: the file of this or another process is not what was written.
+            UsageError: it is, but cannot be loaded.
         """
         for label in self.labels:
             _check(data_path(self.folder, label.rank), label)
         try:
             state: dict[str, Any] = torch.load(data_path(self.folder, rank), map_location="cpu", weights_only=True)
         except Exception as error:
-            raise DamagedCheckpointError(f"{self.folder} cannot be read: {error}") from error
+            raise UsageError(f"{self.folder} is not damaged, but cannot be loaded: {error}") from error
         return state
 
     def delete(self) -> None:

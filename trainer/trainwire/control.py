@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainwire_protocol.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -30,18 +32,25 @@ class Wishes:
     pause: bool = False
     learning_rate: float = 0.0
     """What it is to be set to; 0: it stays."""
+    skipped: int = 0
+    """Batches and steps that this process has left out so far."""
+    fewest_skipped: int = 0
+    """The same; of several processes it is the fewest of all."""
 
     def numbers(self) -> list[float]:
         """As numbers, of which processes that train together take the largest."""
         flags = (self.stop, self.interrupt, self.end_epoch, self.checkpoint, self.evaluate, self.pause)
-        return [*map(float, flags), self.learning_rate]
+        return [*map(float, flags), self.learning_rate, self.skipped, -self.skipped]
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Wishes:
         """What `numbers` gave."""
-        *flags, learning_rate = numbers
-        stop, interrupt, end_epoch, checkpoint, evaluate, pause = map(bool, flags)
-        return cls(stop, interrupt, end_epoch, checkpoint, evaluate, pause, learning_rate)
+        *flags, learning_rate, most, fewest = numbers
+        wishes = cls(learning_rate=learning_rate, skipped=int(most), fewest_skipped=-int(fewest))
+        wishes.stop, wishes.interrupt, wishes.end_epoch, wishes.checkpoint, wishes.evaluate, wishes.pause = map(
+            bool, flags
+        )
+        return wishes
 
 
 class Control:
@@ -122,7 +131,10 @@ class Control:
         self._batch_is_skipped = True
 
     def skip_step(self) -> None:
-        """Leave out the update that `before_training_optimizer_step` announces; it counts as a step."""
+        """Leave out the update that `before_training_optimizer_step` announces; it counts as a step.
+
+        With several processes, in each of them.
+        """
         self._step_is_skipped = True
 
     def send(self, command: Command) -> None:
@@ -142,16 +154,29 @@ class Control:
         """For the loop: let count from now on what was wanted so far, as far as `agree` says that all want it.
 
         The result is what is to be done at once; it is asked for once.
+
+        Raises:
+            UsageError: the processes have not left out the same batches and steps.
         """
         agreed = agree(self._wished)
         if agreed is None:
             return Wishes()
+        if agreed.skipped != agreed.fewest_skipped:
+            raise UsageError("skip_batch or skip_step was called in one process and not in another: call it in each")
         self._decided = agreed
-        self._wished.checkpoint = self._wished.evaluate = False
-        self._wished.learning_rate = 0.0
+        self._forget(agreed)
         if agreed.stop and self.stop_reason is None:
             self.stop_reason, self.interrupted = self._reason, agreed.interrupt
         return agreed
+
+    def _forget(self, done: Wishes) -> None:
+        """No longer want what is done now; what came since it was agreed on is still to be asked for."""
+        if done.checkpoint:
+            self._wished.checkpoint = False
+        if done.evaluate:
+            self._wished.evaluate = False
+        if done.learning_rate == self._wished.learning_rate:
+            self._wished.learning_rate = 0.0
 
     def wait(self, timeout: float) -> None:
         """For the loop while it is paused: wait until something new is wanted."""
@@ -161,9 +186,14 @@ class Control:
     def take_skip_batch(self) -> bool:
         """Whether the announced batch is to be left out; asking clears it."""
         skipped, self._batch_is_skipped = self._batch_is_skipped, False
-        return skipped
+        return self._counted(skipped)
 
     def take_skip_step(self) -> bool:
         """Whether the announced update is to be left out; asking clears it."""
         skipped, self._step_is_skipped = self._step_is_skipped, False
+        return self._counted(skipped)
+
+    def _counted(self, skipped: bool) -> bool:
+        self._wished.skipped += skipped
+        self._wished.fewest_skipped = self._wished.skipped
         return skipped

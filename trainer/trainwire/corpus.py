@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -115,9 +116,42 @@ class EpochSampler(Sampler[int]):
         return order
 
 
+class SharedSampler(Sampler[int]):
+    """What another sampler chooses, of which each of several processes takes every n-th, all as many.
+
+    The processes have to draw the same: their random states are their own, so the sampler needs a generator or a seed.
+    """
+
+    def __init__(self, sampler: Sampler[int], processes: Processes) -> None:
+        self.sampler, self.processes = sampler, processes
+        self.generator = getattr(sampler, "generator", None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the sampler, if it wants to know."""
+        if callable(setter := getattr(self.sampler, "set_epoch", None)):
+            setter(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.processes.world_size  # type: ignore[arg-type]  # without one, as without this
+
+    def __iter__(self) -> Iterator[int]:
+        size = self.processes.world_size
+        group: list[int] = []
+        for index in self.sampler:
+            group.append(index)
+            if len(group) == size:
+                yield group[self.processes.rank]
+                group = []
+
+
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     """A seed of its own for each epoch and rank: 64 bits, well mixed by the generator that takes it."""
     return ((seed * 1_000_003 + epoch) * 1_000_003 + rank) % 2**63
+
+
+def _ignore_sigterm(_: int) -> None:
+    """For a worker: a cluster sends SIGTERM to each process, and the last batches are still to be read."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class EpochLoader(DataLoader[Any]):
@@ -131,7 +165,7 @@ class EpochLoader(DataLoader[Any]):
         generator = torch.Generator()
         super().__init__(
             data, size, sampler=sampler, num_workers=options.num_workers, generator=generator,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", worker_init_fn=_ignore_sigterm,
         )  # fmt: skip
         self.seed, self.rank = seed, rank
 
@@ -165,6 +199,8 @@ def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes:
         given = given(data)
         if not isinstance(given, Sampler):
             raise OptionError(f"sampler has returned {given!r}, which is no sampler")
+    if given is not None and processes.several:
+        return SharedSampler(given, processes)
     if given is not None or samples is None or isinstance(data, IterableDataset):
         return given
     return EpochSampler(samples, seed, processes, shuffle=options.shuffle, first=options.shuffle_first_epoch)
@@ -204,9 +240,14 @@ def sample_of(data: Data, wanted: float | int, seed: int) -> Dataset[Any]:
     return Subset(data, sorted(order[:count].tolist()))  # type: ignore[arg-type]  # no DataLoader, or it had no index
 
 
+def samplers_of(loader: DataLoader[Any]) -> list[object]:
+    """What chooses the samples of a loader: its sampler, and that of batches with the one inside."""
+    return [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+
+
 def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
-    """Tell the epoch to a loader, its data and its sampler, as far as they want to know it."""
-    for part in (loader, loader.dataset, loader.sampler):
+    """Tell the epoch to a loader, its data and its samplers, as far as they want to know it."""
+    for part in (loader, loader.dataset, *samplers_of(loader)):
         setter = getattr(part, "set_epoch", None)
         if callable(setter):
             setter(epoch)

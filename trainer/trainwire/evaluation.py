@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from trainwire.batches import samples_in, to_device
 from trainwire.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
 from trainwire.state import MeanLoss
+from trainwire.step import checked_forward
 from trainwire_protocol.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def evaluate(trainer: ModelTrainer, run: TrainingRun, split: str) -> dict[str, M
     about = {"split": split, "epoch": epoch}
     run.hooks.dispatch(BeforeEvaluation(split, epoch))
     run.publish("evaluation/started", about)
+    for buffer in run.model.buffers():  # such as the means of a batch norm: the first process saves its own
+        run.processes.copy_from_first(buffer)
     with evaluating(run.model):
         scores = _scores(trainer, run, run.evaluation_loaders[split])
     metrics = {f"{split}/{name}": value for name, value in scores.items()}
@@ -59,7 +62,7 @@ def _scores(trainer: ModelTrainer, run: TrainingRun, loader: DataLoader[Any]) ->
     for batch in loader:
         batch = to_device(batch, run.device)
         with run.precision.autocast():
-            forward = trainer.forward(batch)
+            forward = checked_forward(trainer.forward(batch))
         mean_loss.add(forward.loss, samples_in(batch))
         for metric in run.metrics.values():
             metric.update(forward.output, forward.target)
@@ -68,14 +71,16 @@ def _scores(trainer: ModelTrainer, run: TrainingRun, loader: DataLoader[Any]) ->
         raise UsageError("the loader of a split that is evaluated gave no batch")
     scores: dict[str, MetricValue] = {"loss": loss}
     for name, metric in run.metrics.items():
-        scores |= _read(name, metric.compute())
+        scores |= read_metric(name, metric.compute())
     return scores
 
 
-def _read(name: str, value: object) -> dict[str, MetricValue]:
+def read_metric(name: str, value: object) -> dict[str, MetricValue]:
     """A computed metric as numbers: one, a list for one of each class, or those of a map, each by its own name."""
     if isinstance(value, Mapping):
-        return {key: part for label, item in value.items() for key, part in _read(f"{name}/{label}", item).items()}
+        return {
+            key: part for label, item in value.items() for key, part in read_metric(f"{name}/{label}", item).items()
+        }
     if isinstance(value, Tensor) and value.dim() <= 1:
         return {name: value.item() if value.dim() == 0 else [float(item) for item in value.tolist()]}
     if isinstance(value, (int, float)):

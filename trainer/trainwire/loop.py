@@ -49,7 +49,7 @@ def _train_epoch(trainer: ModelTrainer, run: TrainingRun) -> None:
             if run.epoch_is_over:
                 break
         else:
-            epoch.exhausted = True
+            epoch.exhausted = not run.epoch_is_over
         run.record_training_metrics()
         if not run.control.stopping:
             for split in run.watched_splits:

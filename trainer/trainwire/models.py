@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from trainwire_protocol.errors import OptionError
 
@@ -53,6 +54,8 @@ def checked_model(model: object) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"model is {model!r}: it has to be a torch.nn.Module")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise OptionError("the model has lazy parameters without a shape: call it with a batch first")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise OptionError(f"the model {type(model).__name__} has no trainable parameter")
     return model

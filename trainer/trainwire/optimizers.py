@@ -28,10 +28,11 @@ def make_optimizer(
         is_decoder: Says by a parameter's name whether `decoder_learning_rate` is for it.
 
     Raises:
-        OptionError: its class does not take its arguments, or no parameter is of the decoder.
+        OptionError: its class does not take its arguments, no parameter is of the decoder, or the optimizer that was
+            given is for another model.
     """
     if isinstance(options.optimizer, Optimizer):
-        return options.optimizer
+        return _checked_optimizer(options.optimizer, model, options.decoder_learning_rate)
     arguments: dict[str, Any] = {"lr": options.learning_rate, **options.optimizer_arguments}
     parameters = _parameters(model, options.decoder_learning_rate, is_decoder)
     try:
@@ -39,6 +40,15 @@ def make_optimizer(
     except (TypeError, ValueError) as error:
         name = options.optimizer.__name__
         raise OptionError(f"the optimizer {name} cannot be made with {arguments}: {error}") from None
+
+
+def _checked_optimizer(optimizer: Optimizer, model: nn.Module, decoder_rate: float | None) -> Optimizer:
+    if decoder_rate is not None:
+        raise OptionError("decoder_learning_rate is for an optimizer's class: an optimizer keeps its learning rates")
+    known = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in known for parameter in optimizer_parameters(optimizer)):
+        raise OptionError(f"the optimizer changes no parameter of the model {type(model).__name__}: it is another's")
+    return optimizer
 
 
 def _parameters(model: nn.Module, decoder_rate: float | None, is_decoder: Callable[[str], bool]) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire_protocol.errors import OptionError
@@ -61,6 +61,8 @@ def check_optimizer(optimizer: object, arguments: Any) -> None:
     is_class = isinstance(optimizer, type) and issubclass(optimizer, Optimizer)
     is_right = is_class or isinstance(optimizer, Optimizer)
     check("optimizer", optimizer, is_right, "a class of torch.optim, or an optimizer")
+    if optimizer is LBFGS or isinstance(optimizer, LBFGS):
+        raise OptionError("the optimizer LBFGS evaluates the loss several times a step, which the loop does not do")
     check("optimizer_arguments", arguments, hasattr(arguments, "keys"), "a mapping of argument to value")
     if arguments and not is_class:
         raise OptionError("optimizer_arguments are for an optimizer's class: leave them out, as the optimizer is built")
@@ -70,9 +72,7 @@ def check_optimizer(optimizer: object, arguments: Any) -> None:
 
 def check_names(dev_name: object, metric: object, sinks: object) -> None:
     """Refuse names that a split, a metric or a sink cannot have."""
-    taken = ("train", "train_sample", "test")
-    is_name = isinstance(dev_name, str) and dev_name != "" and dev_name not in taken and "/" not in dev_name
-    check("dev_name", dev_name, is_name, "a name such as 'dev' or 'val'")
+    check("dev_name", dev_name, dev_name in ("dev", "val"), "'dev' or 'val'")
     check("main_evaluation_metric", metric, metric is None or isinstance(metric, str), "a name such as 'dev/loss'")
     is_list = isinstance(sinks, (list, tuple)) and all(isinstance(sink, str) and sink for sink in sinks)
     check("sinks", sinks, is_list, "a list of names such as ['loss-file']")

@@ -74,7 +74,7 @@ class TrainingOptions:
     create_loss_file: bool = True
     """Start the loss-file sink, if `sinks` names it."""
     write_weights: bool = False
-    """Attach the plugin that follows some of the model's weights."""
+    """Attach the plugin that follows some of the model's weights, and start the sink that writes `weights.txt`."""
     use_amp: bool | Literal["bf16", "fp16"] = False
     """Compute in half precision where that is safe: in bf16, or in fp16 with scaled gradients; True: in bf16 where
     the device has it."""
@@ -83,7 +83,8 @@ class TrainingOptions:
     attach_default_scheduler: bool = True
     """Attach the learning rate schedule of `train` or of `fine_tune`, unless the plugins bring one."""
     seed: int | None = None
-    """What the order of samples comes from, and torch's generator is seeded with; None: drawn from that generator."""
+    """What the order of samples comes from, and torch's generator is seeded with; None: drawn from that generator, or
+    0 where several processes train together."""
     num_workers: int = 0
     """Processes that read samples; a DataLoader keeps its own."""
     device: str | torch.device | None = None
@@ -138,9 +139,10 @@ class TrainingOptions:
 
     @property
     def wanted_sinks(self) -> list[str]:
-        """The sinks to start: those named, but for files that are not wanted."""
+        """The sinks to start: those named, but for files that are not wanted, and with the file that is."""
         unwanted = {"log-file": not self.create_file_logs, "loss-file": not self.create_loss_file}
-        return [sink for sink in self.sinks if not unwanted.get(sink, False)]
+        wanted = [sink for sink in self.sinks if not unwanted.get(sink, False)]
+        return [*wanted, "weights-file"] if self.write_weights and "weights-file" not in wanted else wanted
 
 
 def plain(value: object) -> Any:

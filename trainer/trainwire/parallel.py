@@ -17,6 +17,8 @@ class TrainingForward:
     """`ModelTrainer.forward` as the step calls it; with several processes, inside torch's DistributedDataParallel."""
 
     def __init__(self, model: nn.Module, forward: Callable[[Any], Forward], *, several: bool) -> None:
+        self.alone = forward
+        """Calls `forward` in this process alone."""
         self._forward: Callable[[Any], Forward] = forward
         self._parallel: DistributedDataParallel | None = None
         if several:

@@ -65,6 +65,11 @@ class Processes:
         """The mean of what each process has, in place."""
         return self.add_up(values).div_(self.world_size)
 
+    def copy_from_first(self, values: Tensor) -> None:
+        """Give each process what the first one has, in place."""
+        if self.several:
+            distributed.broadcast(values, 0)
+
     def largest(self, value: int) -> int:
         """The largest of what each process has."""
         if not self.several:
@@ -75,7 +80,7 @@ class Processes:
 
     def device(self, wanted: torch.device) -> torch.device:
         """Where this process trains: of several GPUs of one host, its own."""
-        if self.several and str(wanted) == "cuda":
+        if self.several and wanted.type == "cuda":
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
         return wanted
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 
-def random_states(generator: torch.Generator | None = None) -> dict[str, Any]:
-    """The states of Python, NumPy (if it is in use), torch and its GPUs, and of one more generator of torch."""
+def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
+    """The states of Python, NumPy (if it is in use), torch and its GPUs, and of more generators of torch."""
     version, numbers, gauss = random.getstate()
     states: dict[str, Any] = {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state()}
     if "numpy" in sys.modules:
@@ -19,12 +19,10 @@ def random_states(generator: torch.Generator | None = None) -> dict[str, Any]:
         states["numpy"] = [kind, keys.tolist(), *rest]
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
-    if generator is not None:
-        states["generator"] = generator.get_state()
-    return states
+    return states | {"generators": [generator.get_state() for generator in generators]}
 
 
-def restore_random_states(states: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
+def restore_random_states(states: Mapping[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
     """Put the generators where they were."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
@@ -33,5 +31,5 @@ def restore_random_states(states: Mapping[str, Any], generator: torch.Generator 
         sys.modules["numpy"].random.set_state(tuple(states["numpy"]))
     if "cuda" in states:
         torch.cuda.set_rng_state_all(states["cuda"])
-    if generator is not None and "generator" in states:
-        generator.set_state(states["generator"])
+    for generator, state in zip(generators, states["generators"], strict=True):
+        generator.set_state(state)

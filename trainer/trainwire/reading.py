@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from trainwire.corpus import set_epoch
+from trainwire.corpus import samplers_of, set_epoch
 from trainwire.random_states import random_states, restore_random_states
 from trainwire_protocol.errors import UsageError
 
@@ -26,13 +26,16 @@ def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:
     epoch, loader = run.state.epoch, run.train_loader
     set_epoch(loader, epoch.number)
     resumed, run.resumed_random = run.resumed_random, None
+    if resumed is not None and run.epoch_is_over:
+        restore_random_states(resumed, generators_of(run))
+        return
     if resumed is None:
-        epoch.began_with = random_states(generator_of(loader))
+        epoch.began_with = random_states(generators_of(run))
         batches: Iterator[Any] = iter(loader)
     else:
-        restore_random_states(epoch.began_with, generator_of(loader))
+        restore_random_states(epoch.began_with, generators_of(run))
         batches = _from(loader, epoch.batch, epoch.loader_state)
-        restore_random_states(resumed, generator_of(loader))
+        restore_random_states(resumed, generators_of(run))
     yield from enumerate(batches, start=epoch.batch + 1)
 
 
@@ -56,6 +59,9 @@ def _has_state(loader: object) -> bool:
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def generator_of(loader: DataLoader[Any]) -> torch.Generator | None:
-    """The loader's own generator of random numbers, if it has one."""
-    return loader.generator if isinstance(loader.generator, torch.Generator) else None
+def generators_of(run: TrainingRun) -> list[torch.Generator]:
+    """The generators of random numbers that loaders and samplers have of their own."""
+    loaders = [run.train_loader, *run.evaluation_loaders.values()]
+    owners = [owner for loader in loaders for owner in (loader, *samplers_of(loader))]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())

@@ -106,7 +106,7 @@ class TrainingRun:
     @property
     def epoch_is_over(self) -> bool:
         """Whether this epoch is to end, though there may be more batches."""
-        return self.control.epoch_is_over or self.is_at_max_steps
+        return self.control.epoch_is_over or self.is_at_max_steps or self.state.epoch.is_cut
 
     @property
     def epoch_begins(self) -> BeforeTrainingEpoch:
@@ -191,8 +191,9 @@ class TrainingRun:
         try:
             yield epoch
         except BaseException:
-            with suppress(Exception):  # the device may be what failed
-                self.record_training_metrics()
+            if not self.processes.several:  # the others do not know of it, and would be waited for
+                with suppress(Exception):  # the device may be what failed
+                    self.record_training_metrics()
             raise
         finally:
             self._close_epoch(epoch)

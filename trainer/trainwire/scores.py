@@ -32,6 +32,8 @@ def named_metrics(metrics: Metrics | None) -> dict[str, Metric]:
         return {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
     if isinstance(metrics, Metric):
         metrics = [metrics]
+    if not isinstance(metrics, (Mapping, Sequence)):
+        raise OptionError(f"metrics is {metrics!r}: give metrics of torchmetrics, by name or in a list")
     pairs = metrics.items() if isinstance(metrics, Mapping) else [(type(metric).__name__, metric) for metric in metrics]
     named: dict[str, Metric] = {}
     for name, metric in pairs:
@@ -87,9 +89,10 @@ def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits:
         if options.dev_name not in splits:
             return None
         wanted = f"{options.dev_name}/{next(iter(metrics), 'loss')}"
-    if wanted not in directions:
+    whole = next((name for name in directions if wanted == name or wanted.startswith(f"{name}/")), None)
+    if whole is None:
         raise OptionError(f"main_evaluation_metric is {wanted!r}; what is recorded is {', '.join(directions)}")
-    direction = directions[wanted]
+    direction = directions[whole]
     if direction is None:
         raise OptionError(f"main_evaluation_metric is {wanted!r}, which does not say whether higher is better")
     return MainMetric(wanted, direction)

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainwire.agreement import Agreement
 from trainwire.bus import EventBus
+from trainwire.corpus import EpochLoader, length_of
 from trainwire.hooks import Hooks
 from trainwire.isolation import isolated
 from trainwire.opening import open_bus
@@ -18,6 +19,7 @@ from trainwire.processes import together
 from trainwire.run import TrainingRun
 from trainwire.signals import interruptible
 from trainwire.sink_processes import SinkProcesses
+from trainwire_protocol.errors import UsageError
 
 SINK_TIMEOUT = 10.0
 """How long the sinks are waited for at the end, in seconds."""
@@ -40,8 +42,25 @@ def session(
     with together(run.processes, run.device) as run.processes, published(run, hparams, bus_state):
         run.agreement = Agreement(run.processes.group)
         run.attempt = run.processes.largest(run.bus.attempt)
+        check_shares(run)
         with logging_to(run.bus), attached(run, plugins), interruptible(run.control):
             yield
+
+
+def check_shares(run: TrainingRun) -> None:
+    """See that processes that train together have as many batches each, or one would wait for ever.
+
+    Raises:
+        UsageError: they have not.
+    """
+    if not run.processes.several:
+        return
+    batches = length_of(run.train_loader) or 0
+    most, fewest = run.processes.largest(batches), -run.processes.largest(-batches)
+    if most != fewest:
+        raise UsageError(f"one process has {fewest} batches and another {most}: give each as many")
+    if not isinstance(run.train_loader, EpochLoader):
+        logger.warning("train is a DataLoader: each process reads all that it gives, unless its sampler shares it out")
 
 
 @contextmanager
@@ -63,6 +82,9 @@ def published(run: TrainingRun, hparams: Mapping[str, Any], bus_state: Mapping[s
         raise
     finally:
         run.bus.on_command(None)
+        for command in run.control.take_commands():
+            about = {"id": command.id, "verb": command.verb, "reason": "the training is ending"}
+            run.publish("command/rejected", about)
         run.bus.close(status=run.status, reason=run.reason)
         sinks.wait(patience)
 

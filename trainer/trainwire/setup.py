@@ -42,7 +42,7 @@ def checked_folder(folder: str | PathLike[str]) -> Path:
     Raises:
         OptionError: it, or something above it, is a file.
     """
-    if not isinstance(folder, (str, PathLike)):
+    if not isinstance(folder, (str, PathLike)) or not str(folder):
         raise OptionError(f"run_folder is {folder!r}: it has to be a path")
     path = Path(folder)
     for part in (path, *path.parents):
@@ -86,7 +86,7 @@ def prepare(
     Raises:
         OptionError: things do not fit together.
     """
-    seed, device = _seed(options, resumed_seed), processes.device(device_of(trainer.model, options.device))
+    seed, device = _seed(options, resumed_seed, processes), processes.device(device_of(trainer.model, options.device))
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
     watched = [split for split in splits if split != "test" or options.monitor_test]
@@ -119,14 +119,15 @@ def _evaluated_splits(corpus: Corpus, options: TrainingOptions, seed: int) -> di
     return splits
 
 
-def _seed(options: TrainingOptions, resumed: int | None) -> int:
+def _seed(options: TrainingOptions, resumed: int | None, processes: Processes) -> int:
     """The seed that was given, with which torch's generator then starts too; or one drawn from that generator."""
     if resumed is not None:
         if options.seed not in (None, resumed):
             raise OptionError(f"seed is {options.seed}, but the training that is resumed has {resumed}: leave it out")
         return resumed
     if options.seed is None:
-        return int(torch.randint(2**31, ()))
+        # Processes that train together need the same one, and have nothing in common yet.
+        return 0 if processes.several else int(torch.randint(2**31, ()))
     torch.manual_seed(options.seed)
     return options.seed
 
@@ -137,6 +138,7 @@ def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, re
     Raises:
         OptionError: what the plugins declare of their order goes round in a circle.
     """
+    _check_schedulers(plugins)
     first: list[Plugin] = [BestModel()] if options.default_plugins else []
     if options.attach_default_scheduler and not any(isinstance(plugin, Scheduler) for plugin in plugins):
         first.append(recipe.scheduler())
@@ -148,6 +150,12 @@ def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, re
     if options.write_weights:
         last.insert(0, WeightExtraction())
     return in_order([*_without(first, plugins), *plugins, *_without(last, plugins)])
+
+
+def _check_schedulers(plugins: Sequence[Plugin]) -> None:
+    schedulers = [type(plugin).__name__ for plugin in plugins if isinstance(plugin, Scheduler)]
+    if len(schedulers) > 1:
+        raise OptionError(f"{' and '.join(schedulers)} each set the learning rate: leave all but one out")
 
 
 def _without(defaults: Sequence[Plugin], plugins: Sequence[Plugin]) -> list[Plugin]:

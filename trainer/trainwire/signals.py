@@ -19,17 +19,19 @@ _DEFAULTS: Final[dict[signal.Signals, Callable[[int, FrameType | None], Any] | s
 
 @contextmanager
 def interruptible(control: Control) -> Iterator[None]:
-    """Take the first Ctrl-C or SIGTERM as the wish to stop after the current step, and the second as "now".
+    """Take the first Ctrl-C or SIGTERM as the wish to stop after the current step, and a Ctrl-C after that as "now".
+
+    Further SIGTERMs change nothing: a cluster sends it to every process, and so does torchrun, which gets it too.
 
     Only Python's own handlers are replaced, and put back at the end: one that the program has set, or a signal that
     is ignored, stays. Outside the main thread, where handlers cannot be set, nothing is done.
 
     Raises:
-        KeyboardInterrupt: at the second signal, wherever the training is.
+        KeyboardInterrupt: at that Ctrl-C, wherever the training is.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a handler
-        if control.is_signalled:
+        if control.is_signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
         control.interrupt("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
 

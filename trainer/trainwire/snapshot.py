@@ -16,9 +16,11 @@ from torch import Tensor
 from trainwire.checkpoint import Checkpoint, DamagedCheckpointError, Label, list_checkpoints
 from trainwire.models import BEST_MODEL
 from trainwire.random_states import random_states, restore_random_states
-from trainwire.reading import generator_of, loader_state
+from trainwire.reading import generators_of, loader_state
 from trainwire.state import EpochState, MeanLoss, TrainingState
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.attempts import NOTHING, read_resumed_from
+from trainwire_protocol.errors import OptionError, UsageError
+from trainwire_protocol.run_folder import list_attempts
 
 if TYPE_CHECKING:
     from trainwire.options import TrainingOptions
@@ -47,8 +49,8 @@ def take_snapshot(run: TrainingRun) -> dict[str, Any]:
     """Everything that a training goes on from, copied. A GPU is waited for."""
     state: dict[str, Any] = {
         "training": _training_state(run),
-        "plugins": {name: plugin.state_dict() for name, plugin in _named_plugins(run).items()},
-        "random": random_states(generator_of(run.train_loader)),
+        "plugins": _plugin_states(run),
+        "random": random_states(generators_of(run)),
     }
     if run.processes.is_first:
         state |= {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
@@ -65,7 +67,8 @@ def label_of(run: TrainingRun) -> Label:
     return Label(
         attempt=run.attempt, step=run.state.step, epoch=epoch.number, epoch_is_over=not epoch.is_open,
         rank=run.processes.rank, world_size=run.processes.world_size, seed=run.seed,
-        mini_batch_size=run.options.mini_batch_size, score=rank[0] if rank else None,
+        mini_batch_size=run.options.mini_batch_size, optimizer=type(run.optimizer).__name__,
+        samples=run.split_sizes["train"], score=rank[0] if rank else None,
     )  # fmt: skip
 
 
@@ -83,6 +86,7 @@ def find_resumption(folder: Path, options: TrainingOptions, processes: Processes
             logger.warning("%s; taking the checkpoint before it", error)
             continue
         _check_alike(checkpoint.label, options, processes)
+        _warn_of_later_attempts(folder, checkpoint)
         return Resumption(checkpoint, state, shared)
     logger.warning("there is no checkpoint in %s to resume from: the training begins anew", folder)
     return None
@@ -95,6 +99,43 @@ def _check_alike(label: Label, options: TrainingOptions, processes: Processes) -
     ):
         if saved != wanted:
             raise OptionError(f"{name} is {wanted}, but that of the training that is resumed was {saved}")
+
+
+def check_fits(resumption: Resumption, run: TrainingRun) -> None:
+    """Refuse to resume with another model, optimizer or set of samples.
+
+    Raises:
+        OptionError: says what is not as it was.
+    """
+    label, saved, model = resumption.checkpoint.label, resumption.shared["model"], run.model.state_dict()
+    for name, before, now in (
+        ("the optimizer", label.optimizer, type(run.optimizer).__name__),
+        ("the number of training samples", label.samples, run.split_sizes["train"]),
+    ):
+        if before != now:
+            raise OptionError(f"{name} is {now}, but that of the training that is resumed was {before}")
+    for name in sorted(saved.keys() | model.keys()):
+        shapes = [_shape(state.get(name)) for state in (model, saved)]
+        if shapes[0] != shapes[1]:
+            raise OptionError(
+                f"the model's {name} is {shapes[0]}, but in the training that is resumed it was {shapes[1]}"
+            )
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)}"
+    return "not there" if value is None else "no tensor"
+
+
+def _warn_of_later_attempts(folder: Path, checkpoint: Checkpoint) -> None:
+    """Say that the training was begun anew since, as that left no checkpoint to go on from."""
+    later = [attempt for attempt in list_attempts(folder, 0) if attempt.number > checkpoint.label.attempt]
+    if later and read_resumed_from(later[-1]) == NOTHING:
+        logger.warning(
+            "the training was begun anew in attempt %d, which has left no checkpoint: going on from one of attempt %d",
+            later[-1].number, checkpoint.label.attempt,
+        )  # fmt: skip
 
 
 def restore_state(run: TrainingRun, resumption: Resumption) -> None:
@@ -125,7 +166,7 @@ def restore_parts(run: TrainingRun, resumption: Resumption) -> None:
     if run.state.epoch.is_open:
         run.resumed_random = resumption.state["random"]
     else:
-        restore_random_states(resumption.state["random"], generator_of(run.train_loader))
+        restore_random_states(resumption.state["random"], generators_of(run))
     label = resumption.checkpoint.label
     logger.info("resumed from %s: epoch %d, step %d", resumption.checkpoint.folder.name, label.epoch, label.step)
 
@@ -146,6 +187,38 @@ def _training_state(run: TrainingRun) -> dict[str, Any]:
     epoch |= {"seconds": state.epoch.seconds, "loss": state.epoch.loss.state_dict()}
     epoch["loader_state"] = loader_state(run.train_loader) if state.epoch.is_open else None
     return {field.name: getattr(state, field.name) for field in fields(TrainingState)} | {"epoch": epoch}
+
+
+def _plugin_states(run: TrainingRun) -> dict[str, Any]:
+    """The state of each plugin; one that is not essential, and has none that can be saved, is left out with a word."""
+    states = {}
+    for name, plugin in _named_plugins(run).items():
+        try:
+            states[name] = checked_state(plugin.state_dict())
+        except Exception as error:
+            if plugin.essential:
+                raise UsageError(f"the state of the plugin {name} cannot be saved: {error}") from error
+            logger.warning("the state of the plugin %s cannot be saved: %s", name, error)
+    return states
+
+
+def checked_state(value: Any) -> Any:
+    """The value, with numbers as plain ones, if it is of what a checkpoint can hold.
+
+    Raises:
+        UsageError: something in it is neither None, a number, a string, bytes nor a tensor, nor a list or map of them.
+    """
+    if value is None or isinstance(value, (bool, str, bytes, Tensor)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: checked_state(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(checked_state(item) for item in value)
+    raise UsageError(f"it holds a {type(value).__name__}; it can hold numbers, strings, tensors, and lists and maps")
 
 
 def _named_plugins(run: TrainingRun) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class EpochState:
     """Batches read."""
     is_open: bool = False
     """Whether it was begun and is not over."""
+    is_cut: bool = False
+    """Whether a plugin or somebody else wanted it to end after the batch that was read last."""
     exhausted: bool = False
     """Whether the loader had no more."""
     loss: MeanLoss = field(default_factory=MeanLoss)

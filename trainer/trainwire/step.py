@@ -77,7 +77,7 @@ def _backward(run: TrainingRun, batch: Any) -> Tensor:
 def _backward_chunk(run: TrainingRun, chunk: Any, share: float) -> Tensor:
     """Add a chunk's gradients to those of the chunks before it; the result is its share of the batch's loss."""
     with run.precision.autocast():
-        loss = _checked(run.forward(chunk).loss)
+        loss = checked_forward(run.forward(chunk)).loss
         loss = loss if share == 1.0 else loss * share
     run.precision.backward(loss)
     return loss.detach()
@@ -102,8 +102,17 @@ def _gradient_values(parameter: Tensor) -> Tensor:
     return parameter.grad.values()
 
 
-def _checked(loss: object) -> Tensor:
+def checked_forward(result: object) -> Forward:
+    """What `forward` returned, if the step can work with it.
+
+    Raises:
+        UsageError: it is no `Forward`, or its loss no tensor without dimensions.
+    """
+    if not isinstance(result, Forward):
+        what = "a tuple" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        raise UsageError(f"forward has returned {what}: return trainwire.Forward(loss, output, target)")
+    loss: object = result.loss
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise UsageError(f"the loss is {what}; it has to be the batch's mean, a tensor without dimensions")
-    return loss
+    return result

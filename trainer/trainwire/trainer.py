@@ -14,6 +14,7 @@ from trainwire.control import Control
 from trainwire.corpus import Corpus, Data
 from trainwire.filters import Filter
 from trainwire.finish import finish_model, result_of
+from trainwire.fitting import check_fit
 from trainwire.hooks import function_bindings
 from trainwire.loop import train_epochs
 from trainwire.models import checked_model
@@ -27,7 +28,7 @@ from trainwire.run import TrainingRun
 from trainwire.scores import named_metrics
 from trainwire.session import ending_hooks, session
 from trainwire.setup import checked_corpus, checked_folder, hyperparameters, prepare, with_default_plugins
-from trainwire.snapshot import find_resumption
+from trainwire.snapshot import check_fits, find_resumption
 from trainwire.step import Forward
 from trainwire_protocol.errors import OptionError, UsageError
 
@@ -60,9 +61,9 @@ class ModelTrainer:
         metrics: Metrics | None = None,
         plugins: Sequence[Plugin] = (),
     ) -> None:
-        if loss is None and type(self).forward is ModelTrainer.forward:
+        if loss is None and not self.overrides_forward:
             raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
-        if loss is not None and not callable(loss):
+        if loss is not None and (not callable(loss) or isinstance(loss, type)):
             raise OptionError(f"loss is {loss!r}: it has to be a function of output and target")
         self.model = checked_model(model)
         self.loss = loss
@@ -119,6 +120,11 @@ class ModelTrainer:
         inputs, target = inputs_and_target(batch)
         output = self.model(*inputs)
         return Forward(self.loss(output, target), output, target)
+
+    @property
+    def overrides_forward(self) -> bool:
+        """Whether it is another `forward` than this class's."""
+        return type(self).forward is not ModelTrainer.forward
 
     def is_decoder(self, name: str) -> bool:
         """Whether `decoder_learning_rate` is for the parameter of this name: in a part called so. May be overridden."""
@@ -189,11 +195,14 @@ class ModelTrainer:
         given: Mapping[str, Any],
     ) -> Result:
         options = recipe.options(given)
-        attached = [*checked_plugins([*self.plugins, *plugins]), self._functions]
+        attached = [*checked_plugins([*self.plugins, *checked_plugins(plugins)]), self._functions]
         everyone = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
         resumption = find_resumption(folder, options, processes) if resume else None
         run = prepare(self, folder, corpus, options, processes, resumption.seed if resumption else None)
+        if resumption:
+            check_fits(resumption, run)
+        check_fit(self, run)
         bus_state = resumption.state["bus"] if resumption else None
         with self._running(run), session(run, everyone, hyperparameters(run, self.loss), bus_state):
             with ending_hooks(run):

@@ -22,7 +22,7 @@ FIXED: Final = {
 }
 """The columns that every loss file has, with their headings."""
 
-GROUPS: Final = ("dev/", "test/", "train_sample/")
+GROUPS: Final = ("dev/", "val/", "test/", "train_sample/")
 """Metrics that get a column when they are first seen, in this order of groups."""
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Final
 
-import pyarrow as pa  # type: ignore[import-untyped]  # it publishes no types
-import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it publishes no types
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.json_lines import to_json

@@ -78,7 +78,7 @@ def test_an_epoch_that_is_not_evaluated_counts_neither_way(tmp_path: Path) -> No
 
 
 def test_models_are_compared_by_one_number(tmp_path: Path) -> None:
-    """A main metric that turns out to be a list is an error that says so."""
+    """A main metric that is a list is an error before the training begins."""
     trainer = make_trainer(metrics={"recall": MulticlassAccuracy(2, average=None)})
-    with pytest.raises(UsageError, match="dev/recall is a list of 2 numbers"):
+    with pytest.raises(UsageError, match="dev/recall is a list of numbers"):
         train(tmp_path, trainer=trainer, corpus=corpus())

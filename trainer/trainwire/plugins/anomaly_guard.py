@@ -139,8 +139,8 @@ class AnomalyGuard(Plugin):
             is_bad = is_bad | is_spike
         if (self.on_nonfinite, self.on_spike) != ("continue", "continue"):
             for parameter in optimizer_parameters(self.run.optimizer):
-                if parameter.grad is not None:
-                    parameter.grad.masked_fill_(is_bad, 0.0)
+                if (gradient := parameter.grad) is not None:
+                    (gradient.values() if gradient.is_sparse else gradient).masked_fill_(is_bad, 0.0)
 
     def _judge_all(self) -> None:
         for (number, is_full), read in self._readings.take_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Final
 
@@ -12,6 +13,8 @@ from trainwire.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoc
 from trainwire.plugin import Plugin
 from trainwire.snapshot import keep_best_model, label_of, take_snapshot
 from trainwire_protocol.errors import OptionError
+
+logger = logging.getLogger("trainwire")
 
 CLOSE_SECONDS: Final = 60.0
 """How long the last checkpoint may take to be written."""
@@ -51,6 +54,8 @@ class Checkpoints(Plugin):
         self._writer.start()
         self._saved_at = time.monotonic()
         self.run.checkpointer = self
+        if self.run.train_loader.persistent_workers:
+            logger.info("train has persistent workers: what they draw at random is not resumed exactly")
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:

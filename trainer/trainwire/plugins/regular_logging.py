@@ -71,7 +71,8 @@ class RegularLogging(Plugin):
         rate = self._samples / max(1e-9, time.monotonic() - self._since)
         logger.info(
             "epoch %d: batch %d/%s, loss %.4g, %.0f samples/s, learning rate %s",
-            batch.epoch, batch.number, batch.batches or "?", loss, rate, self._learning_rate(),
+            batch.epoch, batch.number, batch.batches or "?", math.nan if loss is None else loss, rate,
+            self._learning_rate(),
         )  # fmt: skip
         self._start_line()
 
@@ -85,6 +86,7 @@ class RegularLogging(Plugin):
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Log how the epoch went, and whether its model is the best one."""
         state, main = self.run.state, self.run.main_metric
+        self._warn_of_loss(epoch)
         logger.info(
             "epoch %d/%d %s: train loss %s, learning rate %s, bad epochs %d (%.1f s)",
             epoch.epoch, epoch.max_epochs, "finished" if epoch.complete else "cut short",
@@ -105,6 +107,16 @@ class RegularLogging(Plugin):
         epochs, steps = len(self.run.state.history), self.run.state.step
         message = "training %s after %d epochs and %d steps: %s"
         logger.info(message, ending.status, epochs, steps, ending.reason, extra=ON_THE_WIRE)
+
+    def _warn_of_loss(self, epoch: AfterTrainingEpoch) -> None:
+        """Say that the mean loss is not finite, unless the plugin is there that looks at each step's."""
+        loss = epoch.metrics.get("train/loss", 0.0)
+        is_guarded = any(type(plugin).__name__ == "AnomalyGuard" for plugin in self.run.plugins)
+        if isinstance(loss, float) and not math.isfinite(loss) and not is_guarded:
+            about = {"what": "train/loss", "kind": "not finite", "step": self.run.state.step, "value": loss}
+            self.run.publish("anomaly/detected", {**about, "median": None, "action": "continue"})
+            hint = "the plugin AnomalyGuard stops at such a step, or skips it"
+            logger.warning("the mean loss of epoch %d is %s; %s", epoch.epoch, loss, hint)
 
     def _start_line(self) -> None:
         self._samples, self._since = 0, time.monotonic()

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
-from trainwire.batches import inputs_and_target, to_device
+from trainwire.batches import to_device
 from trainwire.hooks import hook
 from trainwire.optimizers import optimizer_metrics
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch, AfterTrainingLoop, BeforeTrainingEpoch, TrainingFinally
 from trainwire.plugin import Plugin
+from trainwire.run import TrainingRun
 from trainwire_protocol.errors import OptionError
 
 
@@ -93,7 +94,7 @@ class SWA(Plugin):
         """Give the model the mean, and measure the statistics of its batch norms."""
         if self._average is not None and self._average.n_averaged > 0:
             self.run.model.load_state_dict(self._average.module.state_dict())
-            update_bn(self._inputs(), _Spread(self.run.model))
+            update_bn(self._batches(), _Forward(self.run))
             self._average_statistics()
 
     @hook
@@ -133,19 +134,20 @@ class SWA(Plugin):
             if self.run.processes.several and buffer.is_floating_point():
                 self.run.processes.average(buffer)
 
-    def _inputs(self) -> Iterator[list[tuple[Any, ...]]]:
-        """What the model is called with for each batch, as `update_bn` takes it: first in a list."""
+    def _batches(self) -> Iterator[list[Any]]:
+        """The training samples, as `update_bn` takes them: each batch first in a list."""
         for batch in self.run.train_loader:
-            yield [inputs_and_target(to_device(batch, self.run.device))[0]]
+            yield [to_device(batch, self.run.device)]
 
 
-class _Spread(nn.Module):
-    """A model that is called with all its inputs as one tuple."""
+class _Forward(nn.Module):
+    """The model, which is called as the training calls it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         super().__init__()
-        self.model = model
+        self.model = run.model
+        self._run = run
 
-    def forward(self, inputs: tuple[Any, ...]) -> object:
-        """Call the model."""
-        return self.model(*inputs)
+    def forward(self, batch: Any) -> object:
+        """Call the trainer's `forward`, without the other processes."""
+        return self._run.forward.alone(batch)

@@ -33,6 +33,8 @@ class TorchScheduler(Scheduler):
     after = ("BestModel",)
 
     def __init__(self, make: Callable[[Optimizer], LRScheduler], per: Literal["batch", "epoch"] = "epoch") -> None:
+        if not callable(make):
+            raise OptionError(f"TorchScheduler: make is {make!r}: give a function of the optimizer, or a class")
         if per not in ("batch", "epoch"):
             raise OptionError(f"TorchScheduler: per is {per!r}: it has to be 'batch' or 'epoch'")
         self.make, self.per = make, per
@@ -46,7 +48,10 @@ class TorchScheduler(Scheduler):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
         """Make the scheduler; it may set the first learning rate."""
-        made = self.make(self.run.optimizer)
+        try:
+            made = self.make(self.run.optimizer)
+        except TypeError as error:
+            raise OptionError(f"TorchScheduler: {error}: give a function of the optimizer") from error
         if not isinstance(made, LRScheduler):
             raise OptionError(f"TorchScheduler: {made!r} was made, which is no scheduler of torch.optim.lr_scheduler")
         if isinstance(made, ReduceLROnPlateau) and (self.per == "batch" or self.run.main_metric is None):
