@@ -36,6 +36,7 @@ class TrainingOptions:
     mini_batch_chunk_size: int | None = None
     """Samples that go through the model at once: a batch that has more is split, and its gradients added up."""
     max_epochs: int = 100
+    """How often all training samples are gone through."""
     max_steps: int | None = None
     """End after so many optimizer updates, if that comes before `max_epochs`; the last epoch is then evaluated too."""
     optimizer: type[Optimizer] | Optimizer = SGD
