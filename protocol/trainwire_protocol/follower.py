@@ -194,6 +194,9 @@ class Follower:
             for batch in batches:
                 if self._take(batch):
                     yield batch
+            if history.is_at_end and self._follow and not over:
+                # To read on until nothing comes would keep a busy reader from ever going live, which costs less.
+                break
         for damage in history.damages:
             _log.warning("%s: skipped damaged %s", self._source.wanted.target, damage)
         history.damages.clear()

@@ -36,6 +36,8 @@ class History(Protocol):
     head: int | None
     """Seq of the last event that is held of the attempt that is read, as far as that is known once it is read."""
 
+    is_at_end: bool
+    """Whether the last read has come to where the record ended then: what follows can be had live."""
     is_released: bool
     """Whether the attempt that is read is known to have ended by itself, and so with a last event."""
     renewed: float | None
@@ -75,7 +77,7 @@ class JournalHistory:
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
-        self.is_released = False
+        self.is_released = self.is_at_end = False
         self.renewed: float | None = None
         self._run_folder = run_folder
         self._rank = rank
@@ -134,6 +136,7 @@ class JournalHistory:
         self._reader.after = max(self._reader.after, after.seq)
         batches = self._reader.read(final=final)
         self.ended, self.head = self._reader.ended, self._reader.head
+        self.is_at_end = self._reader.is_at_end
         self.damages += map(str, self._reader.damages)
         self._reader.damages.clear()
         return batches
@@ -152,7 +155,7 @@ class FetchHistory:
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
-        self.is_released = False
+        self.is_released = self.is_at_end = False
         self.renewed: float | None = None
         self._requester = requester
         self._channels = sorted(channels)
@@ -199,6 +202,7 @@ class FetchHistory:
                 raise RequestError(f"the publisher answered fetch with scanned_to {scanned_to!r:.60}")
             self.ended, last = head.get("ended") is True, head.get("head")
             self.head = last if type(last) is int else None
+            self.is_at_end = self.head is not None and scanned_to >= self.head
             moved, place = scanned_to > place.seq, Cursor(place.attempt, max(scanned_to, place.seq))
             self._scanned_to = place
             if batches or not moved:

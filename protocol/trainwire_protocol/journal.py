@@ -120,6 +120,8 @@ class JournalReader:
     """Whether the attempt's last batch was read."""
     head: int = -1
     """Seq of the last event that was seen, wanted or not."""
+    is_at_end: bool = False
+    """Whether the last read has come to where the journal ended then."""
     damages: list[SegmentDamage] = field(default_factory=list)
     _segment: Path | None = None
     _file: FileIO | None = None
@@ -159,6 +161,7 @@ class JournalReader:
         if os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._rewind(begin)
         data = self._file.read(READ_BYTES)
+        self.is_at_end = len(data) < READ_BYTES and not over
         self._scanner.feed(data)
         found = self._scanner.records(final=over and not data)
         if self._scanner.damages and self._scanner.damages[0].offset != self._read_twice:
