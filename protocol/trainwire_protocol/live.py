@@ -65,6 +65,8 @@ class LiveFeed:
             self._socket.subscribe(topic(channel, run, rank))
         secure_client(self._socket, keys)
         self._socket.connect(endpoint)
+        # To wait for a message costs several times as much as to take one that is there.
+        self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
 
     async def receive(self, timeout: float) -> Batch | None:
         """The next batch, or a heartbeat as one without events; None if none came in `timeout` seconds.
@@ -72,6 +74,15 @@ class LiveFeed:
         Raises:
             UnsupportedVersionError: a newer major version is spoken there.
         """
+        try:
+            while True:
+                batch = self._decode(self._at_once.recv_multipart(zmq.NOBLOCK))
+                if batch is not None:
+                    return batch
+        except zmq.Again:
+            return await self._wait(timeout)
+
+    async def _wait(self, timeout: float) -> Batch | None:
         try:
             async with asyncio.timeout(timeout):
                 while True:
