@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -172,6 +173,8 @@ def decode_events(body: bytes, count: int) -> tuple[tuple[Event, ...], int]:
     items = unpack(body)
     if not isinstance(items, tuple) or len(items) != count:
         raise MalformedBatchError(f"a body that is no list of {count} events")
+    if _are_plain(items):
+        return tuple(map(new_event, items)), 0
     events = [event for item in items if (event := _event(item)) is not None]
     return tuple(events), count - len(events)
 
@@ -205,21 +208,39 @@ def refuse_newer(version: object) -> None:
         )
 
 
+def _are_plain(items: tuple[Any, ...]) -> bool:
+    """Whether all are floats with names that may be, as in most batches: to look at columns takes half the time."""
+    if not {tuple}.issuperset(map(type, items)) or set(map(len, items)) != {5}:
+        return False
+    names, values, kinds, walltimes, steps = zip(*items, strict=True)
+    try:
+        return (
+            set(kinds) == {"scalar"}
+            and {float}.issuperset(map(type, values))
+            and {float}.issuperset(map(type, walltimes))
+            and {int}.issuperset(map(type, steps))
+            and math.isfinite(sum(walltimes))
+            and max(steps) < 2**63
+            and all(map(_is_name, set(names)))
+        )
+    except TypeError:  # a name or type that is a map
+        return False
+
+
 def _event(item: Any) -> Event | None:
     try:
-        name, value, kind, walltime, step = item if len(item) == 5 else item[:5]
-        # Nearly every event is one of these; the checks of `validate` cost ten times as much.
-        plain = kind == "scalar" and type(value) is float and type(step) is int and type(walltime) is float
-        if plain and 0 <= walltime < 1e11 and _is_name(name):
-            return new_event(item if len(item) == 5 else item[:5])
+        name, value, kind, walltime, step = item[:5]
         return validate(Event(name, value, kind, walltime, step))
     except (InvalidEventError, TypeError, ValueError, KeyError):
         return None
 
 
 @lru_cache(maxsize=4096)
-def _is_name(name: str) -> bool:
-    validate_name(name)
+def _is_name(name: object) -> bool:
+    try:
+        validate_name(name)
+    except InvalidEventError:
+        return False
     return True
 
 

@@ -129,6 +129,19 @@ def test_any_items_of_a_body_are_events_or_counted(items: list[Any]) -> None:
     assert len(found) + malformed == len(items)
 
 
+@given(st.integers(0, 4), msgpack_values | st.sampled_from([[], [1], float("inf"), 2**63, -1.0, "", "n" * 513]))
+def test_one_odd_event_among_many_plain_ones(field: int, odd: Any) -> None:
+    """A batch of floats is decoded by columns; what of it is allowed is the same as if each event were looked at."""
+    rows: list[list[Any]] = [["train/loss", 0.5, "scalar", 1.7e9, step] for step in range(3)]
+    rows[1][field] = odd
+    found, malformed = decode_events(msgpack.packb(rows), 3)
+    alone = [decode_events(msgpack.packb([row]), 1) for row in rows]
+    separate = [decode_events(msgpack.packb([row, ["log", "x", "unknown", 0.0, 0]]), 2)[0][:-1] for row in rows]
+    assert normal(found) == normal([event for events, _ in alone for event in events])
+    assert normal(found) == normal([event for events in separate for event in events])
+    assert malformed == sum(count for _, count in alone)
+
+
 @given(batches(), st.data())
 def test_a_changed_byte_raises_only_our_error(batch: Batch, data: st.DataObject) -> None:
     """A batch of which any byte was changed is read, or refused with our error."""
