@@ -63,7 +63,7 @@ class Tcp:
         """
         bound = _parse(self.bind)[1] if self.bind else None
         advertised = _parse_advertised(self.advertise)[1] if self.advertise else None
-        if advertised and not bound:
+        if advertised and self.bind and not bound:
             raise OptionError(f"advertise is {self.advertise!r}: with a port of its own it needs one in bind too")
 
 
