@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,15 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
-from trainwire_protocol.process import start_detached, wait_until_relayed
+from trainwire_protocol.process import wait_until_relayed
+from trainwire_protocol.sink_command import LAUNCHED_SINKS, SinkCommand
 from trainwire_sinks.exits import ScriptError
 
 logger = logging.getLogger("trainwire")
 
 RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
-LAUNCHED_SINKS: Final = "TRAINWIRE_LAUNCHED_SINKS"
-"""The names of the sinks, with commas between, so that `ModelTrainer` does not start them as well."""
-
 POLL_SECONDS: Final = 0.1
 
 FORWARDED: Final = (
@@ -41,7 +38,7 @@ _TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
 class _Place(NamedTuple):
     """What one process writes: a sink's output of one rank of one run."""
 
-    sink: str
+    sink: SinkCommand
     folder: str
     rank: int
 
@@ -51,11 +48,11 @@ class Launch:
 
     Args:
         command: the script's command line.
-        sinks: names of the sinks that every bus of the script gets.
+        sinks: those that every bus of the script gets.
         wait: longest time to wait for the sinks after the script's end, in seconds.
     """
 
-    def __init__(self, command: Sequence[str], sinks: Sequence[str], wait: float = 60.0) -> None:
+    def __init__(self, command: Sequence[str], sinks: Sequence[SinkCommand], wait: float = 60.0) -> None:
         self._command = list(command)
         self._sinks = list(dict.fromkeys(sinks))
         self._wait = wait
@@ -84,7 +81,7 @@ class Launch:
         return script.returncode if script.returncode >= 0 else 128 - script.returncode
 
     def _start_script(self, rendezvous: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {RENDEZVOUS: rendezvous, LAUNCHED_SINKS: ",".join(self._sinks)}
+        environment = os.environ | {RENDEZVOUS: rendezvous, LAUNCHED_SINKS: ",".join(sink.name for sink in self._sinks)}
         try:
             return subprocess.Popen(self._command, env=environment)
         except OSError as error:
@@ -100,12 +97,12 @@ class Launch:
         for place in sorted(self._again):
             if place not in self._processes or self._processes[place].poll() is not None:
                 self._again.remove(place)
-                self._processes[place] = _start_sink(place)
+                self._processes[place] = place.sink.start(Path(place.folder), place.rank)
 
     def _places(self, pointer: Path) -> list[_Place]:
         try:
             fields = json.loads(pointer.read_bytes())
-            return [_Place(name, str(fields["folder"]), int(fields["rank"])) for name in self._sinks]
+            return [_Place(sink, str(fields["folder"]), int(fields["rank"])) for sink in self._sinks]
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("the pointer to a run %s cannot be read (%r): it gets no sinks", pointer, error)
             return []
@@ -122,17 +119,11 @@ class Launch:
         for place, process in self._processes.items():
             if process.returncode is not None:
                 wait_until_relayed(process)
-            what = f"the sink {place.sink} of {place.folder}" + (f", rank {place.rank}" if place.rank else "")
+            what = f"the sink {place.sink.name} of {place.folder}" + (f", rank {place.rank}" if place.rank else "")
             if process.returncode is None:
                 logger.warning("%s has not finished: process %d goes on and ends by itself", what, process.pid)
             elif process.returncode:
                 logger.warning("%s ended with exit code %d", what, process.returncode)
-
-
-def _start_sink(place: _Place) -> subprocess.Popen[bytes]:
-    """Start a sink in a session of its own, so that a terminal's Ctrl-C does not reach it."""
-    command = [sys.executable, "-m", "trainwire_sinks", "sink", place.sink, place.folder, "--rank", str(place.rank)]
-    return start_detached(command)
 
 
 def _is_running(script: subprocess.Popen[bytes]) -> bool:

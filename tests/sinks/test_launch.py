@@ -76,6 +76,33 @@ def test_what_a_sink_prints_comes_out(write_run: WriteRun, capfd: pytest.Capture
     assert capfd.readouterr().out.endswith("INFO     run finished\n")
 
 
+def test_a_sink_is_given_its_options(tmp_path: Path, write_run: WriteRun) -> None:
+    """Options stand behind the sink's name, quoted as in a shell."""
+    folder = write_run(sample_run())
+    sink = f"jsonl --output '{tmp_path}/an other'"
+    assert run(["launch", "--sink", sink, "--", *python("open_bus(sys.argv[1])", folder)]) == 0
+    assert (tmp_path / "an other" / "events.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("sink", "told"),
+    [
+        ("alerts --rules missing.toml", "the rules file missing.toml cannot be read"),
+        ("alerts --ruels alerts.toml", "--ruels"),
+        ("prometheus --port 70000", "--port is a number from 0 to 65535"),
+        ("alerts 'open", "a sink is a name"),
+        ("", "a sink is a name"),
+    ],
+)
+def test_wrong_options_of_a_sink_are_refused_at_once(sink: str, told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The script is not started with sinks that could not be."""
+    assert run(["launch", "--sink", sink, "--", *python("print('started')")]) == ExitCode.USAGE
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert told in err
+    assert err.count("\n") == 1
+
+
 def test_sinks_that_have_not_finished_are_named_and_left(write_run: WriteRun, trainwire: Trainwire) -> None:
     """After the wait, launch names the sinks that are still at work, and does not end them."""
     folder = write_run(sample_run(), is_over=False)

@@ -12,7 +12,8 @@ import pytest
 from reading import read_events, wait_until
 from tiny import train
 
-from trainwire.sink_processes import LAUNCHED_SINKS, SinkProcesses
+from trainwire.sink_processes import SinkProcesses
+from trainwire_protocol.sink_command import LAUNCHED_SINKS, SinkCommand
 
 PRINT_SESSION = "import os; print(os.getsid(0))"
 
@@ -43,10 +44,18 @@ def test_a_sink_is_called_with_the_run_and_its_rank(tmp_path: Path, python: Call
     """It is a process of the `trainwire` command, in a session of its own."""
     python(f'echo "$@" > {tmp_path}/arguments; {sys.executable} -c "{PRINT_SESSION}" > {tmp_path}/session')
     sinks = SinkProcesses()
-    sinks.start(["loss-file", "loss-file"], Path("runs/one"), 3)
+    sinks.start([SinkCommand("loss-file"), SinkCommand("loss-file")], Path("runs/one"), 3)
     assert sinks.wait(30) == {}
     assert (tmp_path / "arguments").read_text() == "-m trainwire_sinks sink loss-file runs/one --rank 3\n"
     assert int((tmp_path / "session").read_text()) != os.getsid(0)
+
+
+def test_a_sink_is_given_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options stand behind a sink's name, quoted as in a shell; a default sink that has some is the same sink."""
+    monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
+    train(tmp_path / "run", sinks=(f"jsonl --output '{tmp_path}/an other'", "log-file"), create_file_logs=False)
+    assert (tmp_path / "an other" / "events.jsonl").exists()
+    assert not (tmp_path / "run" / "training.log").exists()
 
 
 def test_what_launch_has_started_is_not_started_again(
@@ -56,7 +65,7 @@ def test_what_launch_has_started_is_not_started_again(
     python(f"touch {tmp_path}/$4")
     monkeypatch.setenv(LAUNCHED_SINKS, "log-file,tensorboard")
     sinks = SinkProcesses()
-    sinks.start(["loss-file", "log-file"], tmp_path, 0)
+    sinks.start([SinkCommand("loss-file"), SinkCommand("log-file")], tmp_path, 0)
     sinks.wait(30)
     assert (tmp_path / "loss-file").exists()
     assert not (tmp_path / "log-file").exists()
@@ -66,7 +75,7 @@ def test_a_failing_sink_is_named(python: Callable[[str], None], caplog: pytest.L
     """A sink that ends with an error is reported with its exit code, and nothing is raised."""
     python("exit 7")
     sinks = SinkProcesses()
-    sinks.start(["alerts"], Path(), 0)
+    sinks.start([SinkCommand("alerts")], Path(), 0)
     sinks.wait(30)
     assert "the sink alerts ended with exit code 7" in caplog.text
 
@@ -77,7 +86,7 @@ def test_a_sink_that_cannot_be_started_is_named(
     """A missing interpreter does not stop a training."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     sinks = SinkProcesses()
-    sinks.start(["alerts"], Path(), 0)
+    sinks.start([SinkCommand("alerts")], Path(), 0)
     assert sinks.wait(30) == {}
     assert "the sink alerts could not be started" in caplog.text
 
@@ -88,10 +97,10 @@ def test_a_slow_sink_is_named_and_left_alive(
     """A sink that has not finished in time is reported, and goes on by itself."""
     python(f"mkfifo {tmp_path}/go; read line < {tmp_path}/go")
     sinks = SinkProcesses()
-    sinks.start(["slow"], Path(), 0)
-    unfinished: dict[str, subprocess.Popen[bytes]] = sinks.wait(0.0)
+    sinks.start([SinkCommand("slow")], Path(), 0)
+    unfinished: dict[SinkCommand, subprocess.Popen[bytes]] = sinks.wait(0.0)
     assert "still at work, and ending by themselves: the sinks slow" in caplog.text
-    assert unfinished["slow"].poll() is None
+    assert unfinished[SinkCommand("slow")].poll() is None
     wait_until((tmp_path / "go").exists)
     (tmp_path / "go").write_text("go\n")
-    assert unfinished["slow"].wait(30) == 0
+    assert unfinished[SinkCommand("slow")].wait(30) == 0

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from trainwire import option_checks as checks
 from trainwire_protocol.endpoints import Tcp
 from trainwire_protocol.errors import OptionError
+from trainwire_protocol.sink_command import SinkCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ class TrainingOptions:
     default_plugins: bool = True
     """Attach the plugins that keep the best model and checkpoints, and that log."""
     sinks: tuple[str, ...] = ("loss-file", "log-file")
-    """The sinks to start as processes of their own."""
+    """The sinks to start as processes of their own, perhaps with options: `alerts --rules alerts.toml`."""
     bind: str | Tcp | None = None
     """Where to be reached from other hosts, encrypted: `tcp://address:port` with port 0 for any, or a `Tcp` that says
     more. None: what the environment's TRAINWIRE_BIND says, or from this host alone."""
@@ -116,6 +117,8 @@ class TrainingOptions:
         checks.check_optimizer(self.optimizer, self.optimizer_arguments)
         checks.check_sampler(self.sampler)
         checks.check_names(self.dev_name, self.main_evaluation_metric, self.sinks)
+        for sink in self.sinks:
+            SinkCommand.parse(sink)
         Tcp.from_environment(self.bind).check()
 
     @classmethod
@@ -139,11 +142,12 @@ class TrainingOptions:
         return {name: plain(value) for name, value in values.items()}
 
     @property
-    def wanted_sinks(self) -> list[str]:
+    def wanted_sinks(self) -> list[SinkCommand]:
         """The sinks to start: those named, but for files that are not wanted, and with the file that is."""
         unwanted = {"log-file": not self.create_file_logs, "loss-file": not self.create_loss_file}
-        wanted = [sink for sink in self.sinks if not unwanted.get(sink, False)]
-        return [*wanted, "weights-file"] if self.write_weights and "weights-file" not in wanted else wanted
+        wanted = [sink for sink in map(SinkCommand.parse, self.sinks) if not unwanted.get(sink.name, False)]
+        has_weights = not self.write_weights or any(sink.name == "weights-file" for sink in wanted)
+        return wanted if has_weights else [*wanted, SinkCommand("weights-file")]
 
 
 def plain(value: object) -> Any:

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 from trainwire_protocol.endpoints import BIND, Tcp
 from trainwire_protocol.errors import OptionError
+from trainwire_protocol.sink_command import SinkCommand
 from trainwire_sinks.cli.options import check_seconds
+from trainwire_sinks.cli.sink import check_sink_command
 from trainwire_sinks.launching import Launch
-from trainwire_sinks.registry import find_sink
 
 DEFAULT_SINKS = ("loss-file", "log-file")
 
@@ -26,8 +27,8 @@ def launch(
 
     Args:
         command: The script's command line.
-        sink: A sink that each of the script's runs gets; give it several times for several. Without it: loss-file and
-            log-file.
+        sink: A sink that each of the script's runs gets, perhaps with options: 'alerts --rules alerts.toml'. Give it
+            several times for several. Without it: loss-file and log-file.
         wait: Longest time to wait for the sinks after the script's end, in seconds.
         bind: tcp://address:port where the script's runs are reached from other hosts, encrypted; port 0 is any.
 
@@ -38,13 +39,13 @@ def launch(
         raise OptionError("launch what? Give the script's command line: trainwire launch -- python train.py")
     if command[0].startswith("-"):
         raise OptionError(
-            f"launch has no option {command[0]}, only --sink and --wait. "
-            "What belongs to the script's own command line stands behind --"
+            f"launch has no option {command[0]}, only --sink, --wait and --bind. A sink's options stand with its name, "
+            "as in --sink 'alerts --rules alerts.toml'; the script's command line stands behind --"
         )
     check_seconds("--wait", wait)
-    sinks = list(DEFAULT_SINKS) if sink is None else sink
-    for name in sinks:
-        find_sink(name)
+    sinks = [SinkCommand.parse(text) for text in (DEFAULT_SINKS if sink is None else sink)]
+    for each in sinks:
+        check_sink_command(each)
     if bind is not None:
         Tcp(bind).check()
         os.environ[BIND] = bind

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import UsageError
+from trainwire_protocol.sink_command import SinkCommand
 from trainwire_protocol.target import resolve_target
 from trainwire_sinks.base import Sink
 from trainwire_sinks.cli.options import DEFAULT, Reading
@@ -62,6 +63,19 @@ def _list_or_help(app: App) -> Callable[..., None]:
             print(f"{name:<{max(map(len, names))}}  {describe_sink(name)}")
 
     return list_or_help
+
+
+def check_sink_command(command: SinkCommand) -> None:
+    """Refuse at once what would only be found when the sink is started.
+
+    Raises:
+        UsageError: there is no such sink, or it cannot be made with these options.
+        CycloptsError: it has no such options.
+    """
+    app = make_app([command.name])
+    _, bound, _ = app.parse_args([command.name, ".", *command.options], print_error=False, exit_on_error=False)
+    sink = find_sink(command.name)
+    sink(bound.arguments.get("options", sink.options))
 
 
 def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]:
