@@ -63,6 +63,8 @@ class Sink:
     options: object = NoOptions()
     """Its options: a frozen dataclass with a default for each field. The command line is derived from it."""
 
+    is_replay: bool = False
+    """Whether its output is written again, by `trainwire replay`: what would be news live is to be told to nobody."""
     output: Output
     """Where it writes; set by the runner before `restore`."""
     batch: Batch

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import os
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from publisher import Publisher
 from publisher import run as run_coroutine
 from reading import read_events
 
+from trainwire_sinks import Event
 from trainwire_sinks.builtin.jsonl import JsonLines
 from trainwire_sinks.cli import run
 from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.testing import run_sink, sample_run
+from trainwire_sinks.testing import record, run_sink, sample_run
 
 WriteRun = Callable[..., Path]
 
@@ -47,6 +49,17 @@ def test_what_is_superseded_can_be_left_out(tmp_path: Path, write_run: WriteRun)
     assert "train/loss 9" in everything
     assert "train/loss 9" not in kept
     assert "run finished" in kept
+
+
+def test_a_replay_tells_nobody(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
+    """Alerts of a run that is over only just are in the file again, and no notifier is given them."""
+    now = time.time()
+    folder = write_run(record([[Event("train/loss", math.nan, "scalar", now, 1)]]))
+    assert run(["replay", str(folder), "--to", "alerts"]) == 0
+    assert (folder / "replay" / "alerts.jsonl").read_text().startswith('{"id": ')
+    assert capfd.readouterr().err == ""
+    assert run(["sink", "alerts", str(folder)]) == 0
+    assert "train/loss is nan" in capfd.readouterr().err
 
 
 def test_a_replay_never_goes_on_in_an_output(

@@ -54,7 +54,8 @@ class Alerts(Sink):
         others = {rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder}
         self._lookout = Lookout(folder, rank, self.name, sorted(others))
         marks = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
-        return AlertsFile(own / FILE_NAME, str(marks), self._file.notifiers, self.options.max_age)
+        notifiers = {} if self.is_replay else self._file.notifiers
+        return AlertsFile(own / FILE_NAME, str(marks), notifiers, self.options.max_age)
 
     async def restore(self, state: State) -> None:
         """Take up what the rules have seen."""

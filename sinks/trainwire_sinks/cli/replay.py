@@ -67,10 +67,16 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
             return run_for_each_rank(where, ["replay", *tokens], reading.give_up)
         folder = output or _default_output(where)
         _refuse_output(folder, sink, parse_rank(reading.rank))
-        make_sink = functools.partial(sink, options)
+        make_sink = functools.partial(_make_replaying, sink, options)
         return run_sink(make_sink, where, folder, reading, skip_superseded=skip_superseded, what="replaying")
 
     return with_options_of(sink, command)
+
+
+def _make_replaying(sink: type[Sink], options: object) -> Sink:
+    made = sink(options)
+    made.is_replay = True
+    return made
 
 
 def _default_output(target: Target) -> Path:
