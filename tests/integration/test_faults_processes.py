@@ -102,6 +102,8 @@ with trainwire.open_bus(sys.argv[1]) as bus:
     for step in range(1, 1501):
         bus.log({"train/loss": float(step)}, step=step)
         time.sleep(0.001)
+        if step == 1200:
+            sys.stdin.readline()
 """
 )
 SINK = (
@@ -117,6 +119,12 @@ def stop_for(process: subprocess.Popen[str], seconds: float) -> None:
     process.send_signal(signal.SIGSTOP)
     threading.Event().wait(seconds)
     process.send_signal(signal.SIGCONT)
+
+
+def go_on(trainer: subprocess.Popen[str]) -> None:
+    assert trainer.stdin is not None
+    trainer.stdin.write("\n")
+    trainer.stdin.flush()
 
 
 @pytest.mark.parametrize("victim", ["trainer", "sinks"])
@@ -135,6 +143,7 @@ def test_stopped_for_longer_than_every_timeout(tmp_path: Path, victim: str) -> N
             wait_until(lambda: all(path.exists() and path.stat().st_size for path in outputs))
             for process in [trainer] if victim == "trainer" else [near, far]:
                 stop_for(process, 1.2)
+            go_on(trainer)
             assert trainer.wait(30) == 0
             assert near.wait(30) == 0
             assert far.wait(30) in (0, 3)
