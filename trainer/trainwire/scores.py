@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trainwire.options import TrainingOptions
 from trainwire.payloads import MetricValue
@@ -69,6 +69,30 @@ class MainMetric:
             return None
         tie_break = -math.inf if isinstance(loss, list) or math.isnan(loss) else -loss
         return score if self.higher_is_better else -score, tie_break
+
+
+class BestSoFar:
+    """The best rank of an epoch until now, and how long ago that was."""
+
+    def __init__(self) -> None:
+        self.bad_epochs = 0
+        """Epochs since the best one."""
+        self._rank: tuple[float, float] | None = None
+
+    def take(self, rank: tuple[float, float] | None) -> bool:
+        """Count an epoch; whether it is the best one. None is the rank of an epoch without a score."""
+        is_best = rank is not None and (self._rank is None or rank > self._rank)
+        self._rank, self.bad_epochs = (rank, 0) if is_best else (self._rank, self.bad_epochs + 1)
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self._rank and list(self._rank), "bad_epochs": self.bad_epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        best, self.bad_epochs = state["best"], state["bad_epochs"]
+        self._rank = None if best is None else (best[0], best[1])
 
 
 def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits: Sequence[str]) -> MainMetric | None:

@@ -11,7 +11,7 @@ from trainwire.models import load_model
 from trainwire.optimizers import learning_rates
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.scheduling import Scheduler, set_learning_rates
-from trainwire.scores import MainMetric
+from trainwire.scores import BestSoFar, MainMetric
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")
@@ -54,8 +54,7 @@ class AnnealingOnPlateau(Scheduler):
         self._begin(min_learning_rate)
 
     def _begin(self, least: float) -> None:
-        self._best: tuple[float, float] | None = None
-        self._bad_epochs = 0
+        self._best = BestSoFar()
         self._patience = self.patience + self.initial_extra_patience
         self._least = least
 
@@ -71,18 +70,13 @@ class AnnealingOnPlateau(Scheduler):
         main = self.run.main_metric or MainMetric("train/loss", higher_is_better=False)
         if main.name not in epoch.metrics or self.run.control.stopping:
             return
-        rank = main.rank(epoch.metrics)
-        if rank is not None and (self._best is None or rank > self._best):
-            self._best, self._bad_epochs = rank, 0
-            return
-        self._bad_epochs += 1
-        if self._bad_epochs > self._patience:
+        if not self._best.take(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
             self._anneal(main.name)
 
     def _anneal(self, metric: str) -> None:
         rates = [rate * self.factor for rate in learning_rates(self.run.optimizer)]
-        reason = f"{metric} has not got better for {self._bad_epochs} epochs"
-        self._bad_epochs, self._patience = 0, self.patience
+        reason = f"{metric} has not got better for {self._best.bad_epochs} epochs"
+        self._best.bad_epochs, self._patience = 0, self.patience
         if all(rate < self._least for rate in rates):
             self.run.control.stop(f"learning rate too small: it would be {max(rates):.4g}, as {reason}")
             return
@@ -94,11 +88,9 @@ class AnnealingOnPlateau(Scheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch's rank, and how long ago it was."""
-        best = None if self._best is None else list(self._best)
-        return {"best": best, "bad_epochs": self._bad_epochs, "patience": self._patience, "least": self._least}
+        return {**self._best.state_dict(), "patience": self._patience, "least": self._least}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting."""
-        best = state["best"]
-        self._best = None if best is None else (best[0], best[1])
-        self._bad_epochs, self._patience, self._least = state["bad_epochs"], state["patience"], state["least"]
+        self._best.load_state_dict(state)
+        self._patience, self._least = state["patience"], state["least"]

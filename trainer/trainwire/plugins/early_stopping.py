@@ -8,6 +8,7 @@ from typing import Any
 from trainwire.hooks import hook
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.plugin import Plugin
+from trainwire.scores import BestSoFar
 from trainwire_protocol.errors import OptionError
 
 
@@ -25,15 +26,14 @@ class EarlyStopping(Plugin):
         if patience < 0:
             raise OptionError(f"EarlyStopping: patience is {patience}: it has to be at least 0")
         self.patience = patience
-        self._best: tuple[float, float] | None = None
-        self._bad_epochs = 0
+        self._best = BestSoFar()
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
         """Begin anew."""
         if self.run.main_metric is None:
             raise OptionError("EarlyStopping has nothing to watch: give dev=, or main_evaluation_metric=")
-        self._best, self._bad_epochs = None, 0
+        self._best = BestSoFar()
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
@@ -41,19 +41,13 @@ class EarlyStopping(Plugin):
         main = self.run.main_metric
         if main is None or main.name not in epoch.metrics:
             return
-        rank = main.rank(epoch.metrics)
-        if rank is not None and (self._best is None or rank > self._best):
-            self._best, self._bad_epochs = rank, 0
-            return
-        self._bad_epochs += 1
-        if self._bad_epochs > self.patience:
-            self.run.control.stop(f"{main.name} has not got better for {self._bad_epochs} epochs")
+        if not self._best.take(main.rank(epoch.metrics)) and self._best.bad_epochs > self.patience:
+            self.run.control.stop(f"{main.name} has not got better for {self._best.bad_epochs} epochs")
 
     def state_dict(self) -> dict[str, Any]:
         """The best rank so far, and the epochs since then."""
-        return {"best": self._best and list(self._best), "bad_epochs": self._bad_epochs}
+        return self._best.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from there."""
-        best, self._bad_epochs = state["best"], state["bad_epochs"]
-        self._best = None if best is None else (best[0], best[1])
+        self._best.load_state_dict(state)
