@@ -1,6 +1,6 @@
 """Train a small convolutional network on scikit-learn's 1,797 handwritten digits.
 
-    python examples/digits.py [RUN_FOLDER] [--epochs N]
+    python examples/digits.py [RUN_FOLDER] [--epochs N] [--resume]
 
 Alone, it leaves loss.tsv and training.log in the run's folder. With TensorBoard's files too:
 
@@ -49,7 +49,7 @@ def make_network() -> nn.Module:
     )  # fmt: skip
 
 
-def train(folder: Path, epochs: int) -> Result:
+def train(folder: Path, epochs: int, *, resume: bool = False) -> Result:
     torch.manual_seed(1)
     trainer = ModelTrainer(
         make_network(),
@@ -58,8 +58,9 @@ def train(folder: Path, epochs: int) -> Result:
         plugins=[ProgressBar()],
     )
     return trainer.train(
-        folder, corpus=load_digits(), optimizer=torch.optim.AdamW, learning_rate=0.002, max_epochs=epochs, seed=1
-    )
+        folder, corpus=load_digits(), optimizer=torch.optim.AdamW, learning_rate=0.002, max_epochs=epochs, seed=1,
+        resume=resume,
+    )  # fmt: skip
 
 
 def next_folder() -> Path:
@@ -74,9 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small network on handwritten digits.")
     parser.add_argument("folder", nargs="?", type=Path, help="the run's folder; default: a new runs/digits-N")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's latest checkpoint")
     arguments = parser.parse_args()
     folder = arguments.folder or next_folder()
-    result = train(folder, arguments.epochs)
+    result = train(folder, arguments.epochs, resume=arguments.resume)
     if result.test_score is not None:
         print(f"test accuracy {result.test_score:.2%} with the model of epoch {result.best_epoch}")
     print(f"its files are in {folder}")

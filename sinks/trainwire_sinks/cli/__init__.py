@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from trainwire_protocol.errors import TrainwireError
 from trainwire_sinks.cli.streams import forgiving_streams
@@ -23,8 +23,8 @@ With --verbose an error shows its traceback."""
 
 
 COMMANDS = (
-    "sink", "launch", "watch", "runs", "compare", "tail", "send", "verify", "replay", "export", "relay", "keygen",
-    "completion",
+    "sink", "launch", "watch", "runs", "compare", "tail", "send", "ping", "verify", "replay", "export", "relay",
+    "keygen", "completion",
 )  # fmt: skip
 """Each is a module here, and the function of this name in it; `sink` and `replay` are made for what they are given."""
 
@@ -48,7 +48,7 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
         code = make_app(tokens)(tokens, print_error=False, exit_on_error=False, result_action="return_value")
         return code if isinstance(code, int) else ExitCode.OK
     except CycloptsError as error:
-        return _fail(f"{error} Try: {_help_for(error)}", ExitCode.USAGE, error if is_verbose else None)
+        return _fail(f"{_told(error)} Try: {_help_for(error)}", ExitCode.USAGE, error if is_verbose else None)
     except TrainwireError as error:
         return _fail(str(error), exit_code(error), error if is_verbose else None)
     except KeyboardInterrupt:
@@ -84,6 +84,13 @@ def take_verbose(arguments: Sequence[str]) -> tuple[bool, list[str]]:
         before_script = arguments.index("--")
     ours, scripts = arguments[:before_script], arguments[before_script:]
     return "--verbose" in ours, [token for token in ours if token != "--verbose"] + list(scripts)
+
+
+def _told(error: CycloptsError) -> str:
+    """What was wrong; what stands without a name is not told as if it had to have one."""
+    if isinstance(error, MissingArgumentError) and error.argument and error.argument.name == "--target":
+        return "TARGET is missing: a run's folder, a connection file or an address."
+    return str(error)
 
 
 def _help_for(error: CycloptsError) -> str:

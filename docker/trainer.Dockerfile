@@ -1,0 +1,18 @@
+# The training, with torch and the example's images. For GPUs: --build-arg TORCH_INDEX=https://pypi.org/simple
+FROM python:3.12-slim AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY . /source
+RUN python -m venv /opt/trainwire \
+ && /opt/trainwire/bin/pip install --no-cache-dir --constraint /source/constraints.txt \
+    --extra-index-url "$TORCH_INDEX" '/source[torch,demo]'
+
+FROM python:3.12-slim
+# A named volume takes its owner from the folder that it is mounted on.
+RUN useradd --uid 1000 --no-create-home trainwire \
+ && install --directory --owner=1000 --group=1000 --mode=0700 /runs
+COPY --from=build /opt/trainwire /opt/trainwire
+COPY examples /examples
+ENV PATH=/opt/trainwire/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
+USER 1000:1000
+WORKDIR /tmp
+CMD ["python", "/examples/digits.py", "/runs/digits"]

@@ -1,0 +1,140 @@
+"""docker-compose.yml: what it says, and that its services do together what they are for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tensorboard_server
+from composed import ROOT, Composed, read_compose
+from reading import wait_until
+
+from trainwire_protocol.connection import read_connection
+from trainwire_protocol.verification import verify_run
+
+FILES = ("docker-compose.yml", "docker-compose.secrets.yml")
+SINKS = ("loss-file", "log-file", "tensorboard", "alerts")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_is_one_by_the_specification(name: str) -> None:
+    """It obeys the JSON schema of the compose specification, which check-jsonschema brings with it."""
+    checker = shutil.which("check-jsonschema", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if checker is None:
+        pytest.skip("check-jsonschema is not installed")
+    command = [checker, "--builtin-schema", "vendor.compose-spec", ROOT / name]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("name", read_compose()["services"])
+def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
+    """None is root, none can write but to its volumes, and no port is open to others than this host."""
+    service = read_compose()["services"][name]
+    assert service["user"] == "1000:1000"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+def test_every_service_but_the_one_that_ends_at_once_is_looked_after() -> None:
+    """Each has a health check and is started again when it fails."""
+    for name, service in read_compose()["services"].items():
+        assert name == "keys" or ("healthcheck" in service and "restart" in service), name
+
+
+def test_what_is_mounted_is_there() -> None:
+    """Every volume and image file that a service names is declared, and every folder for a volume is in the image."""
+    compose = read_compose()
+    for service in compose["services"].values():
+        dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
+        assert "USER 1000:1000" in dockerfile
+        for mount in service["volumes"]:
+            volume, path, *_ = mount.split(":")
+            assert volume in compose["volumes"]
+            assert f" {path}" in dockerfile
+
+
+def test_keys_of_ones_own_take_the_place_of_those_that_are_made() -> None:
+    """The override gives every secret to the services that read a key, and names only services that there are."""
+    override, services = read_compose(FILES[1]), read_compose()["services"]
+    assert set(override["services"]) <= set(services)
+    for name, service in override["services"].items():
+        given = [secret if isinstance(secret, str) else secret["source"] for secret in service.get("secrets", ())]
+        assert set(given) <= set(override["secrets"])
+        assert name == "keys" or given
+        assert service.get("environment", {}).keys() <= services[name].get("environment", {}).keys()
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    """All services, with a training of one epoch that has come to its end."""
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn's images")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EPOCHS", "1")
+    with patch.context(), Composed(tmp_path_factory.mktemp("composed")) as services:
+        yield services
+    patch.undo()
+
+
+@pytest.mark.timeout(150)
+def test_the_services_are_healthy_and_do_their_work(composed: Composed) -> None:
+    """While the training goes on their health checks pass, and at its end the sinks have written everything."""
+    wait_until(lambda: composed.is_healthy("relay"), 60)
+    assert composed.is_healthy("trainer") or composed.processes["trainer"].poll() == 0
+    for name in ("trainer", *SINKS):
+        assert composed.exit_code(name, 60) == 0, composed.log(name)
+        assert name == "trainer" or composed.is_healthy(name)
+    outputs = composed.volume("outputs")
+    assert len((outputs / "loss.tsv").read_text().splitlines()) == 2
+    assert "run finished" in (outputs / "training.log").read_text()
+    alerts = [json.loads(line) for line in (outputs / "alerts.jsonl").read_text().splitlines()]
+    assert [alert["rule"] for alert in alerts] == ["finished"]
+    assert _copy(composed) and all(report.is_whole and report.ending for report in verify_run(_copy(composed)))
+
+
+@pytest.mark.timeout(90)
+def test_the_page_shows_the_run(composed: Composed) -> None:
+    """TensorBoard's page is healthy, and has the losses of the run."""
+    wait_until(lambda: composed.is_healthy("tensorboard-page"), 40)
+    address = f"http://127.0.0.1:{composed.ports['6006']}/"
+
+    wait_until(lambda: tensorboard_server.shown(address, "rank-0", "train/loss"), 40)
+
+
+def test_all_goes_over_tcp_with_keys(composed: Composed) -> None:
+    """Trainer and relay are reached over TCP with CURVE; without its key nobody reads, and with it nobody commands."""
+    for folder in (composed.volume("runs") / "digits", _copy(composed)):
+        connection = read_connection(folder / "connection-rank0.json")
+        assert connection.keys and connection.publish.startswith("tcp://")
+    (composed.folder / "stranger").mkdir()
+    address = f"tcp://127.0.0.1:{composed.ports['5700'] + 1}"
+    keys = {path.name: path.stat().st_mode & 0o777 for path in composed.volume("reader-keys").iterdir()}
+    assert keys["reader.key"] == 0o600
+    assert composed.run("loss-file", ["trainwire", "ping", address]).returncode == 0
+    assert "read" in composed.run("loss-file", ["trainwire", "send", address, "stop"]).stdout
+    stranger = composed.folder / "stranger" / "own"
+    server = str(composed.volume("relay-keys") / "relay.pub")
+    composed.run("keys", ["trainwire", "keygen", str(stranger), "--server", server])
+    refused = composed.run("loss-file", ["trainwire", "ping", address], TRAINWIRE_KEY=f"{stranger}.key")
+    assert (refused.returncode, "not on its list" in refused.stdout) == (5, True)
+
+
+@pytest.mark.timeout(90)
+def test_started_again_nothing_is_done_twice(composed: Composed) -> None:
+    """A trainer that is done trains no more, and a sink that has everything leaves its file as it is."""
+    loss = (composed.volume("outputs") / "loss.tsv").read_bytes()
+    for name in ("keys", "trainer", "loss-file"):
+        assert composed.run(name, composed.services[name]["command"]).returncode == 0
+    assert (composed.volume("outputs") / "loss.tsv").read_bytes() == loss
+    assert len(list((composed.volume("runs") / "digits" / "journal" / "rank-0").iterdir())) == 1
+
+
+def _copy(composed: Composed) -> Path:
+    return next(composed.volume("relayed").glob("digits-*"))
