@@ -19,7 +19,7 @@ from trainwire_protocol.wire import Batch
 from trainwire_sinks.cli import run
 from trainwire_sinks.comparing import Parting, Summary, compare_runs
 from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.testing import sample_run
+from trainwire_sinks.testing import record, sample_run
 
 WriteRun = Callable[..., Path]
 
@@ -104,7 +104,7 @@ def test_runs_stand_side_by_side(compare) -> None:
     """What differs is marked, values are short for people and whole for programs."""
     text, fields = compare(losses(0.5, 0.25, 0.125, lr=0.1, seed=1), losses(0.5, 0.3, 1 / 3, lr=0.2, seed=1))
     lines = [line.split() for line in text.splitlines()]
-    assert lines[0] == ["HPARAM", "A", "B"]
+    assert lines[0] == ["HPARAM", "a", "b"]
     assert ["≠", "lr", "0.1", "0.2"] in lines
     assert ["seed", "1", "1"] in lines
     assert ["≠", "loss", "0.125", "0.333333", "2"] in lines
@@ -124,7 +124,7 @@ def test_several_runs_are_compared_with_the_first(compare) -> None:
         "a and b have the same metrics at every step that both recorded",
         "a and c first part at step 1: loss (1 and 3)",
     ]
-    assert "B PARTS AT  C PARTS AT" in text
+    assert "b PARTS AT  c PARTS AT" in text
     assert [parting["first"] for parting in fields["partings"]] == [None, {"step": 1, "metrics": ["loss"]}]
 
 
@@ -177,3 +177,16 @@ def test_a_record_with_a_hole_is_compared_and_told_of(tmp_path: Path, write_run:
     captured = capsys.readouterr()
     assert "same metrics at every step that both recorded" in captured.out
     assert "lacks events" in captured.err
+
+
+def test_headings_are_the_runs_names(tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder's name stands as it is, whatever it means to whoever draws the table; a long name of a metric is cut."""
+    batches = record([[Event("m" * 300, 1.0, "scalar", 0.0, 1)]])
+    folders = [write_run(batches, tmp_path / name) for name in ("Run[red]", "[#x]")]
+    other = write_run(batches, tmp_path / "[" / "x]" / "Run[red]")
+    assert run(["compare", *map(str, folders)]) == 0
+    heading = next(line for line in capsys.readouterr().out.splitlines() if "METRIC" in line)
+    assert heading.split() == ["METRIC", "Run[red]", "[#x]", "PARTS", "AT"]
+    assert len(heading) < 100
+    assert run(["compare", str(folders[0]), str(other)]) == 0
+    assert str(other) in capsys.readouterr().out

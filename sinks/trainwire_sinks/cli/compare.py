@@ -26,7 +26,7 @@ from trainwire_sinks.text import cut, one_line, plain
 METRICS: Final = frozenset({"scalar", "scalars"})
 
 LONGEST: Final = 60
-"""Characters of a value before it is cut."""
+"""Characters of a name or a value before it is cut."""
 
 TOLD_NAMES: Final = 4
 """How many of the metrics that part at one step are named."""
@@ -105,11 +105,11 @@ def _parting_fields(first: str, target: str, run: Summary) -> dict[str, Any]:
 
 
 def _tables(labels: Sequence[str], summaries: Sequence[Summary]) -> Iterator[Table]:
-    hparams = make_table("", "hparam", *labels)
+    hparams = make_table("", "HPARAM", *labels)
     _add_rows(hparams, [summary.hparams for summary in summaries])
     yield hparams
-    columns = [f"{label} parts at" for label in labels[1:]] if len(labels) > 2 else ["parts at"]
-    metrics = make_table("", "metric", *labels, *columns, right=columns)
+    columns = [f"{label} PARTS AT" for label in labels[1:]] if len(labels) > 2 else ["PARTS AT"]
+    metrics = make_table("", "METRIC", *labels, *columns, right=columns)
     _add_rows(metrics, [summary.metrics for summary in summaries], [summary.partings for summary in summaries[1:]])
     metrics.add_row("", "last step", *(Text(plain(summary.last_step)) for summary in summaries))
     yield metrics
@@ -122,7 +122,8 @@ def _add_rows(table: Table, maps: Sequence[dict[str, Any]], partings: Sequence[d
         steps = [plain(found[name].step) if name in found else "" for found in partings]
         is_same = len({plain(values.get(name, "")) for values in maps}) == 1 and not any(steps)
         style = "" if is_same else "bold"
-        table.add_row("" if is_same else "≠", *(Text(cell, style) for cell in (one_line(name), *cells, *steps)))
+        row = (cut(one_line(name), LONGEST), *cells, *steps)
+        table.add_row("" if is_same else "≠", *(Text(cell, style) for cell in row))
 
 
 def _partings(labels: Sequence[str], summaries: Sequence[Summary]) -> Iterator[str]:

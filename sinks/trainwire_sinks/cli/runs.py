@@ -49,7 +49,7 @@ def _fields(run: RunOverview) -> dict[str, Any]:
 
 
 def _table(root: Path, found: Sequence[RunOverview], now: float) -> Table:
-    table = make_table("run", "state", "epoch", "step", "best", "age", "last event", "sinks", right=("epoch", "step"))
+    table = make_table("RUN", "STATE", "EPOCH", "STEP", "BEST", "AGE", "LAST EVENT", "SINKS", right=("EPOCH", "STEP"))
     for run in found:
         state = Text(run.state, STYLES[run.state])
         table.add_row(_name(root, run.folder), state, *(Text(one_line(cell)) for cell in _cells(run, now)))

@@ -8,6 +8,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trainwire_sinks.terminal import has_colours
 
@@ -16,10 +17,10 @@ WIDE: Final = 10_000
 
 
 def make_table(*columns: str, right: Collection[str] = ()) -> Table:
-    """A table with these headings; the columns called `right` are of numbers."""
+    """A table with these headings, which may be names; the columns called `right` are of numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column.upper(), justify="right" if column in right else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
     return table
 
 
