@@ -189,6 +189,14 @@ def test_a_pattern_that_matches_nothing_beside_one_that_does(write_run: WriteRun
     assert said == "trainwire: no event's name matches 'nope'\n"
 
 
+def test_a_dash_is_standard_output(tmp_path: Path, write_run: WriteRun, capfdbinary, monkeypatch) -> None:
+    """`-o -` writes what is written without `-o`, and makes no file of that name."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_run(sample_run())
+    assert exported(capfdbinary, folder, "-o", "-") == exported(capfdbinary, folder)
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, capsys) -> None:
     """The output's name decides, unless --format does; of a name that says nothing the user is asked."""
     folder = str(write_run([Recorder().scalars(4)]))
@@ -209,6 +217,8 @@ def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, 
         (["RUN", "--from-step", "soon"], ExitCode.USAGE, "--from"),
         (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
         (["RUN", "--rank", "7"], ExitCode.USAGE, "no run of rank 7"),
+        (["RUN", "-o", "--type", "scalar"], ExitCode.USAGE, "Try: trainwire export --help"),
+        (["RUN", "-o", "--verbos"], ExitCode.USAGE, "-o needs a file, and --verbos looks like an option"),
         (["RUN", "-o", "."], ExitCode.OUTPUT, "cannot write ."),
         (["RUN", "-o", "/no/such/folder/a.csv"], ExitCode.OUTPUT, "/no/such/folder/a.csv"),
         (["EMPTY"], ExitCode.USAGE, "no run of rank 0"),

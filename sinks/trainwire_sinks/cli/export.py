@@ -9,7 +9,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Final
 
 from cyclopts import Parameter
 
@@ -20,6 +20,8 @@ from trainwire_sinks.cli.reading import find_ranks, read_recorded
 from trainwire_sinks.exports import Format, Writer, make_writer
 from trainwire_sinks.text import one_line
 
+STANDARD_OUTPUT: Final = Path("-")
+
 logger = logging.getLogger("trainwire")
 
 
@@ -27,7 +29,7 @@ def export(
     target: str,
     *,
     form: Annotated[Format | None, Parameter("--format")] = None,
-    output: Annotated[Path | None, Parameter(["--output", "-o"])] = None,
+    output: Annotated[Path | None, Parameter(["--output", "-o"], allow_leading_hyphen=True)] = None,
     filters: Annotated[Filters, Parameter("*")] = ALL,
     from_step: Annotated[int | None, Parameter(["--from-step", "--from"])] = None,
     rank: str = "0",
@@ -40,12 +42,15 @@ def export(
     Args:
         target: A run's folder, a connection file or an address.
         form: csv, jsonl or parquet; if left out, what the output's name ends with, or else csv.
-        output: The file, which is there once it is whole; standard output if left out.
+        output: The file, which is there once it is whole; standard output if left out, or "-".
         filters: Which events.
         from_step: Leave out events of earlier steps.
         rank: The process whose events are wanted, or "all".
     """
     where = resolve_target(target)
+    output = None if output == STANDARD_OUTPUT else output
+    if output is not None and str(output).startswith("-"):
+        raise OptionError(f"-o needs a file, and {output} looks like an option: write ./{output} if it is one")
     form = form or _format_of(output)
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise OptionError("parquet is nothing for a terminal: name a file with -o")
