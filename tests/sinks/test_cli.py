@@ -71,7 +71,7 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
     [
         (["nonsense"], ExitCode.USAGE, "nonsense"),
         (["snik", "loss-file"], ExitCode.USAGE, 'Did you mean "sink"?'),
-        (["sink", "loss-file"], ExitCode.USAGE, "requires an argument"),
+        (["sink", "loss-file"], ExitCode.USAGE, "TARGET is missing: a run's folder"),
         (["sink", "loss-file", "RUN", "--bogus"], ExitCode.USAGE, "--bogus"),
         (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
         (["sink", "loss-file", "RUN", "--rank", "-1"], ExitCode.USAGE, "--rank"),

@@ -29,7 +29,7 @@ def make_app(tokens: Sequence[str], *, with_every_option: bool = False) -> App:
 
     `with_every_option` gives each sink its options, which takes as long as importing all of them.
     """
-    app = App(name="sink", help=HELP)
+    app = App(name="sink", help=HELP, usage="Usage: trainwire sink NAME TARGET [OPTIONS]")
     app.default(_list_or_help(app))
     if tokens and not tokens[0].startswith("-"):
         sink = find_sink(tokens[0])
