@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from trainwire_protocol.process import wait_until_relayed
 from trainwire_protocol.sink_command import LAUNCHED_SINKS, SinkCommand
 from trainwire_sinks.exits import ScriptError
+from trainwire_sinks.terminal import is_sent_to_all
 
 logger = logging.getLogger("trainwire")
 
@@ -31,8 +32,6 @@ POLL_SECONDS: Final = 0.1
 FORWARDED: Final = (
     signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT,
 )  # fmt: skip
-_TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
-"""What a terminal sends to all processes in its foreground when somebody types Ctrl-C or Ctrl-\\."""
 
 
 class _Place(NamedTuple):
@@ -140,7 +139,7 @@ def _forwarded_signals(script: subprocess.Popen[bytes]) -> Iterator[None]:
     """Hand on the signals that this process gets, but for those that the terminal has sent to the script as well."""
 
     def forward(number: int, _: FrameType | None) -> None:
-        if number not in _TYPED or not _is_in_foreground():
+        if not is_sent_to_all(number):
             script.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
@@ -149,17 +148,3 @@ def _forwarded_signals(script: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _is_in_foreground() -> bool:
-    """Whether this process and the script are in the foreground of a terminal."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)

@@ -244,3 +244,39 @@ def test_each_rank_has_a_sink_and_an_output_of_its_own(
     assert process.wait(30) == 0
     assert (tmp_path / "out" / "loss.tsv").exists()
     assert (tmp_path / "out" / "rank-1" / "loss.tsv").exists()
+
+
+SLOW = """
+import asyncio
+from trainwire_sinks import AppendSink
+
+class Slow(AppendSink):
+    name, file_name = "slow", "slow.txt"
+
+    async def handle(self, events):
+        await self.output.write("handled\\n")
+        print("handled.", flush=True)
+
+    async def flush(self):
+        await asyncio.sleep(0.5)
+"""
+
+
+def test_ctrl_c_lets_the_sinks_of_all_ranks_commit(
+    tmp_path: Path, write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The terminal has sent SIGINT to each of them already; a second one would end them at once."""
+    folder = write_run(record([scalars(1.0)]), is_over=False)
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = ["sink", "slow:Slow", str(folder), "--rank", "all"]
+        os.execv(sys.executable, [sys.executable, "-m", "trainwire_sinks", *command])
+    output = b""
+    while b"handled." not in output:
+        output += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == ExitCode.INTERRUPTED
+    os.close(terminal)
+    assert (folder / "slow.txt").read_text() == "handled\n"

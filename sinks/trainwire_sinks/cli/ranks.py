@@ -13,6 +13,7 @@ from trainwire_protocol.errors import OptionError
 from trainwire_protocol.target import Target
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.waiting import wait_for_ranks
+from trainwire_sinks.terminal import is_sent_to_all
 
 
 def run_for_each_rank(target: Target, tokens: Sequence[str], give_up: float | None) -> int:
@@ -30,8 +31,10 @@ def run_for_each_rank(target: Target, tokens: Sequence[str], give_up: float | No
     processes = [subprocess.Popen([*_command(tokens), "--rank", str(rank)]) for rank in ranks]
 
     def forward(number: int, _: FrameType | None) -> None:
-        for process in processes:
-            process.send_signal(number)
+        # Twice would end them at once, with nothing committed.
+        if not is_sent_to_all(number):
+            for process in processes:
+                process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
