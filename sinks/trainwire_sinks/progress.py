@@ -47,7 +47,7 @@ class Progress:
     output: Path
     """The output folder."""
     cursor: Cursor | None
-    """None if its file cannot be read; the sink then writes its output anew."""
+    """None if its file cannot be read, or holds none."""
     behind: int = 0
     """Events of the record behind the cursor."""
     ahead: int = 0
@@ -65,7 +65,7 @@ def read_progress(run: str, folder: Path, reports: Sequence[AttemptHead]) -> Ite
             name, rank = found[1], int(found[2])
             try:
                 commit = CursorFile(folder, name, rank).load()
-            except CursorFileError:
+            except (CursorFileError, OSError):
                 yield Progress(name, rank, folder, None)
                 continue
             if commit and commit.run == run:

@@ -149,6 +149,17 @@ def test_a_run_that_cannot_be_read_is_told_beside_the_others(write_run: WriteRun
     assert states == {"run": "finished", "newer": "unreadable", "odd": "unreadable", "damaged": "died"}
 
 
+def test_a_cursor_that_cannot_be_read_is_told(write_run: WriteRun, list_runs: List) -> None:
+    """What stands in a cursor's place, or is another user's, hides neither the run nor its other sinks."""
+    folder = write_run(sample_run())
+    run_sink(JsonLines, folder, sample_run())
+    (folder / ".trainwire" / "alerts-rank0.cursor").mkdir()
+    found = list_runs(folder)["run"]
+    assert found["state"] == "finished"
+    assert {sink["sink"]: sink["cursor"] is None for sink in found["sinks"]} == {"alerts": True, "jsonl": False}
+    assert run(["verify", str(folder)]) == 0
+
+
 def newer_record() -> bytes:
     import msgpack
 
