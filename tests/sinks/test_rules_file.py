@@ -105,6 +105,8 @@ MISTAKES = {
     '[notifiers.x]\nkind = "mail"': r"rules\.toml:2: there is no kind of notifiers 'mail': the kinds are apprise",
     '[notifiers.x]\nkind = "webhook"\nurl = "ftp://x"': r"rules\.toml:3: url is no address that begins with http://",
     '[notifiers.x]\nkind = "webhook"\nurl = "http://x:y"': r"rules\.toml:3: url is no address",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x/a b"': r"rules\.toml:3: url is no address .* without spaces",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://me:pass@x"': r"rules\.toml:3: url holds a user",
     '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a b"]': r"rules\.toml:4: a header is a string",
     '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a: b\\n"]': r"rules\.toml:4: a header is a string",
     '[notifiers.x]\nkind = "webhook"\nurl = "${NO_SUCH_THING}"': r"rules\.toml:3: url names the environment's variable",

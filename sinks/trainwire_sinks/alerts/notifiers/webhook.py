@@ -36,7 +36,9 @@ class Webhook(Notifier):
     def __post_init__(self) -> None:
         self._url = with_environment("url", self.url)
         if not _is_address(self._url):
-            raise SettingError(("url",), "url is no address that begins with http:// or https://")
+            raise SettingError(("url",), "url is no address that begins with http:// or https://, without spaces")
+        if "@" in urllib.parse.urlsplit(self._url).netloc:
+            raise SettingError(("url",), "url holds a user: give headers = ['Authorization: Basic ${TOKEN}'] instead")
         self._headers = dict(_header(with_environment("headers", header)) for header in self.headers)
 
     async def send(self, key: str, alert: Message) -> None:
@@ -75,7 +77,7 @@ def _is_address(url: str) -> bool:
         _ = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii() and url.isprintable()
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.fullmatch(r"[!-~]+", url) is not None
 
 
 def _header(text: str) -> tuple[str, str]:
