@@ -138,7 +138,7 @@ class Courier:
 
 
 class Delivered:
-    """The keys of messages that have arrived, a line each, in a file that only grows.
+    """The keys of messages that have arrived, a line each, escaped as Python would, in a file that only grows.
 
     It is never cut: events that were seen before can always be given again, from the run's beginning on.
     """
@@ -155,7 +155,7 @@ class Delivered:
         self._path.touch()
         whole, newline, _ = self._path.read_bytes().rpartition(b"\n")
         os.truncate(self._path, len(whole) + len(newline))
-        self.keys = set(whole.decode(errors="replace").splitlines())
+        self.keys = {line.decode("unicode_escape", errors="replace") for line in whole.splitlines()}
 
     def is_on_disk(self, key: str) -> bool:
         """Whether it is written down that a message has arrived."""
@@ -170,7 +170,7 @@ class Delivered:
         self.keys.add(key)
         self._unwritten.add(key)
         async with self._lock:
-            await asyncio.to_thread(_append, self._path, key.encode() + b"\n")
+            await asyncio.to_thread(_append, self._path, key.encode("unicode_escape") + b"\n")
         self._unwritten.discard(key)
 
 

@@ -32,6 +32,29 @@ def test_each_message_arrives_once(tmp_path: Path) -> None:
         assert len(receiver.tried) == 6
 
 
+def test_any_key_is_remembered(tmp_path: Path) -> None:
+    """A key may hold what ends a line, or any other character: its message is not sent again by a later start."""
+    sent: list[str] = []
+
+    async def send(key: str, _: outbox.Message) -> None:
+        sent.append(key)
+
+    async def deliver(length: int, *added: str) -> int:
+        box = outbox.Outbox.of_sink(tmp_path, "test", 0, send)
+        await box.open(length)
+        for key in added:
+            await box.add(key, {})
+        await box.flush()
+        await box.settle()
+        await box.close()
+        return box.length
+
+    keys = ["a\nb", "a\\nb", "a\u2028b", "a\x85b", "größe", "a\rb", "ab"]
+    length = asyncio.run(deliver(0, *keys))
+    asyncio.run(deliver(length))
+    assert sorted(sent) == sorted(keys)
+
+
 def test_a_server_that_fails_is_tried_again(tmp_path: Path) -> None:
     """A message that fails is sent again until it arrives."""
     failures = iter([500, 503, 500])
