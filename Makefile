@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
+# Whole files, since their tests share runs that take a while to make.
+IN_PARALLEL := --numprocesses auto --dist loadfile
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test lint types pytest test-without-torch chaos fuzz bench bench-quick clean
@@ -24,11 +26,11 @@ types: $(VENV)/.installed  ## mypy --strict
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.installed  ## every test
-	$(VENV)/bin/python -m pytest --numprocesses auto
+	$(VENV)/bin/python -m pytest $(IN_PARALLEL)
 
 test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## the protocol and the sinks where torch is not installed
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
-	$(VENV_WITHOUT_TORCH)/bin/python -m pytest --numprocesses auto tests/protocol tests/sinks tests/architecture
+	$(VENV_WITHOUT_TORCH)/bin/python -m pytest $(IN_PARALLEL) --hypothesis-profile=few tests/protocol tests/sinks tests/architecture
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Trainwire needs Python 3.11 or later")'

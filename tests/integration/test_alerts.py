@@ -196,7 +196,8 @@ def test_a_killed_trainer_is_dead(cases: Cases) -> None:
 def test_a_stopped_trainer_is_dead_until_it_goes_on(cases: Cases) -> None:
     """It is told when nothing was heard for so long, once, also by a sink started again; and clears when it goes on."""
     case = cases[0]["stopped"]
-    assert case.words() == ["dead fired", "dead cleared"]
+    dead = [word for word in case.words() if word.startswith("dead")]  # on a busy machine it may be "stalled" as well
+    assert dead == ["dead fired", "dead cleared"]
     assert case.alerts()[0]["details"] == {"why": "nothing was heard of it for 3 s"}
     assert case.took > SILENCE - 1.5
 

@@ -18,6 +18,7 @@ TRAINWIRE = [sys.executable, "-m", "trainwire_sinks"]
 EPOCHS = 3
 
 pytest.importorskip("sklearn", reason="the example needs scikit-learn's images")
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")

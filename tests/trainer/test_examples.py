@@ -47,14 +47,14 @@ def test_a_missing_rich_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
         import trainwire.plugins.progress_bar  # noqa: F401  # importing it is the test
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_the_language_model_learns_and_is_resumed(tmp_path: Path) -> None:
     """It is better than chance, and a second start goes on from the first one's checkpoint."""
     script = DIGITS.with_name("char_lm.py")
     losses = []
     for steps in (20, 24):
         command = [sys.executable, script, tmp_path / "run", "--steps", str(steps), "--kibibytes", "64"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
         found = re.search(rf"finished after {steps} steps: dev loss ([\d.]+)", ended.stdout)
         assert found is not None
         losses.append(float(found[1]))

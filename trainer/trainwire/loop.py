@@ -9,12 +9,13 @@ from trainwire.evaluation import evaluate
 from trainwire.models import count_parameters
 from trainwire.parallel import TrainingForward
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch, AfterTrainingLoop, TrainingInterrupt
-from trainwire.reading import training_batches
+from trainwire.reading import InterruptedReadingError, training_batches
 from trainwire.snapshot import Resumption, restore_parts, restore_state
 from trainwire.step import training_step
 
 if TYPE_CHECKING:
     from trainwire.run import TrainingRun
+    from trainwire.state import EpochState
     from trainwire.trainer import ModelTrainer
 
 
@@ -43,13 +44,7 @@ def _train_epoch(trainer: ModelTrainer, run: TrainingRun) -> None:
         if not is_resumed:
             run.hooks.dispatch(run.epoch_begins)
         run.model.train()
-        for epoch.batch, batch in training_batches(run):
-            training_step(run, batch)
-            act_after_step(trainer, run)
-            if run.epoch_is_over:
-                break
-        else:
-            epoch.exhausted = not run.epoch_is_over
+        _train_batches(trainer, run, epoch)
         run.record_training_metrics()
         if not run.control.stopping:
             for split in run.watched_splits:
@@ -57,6 +52,19 @@ def _train_epoch(trainer: ModelTrainer, run: TrainingRun) -> None:
         run.hooks.dispatch(
             AfterTrainingEpoch(epoch.number, epoch.max_epochs, epoch.complete, epoch.seconds, epoch.metrics)
         )
+
+
+def _train_batches(trainer: ModelTrainer, run: TrainingRun, epoch: EpochState) -> None:
+    try:
+        for epoch.batch, batch in training_batches(run):
+            training_step(run, batch)
+            act_after_step(trainer, run)
+            if run.epoch_is_over:
+                return
+    except InterruptedReadingError:
+        act_after_step(trainer, run)
+        return
+    epoch.exhausted = not run.epoch_is_over
 
 
 def _restore(run: TrainingRun, resumption: Resumption) -> None:

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from trainwire.run import TrainingRun
 
 
+class InterruptedReadingError(UsageError):
+    """No more batches can be read, as the signal that ends the training has ended a loader's worker."""
+
+
 def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:
     """The batches that the epoch has still to be trained on, each with its number from 1.
 
     In a resumed epoch the batches that it was trained on already are read once more and dropped, with the random
     states that the epoch began with, so that whatever the data draws is drawn again. A loader that has a state, such as
     torchdata's `StatefulDataLoader`, goes to its place itself.
+
+    Raises:
+        InterruptedReadingError: see there.
     """
     epoch, loader = run.state.epoch, run.train_loader
     set_epoch(loader, epoch.number)
@@ -36,7 +43,12 @@ def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:
         restore_random_states(epoch.began_with, generators_of(run))
         batches = _from(loader, epoch.batch, epoch.loader_state)
         restore_random_states(resumed, generators_of(run))
-    yield from enumerate(batches, start=epoch.batch + 1)
+    try:
+        yield from enumerate(batches, start=epoch.batch + 1)
+    except RuntimeError as error:
+        if run.control.is_signalled and not run.processes.several:
+            raise InterruptedReadingError("a worker got the signal too, and ended") from error
+        raise
 
 
 def loader_state(loader: DataLoader[Any]) -> dict[str, Any] | None:

@@ -67,7 +67,8 @@ class Summaries:
             self.marks.wrote(proto.step, place)
             place += len(found[-1])
         if self._index.has_new_charts:
-            found.append(self.layout(events[-1].walltime))
+            # Of what made it new: another event in the batch, which may be of a later version, is no part of it.
+            found.append(self.layout(next(event.walltime for event in reversed(events) if event.type == "scalars")))
         return b"".join(found)
 
     def layout(self, walltime: float) -> bytes:

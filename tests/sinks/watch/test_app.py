@@ -66,9 +66,19 @@ async def watching(size: tuple[int, int], *folders: Path) -> AsyncIterator[Pilot
     async with app.run_test(size=size) as pilot:
         while not all(view.is_caught_up for view in app.views):
             await asyncio.sleep(0.01)
-        app.show()
-        await pilot.pause()
+        await settled(pilot)
         yield pilot
+
+
+async def settled(pilot: Pilot[None]) -> None:
+    """Wait until what is shown no longer changes: how much fits depends on what was shown before."""
+    before = ""
+    for _ in range(20):
+        app_of(pilot).show()
+        await pilot.pause()
+        if (now := screen(pilot)) == before:
+            return
+        before = now
 
 
 def app_of(pilot: Pilot[None]) -> WatchApp:
@@ -127,19 +137,19 @@ def test_metrics_are_chosen_and_found(write_run: Callable[..., Path]) -> None:
         async with watching(SMALL, write_run(recorded(names, steps=2))) as pilot:
             assert plotted(pilot) == ["train/loss"]
             await pilot.press("space", "end", "space")
-            await pilot.pause()
+            await settled(pilot)
             assert plotted(pilot) == ["metric/498"]
             await pilot.press("home", "space")
-            await pilot.pause()
+            await settled(pilot)
             assert "500 metrics, 1 plot hidden" in screen(pilot)
             await pilot.press("slash", *"metric/42", "enter")
-            await pilot.pause()
+            await settled(pilot)
             assert [name for name, _ in pilot.app.query_one(MetricList).rows] == [
                 "metric/42",
                 *(f"metric/42{n}" for n in range(10)),
             ]
             await pilot.click(MetricList, offset=(3, 2))
-            await pilot.pause()
+            await settled(pilot)
             assert "metric/420" in (app_of(pilot).chosen or [])
             await pilot.press("escape")
             assert len(pilot.app.query_one(MetricList).rows) == 500
@@ -171,11 +181,11 @@ def test_the_log_is_filtered(write_run: Callable[..., Path]) -> None:
         async with watching(LARGE, write_run(recorded(["loss"]))) as pilot:
             assert "epoch 2 of 4 started" in screen(pilot)
             await pilot.press("f", *"WELL")
-            await pilot.pause()
+            await settled(pilot)
             assert "is well" in screen(pilot)
             assert "epoch 2 of 4 started" not in screen(pilot)
             await pilot.press("escape", "v", "v")
-            await pilot.pause()
+            await settled(pilot)
             assert "WARNING and above" in screen(pilot)
             assert "epoch 2 of 4 started" not in screen(pilot)
             assert not pilot.app.query_one("#filter").display
@@ -206,11 +216,11 @@ def test_hostile_names_and_values_are_shown(write_run: Callable[..., Path], size
                 for chosen in [names] if size == LARGE else [[name] for name in names]:
                     app.chosen = chosen
                     app.show()
-                    await pilot.pause()
+                    await settled(pilot)
             assert not set("\x1b\x07\u202e") & set(screen(pilot))
             assert "\\x1b[2J" in screen(pilot)
             await pilot.press("a")
-            await pilot.pause()
+            await settled(pilot)
             assert isinstance(app.screen, Page)
 
     run(main())
@@ -239,7 +249,7 @@ def test_several_runs_share_a_plot(write_run: Callable[..., Path], tmp_path: Pat
             assert "  second" in screen(pilot)
             assert [name for name, _ in pilot.app.query_one(MetricList).rows] == ["loss", "first"]
             await pilot.press("n")
-            await pilot.pause()
+            await settled(pilot)
             assert "▶ second" in screen(pilot)
             assert [name for name, _ in pilot.app.query_one(MetricList).rows] == ["loss", "second"]
             curves = pilot.app.query(MetricPlot).first()._curves
@@ -259,6 +269,6 @@ def test_a_run_that_is_resized_and_one_that_waits(tmp_path: Path) -> None:
             for size in ((10, 3), (1, 1), LARGE):
                 await pilot.resize_terminal(*size)
                 app.show()
-                await pilot.pause()
+                await settled(pilot)
 
     run(main())
