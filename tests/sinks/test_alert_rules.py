@@ -314,7 +314,18 @@ def test_a_training_that_is_paused_is_not_stalled() -> None:
     assert bench.tick(beat(61.0, 5.0)) == []
     assert bench.tick(beat(70.0, 5.0, silence=9.0)) == []
     assert bench.tick(beat(70.0, 5.0, state="finished")) == []
-    assert bench.tick(beat(70.0, 5.0)) == ["fired"]
+    assert bench.tick(beat(70.0, 5.0)) == []
+    assert bench.tick(beat(80.0, 5.0)) == ["fired"]
+
+
+def test_a_process_that_was_stopped_is_not_stalled_when_it_goes_on() -> None:
+    """The time for which its process was stopped, or its host asleep, is none in which a step was expected."""
+    bench = Bench(STALLED)
+    bench.show(steps(10, 0.5))
+    assert bench.tick(beat(5.5, 5.0)) == []
+    assert bench.tick(beat(5.5, 5.0, silence=3600.0)) == []
+    assert bench.tick(beat(3606.0, 5.0)) == []
+    assert bench.tick(beat(3612.0, 5.0)) == ["fired"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"walltime": "x", "step_walltime": 1.0}, {"walltime": 5, "state": 3}])

@@ -34,8 +34,8 @@ class Stalled(Rule):
 
     What is usual is the median time between the last 100 steps that it told of, and in an evaluation that of the
     evaluations before. While that is not known, `unknown` seconds are waited for: a first step may have much to
-    compile. A training that is paused is not stalled, and one that gives no steps is not looked at. Clears with the
-    next step, and when the training has ended by itself.
+    compile. Time in which the training was paused, or its process silent, does not count, and a training that gives no
+    steps is not looked at. Clears with the next step, and when the training has ended by itself.
     """
 
     kind = "stalled"
@@ -59,7 +59,8 @@ class Stalled(Rule):
         self._phase = TRAINING
         self._has_metrics = False
         self._awake = 0.0
-        """When the training was last seen paused, by its clock: nobody expects a step before."""
+        """When the training was last seen paused or back after a silence, by its clock: no step is expected before."""
+        self._is_silent = False
 
     def wants(self, event: Event) -> bool:
         """Metrics tell steps, evaluations take their own time, and a training that has ended makes none."""
@@ -82,6 +83,7 @@ class Stalled(Rule):
         """Compare the time since the last step, by the publisher's own clock, to what is usual."""
         heartbeat = pulse.heartbeat
         if heartbeat is None or pulse.silence > FRESH_SECONDS:
+            self._is_silent = True
             return
         now, last = (heartbeat.fields.get(name) for name in ("walltime", "step_walltime"))
         if not isinstance(now, (int, float)) or not isinstance(last, (int, float)):
@@ -91,6 +93,8 @@ class Stalled(Rule):
             self._awake = now if state == "paused" else self._awake
             self.finding = None
         else:
+            # Its process may have been stopped, or its host asleep.
+            self._awake, self._is_silent = now if self._is_silent else self._awake, False
             self._judge(now - max(last, self._awake), last)
 
     def resume(self, step: int) -> None:  # noqa: ARG002  # it measures anew
@@ -137,4 +141,4 @@ class Stalled(Rule):
 
 _TOLD: Final = LAST_EVENTS | {"evaluation/started", "evaluation/finished"}
 
-_STATE: Final = ("times", "step", "since", "phase", "has_metrics", "awake")
+_STATE: Final = ("times", "step", "since", "phase", "has_metrics", "awake", "is_silent")
