@@ -328,6 +328,14 @@ def test_a_process_that_was_stopped_is_not_stalled_when_it_goes_on() -> None:
     assert bench.tick(beat(3612.0, 5.0)) == ["fired"]
 
 
+def test_a_sink_that_comes_late_tells_of_a_stall_at_once() -> None:
+    """That no heartbeat was heard yet is no silence."""
+    bench = Bench(STALLED)
+    bench.show(steps(10, 0.5))
+    assert bench.tick(Pulse(900.0, None, 0.0)) == []
+    assert bench.tick(beat(900.0, 5.0)) == ["fired"]
+
+
 @pytest.mark.parametrize("fields", [{}, {"walltime": "x", "step_walltime": 1.0}, {"walltime": 5, "state": 3}])
 def test_a_heartbeat_that_lacks_what_is_needed_is_passed_over(fields: dict[str, Any]) -> None:
     """A heartbeat of another make never is a mistake."""

@@ -82,8 +82,8 @@ class Stalled(Rule):
     def tick(self, pulse: Pulse, around: Surroundings) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
         """Compare the time since the last step, by the publisher's own clock, to what is usual."""
         heartbeat = pulse.heartbeat
+        self._is_silent = self._is_silent or pulse.silence > FRESH_SECONDS
         if heartbeat is None or pulse.silence > FRESH_SECONDS:
-            self._is_silent = True
             return
         now, last = (heartbeat.fields.get(name) for name in ("walltime", "step_walltime"))
         if not isinstance(now, (int, float)) or not isinstance(last, (int, float)):
