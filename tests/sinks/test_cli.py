@@ -137,11 +137,12 @@ def test_help_has_colours_on_terminals_only(trainwire: Trainwire, settings: dict
     os.close(ours)
 
 
-def test_a_reader_that_leaves_early_is_no_mistake(trainwire: Trainwire) -> None:
+@pytest.mark.parametrize("option", ["--list", "--help"])
+def test_a_reader_that_leaves_early_is_no_mistake(trainwire: Trainwire, option: str) -> None:
     """With standard output closed, as behind `head`, a command ends without a word."""
     reading, writing = os.pipe()
     os.close(reading)
-    process = trainwire("sink", "--list", stdout=writing)
+    process = trainwire("sink", option, stdout=writing)
     os.close(writing)
     _, error = process.communicate(timeout=20)
     assert (process.returncode, error) == (ExitCode.BROKEN_PIPE, "")

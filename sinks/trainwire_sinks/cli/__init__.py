@@ -55,6 +55,11 @@ def _run(tokens: list[str], is_verbose: bool) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.BROKEN_PIPE
+    except SystemExit as error:
+        # What prints the help ends the process by itself where nobody reads any more, with another code.
+        if isinstance(error.__context__, BrokenPipeError):
+            return ExitCode.BROKEN_PIPE
+        raise
     except Exception as error:
         told = f"unexpected {type(error).__name__}: {error}"
         hint = "" if is_verbose else ". Please report it, with what `trainwire --verbose` shows"
