@@ -1,6 +1,7 @@
 """Sends messages until each has arrived, and remembers on the disk which have.
 
-Each message is tried by itself, so that one that fails delays no other, and their order is not kept.
+Each message is tried by itself, so that one that fails delays no other. Their order is not kept, unless one is said to
+follow another.
 """
 
 from __future__ import annotations
@@ -55,12 +56,18 @@ class Courier:
         send: delivers a message.
         persistence: how it is tried again.
         in_flight: messages that are being sent at once.
+        follows: says which message, by its key, has to arrive before another; None if there is none.
     """
 
     def __init__(
-        self, path: Path, send: Send, persistence: Persistence = Persistence(), in_flight: int = MAX_IN_FLIGHT
+        self,
+        path: Path,
+        send: Send,
+        persistence: Persistence = Persistence(),
+        in_flight: int = MAX_IN_FLIGHT,
+        follows: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        self._send, self._persistence = send, persistence
+        self._send, self._persistence, self._follows = send, persistence, follows
         self._delivered = Delivered(path)
         self._waiting: dict[str, Message] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -84,12 +91,12 @@ class Courier:
 
     def start(self) -> None:
         """Begin to send what waits."""
-        for key in [key for key in self._waiting if key not in self._tasks]:
+        for key in [key for key in self._waiting if key not in self._tasks and self._follows(key) not in self._waiting]:
             self._tasks[key] = asyncio.create_task(self._deliver(key, self._waiting[key]))
 
     async def settle(self) -> None:
         """Wait until every message has arrived."""
-        if tasks := list(self._tasks.values()):
+        while tasks := [task for task in self._tasks.values() if not task.done()]:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
@@ -113,6 +120,8 @@ class Courier:
             failures += 1
             await asyncio.sleep(self._persistence.delay(failures))
         del self._waiting[key], self._tasks[key]
+        if not self._closing:
+            self.start()
 
     async def _try(self, key: str, message: Message, *, is_first: bool) -> bool:
         """Whether nothing more is to be done for the message."""

@@ -67,6 +67,20 @@ def test_each_alert_is_told_once(tmp_path: Path, alerts: Callable[..., Callable[
         assert sorted(one.tried) == sorted(other.tried) == sorted(in_file(tmp_path))
 
 
+def test_what_has_cleared_is_told_after_what_has_fired(
+    tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]
+) -> None:
+    """However often a notifier fails, its last word on an alert is not the first one; other alerts do not wait."""
+    refusals = iter(range(6))
+
+    def answer(alert: tuple[str, int]) -> int:
+        return 500 if alert == ("fired", 2) and next(refusals, None) is not None else 200
+
+    with Receiver(answer, told) as receiver:
+        run_sink(alerts(HOOK.format("hook", receiver.port) + NAN_RULE), tmp_path, losses(1, math.nan, 2, math.nan, 3))
+        assert receiver.values == [("fired", 4), ("cleared", 5), ("fired", 2), ("cleared", 3)]
+
+
 def test_a_notifier_that_is_down_delays_nobody(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
     """While one hangs and one fails, more often than any may be tried at once, the third gets everything, and the sink
     reads on; the others get it when they have recovered."""

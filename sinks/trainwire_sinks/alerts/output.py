@@ -36,7 +36,11 @@ class AlertsFile(Outbox):
     def __init__(self, path: Path, marks: str, notifiers: Mapping[str, Notifier], max_age: float) -> None:
         self._by_name = {
             name: Courier(
-                Path(marks.format(name)), functools.partial(_tell, notifier, max_age), notifier.persistence, IN_FLIGHT
+                Path(marks.format(name)),
+                functools.partial(_tell, notifier, max_age),
+                notifier.persistence,
+                IN_FLIGHT,
+                news_before,
             )
             for name, notifier in notifiers.items()
         }
@@ -65,6 +69,12 @@ class AlertsFile(Outbox):
         for name in message["notifiers"]:
             if name in self._by_name:
                 self._by_name[name].take_up({key: message})
+
+
+def news_before(key: str) -> str | None:
+    """That an alert has cleared is no news to who does not know of it."""
+    name, _, state = key.rpartition("/")
+    return f"{name}/fired" if state == "cleared" else None
 
 
 async def _tell(notifier: Notifier, max_age: float, key: str, alert: Message) -> None:
