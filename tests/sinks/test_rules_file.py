@@ -122,10 +122,21 @@ def test_a_mistake_is_told_with_its_line_and_the_choices(text: str) -> None:
         parse_rules(text, "rules.toml")
 
 
-def test_secrets_are_not_repeated() -> None:
-    """A URL that is not understood may hold a password, and does not stand in the message."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'kind = "webhook"\nurl = "htp://user:hunter2@x"',
+        'kind = "webhook"\nurl = "http://user:hunter2@x"',
+        'kind = "webhook"\nurl = ["http://x/hunter2"]',
+        'kind = "webhook"\nurl = "http://x"\nheaders = "Authorization: hunter2"',
+        'kind = "apprise"\nurl = "nonsense://hunter2"',
+        'kind = "command"\ncommand = "tell --password hunter2"',
+    ],
+)
+def test_secrets_are_not_repeated(settings: str) -> None:
+    """What may hold a password does not stand in the message that tells what is wrong with it."""
     with pytest.raises(OptionError) as told:
-        parse_rules('[notifiers.x]\nkind = "webhook"\nurl = "htp://user:hunter2@x"', "rules.toml")
+        parse_rules(f"[notifiers.x]\n{settings}", "rules.toml")
     assert "hunter2" not in str(told.value)
 
 

@@ -34,6 +34,10 @@ class Bounds:
     most: float = LARGEST
 
 
+SECRET: Final = frozenset({"url", "headers", "command"})
+"""Settings that may hold a password: messages do not repeat them."""
+
+
 def read_settings(kind: type[Settings], what: str, table: Mapping[str, Any], keys: Keys) -> Settings:
     """An instance of the dataclass `kind` with the settings of a table.
 
@@ -92,7 +96,7 @@ def _checked(name: str, hint: Any, value: object, keys: Keys) -> object:
     kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     problem = _problem(kind, extras[0] if extras else Bounds(), value)
     if problem:
-        raise SettingError(keys, f"{name} is {short(value)}, {problem}")
+        raise SettingError(keys, f"{name} is {problem}" if name in SECRET else f"{name} is {short(value)}, {problem}")
     if isinstance(value, list):
         return tuple(value)
     return float(value) if kind is float and isinstance(value, int) else value
