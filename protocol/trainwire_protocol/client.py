@@ -162,10 +162,8 @@ class Subscription:
 
     async def acknowledge(self, cursor: Cursor) -> None:
         """Tell the publisher, if one can be reached, how far the reader called `name` has got."""
-        requester = self._source.requester
-        if requester and self._name:
-            with contextlib.suppress(TimeoutError, ProtocolError):
-                await requester.ask("ack", sink=self._name, attempt=cursor.attempt, seq=cursor.seq, timeout=1.0)
+        with contextlib.suppress(TimeoutError, ProtocolError):
+            await self._source.acknowledge(cursor, self._name)
 
     async def _read(self) -> None:
         end: Exception = StopAsyncIteration()

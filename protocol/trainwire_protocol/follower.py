@@ -205,7 +205,7 @@ class Follower:
         """What comes live, until nothing wanted does or something is missing."""
         live = await self._connect()
         if live is None:
-            self._patience.wait("its publisher cannot be reached")
+            self._patience.wait(self._source.silence)
             await asyncio.sleep(POLL_SECONDS)
             return
         last_taken = time.monotonic()

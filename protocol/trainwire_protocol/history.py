@@ -70,6 +70,13 @@ class History(Protocol):
         """Let go of files and sockets."""
 
 
+class ArchivedHistory(History, Protocol):
+    """History from a log that remembers how far its readers are."""
+
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Take note that the reader has everything up to `cursor`."""
+
+
 class JournalHistory:
     """History from the journal's files."""
 

@@ -11,12 +11,13 @@ from trainwire_protocol.background import run_in_background
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.curve import ClientKeys
 from trainwire_protocol.errors import ConnectionFileError, RequestError
-from trainwire_protocol.history import FetchHistory, History, JournalHistory
+from trainwire_protocol.history import ArchivedHistory, FetchHistory, History, JournalHistory
 from trainwire_protocol.key_files import keys_to
 from trainwire_protocol.live import HIGH_WATER_MARK, LiveFeed
 from trainwire_protocol.requests import Requester
 from trainwire_protocol.run_folder import list_attempts
 from trainwire_protocol.target import Target
+from trainwire_protocol.wire import Cursor
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,37 @@ class Source:
         self._context = wanted.context or zmq.asyncio.Context()
         self._live_attempt = -1
         self._malformed = 0
+        self._archived: ArchivedHistory | None = None
 
     @property
     def malformed(self) -> int:
         """Live messages that could not be read, and were skipped."""
         return self._malformed + (self.live.malformed if self.live else 0)
 
+    @property
+    def silence(self) -> str:
+        """What is told when nothing is heard."""
+        return "nothing new comes there" if self._archived else "its publisher cannot be reached"
+
+    async def acknowledge(self, cursor: Cursor, name: str | None) -> None:
+        """Tell whoever publishes how far the reader called `name` has got; a log knows it by itself.
+
+        Raises:
+            TimeoutError: the publisher does not answer.
+            RequestError: it refuses that.
+        """
+        if self._archived:
+            await self._archived.acknowledge(cursor)
+        elif self.requester and name:
+            await self.requester.ask("ack", sink=name, attempt=cursor.attempt, seq=cursor.seq, timeout=1.0)
+
     async def open(self) -> History | None:
         """The history of the run, or None if there is no run yet."""
         if self.history is None:
-            folder = self.wanted.target.folder
-            if folder is not None and self.wanted.use_journal:
+            folder, archive = self.wanted.target.folder, self.wanted.target.archive
+            if archive is not None:
+                self.history = self._archived = archive.open(self.wanted.rank, self.wanted.channels)
+            elif folder is not None and self.wanted.use_journal:
                 if await run_in_background(list_attempts, folder, self.wanted.rank):
                     self.history = JournalHistory(folder, self.wanted.rank)
             elif requester := self._connect_requests(await run_in_background(self._connection)):

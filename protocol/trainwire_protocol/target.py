@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.errors import TargetError
 from trainwire_protocol.run_folder import list_attempts
+
+if TYPE_CHECKING:
+    from trainwire_protocol.history import ArchivedHistory
+
+
+class Archive(Protocol):
+    """A log that holds runs for readers: they get all that it has, and what comes, as history."""
+
+    def open(self, rank: int, channels: Collection[str]) -> ArchivedHistory:
+        """The stream of one rank."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +32,11 @@ class Target:
     """ZeroMQ endpoint of the publisher's ROUTER socket."""
     connection: Connection | None = None
     """What a connection file said that stands in no run's folder: a copy, on another host."""
+    archive: Archive | None = None
+    """A log that holds the run; then there is neither folder nor publisher."""
 
     def __str__(self) -> str:
-        return str(self.folder or self.request)
+        return str(self.folder or self.request or self.archive)
 
 
 def resolve_target(text: str) -> Target:

@@ -60,6 +60,8 @@ class Sink:
     """The extra of Trainwire that installs `packages`."""
     tick_interval: ClassVar[float | None] = None
     """How often, in seconds, `tick` is called; None for never."""
+    waits_for_output: ClassVar[bool] = False
+    """Whether what it writes to may be away for long: then an OSError is tried again for as long as the sink runs."""
     options: object = NoOptions()
     """Its options: a frozen dataclass with a default for each field. The command line is derived from it."""
 

@@ -42,10 +42,11 @@ class Patience:
     retries: int = 5
     first_delay: float = 0.5
     """Seconds before the first retry; each further one waits twice as long as the one before."""
+    longest_delay: float = 30.0
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
-        return float(self.first_delay * 2 ** (failures - 1))
+        return float(min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))
 
 
 async def at_once() -> None:
@@ -236,7 +237,8 @@ class SinkRunner:
         where = f"{name} failed behind attempt {cursor.attempt}, seq {cursor.seq}: {type(error).__name__}: {error}"
         if isinstance(error, OSError) and not will_pass(error):
             raise OutputError(f"{where}; choose another folder with --output, or free this one") from error
-        if failures > self._patience.retries:
+        waits = isinstance(error, OSError) and self._delivery.sink.waits_for_output
+        if failures > self._patience.retries and not waits:
             gave_up = f"{where}; gave up after {failures} tries. What was committed stands: start it again to go on"
             raise (OutputError if isinstance(error, OSError) else SinkError)(gave_up) from error
         delay = self._patience.delay(failures)

@@ -7,11 +7,13 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from nats_servers import nats_servers
 from recording import Recorder
 
 from trainwire_protocol.errors import MissingExtraError
@@ -178,9 +180,23 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@contextmanager
+def _options_of(name: str, folders: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What a sink needs to run here."""
+    if name != "nats":
+        yield ["--port", "0"] if name == "prometheus" else []
+        return
+    with nats_servers(folders.mktemp("nats")) as servers:
+        yield ["--server", servers[0].url]
+
+
 @pytest.mark.parametrize("name", sink_names())
 def test_a_sink_goes_on(
-    name: str, surroundings: Path, write_run: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+    name: str,
+    surroundings: Path,
+    write_run: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """It reads to the end, writes only into the run's folder, and leaves files and a terminal that can be read."""
     try:
@@ -190,8 +206,8 @@ def test_a_sink_goes_on(
     batches = hostile_run()
     folder = write_run(batches, surroundings / "runs" / "hostile")
     before = set(surroundings.rglob("*"))
-    options = ["--port", "0"] if name == "prometheus" else []
-    assert run(["sink", name, str(folder), *options]) == 0, capfd.readouterr().err
+    with _options_of(name, tmp_path_factory) as options:
+        assert run(["sink", name, str(folder), *options]) == 0, capfd.readouterr().err
     _check_end(folder, name, batches[-1])
     written = {path for path in set(surroundings.rglob("*")) - before if path.is_file()}
     assert all(path.resolve().is_relative_to(folder) for path in written)

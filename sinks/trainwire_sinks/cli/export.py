@@ -14,10 +14,11 @@ from typing import Annotated, BinaryIO, Final
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, OptionError, OutputError
-from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.target import Target
 from trainwire_sinks.cli.filters import ALL, Filters, Selection
 from trainwire_sinks.cli.reading import find_ranks, read_recorded
 from trainwire_sinks.exports import Format, Writer, make_writer
+from trainwire_sinks.jetstream.target import resolve_target
 from trainwire_sinks.text import one_line
 
 STANDARD_OUTPUT: Final = Path("-")

@@ -21,6 +21,7 @@ from trainwire_sinks.cli.options import Reading, check_seconds, parse_rank
 from trainwire_sinks.cli.reading import refuse_gaps
 from trainwire_sinks.cli.signals import run_until_signal
 from trainwire_sinks.cli.waiting import wait_for_rank
+from trainwire_sinks.jetstream.target import remembered
 from trainwire_sinks.runner import SinkRunner
 
 
@@ -40,6 +41,7 @@ def run_sink(
     """
     rank, give_up = parse_rank(reading.rank), check_seconds("--give-up", reading.give_up)
     sink = make_sink()
+    target = remembered(target, sink.name, output, rank)
     length = read_length(target, rank) if what else Length({})
     subscriptions: list[Subscription] = []
 

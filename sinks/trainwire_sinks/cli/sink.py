@@ -11,11 +11,11 @@ from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.sink_command import SinkCommand
-from trainwire_protocol.target import resolve_target
 from trainwire_sinks.base import Sink
 from trainwire_sinks.cli.options import DEFAULT, Reading
 from trainwire_sinks.cli.ranks import run_for_each_rank
 from trainwire_sinks.cli.running import folder_of, run_sink, with_options_of
+from trainwire_sinks.jetstream.target import resolve_target
 from trainwire_sinks.registry import describe_sink, find_sink, sink_names
 
 HELP = """Run a sink on a run: it writes what the run has published, from the beginning, and what it will publish.

@@ -18,13 +18,14 @@ from trainwire_protocol.ends import events_of
 from trainwire_protocol.errors import IncompleteError, OptionError, TargetError
 from trainwire_protocol.events import Event
 from trainwire_protocol.run_folder import list_attempts
-from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.target import Target
 from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.cli.filters import ALL, Filters, Selection
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.reading import find_ranks, read_recorded, refuse_gaps
 from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
 from trainwire_sinks.event_lines import line_of
+from trainwire_sinks.jetstream.target import resolve_target
 from trainwire_sinks.json_lines import format_event
 
 

@@ -12,10 +12,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import MissingExtraError, OptionError
-from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.target import Target
 from trainwire_sinks.cli.options import check_seconds, parse_rank
 from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
 from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.jetstream.target import resolve_target
 from trainwire_sinks.watch.own_words import logging_into_views
 from trainwire_sinks.watch.plain import print_runs
 from trainwire_sinks.watch.reader import Reader

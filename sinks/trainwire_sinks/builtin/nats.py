@@ -1,0 +1,73 @@
+"""Batches into a distributed log: NATS JetStream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.events import CHANNELS, Event
+from trainwire_sinks.base import Pulse, Sink, State
+from trainwire_sinks.jetstream.address import STREAM, check_stream, parse_servers
+from trainwire_sinks.jetstream.publishing import StreamOutput
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `--help` shows of them is in their docstrings."""
+
+    server: str = "nats://127.0.0.1:4222"
+    """The servers, with commas between: nats://a:4222,b:4222."""
+    stream: str = STREAM
+    """The stream; it is made if it is not there."""
+    replicas: int = 1
+    """On how many servers a stream that is made is kept: 3 in a cluster of three."""
+
+    def __post_init__(self) -> None:
+        parse_servers(self.server)
+        check_stream(self.stream)
+        if not 1 <= self.replicas <= 5:
+            raise OptionError(f"--replicas is a number from 1 to 5, not {self.replicas}")
+
+
+class Nats(Sink):
+    """Publishes batches to NATS JetStream, as they stand: nats://server/run is then a TARGET for every sink.
+
+    Each is stored once, in the order recorded. Servers that cannot be reached are waited for.
+    """
+
+    name = "nats"
+    channels = frozenset(CHANNELS)
+    keeps_superseded = True
+    packages = ("nats",)
+    extra = "nats"
+    tick_interval = 5.0
+    waits_for_output = True
+    options: Options = Options()
+    output: StreamOutput
+
+    def make_output(self, folder: Path, rank: int) -> StreamOutput:  # noqa: ARG002  # nothing is kept here
+        """The stream."""
+        self._rank = rank
+        return StreamOutput(parse_servers(self.options.server), self.options.stream, self.options.replicas)
+
+    async def restore(self, state: State) -> None:
+        """Take up which attempt it was in."""
+        self._run: str | None = state.get("run")
+        self._attempt = int(state.get("attempt", 0))
+
+    def state(self) -> State:
+        """Which attempt it is in: the end of it may still have to be told."""
+        return {"run": self._run, "attempt": self._attempt}
+
+    async def handle(self, events: Sequence[Event]) -> None:  # noqa: ARG002  # batches are kept as they are
+        """Store the batch that they are."""
+        await self.output.publish(self.batch)
+        self._run, self._attempt = self.batch.header.run, self.batch.header.attempt
+
+    async def tick(self, pulse: Pulse) -> bool:
+        """Tell readers that the training goes on, or that it is over: there are no heartbeats in a stream."""
+        if self._run and (pulse.is_over or pulse.silence < self.tick_interval):
+            await self.output.tell(self._run, self._rank, self._attempt, renewed=pulse.now, over=pulse.is_over)
+        return False

@@ -1,0 +1,101 @@
+"""A cluster of three NATS servers that loses one under load."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nats_servers import NatsServer, nats_servers
+from reading import read_batches, wait_until
+from recording import frames
+from trainer_process import Trainer
+
+from trainwire_protocol.client import Subscription
+from trainwire_protocol.events import CHANNELS
+from trainwire_protocol.wire import Batch
+from trainwire_sinks.jetstream.connecting import connect
+from trainwire_sinks.jetstream.target import resolve_target
+
+STREAM = "trainwire"
+
+
+def sink(name: str, target: object, *options: object) -> subprocess.Popen[str]:
+    """Start a sink."""
+    command = [sys.executable, "-m", "trainwire_sinks", "sink", name, target, *options]
+    return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+
+
+def kill_leader(servers: list[NatsServer]) -> NatsServer:
+    """Kill the server that leads the stream."""
+
+    async def find() -> int:
+        client = await connect([server.url for server in servers])
+        info = await client.jetstream().stream_info(STREAM)
+        await client.close()
+        assert info.config.num_replicas == 3
+        assert info.cluster and info.cluster.leader
+        return int(info.cluster.leader.removeprefix("n"))
+
+    leader = servers[asyncio.run(asyncio.wait_for(find(), 10))]
+    leader.kill()
+    return leader
+
+
+async def read(target: str) -> list[Batch]:
+    async with Subscription(resolve_target(target), channels=CHANNELS) as subscription:
+        return [batch async for batch in subscription]
+
+
+async def count_messages(servers: list[NatsServer]) -> tuple[int, int]:
+    """How many messages hold batches, and how many ids they have."""
+    client = await connect([server.url for server in servers])
+    context = client.jetstream()
+    info = await context.stream_info(STREAM, subjects_filter=f"{STREAM}.*.*.*.*")
+    count = sum((info.state.subjects or {}).values())
+    subscription = await context.subscribe(f"{STREAM}.*.*.*.*", ordered_consumer=True)
+    ids = {((await subscription.next_msg(5)).headers or {})["Nats-Msg-Id"] for _ in range(count)}
+    await client.close()
+    return count, len(ids)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_is_killed_under_load_takes_nothing_with_it(tmp_path: Path) -> None:
+    """While a run is published and read, the leader of its stream is killed: the stream ends as the journal, once."""
+    with nats_servers(tmp_path, 3) as servers:
+        trainer = Trainer(tmp_path / "run")
+        urls = ",".join(server.url.removeprefix("nats://") for server in servers)
+        target, output = f"nats://{urls}/", tmp_path / "far"
+        sinks = [
+            sink("nats", trainer.folder, "--server", f"nats://{urls}", "--replicas", 3),
+            sink("jsonl", target, "--output", output),
+        ]
+        try:
+            lines = output / "events.jsonl"
+            wait_until(lambda: size(lines) > 50_000, 30)
+            leader = kill_leader(servers)
+            before = size(lines)
+            wait_until(lambda: size(lines) > before + 100_000, 30)
+            leader.start()
+            trainer.end()
+            for process in sinks:
+                _, told = process.communicate(timeout=40)
+                assert process.returncode == 0, told
+        finally:
+            for process in (*sinks, trainer.process):
+                process.kill()
+                process.communicate()
+        found = asyncio.run(asyncio.wait_for(read(target), 30))
+        batches = read_batches(trainer.folder)
+        assert frames(found) == frames(batches)
+        count, ids = asyncio.run(asyncio.wait_for(count_messages(servers), 30))
+        assert count == ids == len(batches)
+        near = sink("jsonl", trainer.folder, "--output", tmp_path / "near")
+        near.communicate(timeout=30)
+        assert (tmp_path / "near" / "events.jsonl").read_bytes() == lines.read_bytes()
