@@ -129,7 +129,6 @@ def test_a_mistake_is_told_with_its_line_and_the_choices(text: str) -> None:
         'kind = "webhook"\nurl = "http://user:hunter2@x"',
         'kind = "webhook"\nurl = ["http://x/hunter2"]',
         'kind = "webhook"\nurl = "http://x"\nheaders = "Authorization: hunter2"',
-        'kind = "apprise"\nurl = "nonsense://hunter2"',
         'kind = "command"\ncommand = "tell --password hunter2"',
     ],
 )
