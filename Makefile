@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
 # Whole files, since their tests share runs that take a while to make.
-IN_PARALLEL := --numprocesses auto --dist loadfile
+IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test lint types pytest test-without-torch chaos fuzz bench bench-quick clean
@@ -26,7 +26,7 @@ types: $(VENV)/.installed  ## mypy --strict
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.installed  ## every test
-	$(VENV)/bin/python -m pytest $(IN_PARALLEL)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(IN_PARALLEL)
 
 test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## the protocol and the sinks where torch is not installed
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, SequentialSampler
 
-from trainwire import Plugin, Result, hook
+from trainwire import Plugin, Result, TrainingOptions, hook
 from trainwire.payloads import AfterSetup, AfterTrainingBatch
 from trainwire.plugins.annealing import AnnealingOnPlateau
 from trainwire.plugins.linear_schedule import LinearSchedule
@@ -155,11 +155,14 @@ def test_write_weights_attaches_the_extraction(tmp_path: Path) -> None:
 
 
 def test_unwanted_files_start_no_sinks() -> None:
-    """`create_file_logs` and `create_loss_file` take their sinks from the list."""
-    from trainwire.options import TrainingOptions
+    """`create_file_logs` and `create_loss_file` take their sinks from the list, and `write_weights` adds its own."""
 
-    assert TrainingOptions(create_file_logs=False).wanted_sinks == ["loss-file"]
-    assert TrainingOptions(create_loss_file=False, sinks=("loss-file", "jsonl")).wanted_sinks == ["jsonl"]
+    def wanted(**options: Any) -> list[str]:
+        return [sink.name for sink in TrainingOptions(**options).wanted_sinks]
+
+    assert wanted(create_file_logs=False) == ["loss-file"]
+    assert wanted(create_loss_file=False, sinks=("loss-file", "jsonl")) == ["jsonl"]
+    assert wanted(write_weights=True) == ["loss-file", "log-file", "weights-file"]
 
 
 def test_several_processes_need_torchrun(tmp_path: Path) -> None:
