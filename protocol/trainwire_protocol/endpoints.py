@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from trainwire_protocol.curve import ClientKeys, KeyPair, ServerKeys
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.key_files import read_server_keys
+from trainwire_protocol.launched import Launched
 
 LONGEST_SOCKET_PATH: Final = 100
 """Longest path of an ipc socket, in bytes: the system's own limit is 107."""
@@ -53,7 +54,25 @@ class Tcp:
             raise OptionError(f"bind is {given!r:.60}: it has to be tcp://address:port, with port 0 for any")
         named = {name: os.environ.get(f"TRAINWIRE_{name.upper()}") or None for name in cls.__dataclass_fields__}
         server_key, clients = (Path(path) if path else None for path in (named["server_key"], named["clients"]))
-        return cls(given or named["bind"], named["advertise"], server_key, clients)
+        tcp = cls(given or named["bind"], named["advertise"], server_key, clients)
+        return tcp if given else tcp._shared(Launched.from_environment().local_rank)
+
+    def _shared(self, local_rank: int) -> Tcp:
+        """This for one of several processes of a host that have one environment: each has the two ports after the last.
+
+        Raises:
+            OptionError: an address is none.
+        """
+        if not self.bind or not local_rank:
+            return self
+        self.check()
+        host, port = _parse(self.bind)
+        name, advertised = _parse_advertised(self.advertise) if self.advertise else (None, None)
+        return replace(
+            self,
+            bind=f"tcp://{host}:{port + 2 * local_rank if port else 0}",
+            advertise=f"{name}:{advertised + 2 * local_rank}" if advertised else self.advertise,
+        )
 
     def check(self) -> None:
         """See whether the addresses are such.
@@ -108,7 +127,7 @@ class Endpoints:
     def advertised(self, publish: str, request: str) -> tuple[str, str]:
         """The endpoints that were bound as clients on other hosts know them.
 
-        Those bound on all addresses are named by the host's name, if nothing else is said.
+        Those bound on all addresses are named by the host's name, Slurm's if it has one, unless something else is said.
         """
         if self.folder:
             return publish, request
@@ -156,7 +175,9 @@ def _port(endpoint: str) -> int:
 
 def _named(endpoint: str) -> str:
     host = endpoint.removeprefix("tcp://").rpartition(":")[0]
-    return f"tcp://{socket.gethostname()}:{_port(endpoint)}" if host in ("0.0.0.0", "[::]") else endpoint
+    # A job may have been given another name for its host than that by which the cluster knows it.
+    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    return f"tcp://{name}:{_port(endpoint)}" if host in ("0.0.0.0", "[::]") else endpoint
 
 
 def _socket_folder() -> Path:

@@ -21,6 +21,7 @@ from trainwire_protocol.attempts import find_mark
 from trainwire_protocol.connection import Connection, connection_path, write_connection
 from trainwire_protocol.endpoints import Endpoints, Tcp
 from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
+from trainwire_protocol.launched import Launched
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, begin_attempt, list_attempts
 from trainwire_protocol.server import HIGH_WATER_MARK, Server
@@ -36,8 +37,8 @@ def open_bus(
     folder: str | os.PathLike[str],
     *,
     hparams: Mapping[str, Any] | None = None,
-    rank: int = 0,
-    world_size: int = 1,
+    rank: int | None = None,
+    world_size: int | None = None,
     state: Mapping[str, Any] | None = None,
     take_over: bool = False,
     bind: str | Tcp | None = None,
@@ -49,8 +50,8 @@ def open_bus(
     Args:
         folder: the run's folder; it is made if it is not there.
         hparams: the run's hyperparameters, recorded first.
-        rank: which of `world_size` processes this is.
-        world_size: how many processes train together.
+        rank: which of `world_size` processes this is. Left out, it is what torchrun or Slurm say in the environment.
+        world_size: how many processes train together, and open a bus. Left out, it is theirs too.
         state: what `state_dict` of an earlier attempt returned: this attempt goes on from there. Without it, a
             further attempt begins anew, and supersedes all that was recorded before.
         take_over: go on although another live trainer holds the run; that one then stops journaling.
@@ -65,6 +66,9 @@ def open_bus(
         OptionError: an option has a value that it cannot have.
         UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
     """
+    launched = Launched.from_environment()
+    rank = launched.rank if rank is None else rank
+    world_size = launched.world_size if world_size is None else world_size
     _check_options(rank, world_size, state, flush_interval, high_water_mark)
     run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
     resumed = _resumption(run_folder, rank, state)
@@ -77,6 +81,7 @@ def open_bus(
     opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
     bus = EventBus(run_folder, attempt, session, opener.open, flush_interval)
     begun = {"run": attempt.run, "rank": rank, "world_size": world_size, "python": platform.python_version()}
+    begun |= {"job": launched.job} if launched.job else {}
     try:
         if attempt.number:
             bus.start("run/resumed", begun | resumed, resumed["from_step"])
