@@ -1,8 +1,8 @@
 # Everything but the training: relay, sinks, and TensorBoard's page. No torch.
 FROM python:3.12-slim AS build
 COPY . /source
-RUN python -m venv /opt/trainwire \
- && /opt/trainwire/bin/pip install --no-cache-dir --constraint /source/constraints.txt '/source[tensorboard,alerts]'
+RUN python -m venv --without-pip /opt/trainwire \
+ && pip --python /opt/trainwire/bin/python install --no-cache-dir --constraint /source/constraints.txt '/source[tensorboard,alerts]'
 
 FROM python:3.12-slim
 # A named volume takes its owner from the folder that it is mounted on.

@@ -2,8 +2,8 @@
 FROM python:3.12-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY . /source
-RUN python -m venv /opt/trainwire \
- && /opt/trainwire/bin/pip install --no-cache-dir --constraint /source/constraints.txt \
+RUN python -m venv --without-pip /opt/trainwire \
+ && pip --python /opt/trainwire/bin/python install --no-cache-dir --constraint /source/constraints.txt \
     --extra-index-url "$TORCH_INDEX" '/source[torch,demo]'
 
 FROM python:3.12-slim
