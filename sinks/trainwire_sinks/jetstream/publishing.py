@@ -35,7 +35,7 @@ DUPLICATE_SECONDS: Final = 120.0
 
 
 class StreamOutput(NoOutput):
-    """The output of the sink `nats`. Nothing is kept here: how far it has got stands in the stream itself.
+    """The output of the sink `nats`, for one rank of one run. How far it has got stands in the stream itself.
 
     One message is sent after the other, each once the one before is stored. So the last one in the stream says what is
     there, also to a process that is started anew long after the servers have forgotten its ids.
