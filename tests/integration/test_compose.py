@@ -83,10 +83,10 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     patch.undo()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_the_services_are_healthy_and_do_their_work(composed: Composed) -> None:
     """While the training goes on their health checks pass, and at its end the sinks have written everything."""
-    wait_until(lambda: composed.is_healthy("relay"), 60)
+    wait_until(lambda: composed.is_healthy("relay"), 120)
     assert composed.is_healthy("trainer") or composed.processes["trainer"].poll() == 0
     for name in ("trainer", *SINKS):
         assert composed.exit_code(name, 60) == 0, composed.log(name)

@@ -228,7 +228,7 @@ ENDINGS = [
 ]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(("ending", "workers", "signals", "code", "last"), ENDINGS)
 def test_every_ending_of_a_script_is_recorded(
     tmp_path: Path, ending: str, workers: int, signals: Sequence[signal.Signals], code: int, last: str
@@ -241,7 +241,7 @@ def test_every_ending_of_a_script_is_recorded(
             assert process.stdout.readline() == "step 10\n"
         for number in signals:
             os.killpg(process.pid, number)
-        _, error = process.communicate(timeout=100)
+        _, error = process.communicate(timeout=220)
     assert process.returncode == code, error
     (report,) = verify_run(tmp_path / "run")
     assert (report.is_whole, report.ending) == (True, last), error
