@@ -24,7 +24,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
+from reading import wait_until
 from tiny import corpus, linear, make_trainer, train
+from trainwire.checkpoint import list_checkpoints
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.swa import SWA
 
@@ -35,6 +37,7 @@ trainer = make_trainer(model)
 @trainer.on("after_training_batch")
 def die(batch):
     if batch.step == kill_at:
+        wait_until(lambda: list_checkpoints(folder), 60)  # they are written aside, and may not be there yet
         os.kill(os.getpid(), signal.SIGKILL)
 
 plugins = [Checkpoints(steps=2)]
@@ -123,7 +126,7 @@ def test_a_command_to_one_stops_both(tmp_path: Path) -> None:
 def test_two_killed_processes_are_resumed_exactly(tmp_path: Path) -> None:
     """Killed in mid-epoch and resumed, both end with the weights of a training that never stopped."""
     finish(torchrun(tmp_path / "whole"))
-    killed = torchrun(tmp_path / "killed", kill_at=random.Random(3).randint(5, 17))
+    killed = torchrun(tmp_path / "killed", kill_at=random.Random(3).randint(13, 17))  # in the third epoch
     killed.communicate(timeout=120)
     assert killed.returncode != 0
     assert list_checkpoints(tmp_path / "killed")[0].label.world_size == 2
