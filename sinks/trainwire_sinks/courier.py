@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from trainwire_sinks.backoff import backoff_delay
+
 Message: TypeAlias = Mapping[str, Any]
 """What is sent: a small map that JSON can hold. `Any`, as only the sender knows what is in it."""
 
@@ -45,7 +47,7 @@ class Persistence:
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
-        return float(min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))
+        return backoff_delay(failures, self.first_delay, self.longest_delay)
 
 
 class Courier:

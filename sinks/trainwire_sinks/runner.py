@@ -13,6 +13,7 @@ from typing import Final
 
 from trainwire_protocol.errors import CursorAheadError, IncompleteError, OutputError, TrainwireError
 from trainwire_protocol.wire import Batch, Cursor
+from trainwire_sinks.backoff import backoff_delay
 from trainwire_sinks.base import Sink
 from trainwire_sinks.claim import Claim, ClaimedError
 from trainwire_sinks.delivery import Delivery
@@ -46,7 +47,7 @@ class Patience:
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
-        return float(min(self.longest_delay, self.first_delay * 2 ** min(failures - 1, 30)))
+        return backoff_delay(failures, self.first_delay, self.longest_delay)
 
 
 async def at_once() -> None:
