@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -33,7 +32,7 @@ class Agreement:
     def after_step(self, wishes: Wishes) -> Wishes | None:
         """What was wanted anywhere `LAG` steps ago; None between two answers."""
         if self._group is None:
-            return copy.copy(wishes)
+            return Wishes.of_numbers(wishes.numbers())
         if self._work is None:
             self._ask(wishes)
         self._age += 1
@@ -42,7 +41,7 @@ class Agreement:
     def now(self, wishes: Wishes) -> Wishes:
         """What is wanted anywhere: every process waits for the others here, as at the end of an epoch."""
         if self._group is None:
-            return copy.copy(wishes)
+            return Wishes.of_numbers(wishes.numbers())
         if self._work is not None:
             self._answer()  # whoever wanted that wants it still
         self._ask(wishes)

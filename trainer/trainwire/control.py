@@ -35,7 +35,7 @@ class Wishes:
     skipped: int = 0
     """Batches and steps that this process has left out so far."""
     fewest_skipped: int = 0
-    """The same; of several processes it is the fewest of all."""
+    """In an answer: of several processes, those of the one that has left out the fewest."""
 
     def numbers(self) -> list[float]:
         """As numbers, of which processes that train together take the largest."""
@@ -195,5 +195,4 @@ class Control:
 
     def _counted(self, skipped: bool) -> bool:
         self._wished.skipped += skipped
-        self._wished.fewest_skipped = self._wished.skipped
         return skipped

@@ -9,6 +9,7 @@ from trainwire.hooks import hook
 from trainwire.models import BEST_MODEL
 from trainwire.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.plugin import Plugin
+from trainwire.scores import BestSoFar
 
 
 class BestModel(Plugin):
@@ -20,12 +21,12 @@ class BestModel(Plugin):
     """
 
     def __init__(self) -> None:
-        self._best: tuple[float, float] | None = None
+        self._best = BestSoFar()
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
         """Begin anew."""
-        self._best = None
+        self._best = BestSoFar()
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
@@ -33,20 +34,18 @@ class BestModel(Plugin):
         state, main = self.run.state, self.run.main_metric
         if main is None or main.name not in epoch.metrics:
             return
-        rank, score = main.rank(epoch.metrics), epoch.metrics[main.name]
-        if rank is None or (self._best is not None and rank <= self._best) or isinstance(score, list):
-            state.bad_epochs += 1
+        is_best, score = self._best.take(main.rank(epoch.metrics)), epoch.metrics[main.name]
+        state.bad_epochs = self._best.bad_epochs
+        if not is_best or isinstance(score, list):
             return
-        self._best = rank
-        state.best_epoch, state.best_score, state.bad_epochs = epoch.epoch, score, 0
+        state.best_epoch, state.best_score = epoch.epoch, score
         self.run.save_model(BEST_MODEL, "best", metric=main.name, score=score)
         state.best_model = BEST_MODEL
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch's rank."""
-        return {"best": None if self._best is None else list(self._best)}
+        """The best epoch's rank, and how long ago it was."""
+        return self._best.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on comparing with that."""
-        best = state["best"]
-        self._best = None if best is None else (best[0], best[1])
+        self._best.load_state_dict(state)
