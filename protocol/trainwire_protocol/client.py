@@ -16,6 +16,7 @@ import zmq.asyncio
 
 from trainwire_protocol.errors import ProtocolError, RequestError
 from trainwire_protocol.follower import Follower
+from trainwire_protocol.journal import READ_BYTES
 from trainwire_protocol.live import HIGH_WATER_MARK, Heartbeat
 from trainwire_protocol.source import Source, Wanted
 from trainwire_protocol.target import Target
@@ -23,6 +24,34 @@ from trainwire_protocol.wire import START, Batch, Cursor
 
 READ_AHEAD_BATCHES: Final = 64
 """Batches that are read before they are asked for."""
+
+READ_AHEAD_BYTES: Final = 1 << 20
+"""Once they hold as much, no more are read."""
+
+
+class _ReadAhead(asyncio.Queue[Batch | Exception]):
+    """Batches that were read before they are asked for, and at last why there are no more."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._bytes = 0
+
+    def full(self) -> bool:
+        """Whether no more are to be read."""
+        return self.qsize() >= READ_AHEAD_BATCHES or self._bytes >= READ_AHEAD_BYTES
+
+    def _put(self, item: Batch | Exception) -> None:
+        super()._put(item)
+        self._bytes += _size(item)
+
+    def _get(self) -> Batch | Exception:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+
+def _size(item: Batch | Exception) -> int:
+    return len(item.body) if isinstance(item, Batch) else 0
 
 
 class Subscription:
@@ -45,7 +74,9 @@ class Subscription:
         name: str | None = None,
         use_journal: bool = True,
         high_water_mark: int = HIGH_WATER_MARK,
+        history_bytes: int = READ_BYTES,
         context: zmq.asyncio.Context | None = None,
+        as_sent: bool = False,
     ) -> None:
         """Set up what is wanted; nothing is opened before the subscription is entered.
 
@@ -62,9 +93,13 @@ class Subscription:
             name: under which `acknowledge` tells the publisher how far this reader has got.
             use_journal: False to get history by `fetch` though the journal could be read.
             high_water_mark: live messages that wait for this reader before more are dropped.
+            history_bytes: how much of the history is had at once.
             context: for its sockets, where many subscriptions share one; left out, it has its own.
+            as_sent: deliver batches without a look at their events, also such that cannot be read: for copies.
         """
-        self._wanted = Wanted(target, rank, tuple(channels), use_journal, high_water_mark, context)
+        self._wanted = Wanted(
+            target, rank, tuple(channels), use_journal, high_water_mark, history_bytes, context, as_sent
+        )
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
         self._follow = follow
@@ -76,7 +111,7 @@ class Subscription:
             self._source, self._cursor, follow=self._follow,
             skip_superseded=self._skip_superseded, give_up=self._give_up,
         )  # fmt: skip
-        self._ready: asyncio.Queue[Batch | Exception] = asyncio.Queue(READ_AHEAD_BATCHES)
+        self._ready = _ReadAhead()
         self._reading = asyncio.ensure_future(self._read())
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -26,7 +27,7 @@ POLL_SECONDS: Final = 0.1
 """How often the history is looked at where there is no live feed."""
 
 SILENCE_SECONDS: Final = 0.5
-"""How long a live feed may be silent before the history, and whether the publisher still lives, is looked at."""
+"""How long a live feed may be silent before that counts as silence."""
 
 END_TRIES: Final = 3
 """How often a publisher is asked, after its last event, whether a later attempt follows."""
@@ -58,16 +59,15 @@ class Follower:
         """The last one that was heard; none is while history is read."""
         self._source = source
         self._channels = frozenset(source.wanted.channels)
-        self._from_now = cursor is None
         self._cursor = self._given = cursor or Cursor(0, -1)
-        self._follow = follow
-        self._skip_superseded = skip_superseded
+        self._follow, self._skip_superseded = follow, skip_superseded
         self._kept: dict[int, int | None] | None = None
         self._ended = self._is_dead = False
-        self._is_view = cursor is None
+        self._from_now = self._is_view = cursor is None
         self._shown = Cursor(0, -1)
         self._patience = Patience(str(source.wanted.target), give_up if follow else ANSWER_SECONDS)
         self._renewed: float | None = None
+        self._joined: LiveFeed | None = None
 
     @property
     def silence(self) -> float:
@@ -140,10 +140,9 @@ class Follower:
                 self._patience.wait("its publisher does not answer")
 
     async def _attempts(self, history: History) -> dict[int, Cursor | None]:
-        try:
+        with contextlib.suppress(TimeoutError):
             return await history.attempts()
-        except TimeoutError:
-            return {}
+        return {}
 
     async def _attempt(self, history: History) -> AsyncIterator[Batch]:
         """What the present attempt records, until it is over."""
@@ -162,7 +161,7 @@ class Follower:
                 return
             if not self._follow:
                 return
-            async for batch in self._listen():
+            async for batch in self._listen(history):
                 yield batch
 
     def _check_end(self, history: History) -> None:
@@ -201,15 +200,22 @@ class Follower:
             _log.warning("%s: skipped damaged %s", self._source.wanted.target, damage)
         history.damages.clear()
 
-    async def _listen(self) -> AsyncIterator[Batch]:
-        """What comes live, until nothing wanted does or something is missing."""
+    async def _listen(self, history: History) -> AsyncIterator[Batch]:
+        """What comes live, until nothing wanted does for a while or something is missing."""
         live = await self._connect()
         if live is None:
             self._patience.wait(self._source.silence)
             await asyncio.sleep(POLL_SECONDS)
             return
-        last_taken = time.monotonic()
-        while (batch := await live.receive(SILENCE_SECONDS)) is not None:
+        # Between the history and a connection that is new something may have come.
+        quiet_seconds = history.quiet_seconds if live is self._joined else SILENCE_SECONDS
+        self._joined, last_taken = live, time.monotonic()
+        # Heartbeats alone do not say whether the attempt is over: its end is on a channel.
+        while time.monotonic() - last_taken < quiet_seconds:
+            batch = await live.receive(SILENCE_SECONDS)
+            if batch is None:
+                self._patience.wait("nothing is heard of its publisher")
+                continue
             self._patience.reward()
             header = batch.header
             if header.channel == HEARTBEAT:
@@ -228,10 +234,6 @@ class Follower:
                 if header.last:
                     self._ended = True
                     return
-            elif time.monotonic() - last_taken > SILENCE_SECONDS:
-                # Heartbeats alone do not say whether the attempt is over: its end is on a channel.
-                return
-        self._patience.wait("nothing is heard of its publisher")
 
     def _take(self, batch: Batch) -> bool:
         """Whether the batch is to be delivered; the cursor moves past it."""
@@ -244,15 +246,18 @@ class Follower:
                 "%s: events between %d and %d are missing", self._source.wanted.target, self._cursor.seq, header.seq
             )
         self._cursor = batch.cursor
-        if batch.cursor <= self._shown:
-            return False
+        return batch.cursor > self._shown and self._is_readable(batch) and self._is_kept(batch)
+
+    def _is_readable(self, batch: Batch) -> bool:
+        if self._source.wanted.as_sent:
+            return True
         try:
             self.malformed += batch.malformed
         except MalformedBatchError as error:
-            self.malformed += header.count
+            self.malformed += batch.header.count
             _log.warning("%s: skipped %s", self._source.wanted.target, error)
             return False
-        return self._is_kept(batch)
+        return True
 
     def _is_new_to_view(self, batch: Batch) -> bool:
         """Whether a batch that no disk has taken is to be shown: live views alone get it, and only once."""
@@ -266,10 +271,9 @@ class Follower:
         return limit is None or batch.cursor.seq <= limit
 
     async def _connect(self) -> LiveFeed | None:
-        try:
+        with contextlib.suppress(TimeoutError):
             return await self._source.connect(self._cursor.attempt)
-        except TimeoutError:
-            return None
+        return None
 
     async def _is_over(self, history: History) -> bool:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 from trainwire_protocol.attempts import NOTHING, parse_position, read_resumed_from
 from trainwire_protocol.background import run_in_background
 from trainwire_protocol.errors import IncompleteError, RequestError
-from trainwire_protocol.journal import JournalReader
+from trainwire_protocol.journal import READ_BYTES, JournalReader
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.records import RecordScanner
 from trainwire_protocol.requests import Requester
@@ -20,8 +20,11 @@ from trainwire_protocol.wire import Batch, Cursor
 HELLO_SECONDS: Final = 2.0
 """How long a publisher has to say what it has."""
 
-FETCH_CREDIT: Final = 1 << 20
-"""Bytes that a reader asks for at once."""
+QUIET_SECONDS: Final = 0.5
+"""How long a live feed may be quiet before the journal's files are looked at: that costs nobody else anything."""
+
+QUIET_SECONDS_AWAY: Final = 3.0
+"""How long it may be quiet before the publisher is asked, which costs that something for each of its readers."""
 
 _Result = TypeVar("_Result")
 
@@ -42,6 +45,8 @@ class History(Protocol):
     """Whether the attempt that is read is known to have ended by itself, and so with a last event."""
     renewed: float | None
     """When the attempt's lease was last renewed, by its owner's clock: a sign of life where heartbeats do not come."""
+    quiet_seconds: float
+    """For how long a live feed may bring no batch before this is asked for more, and whether the attempt is over."""
 
     async def attempts(self) -> dict[int, Cursor | None]:
         """For each attempt the position that it says it resumes from.
@@ -80,14 +85,16 @@ class ArchivedHistory(History, Protocol):
 class JournalHistory:
     """History from the journal's files."""
 
-    def __init__(self, run_folder: Path, rank: int) -> None:
+    def __init__(self, run_folder: Path, rank: int, read_bytes: int = READ_BYTES) -> None:
+        """Read from a run's folder, so many bytes at once."""
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
+        self.quiet_seconds = QUIET_SECONDS
         self._run_folder = run_folder
-        self._rank = rank
+        self._rank, self._read_bytes = rank, read_bytes
         self._reader: JournalReader | None = None
         self._asked_for = -1
 
@@ -138,7 +145,7 @@ class JournalHistory:
         if self._reader is None or self._reader.folder != attempt.folder or after.seq < self._asked_for:
             if self._reader:
                 self._reader.close()
-            self._reader = JournalReader(attempt.folder, after.seq)
+            self._reader = JournalReader(attempt.folder, after.seq, self._read_bytes)
         self._asked_for = after.seq
         self._reader.after = max(self._reader.after, after.seq)
         batches = self._reader.read(final=final)
@@ -156,15 +163,27 @@ class FetchHistory:
     """History from the publisher, for readers that cannot read its files."""
 
     def __init__(
-        self, requester: Requester, channels: Collection[str], relocate: Callable[[], Awaitable[None]]
+        self,
+        requester: Requester,
+        channels: Collection[str],
+        relocate: Callable[[], Awaitable[None]],
+        credit: int = READ_BYTES,
     ) -> None:
-        """Ask by `requester`; `relocate` turns it to the publisher of a later attempt, if there is one."""
+        """Prepare to ask.
+
+        Args:
+            requester: asks the publisher.
+            channels: those that are wanted.
+            relocate: turns the requester to the publisher of a later attempt, if there is one.
+            credit: bytes that are asked for at once.
+        """
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
-        self._requester = requester
+        self.quiet_seconds = QUIET_SECONDS_AWAY
+        self._requester, self._credit = requester, credit
         self._channels = sorted(channels)
         self._relocate = relocate
         self._scanned_to = Cursor(0, -1)
@@ -226,7 +245,7 @@ class FetchHistory:
 
     async def _fetch(self, place: Cursor) -> tuple[dict[str, Any], list[Batch]]:
         head, frames = await self._requester.ask(
-            "fetch", attempt=place.attempt, after=place.seq, channels=self._channels, credit=FETCH_CREDIT
+            "fetch", attempt=place.attempt, after=place.seq, channels=self._channels, credit=self._credit
         )
         scanner = RecordScanner()
         for frame in frames:

@@ -22,7 +22,7 @@ SEGMENT_BYTES: Final = 8 << 20
 """A segment that has grown past this is followed by another; to find a place, at most one is gone through."""
 
 READ_BYTES: Final = 1 << 20
-"""How much a reader reads at once."""
+"""How much a reader reads at once, unless it is told another size."""
 
 
 class JournalWriter:
@@ -116,6 +116,7 @@ class JournalReader:
 
     folder: Path
     after: int = -1
+    read_bytes: int = READ_BYTES
     ended: bool = False
     """Whether the attempt's last batch was read."""
     head: int = -1
@@ -129,7 +130,7 @@ class JournalReader:
     _read_twice: int = -1
 
     def read(self, *, final: bool = False) -> list[Batch]:
-        """The next batches, at most about `READ_BYTES` of them; an empty list says that there are no more yet.
+        """The next batches, at most about `read_bytes` of them; an empty list says that there are no more yet.
 
         `final` says that the attempt is over: what is then cut off at the end is damage, and not awaited.
 
@@ -160,8 +161,8 @@ class JournalReader:
         begin = self._scanner.offset
         if os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._rewind(begin)
-        data = self._file.read(READ_BYTES)
-        self.is_at_end = len(data) < READ_BYTES and not over
+        data = self._file.read(self.read_bytes)
+        self.is_at_end = len(data) < self.read_bytes and not over
         self._scanner.feed(data)
         found = self._scanner.records(final=over and not data)
         if self._scanner.damages and self._scanner.damages[0].offset != self._read_twice:

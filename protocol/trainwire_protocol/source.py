@@ -12,6 +12,7 @@ from trainwire_protocol.connection import Connection, connection_path, is_endpoi
 from trainwire_protocol.curve import ClientKeys
 from trainwire_protocol.errors import ConnectionFileError, RequestError
 from trainwire_protocol.history import ArchivedHistory, FetchHistory, History, JournalHistory
+from trainwire_protocol.journal import READ_BYTES
 from trainwire_protocol.key_files import keys_to
 from trainwire_protocol.live import HIGH_WATER_MARK, LiveFeed
 from trainwire_protocol.requests import Requester
@@ -31,8 +32,12 @@ class Wanted:
     """False to get history by `fetch` though the journal could be read."""
     high_water_mark: int = HIGH_WATER_MARK
     """Live messages that wait for this reader before more are dropped."""
+    history_bytes: int = READ_BYTES
+    """How much of the history is had at once."""
     context: zmq.asyncio.Context | None = None
     """For its sockets, where many share one."""
+    as_sent: bool = False
+    """True to take batches without a look at their events, whatever these are: for copies."""
 
 
 class Source:
@@ -78,9 +83,9 @@ class Source:
                 self.history = self._archived = archive.open(self.wanted.rank, self.wanted.channels)
             elif folder is not None and self.wanted.use_journal:
                 if await run_in_background(list_attempts, folder, self.wanted.rank):
-                    self.history = JournalHistory(folder, self.wanted.rank)
-            elif requester := self._connect_requests(await run_in_background(self._connection)):
-                self.history = FetchHistory(requester, self.wanted.channels, self._relocate)
+                    self.history = JournalHistory(folder, self.wanted.rank, self.wanted.history_bytes)
+            elif requester := self._connect_requests(await self._find_connection()):
+                self.history = FetchHistory(requester, self.wanted.channels, self._relocate, self.wanted.history_bytes)
         return self.history
 
     async def connect(self, attempt: int) -> LiveFeed | None:
@@ -93,8 +98,9 @@ class Source:
             run, endpoint, keys = place
             wanted = self.wanted
             self.live = LiveFeed(
-                self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark, keys
-            )
+                self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark, keys,
+                as_sent=wanted.as_sent,
+            )  # fmt: skip
             self._live_attempt = attempt
         return self.live
 
@@ -118,7 +124,7 @@ class Source:
 
     async def _locate(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
         """The run's name, the PUB socket's endpoint, and the keys to it."""
-        connection = await run_in_background(self._connection)
+        connection = await self._find_connection()
         if connection:
             if connection.attempt != attempt or not await run_in_background(connection.is_reachable):
                 return None
@@ -137,7 +143,7 @@ class Source:
 
     async def _relocate(self) -> None:
         """From now on ask the publisher that the connection file names by now."""
-        self._connect_requests(await run_in_background(self._connection))
+        self._connect_requests(await self._find_connection())
 
     def _connect_requests(self, connection: Connection | None) -> Requester | None:
         endpoint = connection.request if connection else self.wanted.target.request
@@ -150,12 +156,12 @@ class Source:
             self.requester = Requester(self._context, endpoint, keys)
         return self.requester
 
-    def _connection(self) -> Connection | None:
+    async def _find_connection(self) -> Connection | None:
         """What the connection file says; None if there is none, or none that can be read now."""
         folder = self.wanted.target.folder
         if folder is None:
             return self.wanted.target.connection
         try:
-            return read_connection(connection_path(folder, self.wanted.rank))
+            return await run_in_background(read_connection, connection_path(folder, self.wanted.rank))
         except ConnectionFileError:
             return None

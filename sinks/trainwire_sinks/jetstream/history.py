@@ -40,6 +40,7 @@ class StreamHistory:
         # Nothing is ever had live here, and no lease says that an attempt ended by itself.
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
+        self.quiet_seconds = 0.0
         self._address, self._rank, self._reader = address, rank, reader
         self._channels = sorted(channels)
         self._client: Client | None = None

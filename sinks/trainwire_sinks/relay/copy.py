@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,11 @@ class Copy:
         process = ProcessIdentity.of_this_process()
         self.attempt.write_lease(Lease(process, self._session, time.time(), relay=True))
 
+    def renew(self) -> None:
+        """Renew the lease, if the disk takes that now."""
+        with contextlib.suppress(OSError):
+            self.hold()
+
     def end(self, trainer: ProcessIdentity | None) -> None:
         """The attempt is over: release the lease if it has its last event, else leave it as its dead trainer did."""
         process = trainer or ProcessIdentity.of_this_process()
@@ -90,11 +96,11 @@ class Copy:
         self.cursor = batch.cursor
         self.heads = {**header.before, header.channel: batch.cursor.seq}
         if header.last:
-            self.ended = batch.events[-1].name if batch.events else "run/finished"
+            self.ended = batch.events[-1].name if _is_readable(batch) else "run/finished"
 
     def _note_hyperparameters(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            if HPARAMS in batch.body:
+            if HPARAMS in batch.body and _is_readable(batch):
                 for event in batch.events:
                     self.hparams |= event.value if event.type == "hparams" else {}
 
@@ -102,7 +108,7 @@ class Copy:
 def _first_batches(attempt: Attempt) -> list[Batch]:
     reader = JournalReader(attempt.folder)
     try:
-        return [batch for batch in reader.read() if _is_readable(batch)]
+        return reader.read()
     finally:
         reader.close()
 

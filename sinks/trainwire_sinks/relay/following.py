@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from dataclasses import dataclass
-from itertools import count
 from typing import Final
 
 import zmq.asyncio
@@ -13,36 +10,46 @@ import zmq.asyncio
 from trainwire_protocol.client import Subscription
 from trainwire_protocol.errors import CursorAheadError
 from trainwire_protocol.events import CHANNELS
+from trainwire_protocol.run_folder import RENEWAL_SECONDS
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.relay.serving import Serving
 from trainwire_sinks.relay.sources import Found
 from trainwire_sinks.source import Acknowledger
 
-GATHER_SECONDS: Final = 0.02
-"""How long batches gather before they are written together."""
-
 BEAT_SECONDS: Final = 0.25
 """How often it is looked whether the trainer has sent a heartbeat."""
 
-BEATS_AN_ACKNOWLEDGEMENT: Final = 4
-"""How often, in these, the trainer is told how far the copy is."""
+BEATS_A_RENEWAL: Final = int(RENEWAL_SECONDS / BEAT_SECONDS)
+"""How often, in these, the lease is renewed, and the trainer is told how far the copy is."""
+
+HIGH_WATER_MARK: Final = 16
+"""Live messages of one rank that wait here. What is more waits at its trainer, and what is dropped there is fetched."""
+
+HISTORY_BYTES: Final = 64 << 10
+"""How much of one rank's history is had at once: all ranks may lag at the same time."""
 
 logger = logging.getLogger("trainwire")
 
 
-@dataclass(frozen=True)
 class Following:
-    """Follows what was found, and has it served.
+    """Follows what was found, and has it served."""
 
-    `give_up` is the time in seconds after which a silent trainer on another host is no longer waited for.
-    """
+    def __init__(
+        self, found: Found, serving: Serving, context: zmq.asyncio.Context, name: str, give_up: float | None = None
+    ) -> None:
+        """Say what to follow.
 
-    found: Found
-    serving: Serving
-    context: zmq.asyncio.Context
-    name: str
-    """Under which the trainer knows this relay."""
-    give_up: float | None = None
+        Args:
+            found: which rank, and where it is.
+            serving: takes what is read.
+            context: for the sockets.
+            name: under which the trainer knows this relay.
+            give_up: seconds after which a silent trainer on another host is no longer waited for.
+        """
+        self.found, self.serving = found, serving
+        self._context, self._name, self._give_up = context, name, give_up
+        self._reading: tuple[Subscription, Acknowledger] | None = None
+        self._beats = 0
 
     async def run(self) -> None:
         """Follow to the end of the run.
@@ -51,35 +58,43 @@ class Following:
             IncompleteError: there is more, but it cannot be had.
         """
         await self.serving.hold(self.found.world_size)
-        holding = asyncio.ensure_future(self.serving.keep_held())
         cursor: Cursor | None = self.serving.copy.cursor
-        try:
-            while cursor is not None:
-                cursor = await self._follow_from(cursor)
-        finally:
-            self.serving.command = None
-            holding.cancel()
-            await asyncio.gather(holding, return_exceptions=True)
+        while cursor is not None:
+            cursor = await self._follow_from(cursor)
         await self.serving.end(self.found.process)
+
+    def beat(self) -> None:
+        """Pass the trainer's heartbeats on; renew the lease, and tell the trainer how far the copy is, now and then.
+
+        To be called every `BEAT_SECONDS`.
+        """
+        if self._reading is None:
+            return
+        subscription, acknowledger = self._reading
+        self.serving.beat(subscription.heartbeat)
+        if self._beats % BEATS_A_RENEWAL == 0:
+            self.serving.renew()
+            acknowledger.tell(self.serving.copy.cursor)
+        self._beats += 1
 
     async def _follow_from(self, cursor: Cursor) -> Cursor | None:
         """Read to the end; or where to read on, if the trainer's disk has lost what is copied here."""
         subscription = Subscription(
-            self.found.target, rank=self.found.rank, channels=CHANNELS, cursor=cursor,
-            give_up=self.give_up, name=self.name, context=self.context,
+            self.found.target, rank=self.found.rank, channels=CHANNELS, cursor=cursor, give_up=self._give_up,
+            name=self._name, context=self._context, high_water_mark=HIGH_WATER_MARK, history_bytes=HISTORY_BYTES,
+            as_sent=True,
         )  # fmt: skip
         try:
             async with subscription, Acknowledger(subscription) as acknowledger:
                 self.serving.command = subscription.command
-                beating = asyncio.ensure_future(self._beat(subscription, acknowledger))
-                try:
-                    await self._read(subscription, acknowledger)
-                finally:
-                    beating.cancel()
+                self._reading = subscription, acknowledger
+                await self._read(subscription, acknowledger)
         except CursorAheadError as error:
             # What was lost there is superseded by the next attempt, and does no harm here.
             logger.warning("%s: %s; going on with the next attempt", self.found.target, error)
             return Cursor(self.serving.copy.cursor.attempt + 1, -1)
+        finally:
+            self._reading = self.serving.command = None
         return None
 
     async def _read(self, subscription: Subscription, acknowledger: Acknowledger) -> None:
@@ -90,14 +105,6 @@ class Following:
                 break
             await self.serving.take(batches)
             if self.serving.copy.ended:
-                acknowledger.tell(self.serving.copy.cursor)
-            await asyncio.sleep(GATHER_SECONDS)
+                # Its trainer may be waiting for this word alone before it goes.
+                await acknowledger.tell_last(self.serving.copy.cursor)
         await acknowledger.tell_last(self.serving.copy.cursor)
-
-    async def _beat(self, subscription: Subscription, acknowledger: Acknowledger) -> None:
-        """Pass heartbeats on, and tell the trainer every now and then how far the copy is."""
-        for number in count():
-            self.serving.beat(subscription.heartbeat)
-            if number % BEATS_AN_ACKNOWLEDGEMENT == 0:
-                acknowledger.tell(self.serving.copy.cursor)
-            await asyncio.sleep(BEAT_SECONDS)

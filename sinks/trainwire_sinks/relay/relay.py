@@ -17,10 +17,11 @@ from trainwire_protocol.errors import IncompleteError, TrainwireError
 from trainwire_protocol.run_folder import list_ranks, read_run_name
 from trainwire_sinks.claim import Claim
 from trainwire_sinks.relay.copy import Copy
-from trainwire_sinks.relay.following import Following
+from trainwire_sinks.relay.following import BEAT_SECONDS, Following
 from trainwire_sinks.relay.places import Places
 from trainwire_sinks.relay.serving import Serving
 from trainwire_sinks.relay.sources import AddressSource, FolderSource, Found, make_source
+from trainwire_sinks.relay.writing import Writer
 
 SCAN_SECONDS: Final = 1.0
 """How often sources are looked at."""
@@ -58,7 +59,8 @@ class Relay:
         self._session = secrets.token_hex(8)
         self._claim = Claim(folder, "relay", 0)
         self._serving: dict[Key, Serving] = {}
-        self._following: dict[Key, asyncio.Task[None]] = {}
+        self._following: dict[Key, Following] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._done: dict[Key, tuple[str | None, int]] = {}
         self._unseen: set[str] = set()
         self._stopping = asyncio.Event()
@@ -75,6 +77,7 @@ class Relay:
         await asyncio.to_thread(self._claim.take)
         _allow_many_files()
         places = Places(self._tcp, self._folder / ".trainwire")
+        self._writer = Writer()
         sources: list[FolderSource | AddressSource] = []
         try:
             sources.extend(make_source(name, self._folder, places.context.zmq) for name in self._names)
@@ -91,7 +94,9 @@ class Relay:
             await self._serve((run, rank), places)
         self._unseen = {str(source) for source in sources}
         watching = [asyncio.ensure_future(self._watch(source, places)) for source in sources]
-        tasks: list[asyncio.Future[Any]] = [*watching, asyncio.ensure_future(self._stopping.wait())]
+        tasks: list[asyncio.Future[Any]] = [
+            *watching, asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._stopping.wait()),
+        ]  # fmt: skip
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -110,8 +115,14 @@ class Relay:
         if key not in self._serving:
             run, rank = key
             copy = await asyncio.to_thread(Copy, self._folder / run, run, rank, self._session)
-            self._serving[key] = Serving(copy, places, self._session)
+            self._serving[key] = Serving(copy, places, self._session, self._writer)
         return self._serving[key]
+
+    async def _beat(self) -> None:
+        while True:
+            for following in self._following.values():
+                following.beat()
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _watch(self, source: FolderSource | AddressSource, places: Places) -> None:
         """Follow what a source has, and what comes into it."""
@@ -142,8 +153,12 @@ class Relay:
         logger.info("relaying rank %d of %s from %s", found.rank, found.run, found.target)
         name = f"relay on {socket.gethostname()} in {self._folder}"[:256]
         following = Following(found, serving, places.context.zmq, name, self._give_up)
-        task = self._following[key] = asyncio.ensure_future(self._follow(following, state))
-        task.add_done_callback(lambda _: self._following.pop(key))
+        self._following[key] = following
+        self._tasks[key] = asyncio.ensure_future(self._follow(following, state))
+        self._tasks[key].add_done_callback(lambda _: self._forget(key))
+
+    def _forget(self, key: Key) -> None:
+        del self._following[key], self._tasks[key]
 
     async def _follow(self, following: Following, state: tuple[str | None, int]) -> None:
         found = following.found
@@ -160,12 +175,12 @@ class Relay:
         self._done[found.run, found.rank] = state
 
     async def _close(self, sources: Sequence[FolderSource | AddressSource], places: Places) -> None:
-        following = list(self._following.values())
-        for task in following:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
-        for serving in self._serving.values():
-            await serving.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(serving.close() for serving in self._serving.values()))
+        await self._writer.close()
         for source in sources:
             if isinstance(source, AddressSource):
                 await source.close()

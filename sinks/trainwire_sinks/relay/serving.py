@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
@@ -13,11 +14,11 @@ from trainwire_protocol.connection import Connection, connection_path, read_conn
 from trainwire_protocol.errors import ProtocolError, RequestError, UsageError
 from trainwire_protocol.live import Heartbeat
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.run_folder import RENEWAL_SECONDS
 from trainwire_protocol.server import Server
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.relay.copy import Copy
 from trainwire_sinks.relay.places import Places
+from trainwire_sinks.relay.writing import Writer
 
 RETRY_SECONDS: Final = 0.5
 """How long after a failed write the next one is tried."""
@@ -30,8 +31,14 @@ logger = logging.getLogger("trainwire")
 class Serving:
     """A copy and the server that publishes what is added to it."""
 
-    def __init__(self, copy: Copy, places: Places, session: str) -> None:
+    def __init__(self, copy: Copy, places: Places, session: str, writer: Writer) -> None:
         """Bind the sockets, and tell where they are.
+
+        Args:
+            copy: what is served.
+            places: gives the endpoints.
+            session: the relay's own.
+            writer: does what the copy has to do on the disk.
 
         Raises:
             UsageError: no endpoint can be bound, or the connection file cannot be written.
@@ -40,7 +47,8 @@ class Serving:
         self.command: Command | None = None
         """Passes a command on to the trainer, while there is one."""
         self.world_size = 1
-        self._session, self._keys = session, places.client_keys
+        self._session, self._keys, self._writer = session, places.client_keys, writer
+        self._renewal: asyncio.Future[None] | None = None
         self._told: Mapping[str, Any] = {}
         self._heartbeat: Heartbeat | None = None
         self._is_over = copy.ended is not None
@@ -58,14 +66,12 @@ class Serving:
         """The rank is about to be followed."""
         self._is_over, self.world_size = False, world_size
         self._tell_place()
-        await asyncio.to_thread(self.copy.hold)
+        await self._writer.submit(self.copy.hold)
 
-    async def keep_held(self) -> None:
-        """Renew the copy's lease until cancelled."""
-        while True:
-            await asyncio.sleep(RENEWAL_SECONDS)
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(self.copy.hold)
+    def renew(self) -> None:
+        """Have the copy's lease renewed, unless a disk that hangs still has to do it for the last time."""
+        if self._renewal is None or self._renewal.done():
+            self._renewal = self._writer.submit(self.copy.renew)
 
     async def take(self, batches: Sequence[Batch]) -> None:
         """Keep batches, and publish them once they are on the disk; one that fails is waited for."""
@@ -96,7 +102,7 @@ class Serving:
         self._answering.cancel()
         await asyncio.gather(self._answering, return_exceptions=True)
         self.server.close(linger=0.2)
-        await asyncio.to_thread(self.copy.close)
+        await self._writer.submit(self.copy.close)
 
     def _open(self, places: Places) -> Server:
         attempt, previous = self.copy.attempt, None
@@ -144,7 +150,7 @@ class Serving:
         """Do something on the disk until it works: meanwhile the trainer's journal keeps what comes."""
         for pause in _pauses():
             try:
-                await asyncio.to_thread(function, *arguments)
+                await self._writer.submit(partial(function, *arguments))
                 break
             except OSError as error:
                 if pause == RETRY_SECONDS:

@@ -44,6 +44,7 @@ class FolderSource:
         """Watch `path`, but for what is below `own`, where the relay's copies are."""
         self._path, self._own = path, own.resolve()
         self._refused: set[Path] = set()
+        self._known: dict[Path, tuple[tuple[int, int], Found]] = {}
 
     def __str__(self) -> str:
         return str(self._path)
@@ -57,20 +58,29 @@ class FolderSource:
     def _connections(self) -> Iterator[Found]:
         for path in self._files():
             try:
-                connection = read_connection(path)
+                yield self._read(path)
+            except OSError:  # it is gone again
+                continue
             except ProtocolError as error:
                 if path not in self._refused and path.name.startswith("connection"):
                     logger.warning("%s", error)
                 self._refused.add(path)
-                continue
-            yield _from_connection(connection, path)
+
+    def _read(self, path: Path) -> Found:
+        """What a file says; one that is as it was is not read again."""
+        status = path.stat()
+        version = (status.st_ino, status.st_mtime_ns)
+        known = self._known.get(path)
+        if known is None or known[0] != version:
+            known = self._known[path] = version, _from_connection(read_connection(path), path)
+        return known[1]
 
     def _files(self) -> Iterator[Path]:
         if self._path.is_file():
             yield self._path
             return
         for path in sorted([*self._path.glob("*.json"), *self._path.glob("*/connection-rank*.json")]):
-            if not path.resolve().is_relative_to(self._own):
+            if path in self._known or not path.resolve().is_relative_to(self._own):
                 yield path
 
     def _recorded(self) -> Iterator[Found]:
