@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, get_args
@@ -89,11 +89,16 @@ def validate(event: Event) -> Event:
         )
     if type(event.step) is not int or not -(2**63) <= event.step < 2**63:
         raise InvalidEventError(f"event {event.name!r}: step is {_short(event.step)}, not a 64-bit integer")
-    check = _CHECKS.get(event.type)
-    problem = check(event.value) if check else None
+    problem = value_problem(event.type, event.value)
     if problem:
         raise InvalidEventError(f"event {event.name!r} of type {event.type}: {problem}")
     return event
+
+
+def value_problem(kind: str, value: object) -> str | None:
+    """What about the value of an event of this type is not allowed; None if nothing is, or if the type is not known."""
+    check = _CHECKS.get(kind)
+    return check(value) if check else None
 
 
 def validate_name(name: object) -> None:
@@ -139,7 +144,7 @@ def _check_histogram(value: object) -> str | None:
     if not all(low <= high for low, high in pairwise(edges)):
         return "the edges have to rise"
     missing = [field for field in ("min", "max", "sum", "sum_squares") if not _is_number(value.get(field))]
-    return f"{missing[0]} is not a number" if missing else _plain_problem(value)
+    return f"{missing[0]} is not a number" if missing else _map_problem(value)
 
 
 def _check_media(value: object) -> str | None:
@@ -152,7 +157,7 @@ def _check_media(value: object) -> str | None:
         return f"data has {len(data)} bytes; at most {MAX_VALUE_BYTES} are allowed"
     if not isinstance(value.get("format"), str):
         return "format has to be a string such as 'png' or 'wav'"
-    return _plain_problem({key: item for key, item in value.items() if key != "data"})
+    return _map_problem({key: item for key, item in value.items() if key != "data"})
 
 
 def _check_table(value: object) -> str | None:
@@ -166,18 +171,20 @@ def _check_table(value: object) -> str | None:
     ragged = next((number for number, row in enumerate(rows) if len(row) != len(columns)), None)
     if ragged is not None:
         return f"row {ragged} has {len(rows[ragged])} cells for {len(columns)} columns"
-    return _plain_problem(value)
+    return _map_problem(value)
 
 
 def _check_map(value: object) -> str | None:
-    return _plain_problem(value) if isinstance(value, Mapping) else f"the value is {_short(value)}, not a map"
+    return _map_problem(value) if isinstance(value, Mapping) else f"the value is {_short(value)}, not a map"
 
 
 def _check_log(value: object) -> str | None:
     if not isinstance(value, Mapping):
         return f"the value is {_short(value)}, not a map"
-    missing = [field for field in ("level", "logger", "message") if not isinstance(value.get(field), str)]
-    return f"{missing[0]} is not a string" if missing else _plain_problem(value)
+    for field in ("level", "logger", "message"):
+        if not isinstance(value.get(field), str):
+            return f"{field} is not a string"
+    return _map_problem(value)
 
 
 _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
@@ -203,14 +210,29 @@ def _plain_problem(value: object, depth: int = 0) -> str | None:
     if depth == MAX_NESTING:
         return f"it is nested more than {MAX_NESTING} levels deep"
     if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            return "a key of a map is not a string"
-        children: list[object] = [*value, *value.values()]
-    elif _is_list(value):
-        children = [*value]
-    else:
-        return f"{_short(value)} is not a plain value"
+        return _map_problem(value, depth)
+    return _first_problem(value, depth) if _is_list(value) else f"{_short(value)} is not a plain value"
+
+
+def _map_problem(value: Mapping[object, object], depth: int = 0) -> str | None:
+    children = [*value, *value.values()]
+    if _are_short_strings(children):
+        return None
+    if not all(isinstance(key, str) for key in value):
+        return "a key of a map is not a string"
+    return _first_problem(children, depth)
+
+
+def _first_problem(children: Iterable[object], depth: int) -> str | None:
     return next((problem for child in children if (problem := _plain_problem(child, depth + 1))), None)
+
+
+def _are_short_strings(values: Iterable[Any]) -> bool:
+    """Whether all are strings, allowed even as one, as in most log records: one look takes a fifth of the time."""
+    try:
+        return _string_problem("all", "".join(values)) is None
+    except TypeError:
+        return False
 
 
 def _string_problem(what: str, value: object) -> str | None:

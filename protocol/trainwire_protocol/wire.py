@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from trainwire_protocol.errors import InvalidEventError, MalformedBatchError, UnsupportedVersionError
-from trainwire_protocol.events import Event, Row, new_event, validate, validate_name
+from trainwire_protocol.events import EVENT_TYPES, Event, Row, new_event, validate, validate_name, value_problem
 
 VERSION: Final = 1
 """Major version of the wire: a reader refuses a newer one."""
@@ -209,28 +209,35 @@ def refuse_newer(version: object) -> None:
 
 
 def _are_plain(items: tuple[Any, ...]) -> bool:
-    """Whether all are floats with names that may be, as in most batches: to look at columns takes half the time."""
+    """Whether all are allowed, and of known types and five fields, as in most batches: columns take half the time."""
     if not {tuple}.issuperset(map(type, items)) or set(map(len, items)) != {5}:
         return False
     names, values, kinds, walltimes, steps = zip(*items, strict=True)
     try:
         return (
-            set(kinds) == {"scalar"}
-            and {float}.issuperset(map(type, values))
-            and {float}.issuperset(map(type, walltimes))
+            {float}.issuperset(map(type, walltimes))
             and {int}.issuperset(map(type, steps))
             and math.isfinite(sum(walltimes))
             and max(steps) < 2**63
             and all(map(_is_name, set(names)))
+            and _are_values(kinds, values)
         )
     except TypeError:  # a name or type that is a map
         return False
 
 
+def _are_values(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
+    """Whether the types are known, and the values theirs."""
+    present = set(kinds)
+    if present == {"scalar"} and {float}.issuperset(map(type, values)):
+        return True
+    return present <= EVENT_TYPES and not any(map(value_problem, kinds, values))
+
+
 def _event(item: Any) -> Event | None:
     try:
         name, value, kind, walltime, step = item[:5]
-        return validate(Event(name, value, kind, walltime, step))
+        return validate(new_event((name, value, kind, walltime, step)))
     except (InvalidEventError, TypeError, ValueError, KeyError):
         return None
 

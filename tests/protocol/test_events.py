@@ -108,6 +108,8 @@ def test_any_number_is_a_scalar(value: float) -> None:
         ({"a": "\udfff"}, "hparams", "cannot be encoded as UTF-8"),
         ("said", "log", "not a map"),
         ({"level": "INFO", "logger": "a", "message": 1}, "log", "message is not a string"),
+        ({"level": "INFO", "logger": "a"}, "log", "message is not a string"),
+        ({"level": "INFO", "logger": "a", "message": "\ud800"}, "log", "cannot be encoded as UTF-8"),
         ([], "lifecycle", "not a map"),
     ],
 )

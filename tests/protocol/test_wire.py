@@ -129,10 +129,16 @@ def test_any_items_of_a_body_are_events_or_counted(items: list[Any]) -> None:
     assert len(found) + malformed == len(items)
 
 
-@given(st.integers(0, 4), msgpack_values | st.sampled_from([[], [1], float("inf"), 2**63, -1.0, "", "n" * 513]))
-def test_one_odd_event_among_many_plain_ones(field: int, odd: Any) -> None:
-    """A batch of floats is decoded by columns; what of it is allowed is the same as if each event were looked at."""
+@given(
+    st.booleans(),
+    st.integers(0, 4),
+    msgpack_values | st.sampled_from([[], [1], float("inf"), 2**63, -1.0, "", "n" * 513, {"level": ""}, "text"]),
+)
+def test_one_odd_event_among_many_plain_ones(is_log: bool, field: int, odd: Any) -> None:
+    """A batch is decoded by columns; what of it is allowed is the same as if each event were looked at."""
     rows: list[list[Any]] = [["train/loss", 0.5, "scalar", 1.7e9, step] for step in range(3)]
+    if is_log:
+        rows[1][:3] = ["log", {"level": "INFO", "logger": "a", "message": "b"}, "log"]
     rows[1][field] = odd
     found, malformed = decode_events(msgpack.packb(rows), 3)
     alone = [decode_events(msgpack.packb([row]), 1) for row in rows]
