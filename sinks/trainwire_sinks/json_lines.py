@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from trainwire_protocol.events import Event
 
 
-def format_event(event: Event, **identity: int) -> str:
-    """An event's line: its name, value, type, walltime and step, and what else is to stand in it."""
-    return to_json(event._asdict() | identity) + "\n"
+def format_events(events: Iterable[Event], **identity: int) -> str:
+    """A line for each event: its name, value, type, walltime and step, and what else is to stand in it."""
+    ending = "".join(f', "{name}": {number}' for name, number in identity.items()) + "}\n"
+    return "".join([_format(event, ending) for event in events])
 
 
 def to_json(value: object, indent: int | None = None) -> str:
@@ -30,6 +32,16 @@ def to_json(value: object, indent: int | None = None) -> str:
 
 
 _ONE_LINE: Final = json.JSONEncoder(allow_nan=False)
+
+
+def _format(event: Event, ending: str) -> str:
+    """A line, put together from its fields: an encoder given a map takes three times as long."""
+    name, value, kind, walltime, step = event
+    is_plain = type(value) is float and math.isfinite(value)
+    return (
+        f'{{"name": {encode_basestring_ascii(name)}, "value": {value if is_plain else to_json(value)}, '
+        f'"type": {encode_basestring_ascii(kind)}, "walltime": {walltime}, "step": {step}{ending}'
+    )
 
 
 def _for_json(value: object) -> object:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Literal
 
 
 def one_line(text: str) -> str:
@@ -14,12 +17,22 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def timestamp(walltime: float, timespec: str = "milliseconds", separator: str = "T") -> str:
-    """`walltime`, in seconds since the epoch, in ISO 8601: UTC, with its offset."""
+def timestamp(
+    walltime: float, timespec: Literal["seconds", "milliseconds"] = "milliseconds", separator: str = "T"
+) -> str:
+    """`walltime`, in seconds since the epoch, in ISO 8601: UTC, with its offset. What `datetime` writes, sooner."""
     try:
-        return datetime.fromtimestamp(walltime, UTC).isoformat(separator, timespec)
+        fraction, whole = math.modf(walltime)
+        carried, microseconds = divmod(round(fraction * 1e6), 1_000_000)
+        second = _date_and_time(int(whole) + carried, separator)
     except (ValueError, OverflowError, OSError):
         return f"@{walltime!r}"
+    return f"{second}.{microseconds // 1000:03}+00:00" if timespec == "milliseconds" else f"{second}+00:00"
+
+
+@lru_cache(maxsize=64)
+def _date_and_time(second: int, separator: str) -> str:
+    return datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat(separator)
 
 
 def number(value: object) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from hypothesis import given
+from datetime import UTC, datetime
+
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainwire_sinks.text import number, one_line, plain, timestamp
@@ -20,6 +22,18 @@ def test_printable_text_stays_as_it_is() -> None:
 def test_times_are_utc_with_offset() -> None:
     """A walltime is written in ISO 8601 with milliseconds and offset."""
     assert timestamp(1_767_355_200.25) == "2026-01-02T12:00:00.250+00:00"
+
+
+@given(st.floats(0, 4e9) | st.floats(-1e12, 1e12) | st.integers(-(2**63), 2**64 - 1))
+@example(1_767_355_199.9999996)
+@example(-0.0000004)
+def test_times_are_what_datetime_makes_of_them(walltime: float) -> None:
+    """Every walltime that has a date is written as `datetime` rounds and writes it, every other one as the number."""
+    try:
+        expected = datetime.fromtimestamp(walltime, UTC).isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):
+        expected = f"@{walltime!r}"
+    assert timestamp(walltime, separator=" ") == expected
 
 
 def test_small_numbers_stay_themselves() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.base import AppendSink
-from trainwire_sinks.json_lines import format_event
+from trainwire_sinks.json_lines import format_events
 
 
 class JsonLines(AppendSink):
@@ -22,4 +22,4 @@ class JsonLines(AppendSink):
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Write the batch's lines."""
-        await self.output.write("".join(map(format_event, events)))
+        await self.output.write(format_events(events))

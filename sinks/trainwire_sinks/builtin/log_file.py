@@ -44,8 +44,9 @@ def _format_record(event: Event) -> str:
     value = event.value
     line = _format_line(event, value["level"], f"{value['logger']}: {value['message']}")
     exception = value.get("exception")
-    traceback = exception.splitlines() if isinstance(exception, str) else []
-    return line + "".join(f"    {one_line(text)}\n" for text in traceback)
+    if not isinstance(exception, str):
+        return line
+    return line + "".join(f"    {one_line(text)}\n" for text in exception.splitlines())
 
 
 def _format_fields(fields: Fields) -> str:

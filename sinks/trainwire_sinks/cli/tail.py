@@ -26,7 +26,7 @@ from trainwire_sinks.cli.reading import find_ranks, read_recorded, refuse_gaps
 from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
 from trainwire_sinks.event_lines import line_of
 from trainwire_sinks.jetstream.target import resolve_target
-from trainwire_sinks.json_lines import format_event
+from trainwire_sinks.json_lines import format_events
 
 
 def tail(
@@ -155,7 +155,7 @@ class _Tail:
 
     def _print(self, rank: int, events: Iterable[Event]) -> None:
         if self._as_json:
-            text = "".join(format_event(event, rank=rank) for event in events)
+            text = format_events(events, rank=rank)
         else:
             prefix = f"rank {rank} | " if self._has_ranks else ""
             text = "".join(f"{prefix}{line_of(event)}\n" for event in events)

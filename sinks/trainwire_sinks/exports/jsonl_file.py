@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.json_lines import format_event
+from trainwire_sinks.json_lines import format_events
 
 
 class JsonlWriter:
@@ -17,7 +17,7 @@ class JsonlWriter:
 
     def write(self, rank: int, events: Sequence[Event]) -> None:
         """Append events of a rank."""
-        self._file.write("".join(format_event(event, rank=rank) for event in events).encode())
+        self._file.write(format_events(events, rank=rank).encode())
 
     def close(self) -> None:
         """Nothing is held back."""
