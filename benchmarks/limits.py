@@ -16,7 +16,7 @@ import zmq
 from benchmarks.hot_path import metrics
 from benchmarks.measuring import best_of
 from benchmarks.result import Result, Size
-from trainwire.recorder import Recorder
+from trainwire.recorder import FLOATS, Recorder
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import JournalWriter
 from trainwire_protocol.wire import Batch, Header, decode_events, encode_batch
@@ -57,7 +57,7 @@ def append_rates(size: Size) -> tuple[float, float]:
 
     def measure() -> float:
         recorder = Recorder()
-        return rate(lambda: recorder.append("", values, "", 1, 10), calls // 5)
+        return rate(lambda: recorder.append("", values, FLOATS, 1, 10), calls // 5)
 
     return best_of(3, measure), rate(lambda: queue.append(values), calls)
 

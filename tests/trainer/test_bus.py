@@ -16,7 +16,7 @@ import pytest
 from reading import read_batches, read_events, wait_until
 
 import trainwire
-from trainwire.recorder import Recorder
+from trainwire.recorder import FLOATS, Recorder
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.errors import RunInUseError, UsageError
 from trainwire_protocol.run_folder import list_attempts
@@ -274,7 +274,7 @@ def test_a_full_queue_drops_scalars_counts_them_and_keeps_lifecycle() -> None:
     """Past its limit the queue takes lifecycle events alone, and counts what it drops."""
     recorder = Recorder(max_values=10)
     for step in range(30):
-        recorder.append("", {"a": 1.0}, "", step)
+        recorder.append("", {"a": 1.0}, FLOATS, step)
     recorder.append("epoch/finished", {}, "lifecycle", 30)
     assert (len(recorder.queue), recorder.dropped) == (11, 20)
     assert recorder.queue[-1][0] == "epoch/finished"

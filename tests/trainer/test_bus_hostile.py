@@ -20,7 +20,7 @@ from reading import read_events, wait_until
 import trainwire
 from trainwire import EventBus
 from trainwire.deferred import Deferred, Transfer
-from trainwire.recorder import Recorder
+from trainwire.recorder import FLOATS, Recorder
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.run_folder import list_attempts
 
@@ -151,7 +151,7 @@ def test_values_that_are_taken_make_room() -> None:
     """A queue that is never empty, but short, drops nothing however much goes through it."""
     recorder = Recorder(max_values=100, max_bytes=1000)
     for step in range(1000):
-        recorder.append("", {"a": 1.0}, "", step, 1)
+        recorder.append("", {"a": 1.0}, FLOATS, step, 1)
         recorder.append("t", "x" * 100, "text", step, 1, 100)
         while len(recorder.queue) > 3:
             recorder.take()

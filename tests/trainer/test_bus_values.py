@@ -13,6 +13,7 @@ import trainwire
 from trainwire import deferred
 from trainwire.deferred import Deferred, Transfer
 from trainwire.media import HISTOGRAM_BINS, bucket, read_histogram
+from trainwire.recorder import Logged
 from trainwire.values import read_plain, read_scalars
 
 
@@ -55,7 +56,7 @@ def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
     value = Deferred(Transfer(torch.tensor([2.5], dtype=torch.float64), arrived), 0)
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"before": 1.0}, step=1)
-        bus._recorder.append("", {"gpu": value}, "", 2)
+        bus._recorder.append("", {"gpu": value}, Logged.ANY, 2)
         bus.lifecycle("epoch/finished", step=3, epoch=1)
         wait_until(lambda: any(event.name == "before" for event in read_events(tmp_path)))
         assert not any(event.name in ("gpu", "epoch/finished") for event in read_events(tmp_path))
@@ -69,7 +70,7 @@ def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path) -> None:
     """Closing waits for its timeout at most, and names what it had to drop; the rest is recorded."""
     value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
-    bus._recorder.append("", {"stuck": value}, "", 1)
+    bus._recorder.append("", {"stuck": value}, Logged.ANY, 1)
     bus.log({"after": 1.0}, step=2)
     bus.close(timeout=0.2)
     events = read_events(tmp_path)

@@ -106,10 +106,10 @@ def test_complaints_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: p
 
 def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names without end cost no memory without end; all are recorded."""
-    monkeypatch.setattr("trainwire.batcher.MAX_NAMES", 100)
+    monkeypatch.setattr("trainwire.step_watch.MAX_NAMES", 100)
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 501):
         bus.log({f"name/{step}": 1.0}, step=step)
     bus.close(timeout=5)
-    assert len(bus._thread._batcher._steps) <= 101
+    assert len(bus._thread._batcher._steps._steps) <= 101
     assert sum(event.name.startswith("name/") for event in read_events(tmp_path)) == 500

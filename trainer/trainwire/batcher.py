@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import msgpack
 
 from trainwire.complaints import Complaints, shown
-from trainwire.recorder import Record
+from trainwire.recorder import FLOATS, Logged, Record
+from trainwire.step_watch import StepWatch
 from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.errors import InvalidEventError
@@ -28,11 +30,9 @@ MEDIA_BYTES: Final = 64 << 10
 MAX_EVENT_BYTES: Final = MAX_VALUE_BYTES + (1 << 20)
 """Largest event of any type, in bytes: an image or sound, and what is told of it."""
 
-MAX_NAMES: Final = 100_000
-"""Names whose last step is remembered."""
-
 _ENDING: Final = LAST_EVENTS | {MARK}
 _FLOATS: Final = frozenset({float})
+_SCALARS: Final = {"scalar"}
 _ALWAYS_EVENT: Final = frozenset({"lifecycle", "log", "hparams"})
 
 
@@ -45,25 +45,24 @@ class Batcher:
         self._run, self._rank, self._attempt = run, rank, attempt
         self._complaints = complaints
         self._heads: dict[str, int] = {}
-        self._steps: dict[str, int] = {}
+        self._steps = StepWatch()
 
     def rows(self, record: Record) -> list[Row]:
         """The events of a record whose values are ready; what is not allowed is complained of and left out."""
-        if record.type:
-            found = self._checked(record.name, record.value, record.type, record)
-            return [found] if found else []
-        metrics, walltime, step = record.value, record.walltime, record.step
-        if _FLOATS.issuperset(map(type, metrics.values())) and self._go_on(metrics, step):
-            return [(name, value, "scalar", walltime, step) for name, value in metrics.items()]
-        return [row for name, value in metrics.items() if (row := self._checked(name, value, "scalar", record))]
+        name, value, kind, walltime, step, _ = record
+        if kind is FLOATS and self._steps.goes_on(tuple(value), step):
+            return [(name, number, "scalar", walltime, step) for name, number in value.items()]
+        if isinstance(kind, Logged):
+            return self._logged(value, walltime, step)
+        found = self._checked(name, value, kind, walltime, step)
+        return [found] if found else []
 
-    def is_ready(self, record: Sequence[Any]) -> bool:
-        """Whether the value of a record, as it is queued, can be read without waiting, or will never be."""
+    def is_ready(self, record: Record) -> bool:
+        """Whether the value of a record can be read without waiting, or will never be."""
+        if record[2] is FLOATS:
+            return True
         try:
-            value = record[1]
-            if type(value) is dict and _FLOATS.issuperset(map(type, value.values())):
-                return True
-            return all(pending.is_ready() for pending in find_pending(value))
+            return all(pending.is_ready() for pending in find_pending(record[1]))
         except Exception as error:
             # The GPU has failed, and training with it: what was to be read from it will be complained of.
             self._complaints.add("not ready", "a value of a GPU cannot be read: %s", error)
@@ -73,12 +72,24 @@ class Batcher:
         """Pack events, in their order, into as few batches as the rules of the wire allow."""
         return [self._pack(channel, run) for channel, run in _runs(rows)]
 
-    def _checked(self, name: str, value: Any, kind: str, record: Record) -> Row | None:
+    def _logged(self, metrics: Mapping[str, Any], walltime: float, step: int) -> list[Row]:
+        with contextlib.suppress(Exception):  # what cannot be resolved is complained of below
+            metrics = resolve(metrics)
+        names = tuple(metrics)
+        if _FLOATS.issuperset(map(type, metrics.values())) and self._steps.goes_on(names, step):
+            return [(name, number, "scalar", walltime, step) for name, number in metrics.items()]
+        found = [self._checked(name, number, "scalar", walltime, step) for name, number in metrics.items()]
+        rows = [row for row in found if row]
+        if len(rows) == len(names):
+            self._steps.know(names)
+        return rows
+
+    def _checked(self, name: str, value: Any, kind: str, walltime: float, step: int) -> Row | None:
         try:
             value = resolve(value)
             if type(value) is int and not -(2**63) <= value < 2**64:
                 value = float(value)
-            event = validate(Event(name, value, kind, record.walltime, record.step))
+            event = validate(Event(name, value, kind, walltime, step))
             _check_size(event)
         except InvalidEventError as error:
             self._complaints.add(shown(name), "not recorded: %s", error)
@@ -86,24 +97,9 @@ class Batcher:
         except Exception as error:
             self._complaints.add(shown(name), "not recorded: event %s: %s", shown(name), shown(error))
             return None
-        if kind not in _ALWAYS_EVENT:
-            self._watch_step(name, record.step)
-        return event
-
-    def _go_on(self, names: Iterable[str], step: int) -> bool:
-        """Whether each name was seen before, and at no later step."""
-        steps = self._steps
-        for name in names:
-            if steps.get(name, math.inf) > step:
-                return False
-            steps[name] = step
-        return True
-
-    def _watch_step(self, name: str, step: int) -> None:
-        if step < self._steps.get(name, step):
+        if kind not in _ALWAYS_EVENT and self._steps.goes_back(name, step):
             self._complaints.add(f"step {name}", "the step of %r goes back to %d; it is published as it is", name, step)
-        if name in self._steps or len(self._steps) < MAX_NAMES:
-            self._steps[name] = step
+        return event
 
     def _pack(self, channel: str, rows: Sequence[Row]) -> Batch:
         last = _ends(rows[-1], LAST_EVENTS)
@@ -117,7 +113,7 @@ class Batcher:
 
 def _runs(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
     """Cut events where the channel changes, a batch is full, or one has to end."""
-    if len(rows) <= MAX_EVENTS and {row[2] for row in rows} == {"scalar"}:
+    if len(rows) <= MAX_EVENTS and set(map(itemgetter(2), rows)) == _SCALARS:
         yield "event", rows
         return
     channel, run, size = "", list[Row](), 0

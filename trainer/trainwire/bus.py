@@ -15,7 +15,7 @@ from trainwire.complaints import Complaints, shown
 from trainwire.control import Command
 from trainwire.logging_handler import BusHandler
 from trainwire.media import read_audio, read_histogram, read_image
-from trainwire.recorder import Recorder
+from trainwire.recorder import FLOATS, Logged, Recorder
 from trainwire.values import read_labelled, read_number, read_plain, read_scalars, read_table, size_of
 from trainwire.watchers import Handler, Watchers
 from trainwire_protocol.attempts import MARK
@@ -86,12 +86,12 @@ class EventBus:
             self._refuse()
             return
         try:
-            values = dict(metrics)
+            values, kind = dict(metrics), FLOATS
             for value in values.values():
                 if value.__class__ is not float:
-                    values = read_scalars(values)
+                    values, kind = read_scalars(values), Logged.ANY
                     break
-            self._recorder.append("", values, "", step, len(values))
+            self._recorder.append("", values, kind, step, len(values))
         except Exception as error:
             self._complaints.add("log", "log cannot record %s: %s", shown(metrics), shown(error))
 

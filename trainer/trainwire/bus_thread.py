@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from trainwire.batcher import MAX_BYTES, MAX_EVENTS, Batcher
 from trainwire.journal_thread import JournalThread
+from trainwire.lookout import Lookout
 from trainwire.publisher import Publisher
-from trainwire.recorder import Record, Recorder
+from trainwire.recorder import Logged, Record, Recorder
 from trainwire.watchers import Watchers
 from trainwire_protocol.events import Event, Row
 from trainwire_protocol.run_folder import Attempt
@@ -26,6 +27,9 @@ HEARTBEAT_SECONDS: Final = 1.0
 
 POLL_SECONDS: Final = 0.005
 """How often the end looks whether what it waits for has come."""
+
+RESTING_POLLS: Final = 10
+"""Times that the queue is found empty before the thread rests, and a lookout looks in its place."""
 
 DROP_SECONDS: Final = 0.5
 """How much longer than its timeout closing may take, to tell what it has dropped."""
@@ -57,17 +61,18 @@ class BusThread(threading.Thread):
         self.publisher: Publisher | None = None
         self._recorder, self._batcher, self._watchers = recorder, batcher, watchers
         self._journal = JournalThread(attempt, session, self._on_written)
+        self._lookout = Lookout(recorder.queue, flush_interval, self._wake_soon)
         self._open_server, self._flush_interval = open_server, flush_interval
         self._last: tuple[str, str | None] = ("finished", None)
         self._deadline: float | None = None
         self._dropped = 0
+        self._empty_polls = 0
 
     def end(self, status: str, reason: str | None, timeout: float) -> None:
         """Have the thread publish what is queued, then the last event `run/<status>`, and end within `timeout`."""
         self._last = (status, reason)
         self._deadline = time.monotonic() + timeout
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the bus has failed
-            self._loop.call_soon_threadsafe(self._wake)
+        self._wake_soon()
 
     def run(self) -> None:
         """Live from bind to close."""
@@ -86,6 +91,7 @@ class BusThread(threading.Thread):
         server = self._open_server()
         self.publisher = Publisher(self._batcher, self._journal, server)
         self._journal.start()
+        self._lookout.start()
         self.started.set()
         tasks = [asyncio.create_task(server.answer_requests()), asyncio.create_task(_beat(server))]
         try:
@@ -94,6 +100,7 @@ class BusThread(threading.Thread):
                 await self._drain(self.publisher)
             await self._finish(self.publisher, server, self._deadline)
         finally:
+            self._lookout.stop()
             self._journal.stop()
             for task in tasks:
                 task.cancel()
@@ -101,11 +108,19 @@ class BusThread(threading.Thread):
             server.close(LINGER_SECONDS)
 
     async def _wait(self) -> None:
-        """Wait for the flush interval, or until `end` is called; this is all that an idle bus does."""
+        """Wait for the flush interval, or until `end` is called; after some in vain, until something is recorded."""
         self._waking = self._loop.create_future()
-        timer = self._loop.call_later(self._flush_interval, self._wake)
-        await self._waking
-        timer.cancel()
+        if self._empty_polls < RESTING_POLLS:
+            timer = self._loop.call_later(self._flush_interval, self._wake)
+            await self._waking
+            timer.cancel()
+        else:
+            self._lookout.begin()
+            await self._waking
+
+    def _wake_soon(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the bus has failed
+            self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if not self._waking.done():
@@ -115,6 +130,7 @@ class BusThread(threading.Thread):
         """Publish what is queued, in slices between which other threads get the interpreter."""
         self._report_drops()
         publisher.show_unjournaled()
+        self._empty_polls = 0 if self._recorder.queue or publisher.is_behind else self._empty_polls + 1
         for _ in range(len(self._recorder.queue)):
             rows = self._take()
             if not rows or time.monotonic() > deadline:
@@ -131,7 +147,7 @@ class BusThread(threading.Thread):
         while queue and len(rows) < MAX_EVENTS and size < MAX_BYTES and self._batcher.is_ready(queue[0]):
             record = self._recorder.take()
             rows += self._batcher.rows(record)
-            size += record.size
+            size += record[5]
         return rows
 
     def _report_drops(self) -> None:
@@ -182,9 +198,9 @@ class BusThread(threading.Thread):
             if self._batcher.is_ready(record):
                 queue.append(record)
             else:
-                unresolved.append(Record._make(record))
+                unresolved.append(record)
         if unresolved:
-            names = sorted({record.name or ", ".join(map(str, record.value)) for record in unresolved})
+            names = sorted(set(map(_name_of, unresolved)))
             reason = "not computed in time"
             self._record("events/dropped", {"count": len(unresolved), "names": names[:100], "reason": reason})
 
@@ -194,6 +210,11 @@ class BusThread(threading.Thread):
             _log.error("the journal's disk did not take the last %d events: they are lost", unwritten)
         if late:
             _log.info("not read to the end yet by %s; the journal keeps it for them", ", ".join(late))
+
+
+def _name_of(record: Record) -> str:
+    name, value, kind, *_ = record
+    return ", ".join(map(str, value)) if isinstance(kind, Logged) else name
 
 
 async def _beat(server: Server) -> None:

@@ -106,7 +106,7 @@ def _check_options(rank: int, world_size: int, state: object, flush_interval: fl
     checks = {
         f"rank is {rank!r}; it has to be a number below world_size, which is {world_size!r}": is_rank,
         f"state is {state!r:.60}; it has to be what state_dict returned": state is None or isinstance(state, Mapping),
-        f"flush_interval is {flush_interval!r}; it has to be a number of seconds above 0": is_interval,
+        f"flush_interval is {flush_interval!r}; it has to be a number of seconds above 0 and below 3600": is_interval,
         f"high_water_mark is {high_water_mark!r}; it has to be a number of at least 1": is_mark,
     }
     problem = next((told for told, is_right in checks.items() if not is_right), None)

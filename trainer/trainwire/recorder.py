@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from operator import index
 from time import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 MAX_QUEUED_VALUES: Final = 1_000_000
 """Values that wait for the bus thread before new ones are dropped."""
@@ -14,26 +15,31 @@ MAX_QUEUED_BYTES: Final = 256 << 20
 """Bytes of encoded values that wait before new ones are dropped."""
 
 
-class Record(NamedTuple):
-    """What one call recorded."""
+class Logged(Enum):
+    """What a record of `log` holds, in the place of an event's type: a map of names to the values of scalars."""
 
-    name: str
-    value: Any
-    """For `log` a map of names to scalars."""
-    type: str
-    """Empty for `log`."""
-    walltime: float
-    step: int
-    size: int
-    """Bytes that it counts for."""
+    FLOATS = "floats"
+    """All of them plain floats, so that nobody has to look again."""
+    ANY = "any"
+    """Numbers, what is no number, and tensors of a GPU that are on their way."""
+
+
+FLOATS: Final = Logged.FLOATS
+"""The same, for the hot path: a member is looked up slowly."""
+
+Record: TypeAlias = tuple[str, Any, str | Logged, float, int, int]
+"""What one call recorded: name, value, type, walltime, step, and the bytes that it counts for.
+
+A plain tuple, since one with named fields takes twice as long to make; the name of what `log` recorded is empty.
+"""
 
 
 class Recorder:
     """Takes records from any thread, by one append each; the bus thread takes them out."""
 
     def __init__(self, max_values: int = MAX_QUEUED_VALUES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
-        self.queue: deque[tuple[str, Any, str, float, int, int]] = deque()
-        """The fields of records, the oldest first."""
+        self.queue: deque[Record] = deque()
+        """The records, the oldest first."""
         self.dropped = 0
         """Values that were dropped because the queue was full; only grows."""
         self.last_step = 0
@@ -46,13 +52,15 @@ class Recorder:
         self._values = self._taken_values = 0
         self._bytes = self._taken_bytes = 0
 
-    def append(self, name: str, value: Any, kind: str, step: int | None, values: int = 1, size: int = 0) -> None:
+    def append(
+        self, name: str, value: Any, kind: str | Logged, step: int | None, values: int = 1, size: int = 0
+    ) -> None:
         """Append a record, or drop it where the queue is full; lifecycle events are never dropped.
 
         Args:
             name: of the event.
             value: what was recorded, which nobody else changes.
-            kind: the event's type; empty for `log`.
+            kind: the event's type, or what `log` was given.
             step: None for the last one given.
             values: how many the record counts for.
             size: bytes that it counts for beside that.
@@ -64,10 +72,8 @@ class Recorder:
         if step is None:
             step = self.last_step
         else:
-            if step.__class__ is not int:
-                step = index(step)
-            if not -(2**63) <= step < 2**63:
-                raise ValueError(f"the step {step} does not fit 64 bits")
+            if step.__class__ is not int or not -(2**63) <= step < 2**63:
+                step = _checked(step)
             self.last_step, self.last_walltime = step, walltime
         if (
             self._values - self._taken_values >= self._max_values or self._bytes - self._taken_bytes >= self._max_bytes
@@ -76,16 +82,25 @@ class Recorder:
             return
         self._values += values
         self._bytes += size
-        # A plain tuple: to make a Record of it costs twice as much, and is done on the bus thread.
         self.queue.append((name, value, kind, walltime, step, size))
 
     def take(self) -> Record:
         """The oldest record; for the bus thread alone, and only if there is one."""
-        record = Record._make(self.queue.popleft())
-        self._taken_values += 1 if record.type else len(record.value)
-        self._taken_bytes += record.size
+        record = self.queue.popleft()
+        if record[2].__class__ is Logged:
+            self._taken_values += len(record[1])
+        else:
+            self._taken_values += 1
+            self._taken_bytes += record[5]
         return record
 
     def emptied(self) -> None:
         """Begin to count anew; called by the bus thread when it has found the queue empty."""
         self._values = self._taken_values = self._bytes = self._taken_bytes = 0
+
+
+def _checked(step: Any) -> int:
+    step = index(step)
+    if not -(2**63) <= step < 2**63:
+        raise ValueError(f"the step {step} does not fit 64 bits")
+    return int(step)
