@@ -14,6 +14,7 @@ TrainwireError
 │   ├── BadRecordError         a damaged record of a journal
 │   ├── ConnectionFileError    a connection file that cannot be read
 │   ├── RequestError           a request or reply that cannot be understood
+│   │   └── RefusedError       a request that the publisher does not grant
 │   └── UnsupportedVersionError  a newer major version of the wire
 ├── IncompleteError            events that exist somewhere, but could not be had
 └── CursorAheadError           a cursor behind the end of the record
@@ -79,6 +80,19 @@ class ConnectionFileError(ProtocolError):
 
 class RequestError(ProtocolError):
     """A request or reply that cannot be understood."""
+
+
+class RefusedError(RequestError):
+    """A request that the publisher does not grant.
+
+    Args:
+        verb: what was asked for.
+        reason: why not, in the publisher's words.
+    """
+
+    def __init__(self, verb: str, reason: str) -> None:
+        super().__init__(f"the publisher refused {verb}: {reason}")
+        self.reason = reason
 
 
 class UnsupportedVersionError(ProtocolError):

@@ -12,7 +12,7 @@ import zmq
 import zmq.asyncio
 
 from trainwire_protocol.curve import ClientKeys, secure_client
-from trainwire_protocol.errors import ProtocolError, RequestError
+from trainwire_protocol.errors import ProtocolError, RefusedError, RequestError
 from trainwire_protocol.monitor import Monitor
 from trainwire_protocol.wire import MAX_BODY_BYTES, refuse_newer, unpack_map
 
@@ -73,7 +73,8 @@ class Requester:
 
         Raises:
             TimeoutError: none came in time; the publisher may be gone, or busy.
-            RequestError: the publisher refused it, or lets nobody in with this key; says why.
+            RefusedError: the publisher refused it; says why.
+            RequestError: it lets nobody in with this key.
         """
         identifier = next(self._ids)
         answer = self._waiting[identifier] = asyncio.get_running_loop().create_future()
@@ -88,7 +89,7 @@ class Requester:
         finally:
             del self._waiting[identifier]
         if "error" in head:
-            raise RequestError(f"the publisher refused {verb}: {head['error']}")
+            raise RefusedError(verb, str(head["error"]))
         return head, frames
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ import msgpack
 
 from trainwire_protocol.attempts import read_resumed_from
 from trainwire_protocol.background import run_in_background
-from trainwire_protocol.errors import ProtocolError, RequestError
+from trainwire_protocol.errors import ProtocolError, RefusedError, RequestError
 from trainwire_protocol.journal import JournalReader
 from trainwire_protocol.records import encode_record
 from trainwire_protocol.run_folder import Attempt, list_attempts
@@ -118,7 +118,9 @@ class Responder:
                 raise RequestError("this key may read, and send no commands")
             head, records = await self._handle(request)
         except (ProtocolError, OSError) as error:
-            head, records = {"error": str(error)}, []
+            # A relay's publisher may have refused it: who asks here hears the reason, and who refused it once.
+            reason = error.reason if isinstance(error, RefusedError) else str(error)
+            head, records = {"error": reason}, []
         return [msgpack.packb({"id": identifier, **head}), *records]
 
     def close(self) -> None:

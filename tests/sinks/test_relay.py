@@ -204,7 +204,7 @@ def test_commands_are_passed_on_or_refused(tmp_path: Path) -> None:
                 await anext(subscription)
                 await until(lambda: subscription._source.requester)
                 await subscription.command("a", "stop", {"reason": "enough"})
-                with pytest.raises(RequestError, match="not this one"):
+                with pytest.raises(RequestError, match=r"^the publisher refused command: not this one$"):
                     await subscription.command("b", "set", {})
                 publisher.end()
                 await until(lambda: all(attempt.read_lease().released for attempt in list_attempts(copy, 0)))
