@@ -61,6 +61,8 @@ class Follower:
         self._channels = frozenset(source.wanted.channels)
         self._cursor = self._given = cursor or Cursor(0, -1)
         self._follow, self._skip_superseded = follow, skip_superseded
+        # What comes into a log is had nowhere else.
+        self._may_leave_history = not follow or source.wanted.target.archive is None
         self._kept: dict[int, int | None] | None = None
         self._ended = self._is_dead = False
         self._from_now = self._is_view = cursor is None
@@ -193,8 +195,8 @@ class Follower:
             for batch in batches:
                 if self._take(batch):
                     yield batch
-            if history.is_at_end and self._follow and not over:
-                # To read on until nothing comes would keep a busy reader from ever going live, which costs less.
+            if history.is_at_end and not over and self._may_leave_history:
+                # To read until nothing comes would keep a busy reader from ending, or from going live: that costs less.
                 break
         for damage in history.damages:
             _log.warning("%s: skipped damaged %s", self._source.wanted.target, damage)

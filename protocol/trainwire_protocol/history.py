@@ -40,7 +40,7 @@ class History(Protocol):
     """Seq of the last event that is held of the attempt that is read, as far as that is known once it is read."""
 
     is_at_end: bool
-    """Whether the last read has come to where the record ended then: what follows can be had live."""
+    """Whether the last read has come to where the record ended then."""
     is_released: bool
     """Whether the attempt that is read is known to have ended by itself, and so with a last event."""
     renewed: float | None

@@ -266,6 +266,70 @@ def test_every_command_reads_it(
     assert shown[0] == shown[1]
 
 
+def test_runs_are_compared(
+    write_run: WriteRun, server: NatsServer, stream: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run in a stream has the metrics of its folder, and no password is shown."""
+    folder = write_run(some_run(2, "digits"))
+    publish(folder, server, stream)
+    capsys.readouterr()
+    address = f"{server.url.replace('://', '://ann:secret@')}/digits?stream={stream}"
+    assert run_command(["compare", str(folder), address]) == 0
+    shown = "".join(capsys.readouterr())
+    assert "have the same metrics at every step" in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
+    "command", [["ping"], ["verify"], ["send", "stop"], ["relay", "--output", "copies"]], ids=lambda command: command[0]
+)
+def test_what_takes_no_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """A command that speaks to a publisher, or reads a journal, says in one line what it takes."""
+    monkeypatch.chdir(tmp_path)
+    name, *rest = command
+    assert run_command([name, "nats://ann:secret@127.0.0.1/run", *rest]) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "nats://127.0.0.1/run is a stream: give the run's folder, a connection file or tcp://host:port" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["tail", "export"])
+def test_a_run_that_goes_on_is_read_up_to_now(
+    trainwire: Trainwire, server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Who does not follow a run gets what is stored by now, and ends, however fast the run goes on."""
+    stream = f"now-{command}"
+
+    async def go_on(publisher: Publisher) -> None:
+        while True:
+            publisher.scalars(1)
+            publisher.renew()
+            await asyncio.sleep(0.02)
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.happened("run/started")
+            sending = trainwire("sink", "nats", tmp_path / "run", "--server", server.url, "--stream", stream)
+            going = asyncio.create_task(go_on(publisher))
+            await wait_in_thread(lambda: asyncio.run(has_begun(server, stream)))
+            arguments = [command, f"{server.url}/?stream={stream}"]
+            assert await asyncio.wait_for(asyncio.to_thread(run_command, arguments), 20) == 0
+            going.cancel()
+            sending.kill()
+
+    run(main())
+    assert "run/started" in capsys.readouterr().out or command == "tail"
+
+
+async def has_begun(server: NatsServer, stream: str) -> bool:
+    try:
+        return len(await stored_batches(server, stream)) > 5
+    except Exception:
+        return False
+
+
 @pytest.mark.parametrize(
     ("target", "code", "told"),
     [

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
-from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.target import Target
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.cli.filters import Filters, Selection
 from trainwire_sinks.cli.options import parse_rank
 from trainwire_sinks.cli.reading import read_recorded
 from trainwire_sinks.cli.tables import make_table, print_table
 from trainwire_sinks.comparing import Summary, compare_runs
+from trainwire_sinks.jetstream.target import resolve_target
 from trainwire_sinks.json_lines import to_json
 from trainwire_sinks.text import cut, one_line, plain
 
@@ -53,6 +54,8 @@ def compare(
     number = parse_rank(str(rank))
     selection = Selection(Filters(name))
     runs = [resolve_target(target) for target in targets]
+    # An address may have been typed with a password.
+    targets = tuple(str(run) if run.archive else target for run, target in zip(runs, targets, strict=True))
     summaries = asyncio.run(compare_runs([_read(run, number, selection, run is runs[0]) for run in runs]))
     if name:
         selection.check(" and ".join(map(str, runs)))

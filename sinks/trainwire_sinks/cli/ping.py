@@ -8,8 +8,9 @@ from typing import Any
 from trainwire_protocol.errors import IncompleteError
 from trainwire_protocol.requests import Requester
 from trainwire_protocol.source import Source, Wanted
-from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.target import Target
 from trainwire_sinks.cli.options import parse_rank
+from trainwire_sinks.jetstream.target import resolve_publisher
 from trainwire_sinks.text import one_line
 
 
@@ -20,7 +21,7 @@ def ping(target: str, *, rank: str = "0") -> int:
         target: A run's folder, a connection file or an address.
         rank: The process that is asked.
     """
-    where = resolve_target(target)
+    where = resolve_publisher(target, "ping asks a trainer or a relay")
     hello = asyncio.run(_ask(where, parse_rank(rank)))
     print(
         one_line(f"{hello.get('run')}, rank {hello.get('rank')}, attempt {hello.get('attempt')}: {hello.get('state')}")

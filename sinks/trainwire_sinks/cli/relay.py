@@ -12,6 +12,7 @@ from trainwire_protocol.endpoints import Tcp
 from trainwire_protocol.errors import IncompleteError, OptionError
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.signals import run_until_signal
+from trainwire_sinks.jetstream.target import is_stream, resolve_publisher
 from trainwire_sinks.relay.relay import Relay
 
 
@@ -44,6 +45,8 @@ def relay(
     """
     if not sources:
         raise OptionError("relay what? Give runs' folders, a folder of runs or of connection files, or addresses")
+    for source in filter(is_stream, sources):
+        resolve_publisher(source, "a relay copies from trainers and relays")
     there = Tcp.from_environment()
     tcp = Tcp(
         bind or there.bind, advertise or there.advertise, server_key or there.server_key, clients or there.clients

@@ -6,7 +6,7 @@ import asyncio
 
 from trainwire_protocol.commands import VERBS, send_command
 from trainwire_protocol.errors import UsageError
-from trainwire_protocol.target import resolve_target
+from trainwire_sinks.jetstream.target import resolve_publisher
 
 
 def send(target: str, verb: str, *values: str, rank: int = 0, timeout: float = 30.0) -> int:
@@ -22,7 +22,8 @@ def send(target: str, verb: str, *values: str, rank: int = 0, timeout: float = 3
         timeout: Seconds to wait until the training says that it obeys; 0 to hand the command in and leave.
     """
     arguments = _arguments(_checked(verb, values))
-    obeyed = asyncio.run(send_command(resolve_target(target), verb, arguments, rank=rank, timeout=timeout))
+    where = resolve_publisher(target, "send speaks to a trainer or a relay")
+    obeyed = asyncio.run(send_command(where, verb, arguments, rank=rank, timeout=timeout))
     print(f"{verb}: {'applied' if obeyed else 'handed in; what becomes of it will stand in the log'}")
     return 0
 

@@ -12,12 +12,12 @@ from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, TargetError
 from trainwire_protocol.run_folder import read_run_name
-from trainwire_protocol.target import resolve_target
 from trainwire_protocol.verification import AttemptReport, verify_run
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.cli.bars import progress_bar
 from trainwire_sinks.cli.length import count_events
 from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.jetstream.target import resolve_publisher
 from trainwire_sinks.progress import Progress, read_progress
 
 
@@ -37,7 +37,7 @@ def verify(
     Returns:
         0 if the record is whole, 6 if it lacks something.
     """
-    folder = resolve_target(target).folder
+    folder = resolve_publisher(target, "verify reads the journal").folder
     if folder is None:
         raise TargetError(f"verify reads the journal, and {target} names no run's folder: give that")
     run = read_run_name(folder)

@@ -37,7 +37,7 @@ class StreamHistory:
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
-        # Nothing is ever had live here, and no lease says that an attempt ended by itself.
+        # No lease says that an attempt ended by itself.
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
         self.quiet_seconds = 0.0
@@ -94,6 +94,7 @@ class StreamHistory:
             consumer = self._consumer or await self._begin(after)
             while not (found := self._wanted(after)) and not self._held:
                 messages = await consumer.receive()
+                self.is_at_end = not messages or messages[-1].metadata.num_pending == 0
                 for message in messages:
                     self._take(message, consumer.beginnings)
                 if not messages:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainwire_protocol.errors import OptionError
 from trainwire_protocol.history import ArchivedHistory
 from trainwire_protocol.target import Target
 from trainwire_protocol.target import resolve_target as resolve_other
@@ -38,9 +39,31 @@ def resolve_target(text: str) -> Target:
         TargetError: it names neither a folder nor a connection file nor an address, or cannot be looked at.
         ConnectionFileError: it names a file that is no connection file.
     """
-    if text.partition("://")[0] in SCHEMES:
+    if is_stream(text):
         return Target(folder=None, archive=StreamArchive(parse_address(text)))
     return resolve_other(text)
+
+
+def is_stream(text: str) -> bool:
+    """Whether a TARGET, as it was typed, names a stream."""
+    return text.partition("://")[0] in SCHEMES
+
+
+def resolve_publisher(text: str, wants: str) -> Target:
+    """Understand a TARGET for a command that a stream is not enough for; `wants` says what that command does.
+
+    Raises:
+        OptionError: it is a stream.
+        TargetError: it names neither a folder nor a connection file nor an address, or cannot be looked at.
+        ConnectionFileError: it names a file that is no connection file.
+    """
+    target = resolve_target(text)
+    if target.archive:
+        raise OptionError(
+            f"{wants}, and {target} is a stream: give the run's folder, a connection file or tcp://host:port; "
+            "streams are for sinks, watch, tail, export, compare and replay"
+        )
+    return target
 
 
 def remembered(target: Target, sink: str, output: Path, rank: int) -> Target:
