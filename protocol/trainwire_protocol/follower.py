@@ -61,8 +61,6 @@ class Follower:
         self._channels = frozenset(source.wanted.channels)
         self._cursor = self._given = cursor or Cursor(0, -1)
         self._follow, self._skip_superseded = follow, skip_superseded
-        # What comes into a log is had nowhere else.
-        self._may_leave_history = not follow or source.wanted.target.archive is None
         self._kept: dict[int, int | None] | None = None
         self._ended = self._is_dead = False
         self._from_now = self._is_view = cursor is None
@@ -195,8 +193,8 @@ class Follower:
             for batch in batches:
                 if self._take(batch):
                     yield batch
-            if history.is_at_end and not over and self._may_leave_history:
-                # To read until nothing comes would keep a busy reader from ending, or from going live: that costs less.
+            # To read on would keep a busy reader from ending, or from going live; what comes into a log is had there alone.
+            if history.is_at_end and not over and not (self._follow and self._source.wanted.target.archive):
                 break
         for damage in history.damages:
             _log.warning("%s: skipped damaged %s", self._source.wanted.target, damage)
