@@ -193,7 +193,7 @@ class Follower:
             for batch in batches:
                 if self._take(batch):
                     yield batch
-            # To read on would keep a busy reader from ending, or from going live; what comes into a log is had there alone.
+            # To read on keeps a busy reader from ending, or from going live; what comes into a log is had there alone.
             if history.is_at_end and not over and not (self._follow and self._source.wanted.target.archive):
                 break
         for damage in history.damages:
