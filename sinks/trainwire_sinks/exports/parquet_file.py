@@ -47,10 +47,13 @@ class ParquetWriter:
 
     def write(self, rank: int, events: Sequence[Event]) -> None:
         """Append events of a rank."""
-        for event in events:
-            value, text, data = _split(event)
-            self._rows.append((event.name, value, text, data, event.type, event.walltime, event.step, rank))
-            self._bytes += len(text or "") + len(data or b"")
+        for name, value, kind, walltime, step in events:
+            if kind == "scalar" and type(value) is float:
+                self._rows.append((name, value, None, None, kind, walltime, step, rank))
+            else:
+                number, text, data = _split(kind, value)
+                self._rows.append((name, number, text, data, kind, walltime, step, rank))
+                self._bytes += len(text or "") + len(data or b"")
             if len(self._rows) >= ROW_GROUP or self._bytes >= ROW_GROUP_BYTES:
                 self._write_group()
 
@@ -68,14 +71,13 @@ class ParquetWriter:
             self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA), row_group_size=ROW_GROUP)
 
 
-def _split(event: Event) -> Value:
+def _split(kind: str, value: Any) -> Value:
     """What of an event's value goes into which column."""
-    value = event.value
-    if event.type == "scalar":
+    if kind == "scalar":
         number = float(value)
         return number, (str(value) if type(value) is int and int(number) != value else None), None
-    if event.type == "text":
+    if kind == "text":
         return None, value, None
-    if event.type in ("image", "audio"):
+    if kind in ("image", "audio"):
         return None, to_json({key: item for key, item in value.items() if key != "data"}), value["data"]
     return None, to_json(value), None
