@@ -6,25 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from trainwire_protocol.attempts import kept_backwards
-from trainwire_protocol.ends import batches_backwards, events_of, read_first, read_head
+from trainwire_protocol.ends import events_of, read_first, read_head
 from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.events import Event
 from trainwire_protocol.run_folder import Attempt, list_attempts, list_ranks, read_run_name
 from trainwire_sinks.progress import Progress, read_progress
-
-State: TypeAlias = Literal["running", "finished", "failed", "interrupted", "died", "unreadable"]
+from trainwire_sinks.ranks import RankOverview, State, last_event_of, read_ranks, state_of_all
 
 LOOK_BACK_BYTES: Final = 64 << 20
 """How far from an attempt's end epochs are looked for, in bytes of its journal: more than a million scalars."""
-
-ENDINGS: Final[Mapping[str, State]] = {
-    "run/finished": "finished",
-    "run/failed": "failed",
-    "run/interrupted": "interrupted",
-}
 
 
 @dataclass(frozen=True)
@@ -38,12 +31,12 @@ class Best:
 
 @dataclass(frozen=True)
 class RunOverview:
-    """A run at a glance; all but its ranks and sinks is of its first rank."""
+    """A run at a glance; all but its state, ranks and sinks is of its first rank."""
 
     folder: Path
     run: str
     state: State
-    """`died`: it has no last event, and nobody records it; `unreadable`: its journal cannot be read."""
+    """`running` as long as one of its ranks is; `died` and `unreadable` as of a rank."""
     epoch: int | None = None
     """The epoch that it is in, or that it ended in."""
     max_epochs: int | None = None
@@ -55,7 +48,7 @@ class RunOverview:
     last_event: float | None = None
     """Walltime of the last one."""
     attempts: int = 0
-    ranks: tuple[int, ...] = ()
+    ranks: tuple[RankOverview, ...] = ()
     sinks: tuple[Progress, ...] = ()
     """Those whose output is in the run's folder."""
 
@@ -80,20 +73,20 @@ def read_overview(folder: Path) -> RunOverview:
     try:
         return _read(folder, run, ranks)
     except (OSError, ProtocolError):
-        return RunOverview(folder, run, "unreadable", ranks=tuple(ranks))
+        return RunOverview(folder, run, "unreadable", ranks=tuple(RankOverview(rank, "unreadable") for rank in ranks))
 
 
 def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
     attempts = list_attempts(folder, ranks[0]) if ranks else []
     first = read_first(attempts[0]) if attempts else None
     begun = events_of(first) if first else ()
-    last = next((event for batch in kept_backwards(attempts) for event in reversed(events_of(batch))), None)
+    last, overviews = last_event_of(attempts), read_ranks(folder)
     started, finished = (next(_told(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
     heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
     return RunOverview(
         folder,
         run,
-        _state(attempts),
+        state_of_all(overviews),
         epoch=max((number for event in (started, finished) if (number := _whole(event, "epoch"))), default=None),
         max_epochs=_whole(started, "max_epochs"),
         step=last and last.step,
@@ -101,17 +94,9 @@ def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
         started=begun[0].walltime if begun else None,
         last_event=last and last.walltime,
         attempts=len(attempts),
-        ranks=tuple(ranks),
+        ranks=overviews,
         sinks=tuple(read_progress(run, folder, heads)),
     )
-
-
-def _state(attempts: Sequence[Attempt]) -> State:
-    last = attempts[-1] if attempts else None
-    batch = next(batches_backwards(last), None) if last else None
-    if batch and batch.header.last and (events := events_of(batch)):
-        return ENDINGS.get(events[-1].name, "finished")
-    return "running" if last and last.is_held() else "died"
 
 
 def _told(attempts: Sequence[Attempt], name: str) -> Iterator[Event]:

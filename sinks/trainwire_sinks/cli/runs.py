@@ -15,8 +15,9 @@ from rich.text import Text
 from trainwire_protocol.errors import TargetError
 from trainwire_sinks.cli.tables import make_table, print_table
 from trainwire_sinks.json_lines import to_json
-from trainwire_sinks.overview import RunOverview, State, find_runs, read_overview
+from trainwire_sinks.overview import RunOverview, find_runs, read_overview
 from trainwire_sinks.progress import Progress
+from trainwire_sinks.ranks import State, describe_ranks
 from trainwire_sinks.text import duration, number, one_line
 
 STYLES: Final[dict[State, str]] = {
@@ -25,7 +26,7 @@ STYLES: Final[dict[State, str]] = {
 
 
 def runs(root: Path | None = None, *, as_json: Annotated[bool, Parameter("--json", negative="")] = False) -> int:
-    """List the runs under a folder: state, epoch, step, best score, age, and how far their sinks are.
+    """List the runs under a folder: state, epoch, step, best score, age, stragglers, and how far their sinks are.
 
     Args:
         root: The folder; "runs" if it is left out and there is one, or else the working directory.
@@ -49,10 +50,13 @@ def _fields(run: RunOverview) -> dict[str, Any]:
 
 
 def _table(root: Path, found: Sequence[RunOverview], now: float) -> Table:
-    table = make_table("RUN", "STATE", "EPOCH", "STEP", "BEST", "AGE", "LAST EVENT", "SINKS", right=("EPOCH", "STEP"))
+    has_ranks = any(len(run.ranks) > 1 for run in found)
+    columns = ["EPOCH", "STEP", "BEST", "AGE", "LAST EVENT", *(["RANKS"] if has_ranks else []), "SINKS"]
+    table = make_table("RUN", "STATE", *columns, right=("EPOCH", "STEP"))
     for run in found:
         state = Text(run.state, STYLES[run.state])
-        table.add_row(_name(root, run.folder), state, *(Text(one_line(cell)) for cell in _cells(run, now)))
+        cells = _cells(run, now, has_ranks=has_ranks)
+        table.add_row(_name(root, run.folder), state, *(Text(one_line(cell)) for cell in cells))
     return table
 
 
@@ -60,13 +64,15 @@ def _name(root: Path, folder: Path) -> Text:
     return Text(one_line(folder.resolve().name if folder == root else str(folder.relative_to(root))), "bold")
 
 
-def _cells(run: RunOverview, now: float) -> Iterator[str]:
+def _cells(run: RunOverview, now: float, *, has_ranks: bool) -> Iterator[str]:
     yield "" if run.epoch is None else f"{run.epoch}/{run.max_epochs}" if run.max_epochs else str(run.epoch)
     yield "" if run.step is None else f"{run.step:,}"
     best = run.best
     yield f"{best.metric} {number(best.score)}" + (f" (epoch {best.epoch})" if best.epoch else "") if best else ""
     yield "" if run.started is None else duration(max(0, now - run.started))
     yield "" if run.last_event is None else f"{duration(max(0, now - run.last_event))} ago"
+    if has_ranks:
+        yield describe_ranks(run.ranks)
     yield ", ".join(_progress(sink) for sink in run.sinks)
 
 

@@ -19,6 +19,7 @@ from trainwire_sinks.exits import ExitCode
 from trainwire_sinks.jetstream.target import resolve_target
 from trainwire_sinks.watch.own_words import logging_into_views
 from trainwire_sinks.watch.plain import print_runs
+from trainwire_sinks.watch.ranks import Ranks
 from trainwire_sinks.watch.reader import Reader
 
 MAX_READERS = 64
@@ -62,10 +63,14 @@ def _make_readers(targets: Sequence[str], ranks: Sequence[str], give_up: float |
     if len(wanted) > MAX_READERS:
         raise OptionError(f"that makes {len(wanted)} runs and ranks; at most {MAX_READERS} can be watched at once")
     has_ranks = any(rank for _, rank in wanted)
+    beside = {target.folder: Ranks(target.folder) for target, _ in wanted if target.folder}
     return [
-        Reader(target, rank, _label(target) + (f" rank {rank}" if has_ranks else ""), give_up=give_up, stays=stays)
+        Reader(
+            target, rank, _label(target) + (f" rank {rank}" if has_ranks else ""),
+            give_up=give_up, stays=stays, ranks=beside[target.folder] if target.folder else None,
+        )
         for target, rank in wanted
-    ]
+    ]  # fmt: skip
 
 
 def _ranks_of(target: Target, ranks: Sequence[str], give_up: float | None) -> Sequence[int]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from rich.text import Text
 
+from trainwire_sinks.ranks import RankOverview, describe_ranks
 from trainwire_sinks.text import duration, one_line
 from trainwire_sinks.watch.alerts import open_alerts
 from trainwire_sinks.watch.logs import Line
@@ -34,6 +35,8 @@ def status_text(views: Sequence[View], selected: int, width: int) -> Text:
     view = views[selected]
     if (fraction := view.pace.fraction) is not None:
         lines.append(_bar(fraction, width))
+    if len(view.ranks) > 1:
+        lines.append(Text(f"ranks   {describe_ranks(view.ranks)}", "yellow" if any(map(_lags, view.ranks)) else ""))
     lines.append(Text(f"sinks   {describe_sinks(view)}"))
     lines.append(Text(f"alerts  {describe_alerts(view)}", style=_severity(view)))
     for line in lines:
@@ -59,6 +62,10 @@ def _bar(fraction: float, width: int) -> Text:
     done = round(cells * fraction)
     bar = Text.assemble(("━" * done, "green"), ("─" * (cells - done), "dim"))
     return bar.append(f" {fraction:4.0%}")
+
+
+def _lags(rank: RankOverview) -> bool:
+    return bool(rank.behind) or rank.state in ("died", "failed", "unreadable")
 
 
 def _severity(view: View) -> str:

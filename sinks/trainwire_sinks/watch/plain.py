@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from trainwire_sinks.ranks import describe_ranks
 from trainwire_sinks.watch.alerts import Alert
 from trainwire_sinks.watch.reader import Reader
 from trainwire_sinks.watch.view import View
@@ -69,6 +70,7 @@ class Printer:
             return
         told = describe(self._view, now)
         if self._view.is_caught_up:
+            told += f"; ranks: {describe_ranks(self._view.ranks)}" if len(self._view.ranks) > 1 else ""
             told += f"; {describe_metrics(self._view, SHOWN_METRICS)}; sinks: {describe_sinks(self._view)}"
         if told != self._last_told:
             self._print(f"-- {told}")

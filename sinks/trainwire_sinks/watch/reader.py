@@ -17,6 +17,7 @@ from trainwire_protocol.verification import AttemptReport
 from trainwire_protocol.wire import START
 from trainwire_sinks.progress import Progress, read_progress
 from trainwire_sinks.watch.alerts import AlertsFile
+from trainwire_sinks.watch.ranks import Ranks
 from trainwire_sinks.watch.view import View
 
 LOOK_SECONDS: Final = 1.0
@@ -35,10 +36,18 @@ class Reader:
         label: what tells it from others that are shown beside it.
         give_up: seconds after which a publisher on another host that has fallen silent is no longer waited for.
         stays: wait for further attempts when the run is over.
+        ranks: looks at all ranks of the run, if they are in a folder.
     """
 
     def __init__(
-        self, target: Target, rank: int, label: str, *, give_up: float | None = None, stays: bool = True
+        self,
+        target: Target,
+        rank: int,
+        label: str,
+        *,
+        give_up: float | None = None,
+        stays: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
         self.target = target
         self.rank = rank
@@ -47,6 +56,7 @@ class Reader:
         self._stays = stays
         self._subscription: Subscription | None = None
         self._alerts = AlertsFile(target.folder, rank) if target.folder else None
+        self._ranks = ranks
         self._last_batch = time.monotonic()
 
     async def run(self) -> None:
@@ -108,6 +118,8 @@ class Reader:
             self.view.is_caught_up = True
         if self._alerts:
             self.view.alerts = await run_in_background(self._alerts.read)
+        if self._ranks:
+            self.view.ranks = await run_in_background(self._ranks.read)
         self.view.sinks = await run_in_background(self._read_sinks)
 
     def _read_sinks(self) -> Sequence[Progress]:

@@ -11,6 +11,7 @@ from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_protocol.live import Heartbeat
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.progress import Progress
+from trainwire_sinks.ranks import RankOverview
 from trainwire_sinks.watch.alerts import Alert
 from trainwire_sinks.watch.logs import Log
 from trainwire_sinks.watch.metrics import Metrics
@@ -41,6 +42,8 @@ class View:
         self.metrics = Metrics()
         self.log = Log()
         self.sinks: Sequence[Progress] = ()
+        self.ranks: Sequence[RankOverview] = ()
+        """All that the run has, as far as its folder tells."""
         self.alerts: Sequence[Alert] = ()
         """The last ones, the newest last."""
         self.heads: dict[int, dict[str, int]] = {}

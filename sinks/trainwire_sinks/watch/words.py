@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from trainwire_sinks.progress import Progress
+from trainwire_sinks.ranks import describe_lag
 from trainwire_sinks.text import duration, one_line, plain
 from trainwire_sinks.watch.alerts import Alert, open_alerts
 from trainwire_sinks.watch.metrics import most_interesting
@@ -27,6 +28,7 @@ def _facts(view: View, now: float) -> Iterator[str]:
         yield one_line(view.word)
     if not view.is_caught_up and view.events:
         yield f"{view.events:,} events"
+    yield from (lag for rank in view.ranks if rank.rank == view.rank and (lag := describe_lag(rank)))
     pace = view.pace
     if pace.epoch is not None:
         yield f"epoch {pace.epoch}" + (f"/{pace.max_epochs}" if pace.max_epochs else "")

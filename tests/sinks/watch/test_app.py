@@ -29,6 +29,7 @@ from trainwire_sinks.watch.dialogs import Page
 from trainwire_sinks.watch.filter_field import FilterField
 from trainwire_sinks.watch.metric_list import MetricList
 from trainwire_sinks.watch.plots import MetricPlot
+from trainwire_sinks.watch.ranks import Ranks
 
 SMALL, LARGE = (80, 24), (200, 50)
 Main = Coroutine[Any, Any, None]
@@ -270,5 +271,26 @@ def test_a_run_that_is_resized_and_one_that_waits(tmp_path: Path) -> None:
                 await pilot.resize_terminal(*size)
                 app.show()
                 await settled(pilot)
+
+    run(main())
+
+
+def test_a_straggler_is_named(write_run: Callable[..., Path]) -> None:
+    """Of several ranks it is told which one is behind, beside the one that is shown and in its own line."""
+    for rank, pace in ((0, 10), (1, 5)):
+        events = [Event("train/loss", 1.0, "scalar", 1.75e9 + step / pace, step) for step in range(100 * pace + 1)]
+        recorder = Recorder(rank=rank)
+        folder = write_run([recorder.happened("run/started"), recorder.record(events)], is_over=False)
+
+    async def main() -> None:
+        ranks = Ranks(folder)
+        app = WatchApp([Reader(Target(folder), rank, f"rank {rank}", ranks=ranks) for rank in (0, 1)])
+        async with app.run_test(size=LARGE) as pilot:
+            while not all(view.is_caught_up and view.ranks for view in app.views):
+                await asyncio.sleep(0.01)
+            await settled(pilot)
+            assert "ranks   2: rank 1 500 steps behind" in screen(pilot)
+            (line,) = (line for line in screen(pilot).splitlines() if "running" in line and "rank 1 " in line)
+            assert "500 steps behind" in line
 
     run(main())
