@@ -1,8 +1,8 @@
 """Many publishers into one relay: what it loses, and what it takes.
 
-python -m benchmarks.relay_scale [--publishers 256] [--seconds 60] simulates a cluster on this host. Each publisher is
-a bus of its own, a rank of one run, that logs ten scalars ten times a second; the relay knows nothing but their
-connection files, as on another host, and so gets everything over TCP, encrypted.
+python -m benchmarks.relay_scale [--publishers 256] [--seconds 120] [--simulated] [--stall 0] simulates a cluster on
+this host. Each publisher is a rank of one run that logs ten scalars ten times a second; the relay knows nothing but
+their connection files, as on another host, and so gets everything over TCP, encrypted.
 """
 
 from __future__ import annotations
@@ -11,58 +11,51 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-import trainwire
 from trainwire_protocol.connection import connection_path
 from trainwire_protocol.journal import list_segments
 from trainwire_protocol.run_folder import list_attempts, list_ranks
+from trainwire_protocol.server import HIGH_WATER_MARK
 from trainwire_protocol.verification import verify_run
 
 PROCESSES = 4
-"""Processes that the publishers are spread over: each bus has threads of its own all the same."""
+"""Processes that the publishers are spread over."""
 
-FLUSH_SECONDS = 0.5
 SAMPLE_SECONDS = 1.0
-MEMORY_SAMPLES = 5
+MEMORY_SAMPLES = 10
 """Samples from one of those that are printed to the next."""
-VALUES = {f"metric-{number}": 0.5 for number in range(10)}
 
 
-def publish(folder: Path, ranks: Sequence[int], world_size: int) -> None:
-    """Log from these ranks until standard input ends."""
-    with ExitStack() as stack:
-        buses = [stack.enter_context(open_bus(folder, rank, world_size)) for rank in ranks]
-        print("ready", flush=True)
-        begin = float(sys.stdin.readline())
-        end = begin + float(sys.stdin.readline())
-        step = 0
-        while time.time() < end:
-            step += 1
-            time.sleep(max(0.0, begin + step * 0.1 - time.time()))
-            for bus in buses:
-                bus.log(VALUES, step=step)
-        for bus in buses:
-            bus.close(timeout=60)
+class Sample(NamedTuple):
+    """What the processes have taken so far."""
+
+    at: float
+    """On the monotonic clock."""
+    relay: float
+    """Seconds of the processor's time."""
+    publishers: float
+    resident: float
+    """Megabytes of the relay's memory."""
 
 
-def open_bus(folder: Path, rank: int, world_size: int) -> trainwire.EventBus:
-    return trainwire.open_bus(
-        folder, rank=rank, world_size=world_size, bind="tcp://127.0.0.1:0", flush_interval=FLUSH_SECONDS
-    )
-
-
-def start_publishers(folder: Path, count: int) -> list[subprocess.Popen[str]]:
+def start_publishers(folder: Path, options: argparse.Namespace) -> list[subprocess.Popen[str]]:
     """Start them all, and wait until they can be reached."""
-    own = [sys.executable, "-m", "benchmarks.relay_scale", "--folder", str(folder), "--publishers", str(count)]
+    count = options.publishers
+    own = [
+        sys.executable, "-m", "benchmarks.relay_publishers", str(folder), "--world-size", str(count),
+        "--high-water-mark", str(options.high_water_mark), *(["--simulated"] if options.simulated else []),
+    ]  # fmt: skip
     started = [
         subprocess.Popen(
             [*own, "--ranks", *map(str, range(first, count, PROCESSES))],
@@ -79,7 +72,7 @@ def let_go(publishers: Sequence[subprocess.Popen[str]], seconds: float) -> None:
     """Let all publishers log for so long, from the same moment on."""
     for process in publishers:
         assert process.stdin
-        process.stdin.write(f"{time.time() + 2}\n{seconds}\n")
+        process.stdin.write(f"{time.time() + 1}\n{seconds}\n")
         process.stdin.flush()
 
 
@@ -89,14 +82,38 @@ def relay(known: Path, copies: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--until-over"], env=environment, stderr=subprocess.DEVNULL)
 
 
-def samples(process: subprocess.Popen[bytes]) -> Iterator[tuple[float, float]]:
-    """Megabytes of memory and seconds of the processor's time, every second until the process ends."""
-    looked_at = psutil.Process(process.pid)
-    while process.poll() is None:
+def stall(process: subprocess.Popen[bytes], after: float, seconds: float) -> None:
+    """Stop the relay after a while, and let it go on later."""
+
+    def stop() -> None:
+        time.sleep(after)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGCONT)
+
+    if seconds:
+        threading.Thread(target=stop, daemon=True).start()
+
+
+def samples(relaying: subprocess.Popen[bytes], publishers: Sequence[subprocess.Popen[str]]) -> Iterator[Sample]:
+    """What the processes take, every second until the relay ends."""
+    looked_at, others = psutil.Process(relaying.pid), [psutil.Process(process.pid) for process in publishers]
+    used = dict.fromkeys(others, 0.0)
+    while relaying.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = looked_at.cpu_times()
-            yield looked_at.memory_info().rss / 1e6, times.user + times.system
+            for other in others:
+                used[other] = max(used[other], processor_seconds(other))
+            yield Sample(
+                time.monotonic(), processor_seconds(looked_at), sum(used.values()), looked_at.memory_info().rss / 1e6
+            )
         time.sleep(SAMPLE_SECONDS)
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def journal_bytes(folder: Path, rank: int) -> bytes:
@@ -104,21 +121,19 @@ def journal_bytes(folder: Path, rank: int) -> bytes:
     return b"".join(path.read_bytes() for attempt in attempts for path in list_segments(attempt.folder))
 
 
-def measure(count: int, seconds: float, root: Path) -> None:
+def measure(options: argparse.Namespace, root: Path) -> None:
     """Run it all, and print what was found."""
+    count, seconds = options.publishers, options.seconds
     folder, known, copies = root / "run", root / "known", root / "copies"
     known.mkdir()
-    publishers = start_publishers(folder, count)
+    publishers = start_publishers(folder, options)
     for rank in range(count):
         shutil.copy(connection_path(folder, rank), known / f"{rank}.json")
     relaying = relay(known, copies)
     wait_for_relay(copies, count)
     let_go(publishers, seconds)
-    begun, memory, used = time.monotonic(), list[float](), list[float]()
-    for resident, busy in samples(relaying):
-        memory.append(resident)
-        used.append(busy)
-    took = time.monotonic() - begun
+    stall(relaying, seconds / 3, options.stall)
+    taken = list(samples(relaying, publishers))
     for process in publishers:
         process.communicate(timeout=60)
     copy = next(path for path in copies.iterdir() if not path.name.startswith("."))
@@ -127,10 +142,27 @@ def measure(count: int, seconds: float, root: Path) -> None:
     lost = events - sum(report.events for report in verify_run(copy))
     print(f"{count} publishers for {seconds:g} s: {events:,} events, {events / seconds:,.0f} a second")
     print(f"lost: {lost}; {same} of {count} copies are the same byte for byte; exit code {relaying.returncode}")
-    print(f"the relay: {100 * (used[-1] - used[0]) / took:.0f} % of a core over {took:.0f} s")
-    shown = ", ".join(f"{resident:.0f}" for resident in memory[::MEMORY_SAMPLES])
-    print(f"its memory in MB, every {MEMORY_SAMPLES * SAMPLE_SECONDS:g} s: {shown}")
+    tell(taken, seconds, events)
     print(f"on disk: {sum(len(journal_bytes(folder, rank)) for rank in range(count)) / events:.1f} bytes an event")
+
+
+def tell(taken: Sequence[Sample], seconds: float, events: int) -> None:
+    """Print what the processes took while the publishers logged, and the relay's memory all the time."""
+    first = taken[0]
+    logging = [sample for sample in taken if sample.at - first.at <= seconds] or [first]
+    last, took = logging[-1], logging[-1].at - first.at or 1.0
+    share, others = (last.relay - first.relay) / took, (last.publishers - first.publishers) / took
+    print(f"while they logged: the relay {100 * share:.0f} % of a core, the publishers {100 * others:.0f} %")
+    print(
+        f"the relay, to its end: {1e6 * (taken[-1].relay - first.relay) / events:.1f} s of a core for a million events"
+    )
+    print(f"it ended {taken[-1].at - first.at - seconds:.0f} s after the last was logged")
+    shown = ", ".join(f"{sample.resident:.0f}" for sample in taken[::MEMORY_SAMPLES])
+    print(f"its memory in MB, every {MEMORY_SAMPLES * SAMPLE_SECONDS:g} s: {shown}; at most {peak(taken):.0f}")
+
+
+def peak(taken: Sequence[Sample]) -> float:
+    return max(sample.resident for sample in taken)
 
 
 def wait_for_relay(copies: Path, count: int) -> None:
@@ -145,18 +177,16 @@ def wait_for_relay(copies: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Measure, or be one of the publishing processes."""
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--publishers", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--ranks", type=int, nargs="*", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.ranks is not None:
-        publish(arguments.folder, arguments.ranks, arguments.publishers)
-        return
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--simulated", action="store_true", help="only what buses do on the wire and on the disk")
+    parser.add_argument("--stall", type=float, default=0.0, help="seconds for which the relay is stopped meanwhile")
+    parser.add_argument("--high-water-mark", type=int, default=HIGH_WATER_MARK, help="messages kept for the relay")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        measure(arguments.publishers, arguments.seconds, Path(root))
+        measure(options, Path(root))
 
 
 if __name__ == "__main__":

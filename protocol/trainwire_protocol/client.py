@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 import zmq.asyncio
 
+from trainwire_protocol.arrivals import Gatherer
 from trainwire_protocol.errors import ProtocolError, RequestError
 from trainwire_protocol.follower import Follower
 from trainwire_protocol.journal import READ_BYTES
@@ -76,6 +77,7 @@ class Subscription:
         high_water_mark: int = HIGH_WATER_MARK,
         history_bytes: int = READ_BYTES,
         context: zmq.asyncio.Context | None = None,
+        gatherer: Gatherer | None = None,
         as_sent: bool = False,
     ) -> None:
         """Set up what is wanted; nothing is opened before the subscription is entered.
@@ -95,10 +97,11 @@ class Subscription:
             high_water_mark: live messages that wait for this reader before more are dropped.
             history_bytes: how much of the history is had at once.
             context: for its sockets, where many subscriptions share one; left out, it has its own.
+            gatherer: looks at what comes live, where many subscriptions share one.
             as_sent: deliver batches without a look at their events, also such that cannot be read: for copies.
         """
         self._wanted = Wanted(
-            target, rank, tuple(channels), use_journal, high_water_mark, history_bytes, context, as_sent
+            target, rank, tuple(channels), use_journal, high_water_mark, history_bytes, context, gatherer, as_sent
         )
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name

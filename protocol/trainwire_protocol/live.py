@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Final
 import zmq
 import zmq.asyncio
 
+from trainwire_protocol.arrivals import Arrivals, Gatherer
 from trainwire_protocol.curve import ClientKeys, secure_client
 from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
 from trainwire_protocol.wire import HEARTBEAT, Batch, Header, decode_batch, topic, unpack_map
@@ -56,12 +56,13 @@ class LiveFeed:
         keys: ClientKeys | None = None,
         *,
         as_sent: bool = False,
+        gatherer: Gatherer | None = None,
     ) -> None:
         """Connect to a publisher; `as_sent` says that batches are not to be looked into."""
         self._as_sent = as_sent
         self.malformed = 0
         """Messages that could not be read, and were skipped."""
-        self._socket = context.socket(zmq.SUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context(context).socket(zmq.SUB)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVHWM, high_water_mark)
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
@@ -69,8 +70,7 @@ class LiveFeed:
             self._socket.subscribe(topic(channel, run, rank))
         secure_client(self._socket, keys)
         self._socket.connect(endpoint)
-        # To wait for a message costs several times as much as to take one that is there.
-        self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
+        self._arrivals = Arrivals(self._socket, gatherer)
 
     async def receive(self, timeout: float) -> Batch | None:
         """The next batch, or a heartbeat as one without events; None if none came in `timeout` seconds.
@@ -78,26 +78,20 @@ class LiveFeed:
         Raises:
             UnsupportedVersionError: a newer major version is spoken there.
         """
-        try:
-            while True:
-                batch = self._decode(self._at_once.recv_multipart(zmq.NOBLOCK))
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                batch = self._decode(self._socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                if not await self._arrivals.wait(deadline - time.monotonic()):
+                    return None
+            else:
                 if batch is not None:
                     return batch
-        except zmq.Again:
-            return await self._wait(timeout)
-
-    async def _wait(self, timeout: float) -> Batch | None:
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    batch = self._decode(await self._socket.recv_multipart())
-                    if batch is not None:
-                        return batch
-        except TimeoutError:
-            return None
 
     def close(self) -> None:
         """Close the socket."""
+        self._arrivals.close()
         self._socket.close()
 
     def _decode(self, frames: list[bytes]) -> Batch | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import zmq.asyncio
 
+from trainwire_protocol.arrivals import Gatherer
 from trainwire_protocol.background import run_in_background
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.curve import ClientKeys
@@ -36,6 +37,8 @@ class Wanted:
     """How much of the history is had at once."""
     context: zmq.asyncio.Context | None = None
     """For its sockets, where many share one."""
+    gatherer: Gatherer | None = None
+    """Looks at their sockets, where many are read."""
     as_sent: bool = False
     """True to take batches without a look at their events, whatever these are: for copies."""
 
@@ -99,7 +102,7 @@ class Source:
             wanted = self.wanted
             self.live = LiveFeed(
                 self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark, keys,
-                as_sent=wanted.as_sent,
+                as_sent=wanted.as_sent, gatherer=wanted.gatherer,
             )  # fmt: skip
             self._live_attempt = attempt
         return self.live

@@ -7,6 +7,7 @@ from typing import Final
 
 import zmq.asyncio
 
+from trainwire_protocol.arrivals import Gatherer
 from trainwire_protocol.client import Subscription
 from trainwire_protocol.errors import CursorAheadError
 from trainwire_protocol.events import CHANNELS
@@ -19,8 +20,8 @@ from trainwire_sinks.source import Acknowledger
 BEAT_SECONDS: Final = 0.25
 """How often it is looked whether the trainer has sent a heartbeat."""
 
-BEATS_A_RENEWAL: Final = int(RENEWAL_SECONDS / BEAT_SECONDS)
-"""How often, in these, the lease is renewed, and the trainer is told how far the copy is."""
+BEATS_A_RENEWAL: Final = int(2 * RENEWAL_SECONDS / BEAT_SECONDS)
+"""How often, in these, the lease is renewed and the trainer told how far the copy is: either holds for half a minute."""
 
 HIGH_WATER_MARK: Final = 16
 """Live messages of one rank that wait here. What is more waits at its trainer, and what is dropped there is fetched."""
@@ -35,7 +36,13 @@ class Following:
     """Follows what was found, and has it served."""
 
     def __init__(
-        self, found: Found, serving: Serving, context: zmq.asyncio.Context, name: str, give_up: float | None = None
+        self,
+        found: Found,
+        serving: Serving,
+        context: zmq.asyncio.Context,
+        gatherer: Gatherer,
+        name: str,
+        give_up: float | None = None,
     ) -> None:
         """Say what to follow.
 
@@ -43,11 +50,13 @@ class Following:
             found: which rank, and where it is.
             serving: takes what is read.
             context: for the sockets.
+            gatherer: looks at what comes live.
             name: under which the trainer knows this relay.
             give_up: seconds after which a silent trainer on another host is no longer waited for.
         """
         self.found, self.serving = found, serving
-        self._context, self._name, self._give_up = context, name, give_up
+        self._context, self._gatherer = context, gatherer
+        self._name, self._give_up = name, give_up
         self._reading: tuple[Subscription, Acknowledger] | None = None
         self._beats = 0
 
@@ -82,7 +91,7 @@ class Following:
         subscription = Subscription(
             self.found.target, rank=self.found.rank, channels=CHANNELS, cursor=cursor, give_up=self._give_up,
             name=self._name, context=self._context, high_water_mark=HIGH_WATER_MARK, history_bytes=HISTORY_BYTES,
-            as_sent=True,
+            gatherer=self._gatherer, as_sent=True,
         )  # fmt: skip
         try:
             async with subscription, Acknowledger(subscription) as acknowledger:

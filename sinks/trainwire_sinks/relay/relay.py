@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from trainwire_protocol.arrivals import Gatherer
 from trainwire_protocol.endpoints import Tcp
 from trainwire_protocol.errors import IncompleteError, TrainwireError
 from trainwire_protocol.run_folder import list_ranks, read_run_name
@@ -25,6 +26,9 @@ from trainwire_sinks.relay.writing import Writer
 
 SCAN_SECONDS: Final = 1.0
 """How often sources are looked at."""
+
+GATHER_SECONDS: Final = 0.02
+"""How long what the trainers send gathers before it is looked at: to wake for each message costs much more."""
 
 MAX_OPEN_FILES: Final = 1 << 16
 
@@ -77,7 +81,7 @@ class Relay:
         await asyncio.to_thread(self._claim.take)
         _allow_many_files()
         places = Places(self._tcp, self._folder / ".trainwire")
-        self._writer = Writer()
+        self._writer, self._gatherer = Writer(), Gatherer(GATHER_SECONDS)
         sources: list[FolderSource | AddressSource] = []
         try:
             sources.extend(make_source(name, self._folder, places.context.zmq) for name in self._names)
@@ -152,7 +156,7 @@ class Relay:
             return
         logger.info("relaying rank %d of %s from %s", found.rank, found.run, found.target)
         name = f"relay on {socket.gethostname()} in {self._folder}"[:256]
-        following = Following(found, serving, places.context.zmq, name, self._give_up)
+        following = Following(found, serving, places.context.zmq, self._gatherer, name, self._give_up)
         self._following[key] = following
         self._tasks[key] = asyncio.ensure_future(self._follow(following, state))
         self._tasks[key].add_done_callback(lambda _: self._forget(key))
@@ -181,6 +185,7 @@ class Relay:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(serving.close() for serving in self._serving.values()))
         await self._writer.close()
+        self._gatherer.close()
         for source in sources:
             if isinstance(source, AddressSource):
                 await source.close()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
-
-from trainwire_protocol.background import run_in_background
-
-GATHER_SECONDS: Final = 0.02
-"""How long work gathers before it is done together."""
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 Work: TypeAlias = tuple[Callable[[], None], "asyncio.Future[None]"]
 
@@ -21,6 +17,7 @@ class Writer:
         """Begin, on the running loop."""
         self._waiting: list[Work] = []
         self._has_work = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "trainwire-copies")
         self._working = asyncio.ensure_future(self._work())
 
     def submit(self, function: Callable[[], None]) -> asyncio.Future[None]:
@@ -35,14 +32,16 @@ class Writer:
         await self.submit(lambda: None)
         self._working.cancel()
         await asyncio.gather(self._working, return_exceptions=True)
+        self._thread.shutdown()
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._has_work.wait()
-            await asyncio.sleep(GATHER_SECONDS)
             self._has_work.clear()
             taken, self._waiting = self._waiting, []
-            for (_, done), problem in zip(taken, await run_in_background(_do_all, taken), strict=True):
+            problems = await loop.run_in_executor(self._thread, _do_all, taken)
+            for (_, done), problem in zip(taken, problems, strict=True):
                 _settle(done, problem)
 
 

@@ -1,0 +1,176 @@
+"""One of the processes that publish for `relay_scale`: many ranks of one run, each with its own journal and sockets.
+
+They are buses, as trainings have them; or, where hundreds of buses with their threads would take the processor from the
+relay that is measured, only what a bus does on the wire and on the disk: the same batches, heartbeats, leases and
+answers, by the same servers and journals, on one event loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import trainwire
+from trainwire_protocol.connection import Connection, connection_path, write_connection
+from trainwire_protocol.endpoints import Endpoints, Tcp
+from trainwire_protocol.events import Row
+from trainwire_protocol.journal import JournalWriter
+from trainwire_protocol.process import ProcessIdentity
+from trainwire_protocol.run_folder import RENEWAL_SECONDS, Lease, begin_attempt
+from trainwire_protocol.server import HIGH_WATER_MARK, Server, ServerContext
+from trainwire_protocol.wire import Header, encode_batch
+
+FLUSH_SECONDS = 0.5
+STEP_SECONDS = 0.1
+CLOSE_SECONDS = 60.0
+"""How long a publisher waits at its end for the relay."""
+
+BIND = "tcp://127.0.0.1:0"
+VALUES = {f"metric-{number}": 0.5 for number in range(10)}
+
+
+def ready() -> tuple[float, float]:
+    """Say that all can be reached; when the logging then begins and ends."""
+    print("ready", flush=True)
+    begin = float(sys.stdin.readline())
+    return begin, begin + float(sys.stdin.readline())
+
+
+def publish_by_buses(folder: Path, ranks: Sequence[int], world_size: int, high_water_mark: int) -> None:
+    """Log from one bus for each rank."""
+    with ExitStack() as stack:
+        buses = [
+            stack.enter_context(
+                trainwire.open_bus(
+                    folder, rank=rank, world_size=world_size, bind=BIND, flush_interval=FLUSH_SECONDS,
+                    high_water_mark=high_water_mark,
+                )
+            )
+            for rank in ranks
+        ]  # fmt: skip
+        begin, end = ready()
+        step = 0
+        while time.time() < end:
+            step += 1
+            time.sleep(max(0.0, begin + step * STEP_SECONDS - time.time()))
+            for bus in buses:
+                bus.log(VALUES, step=step)
+        # As in a cluster, where all end at the same moment.
+        with ThreadPoolExecutor(len(buses)) as closers:
+            list(closers.map(lambda bus: bus.close(timeout=CLOSE_SECONDS), buses))
+
+
+class Simulated:
+    """What one bus does on the wire and on the disk."""
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        world_size: int,
+        endpoints: Endpoints,
+        context: ServerContext,
+        high_water_mark: int,
+    ) -> None:
+        self._session = secrets.token_hex(8)
+        self._attempt = begin_attempt(folder, rank, self._session)
+        self._journal = JournalWriter(self._attempt.folder)
+        self._process = ProcessIdentity.of_this_process()
+        self._server = Server.open(
+            self._attempt, endpoints, lambda: {"state": "running", "step": self._step},
+            lambda: {"process": self._process._asdict(), "session": self._session, "world_size": world_size},
+            high_water_mark, context,
+        )  # fmt: skip
+        connection = Connection(
+            self._server.publish_endpoint, self._server.request_endpoint, self._attempt.run, rank, world_size,
+            self._session, self._attempt.number, self._process, endpoints.client_keys,
+        )  # fmt: skip
+        write_connection(connection_path(folder, rank), connection)
+        self._seq = self._step = 0
+        self._answering = asyncio.ensure_future(self._server.answer_requests())
+
+    async def live(self, begin: float, end: float) -> None:
+        """Publish from then to then, and wait for the relay at the end."""
+        self._publish([("run/started", {}, "lifecycle", time.time(), 0)])
+        flushing = asyncio.ensure_future(self._flush(begin, end))
+        beats = 0
+        while not flushing.done():
+            self._server.beat()
+            if beats % RENEWAL_SECONDS == 0:
+                self._attempt.write_lease(Lease(self._process, self._session, time.time()))
+            beats += 1
+            await asyncio.wait([flushing], timeout=1.0)
+        await flushing
+        self._publish([("run/finished", {"last_seq": self._seq}, "lifecycle", time.time(), self._step)], last=True)
+        self._server.beat()
+        await self._server.wait_for_sinks(self._seq - 1, CLOSE_SECONDS)
+        self._answering.cancel()
+        await asyncio.gather(self._answering, return_exceptions=True)
+        self._server.close(linger=0.2)
+        self._journal.close()
+        self._attempt.release(self._session)
+
+    async def _flush(self, begin: float, end: float) -> None:
+        """Publish what a training would have logged since the last time."""
+        while time.time() < end:
+            await asyncio.sleep(FLUSH_SECONDS)
+            steps = range(self._step + 1, int((min(time.time(), end) - begin) / STEP_SECONDS) + 1)
+            rows = [
+                (name, value, "scalar", begin + step * STEP_SECONDS, step)
+                for step in steps
+                for name, value in VALUES.items()
+            ]
+            if rows:
+                self._step = steps[-1]
+                self._publish(rows)
+
+    def _publish(self, rows: Sequence[Row], *, last: bool = False) -> None:
+        attempt, before = self._attempt, dict(self._server.heads)
+        header = Header(attempt.run, attempt.rank, attempt.number, "event", self._seq, len(rows), before, last=last)
+        batch = encode_batch(header, rows)
+        self._journal.append([batch])
+        self._server.publish(batch)
+        self._seq += len(rows)
+
+
+async def publish_simulated(folder: Path, ranks: Sequence[int], world_size: int, high_water_mark: int) -> None:
+    """Publish what one bus for each rank would."""
+    endpoints = Endpoints.choose(Tcp(BIND))
+    context = ServerContext(endpoints.server_keys)
+    publishers = [Simulated(folder, rank, world_size, endpoints, context, high_water_mark) for rank in ranks]
+    begin, end = await asyncio.to_thread(ready)
+    shift = FLUSH_SECONDS / len(publishers)
+    await asyncio.gather(*(publisher_after(number * shift, one, begin, end) for number, one in enumerate(publishers)))
+    context.close()
+
+
+async def publisher_after(seconds: float, publisher: Simulated, begin: float, end: float) -> None:
+    await asyncio.sleep(max(0.0, begin + seconds - time.time()))
+    await publisher.live(begin, end)
+
+
+def main() -> None:
+    """Publish as the options say, from and until what standard input says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--world-size", type=int, required=True)
+    parser.add_argument("--ranks", type=int, nargs="+", required=True)
+    parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("--high-water-mark", type=int, default=HIGH_WATER_MARK)
+    options = parser.parse_args()
+    what = options.folder, options.ranks, options.world_size, options.high_water_mark
+    if options.simulated:
+        asyncio.run(publish_simulated(*what))
+    else:
+        publish_by_buses(*what)
+
+
+if __name__ == "__main__":
+    main()
