@@ -126,7 +126,19 @@ def encode_batch(header: Header, events: Sequence[Row]) -> Batch:
     Raises:
         MalformedBatchError: it would be larger than a reader accepts.
     """
-    body: bytes = msgpack.packb(events)
+    return _batch(header, msgpack.packb(events))
+
+
+def join_batch(header: Header, packed: Sequence[bytes]) -> Batch:
+    """Make a batch of events that are packed already, one or several in each of `packed`; the header counts them.
+
+    Raises:
+        MalformedBatchError: it would be larger than a reader accepts.
+    """
+    return _batch(header, msgpack.Packer(buf_size=64).pack_array_header(header.count) + b"".join(packed))
+
+
+def _batch(header: Header, body: bytes) -> Batch:
     if len(body) > MAX_BODY_BYTES:
         raise MalformedBatchError(f"a body of {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
     return Batch(header, encode_header(header), body)

@@ -1,10 +1,9 @@
-"""Makes events and batches out of records: values resolved, checked, numbered and packed. For the bus thread."""
+"""Makes batches out of records: values resolved, checked, packed and numbered. For the bus thread."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgpack
@@ -15,8 +14,9 @@ from trainwire.step_watch import StepWatch
 from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.errors import InvalidEventError
-from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, Row, validate
-from trainwire_protocol.wire import Batch, Header, encode_batch
+from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
+from trainwire_protocol.packing import ScalarPacker
+from trainwire_protocol.wire import Batch, Header, join_batch
 
 MAX_EVENTS: Final = 500
 """Most events that are packed at once: the training thread waits meanwhile for the interpreter's lock."""
@@ -31,31 +31,29 @@ MAX_EVENT_BYTES: Final = MAX_VALUE_BYTES + (1 << 20)
 """Largest event of any type, in bytes: an image or sound, and what is told of it."""
 
 _ENDING: Final = LAST_EVENTS | {MARK}
+"""Lifecycle events that are the last of their batch."""
+
 _FLOATS: Final = frozenset({float})
-_SCALARS: Final = {"scalar"}
 _ALWAYS_EVENT: Final = frozenset({"lifecycle", "log", "hparams"})
 
 
 class Batcher:
-    """Numbers the events of one attempt."""
+    """Numbers the events of one attempt, and fills batches with them."""
 
     def __init__(self, run: str, rank: int, attempt: int, complaints: Complaints) -> None:
         self.seq = 0
-        """Of the next event."""
+        """Of the next event, once `take` was called."""
+        self.events = 0
+        """That wait to be taken."""
         self._run, self._rank, self._attempt = run, rank, attempt
         self._complaints = complaints
         self._heads: dict[str, int] = {}
         self._steps = StepWatch()
-
-    def rows(self, record: Record) -> list[Row]:
-        """The events of a record whose values are ready; what is not allowed is complained of and left out."""
-        name, value, kind, walltime, step, _ = record
-        if kind is FLOATS and self._steps.goes_on(tuple(value), step):
-            return [(name, number, "scalar", walltime, step) for name, number in value.items()]
-        if isinstance(kind, Logged):
-            return self._logged(value, walltime, step)
-        found = self._checked(name, value, kind, walltime, step)
-        return [found] if found else []
+        self._packers: dict[tuple[str, ...], ScalarPacker] = {}
+        self._closed: list[Batch] = []
+        self._channel = ""
+        self._packed: list[bytes] = []
+        self._count = self._size = 0
 
     def is_ready(self, record: Record) -> bool:
         """Whether the value of a record can be read without waiting, or will never be."""
@@ -68,85 +66,82 @@ class Batcher:
             self._complaints.add("not ready", "a value of a GPU cannot be read: %s", error)
             return True
 
-    def batches(self, rows: Sequence[Row]) -> list[Batch]:
-        """Pack events, in their order, into as few batches as the rules of the wire allow."""
-        return [self._pack(channel, run) for channel, run in _runs(rows)]
+    def add(self, record: Record) -> None:
+        """Pack the events of a record whose values are ready; what is not allowed is complained of and left out."""
+        name, value, kind, walltime, step, _ = record
+        if isinstance(kind, Logged):
+            self._add_metrics(value, kind, walltime, step)
+        else:
+            self._add_event(name, value, kind, walltime, step)
 
-    def _logged(self, metrics: Mapping[str, Any], walltime: float, step: int) -> list[Row]:
-        with contextlib.suppress(Exception):  # what cannot be resolved is complained of below
-            metrics = resolve(metrics)
+    def take(self) -> list[Batch]:
+        """What was added since the last call, in as few batches as the rules of the wire allow."""
+        if self._count:
+            self._close(is_last=False)
+        batches, self._closed, self.events = self._closed, [], 0
+        return batches
+
+    def _add_metrics(self, metrics: Mapping[str, Any], kind: Logged, walltime: float, step: int) -> None:
+        if kind is not FLOATS:
+            with contextlib.suppress(Exception):  # what cannot be resolved is complained of below
+                metrics = resolve(metrics)
         names = tuple(metrics)
-        if _FLOATS.issuperset(map(type, metrics.values())) and self._steps.goes_on(names, step):
-            return [(name, number, "scalar", walltime, step) for name, number in metrics.items()]
-        found = [self._checked(name, number, "scalar", walltime, step) for name, number in metrics.items()]
-        rows = [row for row in found if row]
-        if len(rows) == len(names):
-            self._steps.know(names)
-        return rows
+        are_floats = kind is FLOATS or _FLOATS.issuperset(map(type, metrics.values()))
+        if are_floats and self._steps.goes_on(names, step):
+            self._append("event", self._packers[names].pack(metrics.values(), walltime, step), len(names))
+            return
+        are_allowed = [self._add_event(name, number, "scalar", walltime, step) for name, number in metrics.items()]
+        # More are packed one by one: others wait for the interpreter's lock meanwhile.
+        if all(are_allowed) and len(names) <= MAX_EVENTS and self._steps.know(names):
+            self._packers[names] = ScalarPacker(names)
 
-    def _checked(self, name: str, value: Any, kind: str, walltime: float, step: int) -> Row | None:
+    def _add_event(self, name: str, value: Any, kind: str, walltime: float, step: int) -> bool:
         try:
             value = resolve(value)
             if type(value) is int and not -(2**63) <= value < 2**64:
                 value = float(value)
-            event = validate(Event(name, value, kind, walltime, step))
-            _check_size(event)
+            packed = _pack(validate(Event(name, value, kind, walltime, step)))
         except InvalidEventError as error:
             self._complaints.add(shown(name), "not recorded: %s", error)
-            return None
+            return False
         except Exception as error:
             self._complaints.add(shown(name), "not recorded: event %s: %s", shown(name), shown(error))
-            return None
+            return False
         if kind not in _ALWAYS_EVENT and self._steps.goes_back(name, step):
             self._complaints.add(f"step {name}", "the step of %r goes back to %d; it is published as it is", name, step)
-        return event
+        self._append(_channel(kind, len(packed)), packed, 1)
+        if kind == "lifecycle" and name in _ENDING:
+            self._close(is_last=name in LAST_EVENTS)
+        return True
 
-    def _pack(self, channel: str, rows: Sequence[Row]) -> Batch:
-        last = _ends(rows[-1], LAST_EVENTS)
+    def _append(self, channel: str, packed: bytes, count: int) -> None:
+        is_full = self._count >= MAX_EVENTS or self._size + len(packed) > MAX_BYTES
+        if self._count and (is_full or channel != self._channel):
+            self._close(is_last=False)
+        self._channel = channel
+        self._packed.append(packed)
+        self._count += count
+        self._size += len(packed)
+        self.events += count
+
+    def _close(self, is_last: bool) -> None:
         header = Header(
-            self._run, self._rank, self._attempt, channel, self.seq, len(rows), dict(self._heads), last=last
+            self._run, self._rank, self._attempt, self._channel, self.seq, self._count, dict(self._heads), last=is_last
         )
-        self.seq += len(rows)
-        self._heads[channel] = self.seq - 1
-        return encode_batch(header, rows)
+        self._closed.append(join_batch(header, self._packed))
+        self.seq += self._count
+        self._heads[self._channel] = self.seq - 1
+        self._packed, self._count, self._size = [], 0, 0
 
 
-def _runs(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
-    """Cut events where the channel changes, a batch is full, or one has to end."""
-    if len(rows) <= MAX_EVENTS and set(map(itemgetter(2), rows)) == _SCALARS:
-        yield "event", rows
-        return
-    channel, run, size = "", list[Row](), 0
-    for row in rows:
-        own_channel, own_size = _channel_and_size(row)
-        if run and (own_channel != channel or len(run) >= MAX_EVENTS or size + own_size > MAX_BYTES):
-            yield channel, run
-            run, size = [], 0
-        channel = own_channel
-        run.append(row)
-        size += own_size
-        if _ends(row, _ENDING):
-            yield channel, run
-            run, size = [], 0
-    if run:
-        yield channel, run
+def _pack(event: Event) -> bytes:
+    packed: bytes = msgpack.packb(event)
+    if len(packed) > MAX_EVENT_BYTES:
+        raise InvalidEventError(f"event {event.name!r} has {len(packed)} bytes; at most {MAX_EVENT_BYTES} are allowed")
+    return packed
 
 
-def _check_size(event: Event) -> None:
-    """Raise unless an event can be packed, and is not too large to be sent."""
-    if event.type != "scalar" and (size := len(msgpack.packb(event))) > MAX_EVENT_BYTES:
-        raise InvalidEventError(f"event {event.name!r} has {size} bytes; at most {MAX_EVENT_BYTES} are allowed")
-
-
-def _ends(row: Row, names: Collection[str]) -> bool:
-    return row[2] == "lifecycle" and row[0] in names
-
-
-def _channel_and_size(row: Row) -> tuple[str, int]:
-    _, value, kind, _, _ = row
-    if kind == "scalar":
-        return "event", 64
-    if kind in ("image", "audio"):
-        return "media", len(value["data"])
-    size = len(msgpack.packb(row))
-    return ("media" if size > MEDIA_BYTES and kind not in _ALWAYS_EVENT else "event"), size
+def _channel(kind: str, size: int) -> str:
+    """Where an event of `size` bytes is sent: images and sounds on a channel of their own, and what else is large."""
+    is_media = kind in ("image", "audio") or (size > MEDIA_BYTES and kind not in _ALWAYS_EVENT)
+    return "media" if is_media else "event"

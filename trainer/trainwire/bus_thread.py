@@ -17,7 +17,6 @@ from trainwire.lookout import Lookout
 from trainwire.publisher import Publisher
 from trainwire.recorder import Logged, Record, Recorder
 from trainwire.watchers import Watchers
-from trainwire_protocol.events import Event, Row
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.server import Server
 from trainwire_protocol.wire import Batch
@@ -89,7 +88,7 @@ class BusThread(threading.Thread):
         self._loop = asyncio.get_running_loop()
         self._waking: asyncio.Future[None] = self._loop.create_future()
         server = self._open_server()
-        self.publisher = Publisher(self._batcher, self._journal, server)
+        self.publisher = Publisher(self._journal, server)
         self._journal.start()
         self._lookout.start()
         self.started.set()
@@ -132,23 +131,26 @@ class BusThread(threading.Thread):
         publisher.show_unjournaled()
         self._empty_polls = 0 if self._recorder.queue or publisher.is_behind else self._empty_polls + 1
         for _ in range(len(self._recorder.queue)):
-            rows = self._take()
-            if not rows or time.monotonic() > deadline:
+            if time.monotonic() > deadline or not self._publish_next(publisher):
                 break
-            publisher.publish(rows)
-            self._watchers.send(rows)
             await asyncio.sleep(0)
         if not self._recorder.queue:
             self._recorder.emptied()
 
-    def _take(self) -> list[Row]:
-        """The events of the next records, about `MAX_EVENTS`, up to one whose values are not known yet."""
-        queue, rows, size = self._recorder.queue, list[Row](), 0
-        while queue and len(rows) < MAX_EVENTS and size < MAX_BYTES and self._batcher.is_ready(queue[0]):
+    def _publish_next(self, publisher: Publisher) -> bool:
+        """Publish about `MAX_EVENTS`, up to a value that is not known yet; False if there is none that is."""
+        queue, batcher, size = self._recorder.queue, self._batcher, 0
+        while queue and batcher.events < MAX_EVENTS and size < MAX_BYTES and batcher.is_ready(queue[0]):
             record = self._recorder.take()
-            rows += self._batcher.rows(record)
+            batcher.add(record)
             size += record[5]
-        return rows
+        return self._publish(publisher)
+
+    def _publish(self, publisher: Publisher) -> bool:
+        batches = self._batcher.take()
+        publisher.publish(batches)
+        self._watchers.send(batches)
+        return bool(batches)
 
     def _report_drops(self) -> None:
         dropped = self._recorder.dropped
@@ -180,9 +182,8 @@ class BusThread(threading.Thread):
         status, reason = self._last
         last_seq = self._batcher.seq
         value = {"last_seq": last_seq, "reason": reason}
-        last = Event(f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step)
-        publisher.publish([last])
-        self._watchers.send([last])
+        self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step, 0))
+        self._publish(publisher)
         self._journal.stop()
         while publisher.written < last_seq and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from trainwire.batcher import Batcher
 from trainwire.journal_thread import JournalThread
 from trainwire_protocol.attempts import MARK
-from trainwire_protocol.events import Row
 from trainwire_protocol.server import Server
 from trainwire_protocol.wire import Batch, encode_header
 
@@ -26,10 +24,10 @@ MAX_UNWRITTEN_BYTES: Final = 256 << 20
 class Publisher:
     """Publishes one attempt's batches, each once it is journaled. For the bus thread's loop."""
 
-    def __init__(self, batcher: Batcher, journal: JournalThread, server: Server) -> None:
+    def __init__(self, journal: JournalThread, server: Server) -> None:
         self.written = -1
         """Seq of the last event that is in the journal."""
-        self._batcher, self._journal, self._server = batcher, journal, server
+        self._journal, self._server = journal, server
         self._unwritten: deque[Batch] = deque()
         self._unwritten_bytes = 0
         self._given_up: list[tuple[int, int]] = []
@@ -43,9 +41,9 @@ class Publisher:
         """Whether the journal lacks something that was published, or word of what it will never have."""
         return bool(self._unwritten or self._given_up)
 
-    def publish(self, rows: Sequence[Row]) -> None:
-        """Take events on: they are published when they are journaled."""
-        kept = [batch for batch in self._batcher.batches(rows) if self._keep(batch)]
+    def publish(self, batches: Sequence[Batch]) -> None:
+        """Take batches on: they are published when they are journaled."""
+        kept = [batch for batch in batches if self._keep(batch)]
         if kept:
             self._journal.submit(kept)
         self._note_marks(kept)

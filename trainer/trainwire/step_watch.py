@@ -20,11 +20,12 @@ class StepWatch:
         self._recent: dict[tuple[str, ...], int] = {}
         """Steps of groups that `_steps` does not know of yet."""
 
-    def know(self, names: tuple[str, ...]) -> None:
-        """Let `goes_on` take these names together; each has gone through `goes_back`."""
+    def know(self, names: tuple[str, ...]) -> bool:
+        """Let `goes_on` take these names together, if there is room; each has gone through `goes_back`."""
         if names not in self._groups and self._grouped_names + len(names) <= MAX_NAMES:
             self._groups.add(names)
             self._grouped_names += len(names)
+        return names in self._groups
 
     def goes_on(self, names: tuple[str, ...], step: int) -> bool:
         """Whether these names are known together, and none was at a later step; if so, they are at this one now."""

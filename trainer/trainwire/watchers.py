@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from trainwire_protocol.errors import UsageError
-from trainwire_protocol.events import Event, Row, new_event
+from trainwire_protocol.events import Event
+from trainwire_protocol.wire import Batch
 
 MAX_WAITING: Final = 100_000
 """Events that wait for the watchers; the oldest are dropped beyond it."""
@@ -52,11 +53,12 @@ class Watchers:
             self._thread.start()
             started.wait()
 
-    def send(self, rows: Sequence[Row]) -> None:
+    def send(self, batches: Sequence[Batch]) -> None:
         """Hand events over, from the bus thread; returns at once."""
         if not self._handlers:
             return
-        self._waiting.extend(map(new_event, rows))
+        for batch in batches:
+            self._waiting.extend(batch.events)
         while len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
