@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,9 +21,9 @@ def timestamp(
 ) -> str:
     """`walltime`, in seconds since the epoch, in ISO 8601: UTC, with its offset. What `datetime` writes, sooner."""
     try:
-        fraction, whole = math.modf(walltime)
-        carried, microseconds = divmod(round(fraction * 1e6), 1_000_000)
-        second = _date_and_time(int(whole) + carried, separator)
+        whole = int(walltime)
+        carried, microseconds = divmod(round((walltime - whole) * 1e6), 1_000_000)
+        second = _date_and_time(whole + carried, separator)
     except (ValueError, OverflowError, OSError):
         return f"@{walltime!r}"
     return f"{second}.{microseconds // 1000:03}+00:00" if timespec == "milliseconds" else f"{second}+00:00"

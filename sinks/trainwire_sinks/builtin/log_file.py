@@ -22,7 +22,7 @@ class LogFile(AppendSink):
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Write the lines of the batch's log records, hyperparameters and lifecycle events."""
-        await self.output.write("".join(line for event in events if (line := format_event(event))))
+        await self.output.write("".join(map(format_event, events)))
 
 
 def format_event(event: Event) -> str:
