@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import faults, hot_path, interpreter_lock, limits, peers, sinks, throughput
+from benchmarks import faults, hot_path, interpreter_lock, limits, peers, reading, sinks, throughput
 from benchmarks.report import describe_machine, table, write_section
 from benchmarks.result import Benchmark, Result, Size
 
@@ -22,6 +22,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     throughput.late_sink,
     sinks.tensorboard_sink,
     sinks.file_sinks,
+    reading.export_and_verify,
     interpreter_lock.interpreter_lock,
     limits.limits,
     peers.peers,

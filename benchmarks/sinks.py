@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as EventProto
@@ -14,11 +16,13 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from benchmarks.hot_path import metrics
 from benchmarks.result import Result, Size
 from trainwire_protocol.events import Event
+from trainwire_protocol.wire import Batch, decode_batch
 from trainwire_sinks.base import Sink
 from trainwire_sinks.builtin.jsonl import JsonLines
 from trainwire_sinks.builtin.log_file import LogFile
 from trainwire_sinks.builtin.loss_file import LossFile
 from trainwire_sinks.builtin.tensorboard import TensorBoard
+from trainwire_sinks.cli import COLLECT_AFTER
 from trainwire_sinks.testing import record, run_sink
 
 BATCH = 500
@@ -62,11 +66,35 @@ def logs(count: int) -> list[Event]:
 
 def rate_of(sink: Sink, events: list[Event]) -> float:
     """Events a second through a sink, from encoded batches to its output, commits included."""
-    batches = record([events[first : first + BATCH] for first in range(0, len(events), BATCH)])
-    with tempfile.TemporaryDirectory() as folder:
+    batches = Encoded(record([events[first : first + BATCH] for first in range(0, len(events), BATCH)]))
+    with tempfile.TemporaryDirectory() as folder, as_in_a_sink():
         begun = time.perf_counter()
         run_sink(lambda: sink, Path(folder), batches)
         return len(events) / (time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def as_in_a_sink() -> Iterator[None]:
+    """Collect garbage as seldom as the `trainwire` command does in its process."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+class Encoded(Sequence[Batch]):
+    """Batches whose events are made when they are asked for and then let go, as those of a subscription are."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self._frames = [(batch.header_bytes, batch.body) for batch in batches]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, at: int) -> Batch:  # type: ignore[override]  # slices are not needed
+        return decode_batch(*self._frames[at])
 
 
 def tensorboard_writer_rate(events: int) -> float:

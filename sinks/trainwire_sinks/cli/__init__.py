@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from typing import Final
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
@@ -29,8 +31,13 @@ COMMANDS = (
 """Each is a module here, and the function of this name in it; `sink` and `replay` are made for what they are given."""
 
 
+COLLECT_AFTER: Final = 50_000
+"""Objects made before Python looks for cycles: a batch makes thousands, which live for a moment and are in none."""
+
+
 def main() -> None:
     """Run the command line of this process and exit."""
+    gc.set_threshold(COLLECT_AFTER)
     with forgiving_streams():
         code = run(sys.argv[1:])
     sys.exit(code)
