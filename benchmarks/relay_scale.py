@@ -33,6 +33,7 @@ PROCESSES = 4
 """Processes that the publishers are spread over."""
 
 SAMPLE_SECONDS = 1.0
+MAX_COMPLAINTS = 5
 MEMORY_SAMPLES = 10
 """Samples from one of those that are printed to the next."""
 
@@ -76,10 +77,12 @@ def let_go(publishers: Sequence[subprocess.Popen[str]], seconds: float) -> None:
         process.stdin.flush()
 
 
-def relay(known: Path, copies: Path) -> subprocess.Popen[bytes]:
+def relay(known: Path, copies: Path, told: Path) -> subprocess.Popen[bytes]:
+    """Start it; what it has to say goes into a file."""
     command = [sys.executable, "-m", "trainwire_sinks", "relay", str(known), "--output", str(copies)]
     environment = os.environ | {"TRAINWIRE_BIND": "tcp://127.0.0.1:0"}
-    return subprocess.Popen([*command, "--until-over"], env=environment, stderr=subprocess.DEVNULL)
+    with told.open("wb") as file:
+        return subprocess.Popen([*command, "--until-over"], env=environment, stderr=file)
 
 
 def stall(process: subprocess.Popen[bytes], after: float, seconds: float) -> None:
@@ -129,7 +132,7 @@ def measure(options: argparse.Namespace, root: Path) -> None:
     publishers = start_publishers(folder, options)
     for rank in range(count):
         shutil.copy(connection_path(folder, rank), known / f"{rank}.json")
-    relaying = relay(known, copies)
+    relaying = relay(known, copies, root / "told")
     wait_for_relay(copies, count)
     let_go(publishers, seconds)
     stall(relaying, seconds / 3, options.stall)
@@ -142,8 +145,14 @@ def measure(options: argparse.Namespace, root: Path) -> None:
     lost = events - sum(report.events for report in verify_run(copy))
     print(f"{count} publishers for {seconds:g} s: {events:,} events, {events / seconds:,.0f} a second")
     print(f"lost: {lost}; {same} of {count} copies are the same byte for byte; exit code {relaying.returncode}")
+    print("".join(f"  {line}\n" for line in complaints((root / "told").read_text())), end="")
     tell(taken, seconds, events)
     print(f"on disk: {sum(len(journal_bytes(folder, rank)) for rank in range(count)) / events:.1f} bytes an event")
+
+
+def complaints(told: str) -> list[str]:
+    """The first lines of what the relay told beside what it relays."""
+    return [line for line in told.splitlines() if not line.startswith("trainwire: relaying")][:MAX_COMPLAINTS]
 
 
 def tell(taken: Sequence[Sample], seconds: float, events: int) -> None:

@@ -26,20 +26,17 @@ from trainwire_protocol.wire import START, Batch, Cursor
 READ_AHEAD_BATCHES: Final = 64
 """Batches that are read before they are asked for."""
 
-READ_AHEAD_BYTES: Final = 1 << 20
-"""Once they hold as much, no more are read."""
-
 
 class _ReadAhead(asyncio.Queue[Batch | Exception]):
     """Batches that were read before they are asked for, and at last why there are no more."""
 
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
-        self._bytes = 0
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self._max_bytes, self._bytes = max_bytes, 0
 
     def full(self) -> bool:
         """Whether no more are to be read."""
-        return self.qsize() >= READ_AHEAD_BATCHES or self._bytes >= READ_AHEAD_BYTES
+        return self.qsize() >= READ_AHEAD_BATCHES or self._bytes >= self._max_bytes
 
     def _put(self, item: Batch | Exception) -> None:
         super()._put(item)
@@ -75,7 +72,7 @@ class Subscription:
         name: str | None = None,
         use_journal: bool = True,
         high_water_mark: int = HIGH_WATER_MARK,
-        history_bytes: int = READ_BYTES,
+        read_ahead_bytes: int = READ_BYTES,
         context: zmq.asyncio.Context | None = None,
         gatherer: Gatherer | None = None,
         as_sent: bool = False,
@@ -95,13 +92,14 @@ class Subscription:
             name: under which `acknowledge` tells the publisher how far this reader has got.
             use_journal: False to get history by `fetch` though the journal could be read.
             high_water_mark: live messages that wait for this reader before more are dropped.
-            history_bytes: how much of the history is had at once.
+            read_ahead_bytes: how much of the history is had at once; and once as much waits to be asked for, nothing
+                more is read.
             context: for its sockets, where many subscriptions share one; left out, it has its own.
             gatherer: looks at what comes live, where many subscriptions share one.
             as_sent: deliver batches without a look at their events, also such that cannot be read: for copies.
         """
         self._wanted = Wanted(
-            target, rank, tuple(channels), use_journal, high_water_mark, history_bytes, context, gatherer, as_sent
+            target, rank, tuple(channels), use_journal, high_water_mark, read_ahead_bytes, context, gatherer, as_sent
         )
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
@@ -114,7 +112,7 @@ class Subscription:
             self._source, self._cursor, follow=self._follow,
             skip_superseded=self._skip_superseded, give_up=self._give_up,
         )  # fmt: skip
-        self._ready = _ReadAhead()
+        self._ready = _ReadAhead(self._wanted.read_ahead_bytes)
         self._reading = asyncio.ensure_future(self._read())
         return self
 

@@ -33,8 +33,8 @@ class Wanted:
     """False to get history by `fetch` though the journal could be read."""
     high_water_mark: int = HIGH_WATER_MARK
     """Live messages that wait for this reader before more are dropped."""
-    history_bytes: int = READ_BYTES
-    """How much of the history is had at once."""
+    read_ahead_bytes: int = READ_BYTES
+    """How much of the history is had at once, and may wait for the reader."""
     context: zmq.asyncio.Context | None = None
     """For its sockets, where many share one."""
     gatherer: Gatherer | None = None
@@ -86,9 +86,11 @@ class Source:
                 self.history = self._archived = archive.open(self.wanted.rank, self.wanted.channels)
             elif folder is not None and self.wanted.use_journal:
                 if await run_in_background(list_attempts, folder, self.wanted.rank):
-                    self.history = JournalHistory(folder, self.wanted.rank, self.wanted.history_bytes)
+                    self.history = JournalHistory(folder, self.wanted.rank, self.wanted.read_ahead_bytes)
             elif requester := self._connect_requests(await self._find_connection()):
-                self.history = FetchHistory(requester, self.wanted.channels, self._relocate, self.wanted.history_bytes)
+                self.history = FetchHistory(
+                    requester, self.wanted.channels, self._relocate, self.wanted.read_ahead_bytes
+                )
         return self.history
 
     async def connect(self, attempt: int) -> LiveFeed | None:

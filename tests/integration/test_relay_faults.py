@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -23,18 +24,19 @@ from trainwire_protocol.journal import list_segments
 from trainwire_protocol.run_folder import list_attempts
 from trainwire_protocol.target import Target, resolve_target
 from trainwire_protocol.verification import verify_run
+from trainwire_sinks.exits import ExitCode
 
 
 class RelayProcess:
     """A relay in a process of its own."""
 
-    def __init__(self, sources: Sequence[Path], folder: Path) -> None:
-        self._arguments = [*map(str, sources), "--output", str(folder)]
+    def __init__(self, sources: Sequence[Path], folder: Path, *options: str) -> None:
+        self._arguments = [*map(str, sources), "--output", str(folder), *options]
         self.start()
 
-    def start(self, *options: str) -> None:
+    def start(self) -> None:
         """Start it, again if it has ended."""
-        command = [sys.executable, "-m", "trainwire_sinks", "relay", *self._arguments, *options]
+        command = [sys.executable, "-m", "trainwire_sinks", "relay", *self._arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def kill(self) -> None:
@@ -155,6 +157,30 @@ def test_a_link_that_is_cut_and_healed(tmp_path: Path) -> None:
         check_copies(tmp_path / "copies", trainers)
     for proxy in proxies:
         proxy.close()
+
+
+def test_a_trainer_that_is_gone_before_its_relay_has_all(tmp_path: Path) -> None:
+    """A relay that cannot have the rest says so and ends with exit code 3; given the trainer's folder, it gets that."""
+    trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
+    write_connection(tmp_path / "away.json", trainer.connection)
+    relay = RelayProcess([tmp_path / "away.json"], tmp_path / "copies", "--until-over")
+    with ending(relay, trainer):
+        (copy,) = copies(tmp_path / "copies", [trainer])
+        wait_until(lambda: journal(copy, 0), 30)
+        relay.process.send_signal(signal.SIGSTOP)
+        size = len(journal(trainer.folder, 0))
+        # More than what waits on the way from the one to the other.
+        wait_until(lambda: len(journal(trainer.folder, 0)) > size + 20_000, 30)
+        trainer.kill()
+        relay.process.send_signal(signal.SIGCONT)
+        _, told = relay.process.communicate(timeout=30)
+        assert relay.process.returncode == ExitCode.INCOMPLETE
+        assert "is gone and cannot be asked for the rest: read the run's folder instead" in told
+    again = RelayProcess([trainer.folder], tmp_path / "copies", "--until-over")
+    with ending(again):
+        again.process.communicate(timeout=30)
+        assert again.process.returncode == ExitCode.OK
+        assert journal(copy, 0) == journal(trainer.folder, 0)
 
 
 def cut(proxies: Sequence[Proxy]) -> None:

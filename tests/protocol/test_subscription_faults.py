@@ -550,6 +550,25 @@ def test_a_slow_consumer_keeps_a_bounded_number_of_batches(tmp_path: Path) -> No
     run(main())
 
 
+def test_a_slow_consumer_keeps_a_bounded_number_of_bytes(tmp_path: Path) -> None:
+    """Of large batches fewer are read ahead: what waits has at most one more than `read_ahead_bytes` allow."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as publisher:
+            for _ in range(10):
+                publisher.happened("run/large", filling="x" * 6_000)
+            publisher.end()
+            async with Subscription(Target(tmp_path), read_ahead_bytes=10_000) as subscription:
+                await anext(subscription)
+                while not subscription._ready.full():
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
+                assert subscription._ready.qsize() == 2
+                assert len(await collect(subscription)) == len(publisher.recorded) - 1
+
+    run(main())
+
+
 def test_a_heartbeat_shows_a_lost_tail(tmp_path: Path) -> None:
     """When the last batches were dropped on their way, the next heartbeat makes the reader get them."""
 

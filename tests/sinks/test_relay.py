@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,6 +27,7 @@ from trainwire_protocol.target import Target
 from trainwire_protocol.verification import verify_run
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.relay import relay as relays
+from trainwire_sinks.relay.following import READ_AHEAD_BYTES
 from trainwire_sinks.relay.relay import Relay
 
 
@@ -342,6 +345,55 @@ def test_a_disk_that_is_full_for_a_while(
 
     run(main())
     assert caplog.text.count("No space left") == 1
+
+
+def test_what_waits_for_a_slow_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its disk hangs a relay takes a bounded number of batches, however many come; then it gets the others."""
+    append, disk = JournalWriter.append, threading.Event()
+
+    def hang(writer: JournalWriter, batches: list[Batch]) -> None:
+        if "copies" in writer.folder.parts:
+            disk.wait()
+        append(writer, batches)
+
+    monkeypatch.setattr(JournalWriter, "append", hang)
+
+    async def main() -> None:
+        publishing, copying = Publisher(tmp_path / "run", high_water_mark=10), relaying(away, to=tmp_path / "copies")
+        async with publishing as publisher:
+            shutil.copy(connection_path(tmp_path / "run", 0), away)
+            async with copying as relay:
+                publisher.scalars(1)
+                await until(lambda: [one for one in relay._following.values() if one._reading])
+                ready = next(iter(relay._following.values()))._reading[0]._ready
+                for _ in range(100):
+                    for _ in range(10):
+                        publisher.scalars(100)
+                    await asyncio.sleep(0)
+                await until(ready.full)
+                assert sum(len(batch.body) for batch in ready._queue) < READ_AHEAD_BYTES + 10_000
+                disk.set()
+                publisher.end()
+                copy = tmp_path / "copies" / publisher.attempt.run
+                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+
+    away = tmp_path / "away.json"
+    run(main())
+
+
+def test_what_cannot_be_read_is_copied_as_it_is(tmp_path: Path) -> None:
+    """A batch whose body holds no events is in the copy too, as in the original: its readers skip it, and tell."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
+                batch = publisher.recorder.scalars(2)
+                publisher.publish(Batch(batch.header, batch.header_bytes, b"hparams \xc1"))
+                publisher.end()
+                await until(relay._stopping.is_set)
+            assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+
+    run(main())
 
 
 def test_one_relay_for_a_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 import zmq.asyncio
@@ -20,14 +21,14 @@ from trainwire_sinks.source import Acknowledger
 BEAT_SECONDS: Final = 0.25
 """How often it is looked whether the trainer has sent a heartbeat."""
 
-BEATS_A_RENEWAL: Final = int(2 * RENEWAL_SECONDS / BEAT_SECONDS)
-"""How often, in these, the lease is renewed and the trainer told how far the copy is: either holds for half a minute."""
+WORD_SECONDS: Final = 2 * RENEWAL_SECONDS
+"""How often the lease is renewed and the trainer told how far the copy is: both hold for half a minute."""
 
 HIGH_WATER_MARK: Final = 16
 """Live messages of one rank that wait here. What is more waits at its trainer, and what is dropped there is fetched."""
 
-HISTORY_BYTES: Final = 64 << 10
-"""How much of one rank's history is had at once: all ranks may lag at the same time."""
+READ_AHEAD_BYTES: Final = 64 << 10
+"""How much of one rank is had before it can be written: all ranks may lag at the same time."""
 
 logger = logging.getLogger("trainwire")
 
@@ -58,7 +59,7 @@ class Following:
         self._context, self._gatherer = context, gatherer
         self._name, self._give_up = name, give_up
         self._reading: tuple[Subscription, Acknowledger] | None = None
-        self._beats = 0
+        self._word_due = 0.0
 
     async def run(self) -> None:
         """Follow to the end of the run.
@@ -81,16 +82,17 @@ class Following:
             return
         subscription, acknowledger = self._reading
         self.serving.beat(subscription.heartbeat)
-        if self._beats % BEATS_A_RENEWAL == 0:
+        now = time.monotonic()
+        if now > self._word_due:
+            self._word_due = now + WORD_SECONDS
             self.serving.renew()
             acknowledger.tell(self.serving.copy.cursor)
-        self._beats += 1
 
     async def _follow_from(self, cursor: Cursor) -> Cursor | None:
         """Read to the end; or where to read on, if the trainer's disk has lost what is copied here."""
         subscription = Subscription(
             self.found.target, rank=self.found.rank, channels=CHANNELS, cursor=cursor, give_up=self._give_up,
-            name=self._name, context=self._context, high_water_mark=HIGH_WATER_MARK, history_bytes=HISTORY_BYTES,
+            name=self._name, context=self._context, high_water_mark=HIGH_WATER_MARK, read_ahead_bytes=READ_AHEAD_BYTES,
             gatherer=self._gatherer, as_sent=True,
         )  # fmt: skip
         try:
