@@ -1,7 +1,8 @@
-"""Reads what a run's journal holds, for tests."""
+"""Reads what a run's journal holds, and waits for what is to come, for tests."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,3 +36,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.005)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition while the event loop goes on; for as long as the test may take."""
+    while not condition():
+        await asyncio.sleep(0.01)

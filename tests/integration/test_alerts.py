@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reading import read_events
+from reading import read_events, until
 from receiver import Receiver
 
 from trainwire_protocol.client import Subscription
@@ -65,11 +65,6 @@ def trainer(folder: Path, steps: int, seconds: float, ending: str = "end") -> It
     finally:
         process.kill()
         process.wait()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not await asyncio.to_thread(condition):
-        await asyncio.sleep(0.05)
 
 
 @dataclass

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,21 +16,6 @@ from trainwire_protocol.run_folder import Attempt, Lease, journal_folder
 from trainwire_protocol.wire import Batch, encode_header
 
 WriteRun = Callable[..., Path]
-WaitFor = Callable[..., None]
-
-
-@pytest.fixture
-def wait_for() -> WaitFor:
-    """Waits until a condition holds, and fails the test if it does not come to hold."""
-
-    def wait(condition: Callable[[], object], what: str = "the condition") -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            if time.monotonic() > deadline:
-                pytest.fail(f"{what} did not come to hold")
-            os.sched_yield()
-
-    return wait
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from reading import wait_until
 
 from trainwire_sinks import Event
 from trainwire_sinks.cli import run, take_verbose
@@ -205,7 +206,6 @@ def test_an_output_that_cannot_be_written_exits_with_1(
 def test_a_sink_that_is_told_to_end_commits_first(
     write_run: Callable[..., Path],
     trainwire: Trainwire,
-    wait_for: Callable[..., None],
     number: signal.Signals,
     code: ExitCode,
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_sink_that_is_told_to_end_commits_first(
     folder = write_run(record([scalars(1.0)]), is_over=False)
     process = trainwire("sink", "loss-file", folder)
     cursor = folder / ".trainwire" / "loss-file-rank0.cursor"
-    wait_for(lambda: cursor.exists() and '"run": "recorded"' in cursor.read_text(), "the first commit")
+    wait_until(lambda: cursor.exists() and '"run": "recorded"' in cursor.read_text())
     process.send_signal(number)
     _, error = process.communicate(timeout=20)
     assert process.returncode == code
@@ -221,13 +221,11 @@ def test_a_sink_that_is_told_to_end_commits_first(
     assert '"open": {"train/loss": "1.0"}' in cursor.read_text()
 
 
-def test_a_second_sink_for_an_output_says_who_holds_it(
-    write_run: Callable[..., Path], trainwire: Trainwire, wait_for: Callable[..., None]
-) -> None:
+def test_a_second_sink_for_an_output_says_who_holds_it(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
     """The second one exits with 1 and the first one's pid; the first goes on."""
     folder = write_run(record([scalars(1.0)]), is_over=False)
     first = trainwire("sink", "loss-file", folder)
-    wait_for((folder / "loss.tsv").exists, "the first sink's output")
+    wait_until((folder / "loss.tsv").exists)
     second = trainwire("sink", "loss-file", folder)
     _, error = second.communicate(timeout=20)
     assert second.returncode == ExitCode.OUTPUT

@@ -168,7 +168,7 @@ class Dying(StreamOutput):
 
 @pytest.mark.timeout(90)
 def test_every_sink_reads_it_and_goes_on_where_it_was(
-    trainwire: Trainwire, server: NatsServer, stream: str, tmp_path: Path, wait_for: Callable[..., None]
+    trainwire: Trainwire, server: NatsServer, stream: str, tmp_path: Path
 ) -> None:
     """A sink on the stream of a live run writes what one on its folder writes, though it is killed in between."""
     target, far = f"{server.url}/?stream={stream}", tmp_path / "far"
@@ -359,9 +359,7 @@ def test_one_of_several_runs_has_to_be_named(
     assert "name one at its end: a, b" in capsys.readouterr().err
 
 
-def test_a_server_that_is_not_there_is_waited_for(
-    write_run: WriteRun, trainwire: Trainwire, tmp_path: Path, wait_for: Callable[..., None]
-) -> None:
+def test_a_server_that_is_not_there_is_waited_for(write_run: WriteRun, trainwire: Trainwire, tmp_path: Path) -> None:
     """The sink says so, goes on trying, and ends when it is told to."""
     folder = write_run(some_run())
     process = trainwire("sink", "nats", folder, "--server", "nats://127.0.0.1:1")

@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from reading import wait_until
 
 from trainwire_protocol.errors import OptionError, OutputError
 from trainwire_protocol.wire import Batch
@@ -176,10 +177,10 @@ def live(tmp_path: Path, write_run: Callable[..., Path], trainwire: Trainwire) -
     return process, told[1], int(told[2])
 
 
-def test_it_answers_over_http(live: Live, wait_for: Callable[..., None]) -> None:
+def test_it_answers_over_http(live: Live) -> None:
     """Told to take any port, it says which; what is served there is parsed; bad clients do not end it."""
     process, url, port = live
-    wait_for(lambda: "train_loss" in fetch(url), "the first value")
+    wait_until(lambda: "train_loss" in fetch(url))
     assert series(parse(fetch(url))) == {("train/loss", ""): 0.5, ("a\nb\x1b", ""): 1.0}
     address = ("127.0.0.1", port)
     silent = socket.create_connection(address)

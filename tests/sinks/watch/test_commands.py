@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from reading import until
 
 import trainwire
 from trainwire.control import Command
@@ -21,12 +22,6 @@ from trainwire_sinks.watch.app import WatchApp
 from trainwire_sinks.watch.dialogs import Confirmation, Page
 
 Steps = Callable[[Pilot[None]], Awaitable[None]]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that comes from the other side."""
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 def messages(pilot: Pilot[None]) -> list[str]:
