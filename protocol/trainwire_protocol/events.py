@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, get_args
 
 from trainwire_protocol.errors import InvalidEventError
@@ -68,8 +67,10 @@ class Event(NamedTuple):
 Row: TypeAlias = tuple[str, Any, str, float, int]
 """An event's fields as they are packed: an `Event` is one too, but takes several times as long to make."""
 
-new_event: Final[Callable[[Row], Event]] = partial(tuple.__new__, Event)
-"""An event of its fields, in less time than `Event(...)` takes: for where there are millions."""
+
+def new_events(rows: Iterable[Row]) -> tuple[Event, ...]:
+    """Events of their fields, in less time than calling `Event` takes: for where there are millions."""
+    return tuple(map(tuple.__new__, repeat(Event), rows))
 
 
 def validate(event: Event) -> Event:

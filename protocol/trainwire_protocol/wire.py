@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from trainwire_protocol.errors import InvalidEventError, MalformedBatchError, UnsupportedVersionError
-from trainwire_protocol.events import EVENT_TYPES, Event, Row, new_event, validate, validate_name, value_problem
+from trainwire_protocol.events import EVENT_TYPES, Event, Row, new_events, validate, validate_name, value_problem
 
 VERSION: Final = 1
 """Major version of the wire: a reader refuses a newer one."""
@@ -186,7 +186,7 @@ def decode_events(body: bytes, count: int) -> tuple[tuple[Event, ...], int]:
     if not isinstance(items, tuple) or len(items) != count:
         raise MalformedBatchError(f"a body that is no list of {count} events")
     if _are_plain(items):
-        return tuple(map(new_event, items)), 0
+        return new_events(items), 0
     events = [event for item in items if (event := _event(item)) is not None]
     return tuple(events), count - len(events)
 
@@ -222,10 +222,9 @@ def refuse_newer(version: object) -> None:
 
 def _are_plain(items: tuple[Any, ...]) -> bool:
     """Whether all are allowed, and of known types and five fields, as in most batches: columns take half the time."""
-    if not {tuple}.issuperset(map(type, items)) or set(map(len, items)) != {5}:
-        return False
-    names, values, kinds, walltimes, steps = zip(*items, strict=True)
     try:
+        # An item that is no tuple of five fields fails here, or has something else in the place of a type or number.
+        names, values, kinds, walltimes, steps = zip(*items, strict=True)
         return (
             {float}.issuperset(map(type, walltimes))
             and {int}.issuperset(map(type, steps))
@@ -234,7 +233,7 @@ def _are_plain(items: tuple[Any, ...]) -> bool:
             and all(map(_is_name, set(names)))
             and _are_values(kinds, values)
         )
-    except TypeError:  # a name or type that is a map
+    except (TypeError, ValueError):  # also where a name or type is a map
         return False
 
 
@@ -249,7 +248,7 @@ def _are_values(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
 def _event(item: Any) -> Event | None:
     try:
         name, value, kind, walltime, step = item[:5]
-        return validate(new_event((name, value, kind, walltime, step)))
+        return validate(Event(name, value, kind, walltime, step))
     except (InvalidEventError, TypeError, ValueError, KeyError):
         return None
 
