@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
@@ -33,6 +33,9 @@ MAX_SCANNED_BYTES: Final = 2 << 20
 
 FETCH_SHARE: Final = 0.05
 """Share of a processor's time that answering `fetch` may take."""
+
+MAX_FETCHES: Final = 4
+"""Requests for history of one client that wait at once: others want theirs too. Further ones are not answered."""
 
 LONGEST_REST_SECONDS: Final = 1.0
 """Longest rest after a `fetch`: a client that waits longer for its answer asks again, and that costs more."""
@@ -104,19 +107,26 @@ class Responder:
     _commands: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _replays: OrderedDict[tuple[int, int, tuple[str, ...]], Replay] = field(default_factory=OrderedDict)
     _resumed: dict[int, Cursor | None] = field(default_factory=dict)
+    _fetching: Counter[bytes] = field(default_factory=Counter)
+    """For each client the requests for history that wait for their turn."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rest_until: float = 0.0
     _closed: bool = False
 
-    async def answer(self, frames: list[bytes], *, may_command: bool = True) -> list[bytes]:
-        """The frames that answer a request; one that cannot be understood, or is not permitted, with an `error`."""
+    async def answer(self, frames: list[bytes], client: bytes = b"", *, may_command: bool = True) -> list[bytes]:
+        """The frames that answer a request; one that cannot be understood, or is not permitted, with an `error`.
+
+        None if this client has asked for too much at once: who does not hear anything asks again.
+        """
         identifier: object = None
         try:
             request = _parse(frames)
             identifier = request.get("id")
             if request.get("verb") == "command" and not may_command:
                 raise RequestError("this key may read, and send no commands")
-            head, records = await self._handle(request)
+            if request.get("verb") == "fetch" and self._fetching[client] >= MAX_FETCHES:
+                return []
+            head, records = await self._handle(request, client)
         except (ProtocolError, OSError) as error:
             # A relay's publisher may have refused it: who asks here hears the reason, and who refused it once.
             reason = error.reason if isinstance(error, RefusedError) else str(error)
@@ -128,12 +138,12 @@ class Responder:
         self._closed = True
         self._drop_replays(keep=0)
 
-    async def _handle(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    async def _handle(self, request: dict[str, Any], client: bytes) -> tuple[dict[str, Any], list[bytes]]:
         match request.get("verb"):
             case "hello":
                 return await run_in_background(self._hello), []
             case "fetch":
-                return await self._fetch_in_turn(request)
+                return await self._fetch_in_turn(request, client)
             case "ack":
                 return self._acknowledge(request), []
             case "command":
@@ -162,11 +172,17 @@ class Responder:
             self._resumed[attempt.number] = read_resumed_from(attempt)
         return self._resumed[attempt.number]
 
-    async def _fetch_in_turn(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    async def _fetch_in_turn(self, request: dict[str, Any], client: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """One `fetch` after another, with rests between them."""
-        async with self._turn:
-            await asyncio.sleep(self._rest_until - time.monotonic())
-            return await run_in_background(self._fetch_and_rest, request)
+        self._fetching[client] += 1
+        try:
+            async with self._turn:
+                await asyncio.sleep(self._rest_until - time.monotonic())
+                return await run_in_background(self._fetch_and_rest, request)
+        finally:
+            self._fetching[client] -= 1
+            if not self._fetching[client]:
+                del self._fetching[client]
 
     def _fetch_and_rest(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         # The processor's time, since waiting for a disk keeps nobody from training.

@@ -212,8 +212,9 @@ class Server:
 
     async def _answer(self, client: bytes, frames: list[bytes], may_command: bool) -> None:
         try:
-            reply = await self.responder.answer(frames, may_command=may_command)
-            await self._router.send_multipart([client, *reply], zmq.DONTWAIT)
+            reply = await self.responder.answer(frames, client, may_command=may_command)
+            if reply:
+                await self._router.send_multipart([client, *reply], zmq.DONTWAIT)
         except zmq.ZMQError:
             return
         except Exception:

@@ -7,19 +7,22 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import msgpack
 import pytest
 import zmq
+import zmq.asyncio
 from chaos.proxy import Proxy
 from reading import read_events, wait_until
 from trainer_process import Trainer
 
 from trainwire_protocol.client import Subscription
-from trainwire_protocol.connection import connection_path, write_connection
+from trainwire_protocol.connection import Connection, connection_path, write_connection
+from trainwire_protocol.curve import ClientKeys, KeyPair, secure_client
+from trainwire_protocol.requests import Requester
 from trainwire_protocol.target import Target, resolve_target
 from trainwire_protocol.verification import verify_run
 
@@ -151,6 +154,93 @@ def test_a_thousand_connections_opened_and_dropped(trainer: Trainer) -> None:
 
 def open_files(trainer: Trainer) -> int:
     return sum(1 for _ in Path(f"/proc/{trainer.process.pid}/fd").iterdir())
+
+
+ODD_BYTES = (
+    b"",
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"*1\r\n$4\r\nPING\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+    b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x01CURVE" + bytes(47),
+)
+"""What port scanners send, and clients of other protocols; the last is ZeroMQ's greeting with nothing behind it."""
+
+
+def knock(address: tuple[str, int], data: bytes) -> None:
+    """Connect, say something, and hang up."""
+    with suppress(OSError), socket.create_connection(address, 5) as connection:
+        connection.sendall(data)
+
+
+@contextmanager
+def bad_clients(connection: Connection) -> Iterator[None]:
+    """Clients with a wrong key, an unlisted one and none at both sockets, and listed ones that never read."""
+    keys = connection.keys
+    assert keys
+    stranger, other = KeyPair.make(), KeyPair.make()
+    bad = (ClientKeys(other.public, keys.client), ClientKeys(keys.server, stranger), None, keys)
+    with zmq.Context() as context, ExitStack() as sockets:
+        for kind, endpoint in ((zmq.SUB, connection.publish), (zmq.DEALER, connection.request)):
+            for shown in bad:
+                client = sockets.enter_context(context.socket(kind))
+                client.linger, client.rcvhwm = 0, 1
+                secure_client(client, shown)
+                client.connect(endpoint)
+                if kind == zmq.SUB:
+                    client.subscribe(b"")
+                    continue
+                with suppress(zmq.Again):
+                    for number in range(100):
+                        request = {"verb": "fetch", "attempt": 0, "after": -1, "channels": ["event"], "credit": 4 << 20}
+                        client.send(msgpack.packb({**request, "id": number}), zmq.DONTWAIT)
+        yield
+
+
+def test_bad_company_over_tcp(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever comes without a good key, or never reads, is counted and told of in a line; nobody else notices."""
+    trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
+    connection = trainer.connection
+    write_connection(tmp_path / "far.json", connection)
+    target, steps, gaps = resolve_target(str(tmp_path / "far.json")), [], []
+
+    async def read() -> None:
+        async with Subscription(target, name="far") as subscription:
+            async for batch in subscription:
+                steps.extend(event.step for event in batch.events if event.name == "train/loss")
+                if batch.header.last or len(steps) % 100 == 0:
+                    await subscription.acknowledge(batch.cursor)
+            gaps.append(subscription.gaps)
+
+    async def refused() -> int:
+        context = zmq.asyncio.Context()
+        requester = Requester(context, connection.request, connection.keys)
+        try:
+            return int((await requester.hello())["refused"])
+        finally:
+            await requester.close()
+            context.term()
+
+    reading = threading.Thread(target=lambda: asyncio.run(read()))
+    reading.start()
+    try:
+        with bad_clients(connection):
+            for endpoint in (connection.publish, connection.request):
+                host, port = endpoint.removeprefix("tcp://").split(":")
+                for data in ODD_BYTES * 10:
+                    knock((host, int(port)), data)
+            step = read_events(trainer.folder)[-1].step
+            wait_until(lambda: read_events(trainer.folder)[-1].step > step + 500 and steps[-1] > step)
+        assert asyncio.run(refused()) >= 2 * 10 * len(ODD_BYTES)
+        last = trainer.end()
+        reading.join(30)
+    finally:
+        trainer.kill()
+    assert (steps, gaps) == (list(range(1, last + 1)), [0])
+    assert all(report.is_whole and report.ending for report in verify_run(trainer.folder))
+    told = [line for line in capfd.readouterr().err.splitlines() if "refused a client" in line]
+    assert 1 <= len(told) <= 3
+    assert not any(key in line for line in told for key in (connection.keys.server, *connection.keys.client))
 
 
 def test_a_reader_of_a_run_that_is_far_away_reads_on_by_files(trainer: Trainer) -> None:

@@ -20,7 +20,7 @@ from trainwire_protocol import responder as module
 from trainwire_protocol.errors import RequestError
 from trainwire_protocol.journal import JournalWriter
 from trainwire_protocol.records import RecordScanner, encode_record
-from trainwire_protocol.responder import MAX_CREDIT, MAX_REPLAYS, MAX_SINKS, Responder
+from trainwire_protocol.responder import MAX_CREDIT, MAX_FETCHES, MAX_REPLAYS, MAX_SINKS, Responder
 from trainwire_protocol.run_folder import Attempt, begin_attempt
 from trainwire_protocol.wire import MAX_HEADER_BYTES, VERSION, Batch, Cursor, Header
 
@@ -165,6 +165,24 @@ def test_places_that_are_kept_open_have_a_limit(responder: Responder) -> None:
             _, further = ask(responder, **FETCH | {"after": after - 1, "credit": 1 + round_number})
             assert fetched(further)[0].header.seq >= after - 1 if after < 18 else True
     assert len(responder._replays) <= MAX_REPLAYS
+
+
+def test_a_client_that_asks_without_end_holds_up_no_other(responder: Responder) -> None:
+    """Of what one client wants at once `MAX_FETCHES` wait for their turn, and others come right after them."""
+
+    async def main() -> None:
+        request = [msgpack.packb(FETCH)]
+        responder._rest_until = time.monotonic() + 0.2
+        greedy = [asyncio.ensure_future(responder.answer(request, b"greedy")) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert await responder.answer(request, b"other")
+        answers = [answer.result() for answer in greedy if answer.done()]
+        assert len(answers) == 100
+        assert len([answer for answer in answers if answer]) == MAX_FETCHES
+        assert await responder.answer(request, b"greedy")
+        assert not responder._fetching
+
+    run(main())
 
 
 def test_fetches_take_a_share_of_the_time(responder: Responder) -> None:
