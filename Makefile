@@ -8,7 +8,7 @@ VENV_WITHOUT_TORCH := .venv-without-torch
 IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint types pytest test-without-torch chaos fuzz bench bench-quick clean
+.PHONY: help demo test lint types pytest test-without-torch chaos cut fuzz bench bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
@@ -48,6 +48,9 @@ SEED ?= 1
 
 chaos: $(VENV)/.installed  ## kill, stop and cut at random, ROUNDS times from SEED on, and prove that nothing came of it
 	PYTHONPATH=tests $(VENV)/bin/python -m chaos --rounds $(ROUNDS) --seed $(SEED)
+
+cut: $(VENV)/.installed  ## pull the cables between trainer, relay and sinks for a minute; needs network namespaces, so root
+	CUT_SECONDS=60 $(VENV)/bin/python -m pytest tests/integration/test_three_hosts.py
 
 fuzz: $(VENV)/.installed  ## property tests at length: everything that parses, 5,000 examples for each test
 	$(VENV)/bin/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800

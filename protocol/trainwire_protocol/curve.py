@@ -16,6 +16,13 @@ HANDSHAKE_SECONDS: Final = 10.0
 """How long a client may take to show its key before it is hung up on."""
 
 
+PROBE_SECONDS: Final = 5.0
+"""How often a client tries whether its connection is whole, and how long it may take to make one."""
+
+SILENCE_SECONDS: Final = 15.0
+"""How long nothing may be heard before a connection is made anew: ZeroMQ answers also while a program computes."""
+
+
 class KeyPair(NamedTuple):
     """A public key and its secret."""
 
@@ -66,7 +73,13 @@ def secure_server(socket: zmq.Socket[Any], keys: ServerKeys) -> None:
 
 
 def secure_client(socket: zmq.Socket[Any], keys: ClientKeys | None) -> None:
-    """Have a socket that will be connected encrypt what it sends; without keys it is left as it is."""
+    """Have a socket that will be connected encrypt what it sends; without keys it is left as it is.
+
+    A network may lose a connection without a word to either side. So it is tried now and then, and made anew.
+    """
     if keys:
+        socket.heartbeat_ivl, socket.heartbeat_timeout = int(PROBE_SECONDS * 1000), int(SILENCE_SECONDS * 1000)
+        socket.connect_timeout = int(PROBE_SECONDS * 1000)
+        socket.handshake_ivl = int(HANDSHAKE_SECONDS * 1000)
         socket.curve_serverkey = keys.server.encode()
         socket.curve_publickey, socket.curve_secretkey = keys.client.public.encode(), keys.client.secret.encode()

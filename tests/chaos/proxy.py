@@ -19,6 +19,9 @@ class Proxy:
         self.is_cut = False
         """Whether nothing gets through, in connections that stay open."""
         self.port = 0
+        self.lost = 0
+        """How many connections, of those that have come, get nothing through any more, though they stay open."""
+        self.came = 0
         self.heard: list[bytearray] = []
         """What went through in each direction of each connection, if `is_listening`."""
         self.is_listening = False
@@ -66,10 +69,11 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
+        number, self.came = self.came, self.came + 1
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
+            await asyncio.gather(self._forward(reader, far_writer, number), self._forward(far_reader, writer, number))
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         heard = bytearray()
         self.heard.append(heard)
         with contextlib.suppress(OSError, RuntimeError):
@@ -77,7 +81,7 @@ class Proxy:
                 if self.is_listening:
                     heard += data
                 await asyncio.sleep(self.delay)
-                while self.is_cut:
+                while self.is_cut or number < self.lost:
                     await asyncio.sleep(0.01)
                 writer.write(data)
                 await writer.drain()

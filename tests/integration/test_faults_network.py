@@ -19,6 +19,7 @@ from chaos.proxy import Proxy
 from reading import read_events, wait_until
 from trainer_process import Trainer
 
+from trainwire_protocol import curve
 from trainwire_protocol.client import Subscription
 from trainwire_protocol.connection import Connection, connection_path, write_connection
 from trainwire_protocol.curve import ClientKeys, KeyPair, secure_client
@@ -96,6 +97,43 @@ def test_a_connection_that_is_cut_delayed_and_split(tmp_path: Path, seed: int) -
             proxy.close()
     assert ended == [0]
     assert steps == {"train/loss": list(range(1, last + 1)), "image": list(range(100, last + 1, 100))}
+
+
+def test_connections_that_are_lost_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader whose connections stay open and bring nothing any more makes new ones, and misses nothing."""
+    monkeypatch.setattr(curve, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(curve, "SILENCE_SECONDS", 0.6)
+    trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
+    proxies, away = [Proxy(1), Proxy(2)], trainer.connection
+    for field, proxy in zip(("publish", "request"), proxies, strict=True):
+        proxy.target = ("127.0.0.1", int(getattr(away, field).rpartition(":")[2]))
+        away = replace(away, **{field: f"tcp://127.0.0.1:{proxy.port}"})
+    write_connection(tmp_path / "far.json", away)
+    steps: list[int] = []
+
+    async def read() -> None:
+        async with Subscription(resolve_target(str(tmp_path / "far.json")), name="far") as subscription:
+            async for batch in subscription:
+                steps.extend(event.step for event in batch.events if event.name == "train/loss")
+                if batch.header.last or len(steps) % 100 == 0:
+                    await subscription.acknowledge(batch.cursor)
+
+    reading = threading.Thread(target=lambda: asyncio.run(read()))
+    reading.start()
+    try:
+        wait_until(lambda: len(steps) > 100)
+        for proxy in proxies:
+            proxy.lost = proxy.came
+        recorded = read_events(trainer.folder)[-1].step
+        wait_until(lambda: steps[-1] > recorded)
+        assert all(proxy.came > proxy.lost for proxy in proxies)
+        last = trainer.end()
+        reading.join(30)
+    finally:
+        trainer.kill()
+        for proxy in proxies:
+            proxy.close()
+    assert steps == list(range(1, last + 1))
 
 
 def test_garbage_at_the_door(trainer: Trainer) -> None:

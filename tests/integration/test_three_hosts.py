@@ -1,0 +1,138 @@
+"""A trainer, a relay and sinks on three hosts, between which the cables are pulled and plugged in again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Final
+
+import pytest
+from hosts import Host, network, why_not
+from reading import read_events, wait_until
+
+from trainwire_protocol.connection import connection_path
+from trainwire_protocol.journal import list_segments
+from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.verification import verify_run
+
+CUT_SECONDS: Final = float(os.environ.get("CUT_SECONDS", "4"))
+"""`make cut` pulls the cables for a minute."""
+
+TRAINER: Final = """
+import sys, threading, time, trainwire
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+with trainwire.open_bus(sys.argv[1], bind=sys.argv[2]) as bus:
+    step, taken = 0, 0.0
+    while not ended.is_set():
+        step += 1
+        begun = time.perf_counter()
+        sum(range(20_000))
+        bus.log({"train/loss": float(step), "step/seconds": taken}, step=step)
+        taken = time.perf_counter() - begun
+        if step % 500 == 0:
+            bus.lifecycle("epoch/finished", epoch=step // 500)
+        ended.wait(0.002)
+    bus.close(timeout=20)
+"""
+
+
+@contextmanager
+def running(host: Host, *command: object, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A process on a host, which is killed at the end."""
+    process = subprocess.Popen(host.command(command), text=True, **options)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def journal(folder: Path) -> bytes:
+    segments = (path for attempt in list_attempts(folder, 0) for path in list_segments(attempt.folder))
+    return b"".join(path.read_bytes() for path in segments)
+
+
+def away(connection: Path, to: Path) -> Path:
+    """A copy of a connection file in a folder of its own: all that another host has of the run."""
+    wait_until(connection.exists, 20)
+    to.mkdir()
+    return Path(shutil.copy(connection, to / "connection.json"))
+
+
+def tell(folder: Path, times: Sequence[float]) -> None:
+    """Print how long the steps took before, during and after the cut, and when relay and sinks were there again."""
+    names = ("before", "during the cut", "after")
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for event in read_events(folder):
+        if event.name == "step/seconds":
+            found[names[sum(event.walltime > moment for moment in times[:2])]].append(event.value * 1e6)
+    for name, steps in found.items():
+        cuts = quantiles(steps, n=1000)
+        print(f"\n{name}: {len(steps)} steps, median {cuts[499]:.0f} us, 99 % {cuts[989]:.0f} us", end="")
+    relayed, written = (moment - times[1] for moment in times[2:])
+    print(f"\nafter the cables are back: the relay has all in {relayed:.1f} s, the sink in {written:.1f} s")
+
+
+@pytest.mark.timeout(120 + 4 * CUT_SECONDS)
+def test_cables_that_are_pulled_and_plugged_in_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The relay's copy and the sinks' files end as if nothing had been, and the trainer's steps go on meanwhile."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with network() as there, ExitStack() as processes:
+        node, login, laptop = (there.add(name) for name in ("node", "login", "laptop"))
+        cables = [there.connect(node, login), there.connect(login, laptop)]
+        bind = f"tcp://{node.addresses['login']}:0"
+        trainer = processes.enter_context(
+            running(node, sys.executable, "-c", TRAINER, tmp_path / "run", bind, stdin=subprocess.PIPE)
+        )
+        known = away(connection_path(tmp_path / "run", 0), tmp_path / "known")
+        run = json.loads(known.read_text())["run"]
+        trainwire = [sys.executable, "-m", "trainwire_sinks"]
+        bind, copy = f"tcp://{login.addresses['laptop']}:0", tmp_path / "copies" / run
+        processes.enter_context(
+            running(login, *trainwire, "relay", known, "--output", tmp_path / "copies", "--bind", bind)
+        )
+        far = away(connection_path(copy, 0), tmp_path / "far")
+        sinks = [
+            processes.enter_context(running(laptop, *trainwire, "sink", name, far, "--output", tmp_path / name))
+            for name in ("jsonl", "loss-file")
+        ]
+        lines = tmp_path / "jsonl" / "events.jsonl"
+        wait_until(lambda: lines.exists() and b"train/loss" in lines.read_bytes(), 30)
+
+        times = [time.time()]
+        for cable in cables:
+            cable.pull()
+        size = len(journal(tmp_path / "run"))
+        time.sleep(CUT_SECONDS)
+        assert len(journal(tmp_path / "run")) > size
+        times.append(time.time())
+        for cable in cables:
+            cable.plug()
+        missed = len(journal(tmp_path / "run"))
+        assert len(journal(copy)) < missed
+        wait_until(lambda: len(journal(copy)) > missed, 30 + 2 * CUT_SECONDS)
+        times.append(time.time())
+        wait_until(lambda: lines.stat().st_mtime > times[-1], 30 + 2 * CUT_SECONDS)
+        times.append(time.time())
+
+        trainer.communicate(timeout=40)
+        assert [sink.wait(40) for sink in sinks] == [0, 0]
+        assert journal(copy) == journal(tmp_path / "run")
+    assert all(report.is_whole and report.ending for report in verify_run(copy))
+    for name, file in (("jsonl", "events.jsonl"), ("loss-file", "loss.tsv")):
+        command = [*trainwire, "sink", name, tmp_path / "run", "--output", tmp_path / "near"]
+        subprocess.run(command, check=True)
+        assert (tmp_path / name / file).read_bytes() == (tmp_path / "near" / file).read_bytes()
+    if "CUT_SECONDS" in os.environ:
+        with capsys.disabled():
+            tell(tmp_path / "run", times)
