@@ -95,7 +95,9 @@ def keys_to(endpoint: str) -> ClientKeys | None:
         return None
     if not named:
         raise KeyFileError(f"{endpoint} needs keys: set {CLIENT_KEY} to a key file, or name a connection file")
-    fields = _read(Path(named), "public", "secret", "server")
+    fields = _read(Path(named), "public", "secret")
+    if not is_key(fields.get("server")):
+        raise KeyFileError(f"{named} is for no publisher: make one with trainwire keygen NAME --server PUBLISHER.pub")
     return ClientKeys(fields["server"], KeyPair(fields["public"], fields["secret"]))
 
 

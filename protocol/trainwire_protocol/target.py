@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.errors import TargetError
@@ -13,6 +14,8 @@ from trainwire_protocol.run_folder import list_attempts
 
 if TYPE_CHECKING:
     from trainwire_protocol.history import ArchivedHistory
+
+_HOST_AND_PORT: Final = re.compile(r"[\w.-]+:[0-9]{2,5}")
 
 
 class Archive(Protocol):
@@ -59,6 +62,8 @@ def resolve_target(text: str) -> Target:
 def _from_path(path: Path) -> Target:
     if path.is_file():
         return _from_file(path)
+    if not path.exists() and _HOST_AND_PORT.fullmatch(str(path)):
+        raise TargetError(f"there is no folder {path}, and an address begins with tcp://: tcp://{path}")
     if not path.exists() and not path.absolute().parent.exists():
         raise TargetError(f"there is no folder {path.absolute().parent} that a run {path.name!r} could be in")
     return Target(folder=path)

@@ -64,7 +64,10 @@ class Claim:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ClaimedError(f"the output {self._what} is being written by {_holder(file)}") from None
+            raise ClaimedError(
+                f"the output {self._what} is being written by {_holder(file)}: "
+                "end it, or choose another folder with --output"
+            ) from None
         except OSError as error:
             # Lustre without the flock option, for one: better no lock than no output.
             logger.warning("%s: this file system has no locks (%s); start no second one", self._what, error.strerror)

@@ -71,7 +71,7 @@ def test_the_keys_to_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert keys_to(ADDRESS) == ClientKeys(read_public_key(server), read_key_pair(secret))
     other, _ = make_key_files(tmp_path / "other")
     monkeypatch.setenv("TRAINWIRE_KEY", str(other))
-    with pytest.raises(KeyFileError, match="no key 'server'"):
+    with pytest.raises(KeyFileError, match="is for no publisher"):
         keys_to(ADDRESS)
 
 

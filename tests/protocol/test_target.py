@@ -56,6 +56,15 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
         resolve_target(address)
 
 
+def test_an_address_without_its_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host and a port are no folder that would be waited for, unless there is one of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TargetError, match=r"begins with tcp://: tcp://127\.0\.0\.1:5601"):
+        resolve_target("127.0.0.1:5601")
+    (tmp_path / "run:12").mkdir()
+    assert resolve_target("run:12").folder == Path("run:12")
+
+
 def test_a_folder_in_no_folder_is_refused(tmp_path: Path) -> None:
     """A path in a folder that is not there is a typing error, and not waited for."""
     with pytest.raises(TargetError, match=f"there is no folder {tmp_path / 'missing'}"):
