@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from trainwire_protocol.attempts import resumed_from
-from trainwire_protocol.errors import MalformedBatchError
+from trainwire_protocol.ends import events_of
 from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_protocol.live import Heartbeat
 from trainwire_protocol.wire import START, Batch, Cursor
@@ -62,10 +62,7 @@ class View:
         header, self.cursor = batch.header, batch.cursor
         self.run, self.rank = header.run, header.rank
         self.heads.setdefault(header.attempt, {}).update({**header.before, header.channel: batch.cursor.seq})
-        try:
-            events = batch.events
-        except MalformedBatchError:
-            return
+        events = events_of(batch)
         self.events += len(events)
         for event in events:
             if event.type in _TOLD:
