@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 
-STEP_SECONDS = 200e-6
+STEP_SECONDS: Final = 200e-6
 """How long a step of the benchmarks takes: short, as for a small model, so that what logging costs shows."""
+
+LEAD_IN: Final = 200
+"""Steps before those that are measured: twice as long as the bus lets records wait."""
 
 Step = Callable[[], object]
 Log = Callable[[int], object]
@@ -36,17 +41,30 @@ def make_step(seconds: float = STEP_SECONDS) -> Step:
 
 
 def alternate(step: Step, logs: Sequence[Log], blocks: int, steps: int) -> list[list[float]]:
-    """Seconds of every step, for each way of logging, in alternated blocks of `steps` steps."""
+    """Seconds of every step, for each way of logging, in alternated blocks of `steps` steps.
+
+    What a way of logging leaves for later, to a thread or to the next flush, is paid for in its own blocks: each has a
+    lead-in, which is not measured, so that it begins with what the same way has left behind. The order goes round.
+    """
     times: list[list[float]] = [[] for _ in logs]
-    clock, number = time.perf_counter, 0
+    ways, number = deque(zip(logs, times, strict=True)), 0
     for _ in range(blocks):
-        for log, own in zip(logs, times, strict=True):
-            for _ in range(steps):
-                begun = clock()
-                step()
-                number += 1
-                log(number)
-                own.append(clock() - begun)
+        for log, own in ways:
+            time_steps(step, log, number, LEAD_IN)
+            own += time_steps(step, log, number + LEAD_IN, steps)
+            number += LEAD_IN + steps
+        ways.rotate()
+    return times
+
+
+def time_steps(step: Step, log: Log, number: int, steps: int) -> list[float]:
+    """Seconds of each of so many steps, which are counted from behind `number`."""
+    clock, times = time.perf_counter, list[float]()
+    for current in range(number + 1, number + 1 + steps):
+        begun = clock()
+        step()
+        log(current)
+        times.append(clock() - begun)
     return times
 
 

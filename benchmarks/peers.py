@@ -19,7 +19,7 @@ from benchmarks.measuring import Log, alternate, make_step, ratio_of_medians
 from benchmarks.percentiles import percentile
 from benchmarks.result import Result, Size
 
-STEPS_PER_BLOCK = 50
+STEPS_PER_BLOCK = 100
 
 
 def peers(size: Size) -> Iterator[Result]:
