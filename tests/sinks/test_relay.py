@@ -172,6 +172,28 @@ def test_a_run_that_is_resumed(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_resumed_run_known_by_a_copied_connection_file(tmp_path: Path) -> None:
+    """When the file is replaced by that of a later attempt, the relay leaves a silent trainer, and goes there."""
+
+    async def main() -> None:
+        (tmp_path / "known").mkdir()
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(relaying(tmp_path / "known", to=tmp_path / "copies"))
+            async with Publisher(tmp_path / "run") as first:
+                shutil.copy(connection_path(tmp_path / "run", 0), tmp_path / "known" / "mine.json")
+                first.scalars(5)
+                copy = tmp_path / "copies" / first.attempt.run
+                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+                first.scalars(5)
+            second = await stack.enter_async_context(Publisher(tmp_path / "run", take_over=True))
+            second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 4}, "from_step": 1})
+            second.end()
+            shutil.copy(connection_path(tmp_path / "run", 0), tmp_path / "known" / "mine.json")
+            await until(lambda: journal(copy) == journal(tmp_path / "run"))
+
+    run(main())
+
+
 def test_a_run_that_goes_on_after_its_copy_was_over(tmp_path: Path) -> None:
     """A run that is over and copied is followed again once a later attempt begins."""
 

@@ -73,6 +73,11 @@ class Following:
             cursor = await self._follow_from(cursor)
         await self.serving.end(self.found.process)
 
+    def is_elsewhere(self, found: Found) -> bool:
+        """Whether a later attempt was found, at a place that this does not find by itself."""
+        there, here = found.target.connection, self.found.target.connection
+        return found.attempt > self.found.attempt and there is not None and there != here
+
     def beat(self) -> None:
         """Pass the trainer's heartbeats on; renew the lease, and tell the trainer how far the copy is, now and then.
 

@@ -143,8 +143,12 @@ class Relay:
     async def _consider(self, found: Found, places: Places) -> None:
         """Follow what was found, unless it is followed already, or is over and copied."""
         key, state = (found.run, found.rank), (found.session, found.attempt)
-        if key in self._following or self._done.get(key) == state:
+        following = self._following.get(key)
+        if (following and not following.is_elsewhere(found)) or self._done.get(key) == state:
             return
+        if following:
+            self._tasks[key].cancel()
+            await asyncio.gather(self._tasks[key], return_exceptions=True)
         try:
             serving = await self._serve(key, places)
         except (TrainwireError, OSError) as error:
