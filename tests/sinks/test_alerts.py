@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,9 @@ from trainwire_protocol.live import Heartbeat
 from trainwire_protocol.wire import Batch, Cursor, Header
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.alerts import Alerts, Options
+from trainwire_sinks.cli import run as run_command
 from trainwire_sinks.cursor import Commit, CursorFile, Point
+from trainwire_sinks.exits import ExitCode
 from trainwire_sinks.runner import SinkRunner
 from trainwire_sinks.testing import Recording, check_sink, record, run_sink
 
@@ -27,7 +28,6 @@ HOOK = '[notifiers.{}]\nkind = "webhook"\nurl = "http://127.0.0.1:{}/"\ntimeout 
 NAN_RULE = '[rules.nan]\nkind = "not-finite"\ncool_down = 0\n'
 
 WriteRun = Callable[..., Path]
-Trainwire = Callable[..., subprocess.Popen[str]]
 
 
 def losses(*values: float, walltime: float | None = None) -> list[Batch]:
@@ -227,13 +227,15 @@ def test_a_file_that_somebody_has_changed_is_written_anew(tmp_path: Path) -> Non
         assert (tmp_path / "alerts.jsonl").read_bytes() == good
 
 
-def test_a_mistake_is_one_line(tmp_path: Path, write_run: WriteRun, trainwire: Trainwire) -> None:
+def test_a_mistake_is_one_line(
+    tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command ends at once, with the exit code for it, and has written nothing."""
     (tmp_path / "bad.toml").write_text("[rules.dead]\nx = 1\n")
     folder = write_run(losses(1))
-    process = trainwire("sink", "alerts", folder, "--rules", "bad.toml", cwd=tmp_path)
-    _, words = process.communicate(timeout=30)
-    assert process.returncode == 2
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["sink", "alerts", str(folder), "--rules", "bad.toml"]) == ExitCode.USAGE
+    words = capsys.readouterr().err
     assert words.startswith("trainwire: bad.toml:2: there is no setting 'x': the settings of kind dead are cool_down, ")
     assert words.count("\n") == 1
     assert not (folder / ".trainwire").exists()

@@ -24,6 +24,7 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch, Cursor, Header
 from trainwire_sinks.cli import run as run_command
 from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.jetstream import connecting
 from trainwire_sinks.jetstream.address import parse_address, parse_servers
 from trainwire_sinks.jetstream.connecting import connect
 from trainwire_sinks.jetstream.publishing import StreamOutput
@@ -340,8 +341,11 @@ async def has_begun(server: NatsServer, stream: str) -> bool:
         ("nats://127.0.0.1:1/run", ExitCode.INCOMPLETE, "no publisher answers at nats://127.0.0.1:1/run"),
     ],
 )
-def test_what_cannot_be_read(target: str, code: ExitCode, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_read(
+    target: str, code: ExitCode, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong address is one line that says what is wrong, and never the password."""
+    monkeypatch.setattr(connecting, "CONNECT_SECONDS", 0.3)
     assert run_command(["export", target]) == code
     error = capsys.readouterr().err
     assert told in error

@@ -212,12 +212,14 @@ def test_hostile_names_and_values_are_shown(write_run: Callable[..., Path], size
         batch = recorder.record([*events, Event("log", logged, "log", 1.75e9, 1)])
         async with watching(size, write_run([batch])) as pilot:
             app = app_of(pilot)
-            for key in ("s", "l"):
-                await pilot.press(key)
-                for chosen in [names] if size == LARGE else [[name] for name in names]:
-                    app.chosen = chosen
-                    app.show()
-                    await settled(pilot)
+            await pilot.press("s", "l")
+            for chosen in [names] if size == LARGE else [[name] for name in names]:
+                app.chosen = chosen
+                app.show()
+                await pilot.pause()
+                assert screen(pilot)
+            await pilot.press("s", "l")
+            await settled(pilot)
             assert not set("\x1b\x07\u202e") & set(screen(pilot))
             assert "\\x1b[2J" in screen(pilot)
             await pilot.press("a")
