@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 from recording import Recorder, frames
 
 from trainwire_protocol import journal
@@ -315,42 +315,29 @@ def test_a_reader_that_saw_what_was_taken_back_reads_on(
     reader.close()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of 64 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if mount.returncode:
-        pytest.skip(f"no filesystem can be mounted here: {mount.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     """On a filesystem that fills up and is freed again, the journal holds each batch that was taken, once."""
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(40 << 10))
     recorder = Recorder()
     batches = [recorder.scalars(50) for _ in range(30)]
-    writer = JournalWriter(small_disk)
     refused = 0
-    for batch in batches:
-        try:
-            writer.append([batch])
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-            refused += 1
-            ballast.unlink()
-            writer.append([batch])
-    writer.close()
+    with small_disk(tmp_path / "disk", 64) as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(40 << 10))
+        writer = JournalWriter(disk)
+        for batch in batches:
+            try:
+                writer.append([batch])
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                refused += 1
+                ballast.unlink()
+                writer.append([batch])
+        writer.close()
+        reader = JournalReader(disk)
+        assert frames(read(reader)) == frames(batches)
+        reader.close()
     assert refused == 1
-    reader = JournalReader(small_disk)
-    assert frames(read(reader)) == frames(batches)
     assert not reader.damages
-    reader.close()
 
 
 def test_a_segment_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
