@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import trainwire
@@ -27,13 +28,24 @@ from trainwire_protocol.run_folder import RENEWAL_SECONDS, Lease, begin_attempt
 from trainwire_protocol.server import HIGH_WATER_MARK, Server, ServerContext
 from trainwire_protocol.wire import Header, encode_batch
 
-FLUSH_SECONDS = 0.5
 STEP_SECONDS = 0.1
 CLOSE_SECONDS = 60.0
 """How long a publisher waits at its end for the relay."""
 
 BIND = "tcp://127.0.0.1:0"
 VALUES = {f"metric-{number}": 0.5 for number in range(10)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the process publishes."""
+
+    folder: Path
+    ranks: Sequence[int]
+    world_size: int
+    flush: float
+    """Seconds from one batch of a rank to the next."""
+    high_water_mark: int
 
 
 def ready() -> tuple[float, float]:
@@ -43,17 +55,17 @@ def ready() -> tuple[float, float]:
     return begin, begin + float(sys.stdin.readline())
 
 
-def publish_by_buses(folder: Path, ranks: Sequence[int], world_size: int, high_water_mark: int) -> None:
+def publish_by_buses(options: Options) -> None:
     """Log from one bus for each rank."""
     with ExitStack() as stack:
         buses = [
             stack.enter_context(
                 trainwire.open_bus(
-                    folder, rank=rank, world_size=world_size, bind=BIND, flush_interval=FLUSH_SECONDS,
-                    high_water_mark=high_water_mark,
+                    options.folder, rank=rank, world_size=options.world_size, bind=BIND,
+                    flush_interval=options.flush, high_water_mark=options.high_water_mark,
                 )
             )
-            for rank in ranks
+            for rank in options.ranks
         ]  # fmt: skip
         begin, end = ready()
         step = 0
@@ -70,29 +82,22 @@ def publish_by_buses(folder: Path, ranks: Sequence[int], world_size: int, high_w
 class Simulated:
     """What one bus does on the wire and on the disk."""
 
-    def __init__(
-        self,
-        folder: Path,
-        rank: int,
-        world_size: int,
-        endpoints: Endpoints,
-        context: ServerContext,
-        high_water_mark: int,
-    ) -> None:
+    def __init__(self, options: Options, rank: int, endpoints: Endpoints, context: ServerContext) -> None:
         self._session = secrets.token_hex(8)
-        self._attempt = begin_attempt(folder, rank, self._session)
+        self._attempt = begin_attempt(options.folder, rank, self._session)
         self._journal = JournalWriter(self._attempt.folder)
         self._process = ProcessIdentity.of_this_process()
         self._server = Server.open(
             self._attempt, endpoints, lambda: {"state": "running", "step": self._step},
-            lambda: {"process": self._process._asdict(), "session": self._session, "world_size": world_size},
-            high_water_mark, context,
+            lambda: {"process": self._process._asdict(), "session": self._session, "world_size": options.world_size},
+            options.high_water_mark, context,
         )  # fmt: skip
         connection = Connection(
-            self._server.publish_endpoint, self._server.request_endpoint, self._attempt.run, rank, world_size,
+            self._server.publish_endpoint, self._server.request_endpoint, self._attempt.run, rank, options.world_size,
             self._session, self._attempt.number, self._process, endpoints.client_keys,
         )  # fmt: skip
-        write_connection(connection_path(folder, rank), connection)
+        write_connection(connection_path(options.folder, rank), connection)
+        self._flush_interval = options.flush
         self._seq = self._step = 0
         self._answering = asyncio.ensure_future(self._server.answer_requests())
 
@@ -120,7 +125,7 @@ class Simulated:
     async def _flush(self, begin: float, end: float) -> None:
         """Publish what a training would have logged since the last time."""
         while time.time() < end:
-            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.sleep(self._flush_interval)
             steps = range(self._step + 1, int((min(time.time(), end) - begin) / STEP_SECONDS) + 1)
             rows = [
                 (name, value, "scalar", begin + step * STEP_SECONDS, step)
@@ -140,13 +145,13 @@ class Simulated:
         self._seq += len(rows)
 
 
-async def publish_simulated(folder: Path, ranks: Sequence[int], world_size: int, high_water_mark: int) -> None:
+async def publish_simulated(options: Options) -> None:
     """Publish what one bus for each rank would."""
     endpoints = Endpoints.choose(Tcp(BIND))
     context = ServerContext(endpoints.server_keys)
-    publishers = [Simulated(folder, rank, world_size, endpoints, context, high_water_mark) for rank in ranks]
+    publishers = [Simulated(options, rank, endpoints, context) for rank in options.ranks]
     begin, end = await asyncio.to_thread(ready)
-    shift = FLUSH_SECONDS / len(publishers)
+    shift = options.flush / len(publishers)
     await asyncio.gather(*(publisher_after(number * shift, one, begin, end) for number, one in enumerate(publishers)))
     context.close()
 
@@ -163,13 +168,14 @@ def main() -> None:
     parser.add_argument("--world-size", type=int, required=True)
     parser.add_argument("--ranks", type=int, nargs="+", required=True)
     parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("--flush", type=float, required=True)
     parser.add_argument("--high-water-mark", type=int, default=HIGH_WATER_MARK)
-    options = parser.parse_args()
-    what = options.folder, options.ranks, options.world_size, options.high_water_mark
-    if options.simulated:
-        asyncio.run(publish_simulated(*what))
+    given = parser.parse_args()
+    options = Options(given.folder, given.ranks, given.world_size, given.flush, given.high_water_mark)
+    if given.simulated:
+        asyncio.run(publish_simulated(options))
     else:
-        publish_by_buses(*what)
+        publish_by_buses(options)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def start_publishers(folder: Path, options: argparse.Namespace) -> list[subproce
     count = options.publishers
     own = [
         sys.executable, "-m", "benchmarks.relay_publishers", str(folder), "--world-size", str(count),
-        "--high-water-mark", str(options.high_water_mark), *(["--simulated"] if options.simulated else []),
+        "--high-water-mark", str(options.high_water_mark), "--flush", str(options.flush),
+        *(["--simulated"] if options.simulated else []),
     ]  # fmt: skip
     started = [
         subprocess.Popen(
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--simulated", action="store_true", help="only what buses do on the wire and on the disk")
     parser.add_argument("--stall", type=float, default=0.0, help="seconds for which the relay is stopped meanwhile")
+    parser.add_argument("--flush", type=float, default=0.5, help="seconds from one batch of a publisher to the next")
     parser.add_argument("--high-water-mark", type=int, default=HIGH_WATER_MARK, help="messages kept for the relay")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
