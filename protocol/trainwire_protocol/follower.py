@@ -14,8 +14,6 @@ from trainwire_protocol.errors import (
     CursorAheadError,
     IncompleteError,
     MalformedBatchError,
-    TargetError,
-    TrainwireError,
 )
 from trainwire_protocol.history import History
 from trainwire_protocol.live import Heartbeat, LiveFeed, read_heartbeat
@@ -101,7 +99,7 @@ class Follower:
             if history and attempts:
                 break
             if not self._follow:
-                raise self._nothing_there()
+                raise self._source.nothing_there(self._patience.reason)
             self._patience.wait("no run has begun there", at_once=True)
             await asyncio.sleep(POLL_SECONDS)
         self._patience.reward()
@@ -140,9 +138,11 @@ class Follower:
                 self._patience.wait("its publisher does not answer")
 
     async def _attempts(self, history: History) -> dict[int, Cursor | None]:
-        with contextlib.suppress(TimeoutError):
+        try:
             return await history.attempts()
-        return {}
+        except TimeoutError as error:
+            self._patience.reason = str(error)
+            return {}
 
     async def _attempt(self, history: History) -> AsyncIterator[Batch]:
         """What the present attempt records, until it is over."""
@@ -292,9 +292,3 @@ class Follower:
             if self._follow:
                 return []
             raise IncompleteError(f"{self._source.wanted.target}: its publisher does not answer") from None
-
-    def _nothing_there(self) -> TrainwireError:
-        target = self._source.wanted.target
-        if target.folder is None:
-            return IncompleteError(f"no publisher answers at {target}")
-        return TargetError(f"there is no run of rank {self._source.wanted.rank} in {target}")

@@ -21,6 +21,8 @@ class Patience:
         self._what = what
         self._give_up = give_up
         self._last_word: float | None = None
+        self.reason = ""
+        """Why nothing is heard, if somebody knows."""
         self.reward()
 
     def reward(self) -> None:
@@ -41,6 +43,7 @@ class Patience:
         Raises:
             IncompleteError: it has been so for too long.
         """
+        why += f" ({self.reason})" if self.reason else ""
         now = time.monotonic()
         self.silence = now - self._last_sign
         if self._give_up is not None and now - self._last_heard > self._give_up:

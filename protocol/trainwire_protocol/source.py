@@ -11,7 +11,7 @@ from trainwire_protocol.arrivals import Gatherer
 from trainwire_protocol.background import run_in_background
 from trainwire_protocol.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.curve import ClientKeys
-from trainwire_protocol.errors import ConnectionFileError, RequestError
+from trainwire_protocol.errors import ConnectionFileError, IncompleteError, RequestError, TargetError, TrainwireError
 from trainwire_protocol.history import ArchivedHistory, FetchHistory, History, JournalHistory
 from trainwire_protocol.journal import READ_BYTES
 from trainwire_protocol.key_files import keys_to
@@ -65,6 +65,13 @@ class Source:
     def silence(self) -> str:
         """What is told when nothing is heard."""
         return "nothing new comes there" if self._archived else "its publisher cannot be reached"
+
+    def nothing_there(self, reason: str = "") -> TrainwireError:
+        """What is raised if there is no run, and none is waited for."""
+        target = self.wanted.target
+        if target.folder is None:
+            return IncompleteError(f"no publisher answers at {target}" + (f": {reason}" if reason else ""))
+        return TargetError(f"there is no run of rank {self.wanted.rank} in {target}")
 
     async def acknowledge(self, cursor: Cursor, name: str | None) -> None:
         """Tell whoever publishes how far the reader called `name` has got; a log knows it by itself.

@@ -37,20 +37,27 @@ async def connect(servers: Sequence[str]) -> Client:
     except ImportError:
         raise MissingExtraError("nats://", "nats", "nats-py") from None
     client = Client()
+    reason = ""
+
+    async def note(error: Exception) -> None:
+        nonlocal reason
+        reason = str(error)
+
     try:
         with told(f"{len(servers)} servers" if len(servers) > 1 else "the server"):
             async with asyncio.timeout(CONNECT_SECONDS):
                 await client.connect(
                     list(servers),
-                    error_cb=_ignore,
+                    error_cb=note,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
                     connect_timeout=2,
                 )
-    except NatsError:
+    except NatsError as error:
         with contextlib.suppress(Exception):
             await client.close()
-        raise
+        # It tries again and again, so that time runs out: what went wrong each time says more.
+        raise NatsError(f"NATS: {reason}" if reason else str(error)) from error
     return client
 
 
@@ -80,7 +87,3 @@ async def last_message(context: JetStreamContext, stream: str, subject: str) -> 
             return await context.get_last_msg(stream, subject)
         except NotFoundError:
             return None
-
-
-async def _ignore(_: Exception) -> None:
-    """Whoever waits for an answer hears of it; what happens in between is the client's own matter."""
