@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwire import step_watch
-from trainwire.step_watch import StepWatch
+from trainwire.step_watch import Group, StepWatch
 
 CALLS = st.lists(
     st.tuples(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True), st.integers(-3, 3)), max_size=40
@@ -16,15 +16,16 @@ CALLS = st.lists(
 @given(CALLS)
 def test_it_notices_the_same_names_as_one_that_looks_at_each(calls: list[tuple[list[str], int]]) -> None:
     """Groups that are looked at once hide no name that goes back, and make none up."""
-    watch, last = StepWatch(), dict[str, int]()
+    watch, last, groups = StepWatch(), dict[str, int](), dict[tuple[str, ...], Group]()
     for names, step in calls:
         expected = {name for name in names if step < last.get(name, step)}
         last |= dict.fromkeys(names, step)
-        if watch.goes_on(tuple(names), step):
+        group = groups.get(tuple(names))
+        if group and watch.goes_on(group, step):
             assert not expected
             continue
         assert {name for name in names if watch.goes_back(name, step)} == expected
-        watch.know(tuple(names))
+        groups[tuple(names)] = group or group_of(watch, names)
 
 
 @given(CALLS)
@@ -34,17 +35,24 @@ def test_names_that_are_known_together_go_on_together(calls: list[tuple[list[str
     for names, step in calls:
         for name in names:
             watch.goes_back(name, step)
-        watch.know(tuple(names))
-        assert watch.goes_on(tuple(names), step)
+        assert watch.goes_on(group_of(watch, names), step)
 
 
 def test_it_remembers_no_more_than_a_bound() -> None:
-    """New groups of names for ever do not fill the memory."""
-    watch = StepWatch()
+    """New names for ever do not fill the memory."""
+    watch, groups = StepWatch(), list[Group]()
     for number in range(step_watch.MAX_NAMES + 10):
         watch.goes_back(f"name-{number}", number)
-        watch.know((f"name-{number}",))
-        watch.goes_on((f"name-{number}",), number)
+        group = watch.group((f"name-{number}",))
+        if group:
+            groups.append(group)
+            watch.goes_on(group, number)
     watch.goes_back("name-0", 0)
-    assert len(watch._steps) == len(watch._groups) == step_watch.MAX_NAMES
+    assert len(watch._steps) == len(groups) == step_watch.MAX_NAMES
     assert not watch._recent
+
+
+def group_of(watch: StepWatch, names: list[str]) -> Group:
+    group = watch.group(tuple(names))
+    assert group
+    return group

@@ -10,12 +10,11 @@ import msgpack
 
 from trainwire.complaints import Complaints, shown
 from trainwire.recorder import FLOATS, Logged, Record
-from trainwire.step_watch import StepWatch
+from trainwire.step_watch import Group, StepWatch
 from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
-from trainwire_protocol.packing import ScalarPacker
 from trainwire_protocol.wire import Batch, Header, join_batch
 
 MAX_EVENTS: Final = 500
@@ -43,13 +42,13 @@ class Batcher:
     def __init__(self, run: str, rank: int, attempt: int, complaints: Complaints) -> None:
         self.seq = 0
         """Of the next event, once `take` was called."""
-        self.events = 0
-        """That wait to be taken."""
+        self.is_full = False
+        """Whether what was added should be taken, lest others wait for the interpreter's lock."""
         self._run, self._rank, self._attempt = run, rank, attempt
         self._complaints = complaints
         self._heads: dict[str, int] = {}
         self._steps = StepWatch()
-        self._packers: dict[tuple[str, ...], ScalarPacker] = {}
+        self._groups: dict[tuple[str, ...], Group] = {}
         self._closed: list[Batch] = []
         self._channel = ""
         self._packed: list[bytes] = []
@@ -69,8 +68,10 @@ class Batcher:
     def add(self, record: Record) -> None:
         """Pack the events of a record whose values are ready; what is not allowed is complained of and left out."""
         name, value, kind, walltime, step, _ = record
-        if isinstance(kind, Logged):
-            self._add_metrics(value, kind, walltime, step)
+        if kind is FLOATS and (group := self._groups.get(tuple(value))) and self._steps.goes_on(group, step):
+            self._append("event", group.packer.pack(value.values(), walltime, step), len(value))
+        elif isinstance(kind, Logged):
+            self._add_metrics(value, walltime, step)
         else:
             self._add_event(name, value, kind, walltime, step)
 
@@ -78,22 +79,23 @@ class Batcher:
         """What was added since the last call, in as few batches as the rules of the wire allow."""
         if self._count:
             self._close(is_last=False)
-        batches, self._closed, self.events = self._closed, [], 0
+        batches, self._closed, self.is_full = self._closed, [], False
         return batches
 
-    def _add_metrics(self, metrics: Mapping[str, Any], kind: Logged, walltime: float, step: int) -> None:
-        if kind is not FLOATS:
-            with contextlib.suppress(Exception):  # what cannot be resolved is complained of below
-                metrics = resolve(metrics)
-        names = tuple(metrics)
-        are_floats = kind is FLOATS or _FLOATS.issuperset(map(type, metrics.values()))
-        if are_floats and self._steps.goes_on(names, step):
-            self._append("event", self._packers[names].pack(metrics.values(), walltime, step), len(names))
+    def _add_metrics(self, metrics: Mapping[str, Any], walltime: float, step: int) -> None:
+        with contextlib.suppress(Exception):  # what cannot be resolved is complained of below
+            metrics = resolve(metrics)
+        names, are_floats = tuple(metrics), _FLOATS.issuperset(map(type, metrics.values()))
+        group = self._groups.get(names)
+        if are_floats and group and self._steps.goes_on(group, step):
+            self._append("event", group.packer.pack(metrics.values(), walltime, step), len(names))
             return
         are_allowed = [self._add_event(name, number, "scalar", walltime, step) for name, number in metrics.items()]
         # More are packed one by one: others wait for the interpreter's lock meanwhile.
-        if all(are_allowed) and len(names) <= MAX_EVENTS and self._steps.know(names):
-            self._packers[names] = ScalarPacker(names)
+        if group is None and all(are_allowed) and len(names) <= MAX_EVENTS:
+            new = self._steps.group(names)
+            if new:
+                self._groups[names] = new
 
     def _add_event(self, name: str, value: Any, kind: str, walltime: float, step: int) -> bool:
         try:
@@ -115,14 +117,15 @@ class Batcher:
         return True
 
     def _append(self, channel: str, packed: bytes, count: int) -> None:
-        is_full = self._count >= MAX_EVENTS or self._size + len(packed) > MAX_BYTES
-        if self._count and (is_full or channel != self._channel):
+        if self._count and (channel != self._channel or self._size + len(packed) > MAX_BYTES):
             self._close(is_last=False)
         self._channel = channel
         self._packed.append(packed)
         self._count += count
         self._size += len(packed)
-        self.events += count
+        if self._count >= MAX_EVENTS or self._size >= MAX_BYTES:
+            self._close(is_last=False)
+            self.is_full = True
 
     def _close(self, is_last: bool) -> None:
         header = Header(

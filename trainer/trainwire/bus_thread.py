@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from trainwire.batcher import MAX_BYTES, MAX_EVENTS, Batcher
+from trainwire.batcher import Batcher
 from trainwire.journal_thread import JournalThread
 from trainwire.lookout import Lookout
 from trainwire.publisher import Publisher
-from trainwire.recorder import Logged, Record, Recorder
+from trainwire.recorder import FLOATS, Logged, Record, Recorder
 from trainwire.watchers import Watchers
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.server import Server
@@ -138,12 +138,10 @@ class BusThread(threading.Thread):
             self._recorder.emptied()
 
     def _publish_next(self, publisher: Publisher) -> bool:
-        """Publish about `MAX_EVENTS`, up to a value that is not known yet; False if there is none that is."""
-        queue, batcher, size = self._recorder.queue, self._batcher, 0
-        while queue and batcher.events < MAX_EVENTS and size < MAX_BYTES and batcher.is_ready(queue[0]):
-            record = self._recorder.take()
-            batcher.add(record)
-            size += record[5]
+        """Publish as much as fills a batch, up to a value that is not known yet; False if there is none that is."""
+        queue, batcher = self._recorder.queue, self._batcher
+        while queue and not batcher.is_full and (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
+            batcher.add(self._recorder.take())
         return self._publish(publisher)
 
     def _publish(self, publisher: Publisher) -> bool:
