@@ -28,14 +28,13 @@ def test_a_server_that_wants_a_password(
         assert run(["sink", "nats", str(folder), "--server", address]) == 0
         assert run(["export", address]) == 0
         assert "train/loss" in capsys.readouterr().out
-        monkeypatch.setattr(connecting, "CONNECT_SECONDS", 0.5)
+        monkeypatch.setattr(connecting, "CONNECT_SECONDS", 3.0)
         monkeypatch.setenv("TRAINWIRE_NATS_PASSWORD", "gu3ss")
-        for target in (address, server.url):
-            assert run(["export", target]) == ExitCode.INCOMPLETE
-            error = capsys.readouterr().err
-            assert "no publisher answers at nats://127.0.0.1" in error
-            assert "Authorization Violation" in error
-            assert "gu3ss" not in error
+        assert run(["export", address]) == ExitCode.INCOMPLETE
+        error = capsys.readouterr().err
+        assert "no publisher answers at nats://127.0.0.1" in error
+        assert "Authorization Violation" in error
+        assert "gu3ss" not in error
         assert (
             run(["sink", "jsonl", address, "--output", str(tmp_path / "out"), "--give-up", "1"]) == ExitCode.INCOMPLETE
         )
