@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -89,11 +88,8 @@ def app_of(pilot: Pilot[None]) -> WatchApp:
 
 def screen(pilot: Pilot[None]) -> str:
     """The text that is on the screen."""
-    drawing = pilot.app.export_screenshot()
-    lines: dict[float, str] = {}
-    for y, text in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>([^<]*)</text>', drawing):
-        lines[float(y)] = lines.get(float(y), "") + html.unescape(text)
-    return "\n".join(line for _, line in sorted(lines.items())).replace("\xa0", " ")
+    # What `export_screenshot` draws, which takes six times as long.
+    return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
 
 
 def plotted(pilot: Pilot[None]) -> list[str]:
