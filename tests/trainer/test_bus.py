@@ -293,11 +293,11 @@ def test_progress_is_what_was_recorded_with_a_step(tmp_path: Path) -> None:
         assert bus.describe()["step"] == 4
 
 
-def test_drops_are_published(tmp_path: Path, monkeypatch) -> None:
+def test_drops_are_published(tmp_path: Path) -> None:
     """What the queue drops is told by events/dropped, so that readers know."""
-    monkeypatch.setattr("trainwire.recorder.MAX_QUEUED_VALUES", 0)
     with trainwire.open_bus(tmp_path) as bus:
         bus._recorder._max_values = 0
+        bus._recorder.emptied()
         bus.log({"a": 1.0, "b": 2.0})
         wait_until(lambda: any(event.name == "events/dropped" for event in read_events(tmp_path)))
     dropped = next(event for event in read_events(tmp_path) if event.name == "events/dropped")

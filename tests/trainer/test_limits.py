@@ -24,6 +24,7 @@ def test_the_queue_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     """Large values are dropped past the queue's limit of bytes, and the record tells how many."""
     bus = trainwire.open_bus(tmp_path, flush_interval=0.3)
     monkeypatch.setattr(bus._recorder, "_max_bytes", 100_000)
+    bus._recorder.emptied()
     for step in range(1, 101):
         bus.text("note", "x" * 10_000, step=step)
     queued = sum(record[5] for record in list(bus._recorder.queue))
@@ -44,6 +45,7 @@ def test_the_queue_has_room_again_when_it_was_emptied(tmp_path: Path, monkeypatc
     """After drops recording goes on: nothing is dropped that came once there was room."""
     bus = trainwire.open_bus(tmp_path)
     monkeypatch.setattr(bus._recorder, "_max_values", 50)
+    bus._recorder.emptied()
     for step in range(1, 201):
         bus.log({"first": 1.0}, step=step)
     wait_until(lambda: not bus._recorder.queue)

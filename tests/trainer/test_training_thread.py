@@ -73,6 +73,7 @@ def test_nothing_that_can_wait_is_called(tmp_path: Path, name: str, monkeypatch:
     with trainwire.open_bus(tmp_path, flush_interval=0.5) as bus:
         if name == "a full queue":
             monkeypatch.setattr(bus._recorder, "_max_values", 0)
+            bus._recorder.emptied()
         if name == "after close":
             bus.close()
         CALLS[name](bus)

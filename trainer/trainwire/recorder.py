@@ -46,11 +46,11 @@ class Recorder:
         """The last step that was given: only who trains gives one, so it tells of progress."""
         self.last_walltime = time()
         """When that was."""
-        self._max_values = max_values
-        self._max_bytes = max_bytes
-        # Counted without a lock: two threads that record at once may lose a count, which `emptied` puts right.
-        self._values = self._taken_values = 0
-        self._bytes = self._taken_bytes = 0
+        # Counted without a lock: the threads that record count what they put in, and the bus thread raises the limits
+        # by what it takes out. Two that record at once may lose a count, which `emptied` puts right.
+        self._values = self._bytes = 0
+        self._max_values = self._values_limit = max_values
+        self._max_bytes = self._bytes_limit = max_bytes
 
     def append(
         self, name: str, value: Any, kind: str | Logged, step: int | None, values: int = 1, size: int = 0
@@ -75,9 +75,7 @@ class Recorder:
             if step.__class__ is not int or not -(2**63) <= step < 2**63:
                 step = _checked(step)
             self.last_step, self.last_walltime = step, walltime
-        if (
-            self._values - self._taken_values >= self._max_values or self._bytes - self._taken_bytes >= self._max_bytes
-        ) and kind != "lifecycle":
+        if (self._values >= self._values_limit or self._bytes >= self._bytes_limit) and kind != "lifecycle":
             self.dropped += values
             return
         self._values += values
@@ -88,15 +86,16 @@ class Recorder:
         """The oldest record; for the bus thread alone, and only if there is one."""
         record = self.queue.popleft()
         if record[2].__class__ is Logged:
-            self._taken_values += len(record[1])
+            self._values_limit += len(record[1])
         else:
-            self._taken_values += 1
-            self._taken_bytes += record[5]
+            self._values_limit += 1
+            self._bytes_limit += record[5]
         return record
 
     def emptied(self) -> None:
         """Begin to count anew; called by the bus thread when it has found the queue empty."""
-        self._values = self._taken_values = self._bytes = self._taken_bytes = 0
+        self._values_limit = self._values + self._max_values
+        self._bytes_limit = self._bytes + self._max_bytes
 
 
 def _checked(step: Any) -> int:
