@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -101,6 +102,8 @@ class Subscription:
         self._wanted = Wanted(
             target, rank, tuple(channels), use_journal, high_water_mark, read_ahead_bytes, context, gatherer, as_sent
         )
+        self.acknowledged: float | None = None
+        """When the publisher last took note of an acknowledgement, on the monotonic clock."""
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
         self._follow = follow
@@ -199,7 +202,8 @@ class Subscription:
     async def acknowledge(self, cursor: Cursor) -> None:
         """Tell the publisher, if one can be reached, how far the reader called `name` has got."""
         with contextlib.suppress(TimeoutError, ProtocolError):
-            await self._source.acknowledge(cursor, self._name)
+            if await self._source.acknowledge(cursor, self._name):
+                self.acknowledged = time.monotonic()
 
     async def _read(self) -> None:
         end: Exception = StopAsyncIteration()

@@ -73,8 +73,10 @@ class Source:
             return IncompleteError(f"no publisher answers at {target}" + (f": {reason}" if reason else ""))
         return TargetError(f"there is no run of rank {self.wanted.rank} in {target}")
 
-    async def acknowledge(self, cursor: Cursor, name: str | None) -> None:
+    async def acknowledge(self, cursor: Cursor, name: str | None) -> bool:
         """Tell whoever publishes how far the reader called `name` has got; a log knows it by itself.
+
+        False if there is nobody to tell yet.
 
         Raises:
             TimeoutError: the publisher does not answer.
@@ -84,6 +86,9 @@ class Source:
             await self._archived.acknowledge(cursor)
         elif self.requester and name:
             await self.requester.ask("ack", sink=name, attempt=cursor.attempt, seq=cursor.seq, timeout=1.0)
+        else:
+            return False
+        return True
 
     async def open(self) -> History | None:
         """The history of the run, or None if there is no run yet."""

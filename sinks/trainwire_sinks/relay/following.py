@@ -22,7 +22,7 @@ BEAT_SECONDS: Final = 0.25
 """How often it is looked whether the trainer has sent a heartbeat."""
 
 WORD_SECONDS: Final = 2 * RENEWAL_SECONDS
-"""How often the lease is renewed and the trainer told how far the copy is: both hold for half a minute."""
+"""How often the lease is renewed, and the trainer told how far the copy is: both hold for half a minute."""
 
 HIGH_WATER_MARK: Final = 16
 """Live messages of one rank that wait here. What is more waits at its trainer, and what is dropped there is fetched."""
@@ -59,7 +59,7 @@ class Following:
         self._context, self._gatherer = context, gatherer
         self._name, self._give_up = name, give_up
         self._reading: tuple[Subscription, Acknowledger] | None = None
-        self._word_due = 0.0
+        self._renewal_due = 0.0
 
     async def run(self) -> None:
         """Follow to the end of the run.
@@ -88,9 +88,11 @@ class Following:
         subscription, acknowledger = self._reading
         self.serving.beat(subscription.heartbeat)
         now = time.monotonic()
-        if now > self._word_due:
-            self._word_due = now + WORD_SECONDS
+        if now > self._renewal_due:
+            self._renewal_due = now + WORD_SECONDS
             self.serving.renew()
+        # Tried again until it is heard: the trainer waits at its end for those alone that it has heard of.
+        if now > (subscription.acknowledged or 0.0) + WORD_SECONDS:
             acknowledger.tell(self.serving.copy.cursor)
 
     async def _follow_from(self, cursor: Cursor) -> Cursor | None:
