@@ -40,8 +40,9 @@ def make_key_files(name: Path, server: Path | None = None, *, may_command: bool 
     private = {**pair._asdict(), "server": read_public_key(server)} if server else pair._asdict()
     try:
         name.parent.mkdir(parents=True, exist_ok=True)
-        for path, fields in ((secret, private), (public, {"public": pair.public, "commands": may_command})):
-            if not create_atomically(path, json.dumps(fields, indent=2).encode(), mode=0o600):
+        told = {"public": pair.public, "commands": may_command}
+        for path, fields, mode in ((secret, private, 0o600), (public, told, 0o644)):
+            if not create_atomically(path, json.dumps(fields, indent=2).encode(), mode=mode):
                 raise UsageError(f"{path} is there already: choose another name, or remove it")
     except OSError as error:
         raise UsageError(f"the keys {name} cannot be written: {error.strerror}") from error
