@@ -20,7 +20,7 @@ from reading import read_events, wait_until
 import trainwire
 from trainwire import EventBus
 from trainwire.deferred import Deferred, Transfer
-from trainwire.recorder import FLOATS, Recorder
+from trainwire.recorder import FLOATS, Logged, Recorder
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.run_folder import list_attempts
 
@@ -32,6 +32,39 @@ class Evil:
         raise RuntimeError("evil")
 
     __str__ = __float__ = __int__ = __index__ = __iter__ = __len__ = __repr__
+
+
+class Fickle:
+    """Can be hashed once."""
+
+    hashed = False
+
+    def __hash__(self) -> int:
+        if self.hashed:
+            raise RuntimeError("hashed again")
+        self.hashed = True
+        return 1
+
+
+class Proxy:
+    """Says that it is of its value's class, as the proxies of many libraries do, and then fails."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    @property
+    def __class__(self) -> type:
+        return type(self.value)
+
+    def __float__(self) -> float:
+        raise RuntimeError("not there")
+
+    __index__ = __float__
+
+    def __le__(self, other: object) -> bool:
+        return True
+
+    __lt__ = __ge__ = __gt__ = __le__
 
 
 class FailedGpu:
@@ -70,6 +103,9 @@ HOSTILE: dict[str, Callable[[EventBus], object]] = {
     "evil everything": lambda bus: bus.publish(Evil(), Evil(), Evil(), Evil()),
     "evil hparams": lambda bus: bus.hparams({"x": Evil()}),
     "an evil mapping": lambda bus: bus.log(Evil()),
+    "a name that cannot be hashed again": lambda bus: bus.log({Fickle(): 1.0}),
+    "what passes for a float": lambda bus: bus.log({"a": Proxy(1.0)}),
+    "what passes for a step": lambda bus: bus.log({"a": 1.0}, step=Proxy(1)),
     "a deep list": lambda bus: bus.hparams({"x": deep_list()}),
     "a lone surrogate of an unknown type": lambda bus: bus.publish("x", "\udcff", "custom"),
     "a lone surrogate in hparams": lambda bus: bus.hparams({"x": "\udcff"}),
@@ -80,7 +116,7 @@ HOSTILE: dict[str, Callable[[EventBus], object]] = {
     "a watcher that is cancelled": lambda bus: raise_in_watcher(bus, asyncio.CancelledError),
     "a watcher that exits": lambda bus: raise_in_watcher(bus, SystemExit),
     "a GPU that has failed": lambda bus: bus._recorder.append(
-        "", {"loss": Deferred(Transfer(None, FailedGpu()), 0)}, "", 1
+        "", {"loss": Deferred(Transfer(None, FailedGpu()), 0)}, Logged.ANY, 1
     ),
 }
 

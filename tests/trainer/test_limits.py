@@ -14,6 +14,7 @@ import trainwire
 from trainwire import complaints, recorder, watchers
 from trainwire_protocol.events import Event
 from trainwire_protocol.verification import verify_run
+from trainwire_protocol.wire import Header, encode_batch
 
 
 def dropped_in_record(folder: Path) -> int:
@@ -115,3 +116,29 @@ def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypat
     bus.close(timeout=5)
     assert len(bus._thread._batcher._steps._steps) <= 101
     assert sum(event.name.startswith("name/") for event in read_events(tmp_path)) == 500
+
+
+def test_empty_mappings_leave_nothing_behind(tmp_path: Path) -> None:
+    """A training that logs nothing again and again keeps nothing of it."""
+    bus = trainwire.open_bus(tmp_path)
+    for step in range(1, 101):
+        bus.log({}, step=step)
+    wait_until(lambda: not bus._recorder.queue)
+    assert not bus._thread._batcher._packed
+    bus.close()
+    assert [event.name for event in read_events(tmp_path)] == ["run/started", "run/finished"]
+
+
+def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
+    """What waits is limited in bytes of its body: its events would be many times as large."""
+    handed = watchers.Watchers()
+
+    async def watch(event: Event) -> None:
+        """Look at nothing."""
+
+    handed.add(watch)
+    batch = encode_batch(Header("run", 0, 0, "event", 0, 1, {}), [("a", 1.0, "scalar", 1.0, 1)])
+    unread = set(vars(batch))
+    handed.send([batch])
+    handed.close(timeout=10)
+    assert set(vars(batch)) == unread

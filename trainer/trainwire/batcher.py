@@ -68,12 +68,15 @@ class Batcher:
     def add(self, record: Record) -> None:
         """Pack the events of a record whose values are ready; what is not allowed is complained of and left out."""
         name, value, kind, walltime, step, _ = record
-        if kind is FLOATS and (group := self._groups.get(tuple(value))) and self._steps.goes_on(group, step):
-            self._append("event", group.packer.pack(value.values(), walltime, step), len(value))
-        elif isinstance(kind, Logged):
-            self._add_metrics(value, walltime, step)
-        else:
-            self._add_event(name, value, kind, walltime, step)
+        try:
+            if kind is FLOATS and (group := self._groups.get(tuple(value))) and self._steps.goes_on(group, step):
+                self._append("event", group.packer.pack(value.values(), walltime, step), len(value))
+            elif isinstance(kind, Logged):
+                self._add_metrics(value, walltime, step)
+            else:
+                self._add_event(name, value, kind, walltime, step)
+        except Exception as error:  # a name that cannot be hashed a second time, or what only passes for a float
+            self._complaints.add("log", "not recorded: %s", shown(error))
 
     def take(self) -> list[Batch]:
         """What was added since the last call, in as few batches as the rules of the wire allow."""
@@ -92,7 +95,7 @@ class Batcher:
             return
         are_allowed = [self._add_event(name, number, "scalar", walltime, step) for name, number in metrics.items()]
         # More are packed one by one: others wait for the interpreter's lock meanwhile.
-        if group is None and all(are_allowed) and len(names) <= MAX_EVENTS:
+        if group is None and all(are_allowed) and 0 < len(names) <= MAX_EVENTS:
             new = self._steps.group(names)
             if new:
                 self._groups[names] = new

@@ -72,7 +72,7 @@ class Recorder:
         if step is None:
             step = self.last_step
         else:
-            if step.__class__ is not int or not -(2**63) <= step < 2**63:
+            if type(step) is not int or not -(2**63) <= step < 2**63:
                 step = _checked(step)
             self.last_step, self.last_walltime = step, walltime
         if (self._values >= self._values_limit or self._bytes >= self._bytes_limit) and kind != "lifecycle":

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.events import Event
-from trainwire_protocol.wire import Batch
+from trainwire_protocol.wire import Batch, decode_events
 
 MAX_WAITING: Final = 100_000
 """Events that wait for the watchers; the oldest are dropped beyond it."""
@@ -58,7 +58,8 @@ class Watchers:
         if not self._handlers:
             return
         for batch in batches:
-            self._waiting.extend(batch.events)
+            # Not `batch.events`, which the batch would keep as long as it waits for the journal's disk.
+            self._waiting.extend(decode_events(batch.body, batch.header.count)[0])
         while len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
