@@ -12,7 +12,7 @@ import zmq.asyncio
 
 from trainwire_protocol.arrivals import Arrivals, Gatherer
 from trainwire_protocol.curve import ClientKeys, secure_client
-from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
+from trainwire_protocol.errors import MalformedBatchError, ProtocolError, RequestError, UnsupportedVersionError
 from trainwire_protocol.wire import HEARTBEAT, Batch, Header, decode_batch, topic, unpack_map
 
 HIGH_WATER_MARK: Final = 1000
@@ -58,7 +58,11 @@ class LiveFeed:
         as_sent: bool = False,
         gatherer: Gatherer | None = None,
     ) -> None:
-        """Connect to a publisher; `as_sent` says that batches are not to be looked into."""
+        """Connect to a publisher; `as_sent` says that batches are not to be looked into.
+
+        Raises:
+            RequestError: the endpoint cannot be connected to.
+        """
         self._as_sent = as_sent
         self.malformed = 0
         """Messages that could not be read, and were skipped."""
@@ -69,7 +73,12 @@ class LiveFeed:
         for channel in (*channels, HEARTBEAT):
             self._socket.subscribe(topic(channel, run, rank))
         secure_client(self._socket, keys)
-        self._socket.connect(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            # The context that is closed in the end does not know of it, and would wait for ever.
+            self._socket.close()
+            raise RequestError(f"the publisher's endpoint {endpoint!r:.200} cannot be connected to: {error}") from error
         self._arrivals = Arrivals(self._socket, gatherer)
 
     async def receive(self, timeout: float) -> Batch | None:

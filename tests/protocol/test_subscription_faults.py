@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,21 @@ def test_an_older_reader_skips_what_later_versions_add(tmp_path: Path) -> None:
                 "a", "moon/risen", "train/loss", "run/finished"
             ]  # fmt: skip
             assert subscription.gaps == subscription.malformed == 0
+
+    run(main())
+
+
+def test_an_endpoint_that_cannot_be_connected_to_ends_the_reading(tmp_path: Path) -> None:
+    """A publisher that tells an address which only a server can use is told of, and closing does not hang."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as publisher:
+            publisher.scalars(2)
+            write_connection(connection_path(tmp_path, 0), replace(publisher.connection, publish="tcp://*:80"))
+            async with Subscription(Target(tmp_path)) as subscription:
+                assert (await anext(subscription)).header.seq == 0
+                with pytest.raises(RequestError, match=r"tcp://\*:80' cannot be connected to"):
+                    await anext(subscription)
 
     run(main())
 
