@@ -116,7 +116,7 @@ class Responder:
     async def answer(self, frames: list[bytes], client: bytes = b"", *, may_command: bool = True) -> list[bytes]:
         """The frames that answer a request; one that cannot be understood, or is not permitted, with an `error`.
 
-        None if this client has asked for too much at once: who does not hear anything asks again.
+        There are none if this client has asked for too much at once: who does not hear anything asks again.
         """
         identifier: object = None
         try:

@@ -12,7 +12,9 @@ from reading import read_events, wait_until
 
 import trainwire
 from trainwire import complaints, recorder, watchers
+from trainwire.batcher import Batcher
 from trainwire_protocol.events import Event
+from trainwire_protocol.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.verification import verify_run
 from trainwire_protocol.wire import Header, encode_batch
 
@@ -142,3 +144,14 @@ def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
     handed.send([batch])
     handed.close(timeout=10)
     assert set(vars(batch)) == unread
+
+
+@pytest.mark.parametrize("size", [632, 999, 1172])
+def test_batches_of_small_events_are_published(size: int) -> None:
+    """A batch that events fill to the last byte is no larger than what PUB sends."""
+    batcher = Batcher("run", 0, 0, complaints.Complaints())
+    for _ in range(480):
+        batcher.add(("note", "x" * size, "text", 1.0, 200, size))
+    bodies = [len(batch.body) for batch in batcher.take()]
+    assert len(bodies) > 1
+    assert max(bodies) <= MAX_PUBLISHED_BYTES

@@ -15,13 +15,14 @@ from trainwire.values import find_pending, resolve
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
+from trainwire_protocol.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.wire import Batch, Header, join_batch
 
 MAX_EVENTS: Final = 500
 """Most events that are packed at once: the training thread waits meanwhile for the interpreter's lock."""
 
-MAX_BYTES: Final = 256 << 10
-"""A batch that has grown past this is closed."""
+MAX_BYTES: Final = MAX_PUBLISHED_BYTES - 3
+"""What would take a batch past this begins the next, so that both are published; a list's head has three bytes."""
 
 MEDIA_BYTES: Final = 64 << 10
 """A larger value goes to the media channel, so that those who read only events need not take it."""
