@@ -15,12 +15,12 @@ from zmq.utils import z85
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a client may take to show its key before it is hung up on."""
 
-
 PROBE_SECONDS: Final = 5.0
 """How often a client tries whether its connection is whole, and how long it may take to make one."""
 
 SILENCE_SECONDS: Final = 15.0
-"""How long nothing may be heard before a connection is made anew: ZeroMQ answers also while a program computes."""
+"""How long nothing may be heard after a try before a connection is made anew: ZeroMQ answers also while a program
+computes."""
 
 
 class KeyPair(NamedTuple):
