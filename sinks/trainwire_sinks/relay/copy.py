@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire_protocol.errors import MalformedBatchError
+from trainwire_protocol.ends import events_of
 from trainwire_protocol.journal import JournalReader, JournalWriter, recover
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.run_folder import Attempt, Lease, copy_attempt, list_attempts
@@ -96,12 +96,13 @@ class Copy:
         self.cursor = batch.cursor
         self.heads = {**header.before, header.channel: batch.cursor.seq}
         if header.last:
-            self.ended = batch.events[-1].name if _is_readable(batch) else "run/finished"
+            events = events_of(batch)
+            self.ended = events[-1].name if events else "run/finished"
 
     def _note_hyperparameters(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            if HPARAMS in batch.body and _is_readable(batch):
-                for event in batch.events:
+            if HPARAMS in batch.body:
+                for event in events_of(batch):
                     self.hparams |= event.value if event.type == "hparams" else {}
 
 
@@ -111,10 +112,3 @@ def _first_batches(attempt: Attempt) -> list[Batch]:
         return reader.read()
     finally:
         reader.close()
-
-
-def _is_readable(batch: Batch) -> bool:
-    try:
-        return bool(batch.events)
-    except MalformedBatchError:
-        return False
