@@ -12,7 +12,7 @@ from benchmarks.result import Result, Size
 from benchmarks.throughput import run
 from trainwire.bus import EventBus
 from trainwire.bus_thread import BusThread
-from trainwire.publisher import Publisher
+from trainwire_protocol.wire import Batch
 
 LIMIT_SECONDS = 1e-3
 
@@ -20,7 +20,7 @@ LIMIT_SECONDS = 1e-3
 def interpreter_lock(size: Size) -> Iterator[Result]:
     """What the bus thread does in one go, and the times that a thread which looks at the clock all along is held up."""
     holds, records = list[float](), size.of(100_000, 10_000)
-    with run() as bus, mock.patch.object(BusThread, "_publish_next", timed(holds)):
+    with run() as bus, mock.patch.object(BusThread, "_take", timed(holds)):
         idle = gaps(bus, 0, seconds=size.of(3, 1))
         busy = gaps(bus, records, seconds=size.of(3, 1))
     longest = percentile(holds, 0.999)
@@ -32,16 +32,16 @@ def interpreter_lock(size: Size) -> Iterator[Result]:
 
 def timed(holds: list[float]) -> object:
     """The bus thread's step from one release of the lock to the next, which notes what it takes of the processor."""
-    publish_next = BusThread._publish_next
+    take = BusThread._take
 
-    def timed_publish_next(thread: BusThread, publisher: Publisher) -> bool:
+    def timed_take(thread: BusThread) -> list[Batch]:
         begun = time.thread_time()
         try:
-            return publish_next(thread, publisher)
+            return take(thread)
         finally:
             holds.append(time.thread_time() - begun)
 
-    return timed_publish_next
+    return timed_take
 
 
 def gaps(bus: EventBus, records: int, seconds: float) -> list[float]:

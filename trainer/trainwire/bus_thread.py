@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from trainwire.batcher import Batcher
-from trainwire.journal_thread import JournalThread
+from trainwire.journal_thread import SLICE_BYTES, JournalThread
 from trainwire.lookout import Lookout
 from trainwire.publisher import Publisher
 from trainwire.recorder import FLOATS, Logged, Record, Recorder
@@ -130,25 +130,30 @@ class BusThread(threading.Thread):
         self._report_drops()
         publisher.show_unjournaled()
         self._empty_polls = 0 if self._recorder.queue or publisher.is_behind else self._empty_polls + 1
+        batches = list[Batch]()
         for _ in range(len(self._recorder.queue)):
-            if time.monotonic() > deadline or not self._publish_next(publisher):
+            if time.monotonic() > deadline or not (taken := self._take()):
                 break
+            batches += taken
+            if sum(len(batch.body) for batch in batches) > SLICE_BYTES:
+                self._publish(publisher, batches)
+                batches = []
             await asyncio.sleep(0)
+        # At once, as every thread that is woken takes the interpreter's lock from those that train.
+        self._publish(publisher, batches)
         if not self._recorder.queue:
             self._recorder.emptied()
 
-    def _publish_next(self, publisher: Publisher) -> bool:
-        """Publish as much as fills a batch, up to a value that is not known yet; False if there is none that is."""
+    def _take(self) -> list[Batch]:
+        """As much as fills a batch, up to a value that is not known yet; nothing if there is none that is."""
         queue, batcher = self._recorder.queue, self._batcher
         while queue and not batcher.is_full and (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
             batcher.add(self._recorder.take())
-        return self._publish(publisher)
+        return batcher.take()
 
-    def _publish(self, publisher: Publisher) -> bool:
-        batches = self._batcher.take()
+    def _publish(self, publisher: Publisher, batches: Sequence[Batch]) -> None:
         publisher.publish(batches)
         self._watchers.send(batches)
-        return bool(batches)
 
     def _report_drops(self) -> None:
         dropped = self._recorder.dropped
@@ -181,7 +186,7 @@ class BusThread(threading.Thread):
         last_seq = self._batcher.seq
         value = {"last_seq": last_seq, "reason": reason}
         self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step, 0))
-        self._publish(publisher)
+        self._publish(publisher, self._batcher.take())
         self._journal.stop()
         while publisher.written < last_seq and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
