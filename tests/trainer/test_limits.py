@@ -12,7 +12,7 @@ from reading import read_events, wait_until
 
 import trainwire
 from trainwire import complaints, recorder, watchers
-from trainwire.batcher import Batcher
+from trainwire.batcher import MAX_EVENTS, Batcher
 from trainwire_protocol.events import Event
 from trainwire_protocol.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.verification import verify_run
@@ -144,6 +144,20 @@ def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
     handed.send([batch])
     handed.close(timeout=10)
     assert set(vars(batch)) == unread
+
+
+def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a drain takes out, its events are decoded in slices, between which others get the interpreter."""
+    handed: list[int] = []
+    monkeypatch.setattr(
+        watchers.Watchers, "send", lambda _, batches: handed.append(sum(batch.header.count for batch in batches))
+    )
+    bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
+    for step in range(1, 501):
+        bus.log({f"metric/{number}": 1.0 for number in range(10)}, step=step)
+    bus.close(timeout=30)
+    assert sum(handed) == 5002
+    assert max(handed) < 2 * MAX_EVENTS
 
 
 @pytest.mark.parametrize("size", [632, 999, 1172])

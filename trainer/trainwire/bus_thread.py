@@ -134,13 +134,14 @@ class BusThread(threading.Thread):
         for _ in range(len(self._recorder.queue)):
             if time.monotonic() > deadline or not (taken := self._take()):
                 break
+            self._watchers.send(taken)  # by themselves, since they are decoded
             batches += taken
             if sum(len(batch.body) for batch in batches) > SLICE_BYTES:
-                self._publish(publisher, batches)
+                publisher.publish(batches)
                 batches = []
             await asyncio.sleep(0)
         # At once, as every thread that is woken takes the interpreter's lock from those that train.
-        self._publish(publisher, batches)
+        publisher.publish(batches)
         if not self._recorder.queue:
             self._recorder.emptied()
 
@@ -150,10 +151,6 @@ class BusThread(threading.Thread):
         while queue and not batcher.is_full and (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
             batcher.add(self._recorder.take())
         return batcher.take()
-
-    def _publish(self, publisher: Publisher, batches: Sequence[Batch]) -> None:
-        publisher.publish(batches)
-        self._watchers.send(batches)
 
     def _report_drops(self) -> None:
         dropped = self._recorder.dropped
@@ -186,7 +183,9 @@ class BusThread(threading.Thread):
         last_seq = self._batcher.seq
         value = {"last_seq": last_seq, "reason": reason}
         self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step, 0))
-        self._publish(publisher, self._batcher.take())
+        last = self._batcher.take()
+        publisher.publish(last)
+        self._watchers.send(last)
         self._journal.stop()
         while publisher.written < last_seq and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
