@@ -15,6 +15,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     hot_path.log_ten_floats,
     hot_path.instructions_of_log,
     hot_path.step_with_ten_scalars,
+    hot_path.longer_step_with_ten_scalars,
     faults.step_while_something_fails,
     throughput.idle_bus,
     throughput.recorded_to_handled,

@@ -18,7 +18,7 @@ STEP_SECONDS: Final = 200e-6
 """How long a step of the benchmarks takes: short, as for a small model, so that what logging costs shows."""
 
 LEAD_IN: Final = 200
-"""Steps before those that are measured: twice as long as the bus lets records wait."""
+"""Steps of `STEP_SECONDS` before those that are measured: twice as long as the bus lets records wait."""
 
 Step = Callable[[], object]
 Log = Callable[[int], object]
@@ -40,7 +40,7 @@ def make_step(seconds: float = STEP_SECONDS) -> Step:
     return lambda: work(repetitions)
 
 
-def alternate(step: Step, logs: Sequence[Log], blocks: int, steps: int) -> list[list[float]]:
+def alternate(step: Step, logs: Sequence[Log], blocks: int, steps: int, lead_in: int = LEAD_IN) -> list[list[float]]:
     """Seconds of every step, for each way of logging, in alternated blocks of `steps` steps.
 
     What a way of logging leaves for later, to a thread or to the next flush, is paid for in its own blocks: each has a
@@ -50,9 +50,9 @@ def alternate(step: Step, logs: Sequence[Log], blocks: int, steps: int) -> list[
     ways, number = deque(zip(logs, times, strict=True)), 0
     for _ in range(blocks):
         for log, own in ways:
-            time_steps(step, log, number, LEAD_IN)
-            own += time_steps(step, log, number + LEAD_IN, steps)
-            number += LEAD_IN + steps
+            time_steps(step, log, number, lead_in)
+            own += time_steps(step, log, number + lead_in, steps)
+            number += lead_in + steps
         ways.rotate()
     return times
 
