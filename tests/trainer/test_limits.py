@@ -13,6 +13,7 @@ from reading import read_events, wait_until
 import trainwire
 from trainwire import complaints, recorder, watchers
 from trainwire.batcher import MAX_EVENTS, Batcher
+from trainwire.recorder import FLOATS
 from trainwire_protocol.events import Event
 from trainwire_protocol.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.verification import verify_run
@@ -144,6 +145,19 @@ def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
     handed.send([batch])
     handed.close(timeout=10)
     assert set(vars(batch)) == unread
+
+
+@pytest.mark.parametrize("count", [MAX_EVENTS, MAX_EVENTS + 1, 3 * MAX_EVENTS + 7])
+def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
+    """However many metrics are logged in one call, they come in order, in batches of the usual size."""
+    batcher = Batcher("run", 0, 0, complaints.Complaints())
+    metrics = {f"metric/{number}": float(number) for number in range(count)}
+    for step in (1, 2):
+        batcher.add(("", metrics, FLOATS, 1.0, step, 0))
+    batches = batcher.take()
+    assert [event[:2] for batch in batches for event in batch.events] == [*metrics.items()] * 2
+    assert max(batch.header.count for batch in batches) < 2 * MAX_EVENTS
+    assert sum(len(group.names) for group in batcher._groups.values()) == count
 
 
 def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgpack
@@ -73,7 +74,8 @@ class Batcher:
             if kind is FLOATS and (group := self._groups.get(tuple(value))) and self._steps.goes_on(group, step):
                 self._append("event", group.packer.pack(value.values(), walltime, step), len(value))
             elif isinstance(kind, Logged):
-                self._add_metrics(value, walltime, step)
+                for metrics in _parts(value):
+                    self._add_metrics(metrics, walltime, step)
             else:
                 self._add_event(name, value, kind, walltime, step)
         except Exception as error:  # a name that cannot be hashed a second time, or what only passes for a float
@@ -95,8 +97,7 @@ class Batcher:
             self._append("event", group.packer.pack(metrics.values(), walltime, step), len(names))
             return
         are_allowed = [self._add_event(name, number, "scalar", walltime, step) for name, number in metrics.items()]
-        # More are packed one by one: others wait for the interpreter's lock meanwhile.
-        if group is None and all(are_allowed) and 0 < len(names) <= MAX_EVENTS:
+        if group is None and all(are_allowed):
             new = self._steps.group(names)
             if new:
                 self._groups[names] = new
@@ -139,6 +140,16 @@ class Batcher:
         self.seq += self._count
         self._heads[self._channel] = self.seq - 1
         self._packed, self._count, self._size = [], 0, 0
+
+
+def _parts(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What was logged in one call, in parts that are packed at once; there is none of an empty mapping."""
+    if 0 < len(metrics) <= MAX_EVENTS:
+        yield metrics
+        return
+    items = iter(metrics.items())
+    while part := dict(islice(items, MAX_EVENTS)):
+        yield part
 
 
 def _pack(event: Event) -> bytes:
