@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+import logging
 import subprocess
 import sys
 import threading
@@ -134,6 +135,38 @@ def test_the_bus_survives(tmp_path: Path, name: str) -> None:
         bus._thread.publisher._server.beat()
     assert read_events(tmp_path)[-1].name == "run/finished"
     assert not list_attempts(tmp_path, 0)[0].is_held()
+
+
+class FailingHandler(logging.Handler):
+    """As a program may have one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
+
+
+def test_a_logging_handler_that_fails_does_not_end_the_bus(tmp_path: Path) -> None:
+    """What cannot be recorded is complained of on the bus thread too, whatever the program does with complaints."""
+    logger, handler = logging.getLogger("trainwire"), FailingHandler()
+    logger.addHandler(handler)
+    try:
+        with trainwire.open_bus(tmp_path) as bus:
+            bus.publish("wrong", "text", "scalar")
+            bus.log({"after": 1.0}, step=2)
+            wait_until(lambda: any(event.name == "after" for event in read_events(tmp_path)))
+    finally:
+        logger.removeHandler(handler)
+    assert bus.complaints == {"'wrong'": 1}
+
+
+def test_empty_mappings_are_counted() -> None:
+    """They wait in the queue like others, and so they are dropped where it is full."""
+    recorder = Recorder(max_values=10)
+    for step in range(100):
+        recorder.append("", {}, FLOATS, step, 1)
+        recorder.append("", {}, FLOATS, step, 1)
+        recorder.take()
+    assert recorder.dropped > 0
+    assert len(recorder.queue) <= 10
 
 
 def test_enumerations_are_their_values(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class EventBus:
                 if value.__class__ is not float:
                     values, kind = read_scalars(values), Logged.ANY
                     break
-            self._recorder.append("", values, kind, step, len(values))
+            self._recorder.append("", values, kind, step, len(values) or 1)
         except Exception as error:
             self._complaints.add("log", "log cannot record %s: %s", shown(metrics), shown(error))
 

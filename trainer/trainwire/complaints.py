@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from typing import Final
@@ -24,7 +25,8 @@ class Complaints:
         if known or len(self.counts) < MAX_KINDS:
             self.counts[kind] += 1
         if not known and len(self.counts) < MAX_KINDS:
-            _log.warning(message, *arguments)
+            with contextlib.suppress(Exception):  # a handler that fails, of whoever trains
+                _log.warning(message, *arguments)
 
 
 def shown(value: object) -> str:

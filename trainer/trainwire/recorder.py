@@ -86,7 +86,7 @@ class Recorder:
         """The oldest record; for the bus thread alone, and only if there is one."""
         record = self.queue.popleft()
         if record[2].__class__ is Logged:
-            self._values_limit += len(record[1])
+            self._values_limit += len(record[1]) or 1
         else:
             self._values_limit += 1
             self._bytes_limit += record[5]
