@@ -139,7 +139,8 @@ class BusThread(threading.Thread):
             if sum(len(batch.body) for batch in batches) > SLICE_BYTES:
                 publisher.publish(batches)
                 batches = []
-            await asyncio.sleep(0)
+            if self._recorder.queue:
+                await asyncio.sleep(0)
         # At once, as every thread that is woken takes the interpreter's lock from those that train.
         publisher.publish(batches)
         if not self._recorder.queue:
