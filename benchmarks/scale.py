@@ -24,6 +24,12 @@ from benchmarks.throughput import null_sink, record_events, result_of, run
 from trainwire.bus import EventBus
 from trainwire_protocol.connection import connection_path, read_connection
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""What a PNG begins with; the bus looks at no more of it (https://www.w3.org/TR/png-3/#5PNG-file-signature)."""
+
+IMAGES_AT_ONCE = 20
+"""Fewer bytes than the bus's queue takes, at 10 MB each."""
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -135,21 +141,22 @@ def catch_up_seconds(events: int) -> float:
 
 
 def value_size(size: Size) -> Growth:
-    """What recording one text costs the training thread, by its length."""
+    """What recording the bytes of an image costs the training thread, by their number."""
     points = []
     with run() as bus:
-        for length in (1, 100, 10_000, 100_000, 1_000_000)[: size.of(5, 3)]:
-            cost = best_of(5, partial(seconds_of_text, bus, "x" * length))
+        for length in (10, 1_000, 100_000, 1_000_000, 10_000_000)[: size.of(5, 3)]:
+            cost = best_of(5, partial(seconds_of_image, bus, PNG_SIGNATURE + bytes(length - len(PNG_SIGNATURE))))
             points.append((length, cost * 1e6))
-    return Growth("one text", "characters", "µs on the training thread", points)
+    return Growth("one image", "bytes", "µs on the training thread", points)
 
 
-def seconds_of_text(bus: EventBus, text: str) -> float:
+def seconds_of_image(bus: EventBus, data: bytes) -> float:
     begun = time.perf_counter()
-    for _ in range(20):
-        bus.text("text", text)
-    cost = (time.perf_counter() - begun) / 20
+    for _ in range(IMAGES_AT_ONCE):
+        bus.image("image", data)
+    cost = (time.perf_counter() - begun) / IMAGES_AT_ONCE
     wait_until_empty(bus)
+    assert not bus.describe()["dropped"]
     return cost
 
 
