@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import faults, hot_path, interpreter_lock, limits, peers, reading, sinks, throughput
+from benchmarks import faults, gpu, hot_path, interpreter_lock, limits, peers, reading, sinks, throughput
 from benchmarks.report import describe_machine, table, write_section
 from benchmarks.result import Benchmark, Result, Size
 
@@ -17,6 +17,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     hot_path.step_with_ten_scalars,
     hot_path.longer_step_with_ten_scalars,
     faults.step_while_something_fails,
+    gpu.gpu_step,
     throughput.idle_bus,
     throughput.recorded_to_handled,
     throughput.publisher_to_sink,
