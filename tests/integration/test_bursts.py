@@ -25,7 +25,7 @@ for burst in range(0, 100_000, 50):
         bus.publish("b", image, "image", step)
     if burst % 5000 == 0:
         time.sleep(0.1)
-bus.close(timeout=20)
+bus.close(timeout=150)
 """
 
 
@@ -51,6 +51,10 @@ def test_two_channels_in_bursts_past_the_high_water_mark(tmp_path: Path, use_jou
             assert subscription.gaps == subscription.malformed == 0
 
     publisher = subprocess.Popen([sys.executable, "-c", PUBLISHER, str(tmp_path)])
-    asyncio.run(read())
-    assert publisher.wait(30) == 0
+    try:
+        asyncio.run(read())
+        assert publisher.wait(30) == 0
+    finally:
+        publisher.kill()
+        publisher.wait()
     assert steps == {"a": [*range(1, EVENTS // 2 + 1)], "b": [*range(1, EVENTS // 2 + 1)]}

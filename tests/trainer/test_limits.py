@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -160,18 +161,37 @@ def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
     assert sum(len(group.names) for group in batcher._groups.values()) == count
 
 
-def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much a drain takes out, its events are decoded in slices, between which others get the interpreter."""
+def log_ten(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({f"metric/{number}": 1.0 for number in range(10)}, step=step)
+    return 10
+
+
+def log_and_draw(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({"train/loss": 1.0}, step=step)
+    bus.image("sample", {"data": b"png", "format": "png"}, step=step)
+    return 2
+
+
+def log_in_vain(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({"": 1.0}, step=step)
+    return 0
+
+
+@pytest.mark.parametrize("record", [log_ten, log_and_draw, log_in_vain])
+def test_little_is_done_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
+) -> None:
+    """Whatever waits, it is taken out in slices, between which others get the interpreter."""
     handed: list[int] = []
     monkeypatch.setattr(
         watchers.Watchers, "send", lambda _, batches: handed.append(sum(batch.header.count for batch in batches))
     )
     bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
-    for step in range(1, 501):
-        bus.log({f"metric/{number}": 1.0 for number in range(10)}, step=step)
+    recorded = sum(record(bus, step) for step in range(1, 2001))
     bus.close(timeout=30)
-    assert sum(handed) == 5002
+    assert sum(handed) == recorded + 2
     assert max(handed) < 2 * MAX_EVENTS
+    assert len(handed) >= 2000 / MAX_EVENTS
 
 
 @pytest.mark.parametrize("size", [632, 999, 1172])

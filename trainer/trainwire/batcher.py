@@ -55,6 +55,7 @@ class Batcher:
         self._channel = ""
         self._packed: list[bytes] = []
         self._count = self._size = 0
+        self._events_left, self._bytes_left = MAX_EVENTS, MAX_BYTES
 
     def is_ready(self, record: Record) -> bool:
         """Whether the value of a record can be read without waiting, or will never be."""
@@ -86,6 +87,7 @@ class Batcher:
         if self._count:
             self._close(is_last=False)
         batches, self._closed, self.is_full = self._closed, [], False
+        self._events_left, self._bytes_left = MAX_EVENTS, MAX_BYTES
         return batches
 
     def _add_metrics(self, metrics: Mapping[str, Any], walltime: float, step: int) -> None:
@@ -128,7 +130,7 @@ class Batcher:
         self._packed.append(packed)
         self._count += count
         self._size += len(packed)
-        if self._count >= MAX_EVENTS or self._size >= MAX_BYTES:
+        if self._count >= self._events_left or self._size >= self._bytes_left:
             self._close(is_last=False)
             self.is_full = True
 
@@ -139,6 +141,8 @@ class Batcher:
         self._closed.append(join_batch(header, self._packed))
         self.seq += self._count
         self._heads[self._channel] = self.seq - 1
+        self._events_left -= self._count
+        self._bytes_left -= self._size
         self._packed, self._count, self._size = [], 0, 0
 
 

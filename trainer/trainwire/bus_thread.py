@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from trainwire.batcher import Batcher
+from trainwire.batcher import MAX_EVENTS, Batcher
 from trainwire.journal_thread import SLICE_BYTES, JournalThread
 from trainwire.lookout import Lookout
 from trainwire.publisher import Publisher
@@ -132,8 +132,9 @@ class BusThread(threading.Thread):
         self._empty_polls = 0 if self._recorder.queue or publisher.is_behind else self._empty_polls + 1
         batches = list[Batch]()
         for _ in range(len(self._recorder.queue)):
-            if time.monotonic() > deadline or not (taken := self._take()):
+            if time.monotonic() > deadline or not self._is_ready():
                 break
+            taken = self._take()
             self._watchers.send(taken)  # by themselves, since they are decoded
             batches += taken
             if sum(len(batch.body) for batch in batches) > SLICE_BYTES:
@@ -146,12 +147,18 @@ class BusThread(threading.Thread):
         if not self._recorder.queue:
             self._recorder.emptied()
 
+    def _is_ready(self) -> bool:
+        """Whether there is a record, and the oldest one's value is known."""
+        queue = self._recorder.queue
+        return bool(queue) and (queue[0][2] is FLOATS or self._batcher.is_ready(queue[0]))
+
     def _take(self) -> list[Batch]:
-        """As much as fills a batch, up to a value that is not known yet; nothing if there is none that is."""
-        queue, batcher = self._recorder.queue, self._batcher
-        while queue and not batcher.is_full and (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
-            batcher.add(self._recorder.take())
-        return batcher.take()
+        """The batches of what is ready, of as much as may be packed at once; of what is refused there are none."""
+        for _ in range(MAX_EVENTS):
+            if self._batcher.is_full or not self._is_ready():
+                break
+            self._batcher.add(self._recorder.take())
+        return self._batcher.take()
 
     def _report_drops(self) -> None:
         dropped = self._recorder.dropped
