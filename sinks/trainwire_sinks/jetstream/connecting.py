@@ -34,6 +34,7 @@ async def connect(servers: Sequence[str]) -> Client:
     """
     try:
         from nats.aio.client import Client
+        from nats.errors import Error
     except ImportError:
         raise MissingExtraError("nats://", "nats", "nats-py") from None
     client = Client()
@@ -41,7 +42,9 @@ async def connect(servers: Sequence[str]) -> Client:
 
     async def note(error: Exception) -> None:
         nonlocal reason
-        reason = str(error)
+        # The server says why it lets nobody in, and hangs up: of the two its word says more.
+        if not reason or isinstance(error, Error):
+            reason = str(error)
 
     try:
         with told(f"{len(servers)} servers" if len(servers) > 1 else "the server"):
@@ -50,7 +53,7 @@ async def connect(servers: Sequence[str]) -> Client:
                     list(servers),
                     error_cb=note,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=1,
+                    reconnect_time_wait=0.5,
                     connect_timeout=2,
                 )
     except NatsError as error:
