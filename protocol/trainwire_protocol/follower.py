@@ -221,14 +221,18 @@ class Follower:
             if header.channel == HEARTBEAT:
                 self.heartbeat = read_heartbeat(batch) or self.heartbeat
             if header.unjournaled:
-                if self._is_new_to_view(batch):
+                if self._is_new_to_view(batch) and live.is_readable(batch):
                     yield batch
                 continue
             if header.attempt > self._cursor.attempt or (
                 header.attempt == self._cursor.attempt and not batch.follows(self._cursor.seq, self._channels)
             ):
                 return
-            if header.channel != HEARTBEAT and self._take(batch):
+            if header.channel == HEARTBEAT or batch.cursor <= self._cursor:
+                continue
+            if not live.is_readable(batch):
+                return
+            if self._take(batch):
                 yield batch
                 last_taken = time.monotonic()
                 if header.last:

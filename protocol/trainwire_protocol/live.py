@@ -98,6 +98,14 @@ class LiveFeed:
                 if batch is not None:
                     return batch
 
+    def is_readable(self, batch: Batch) -> bool:
+        """Whether a batch's events can be decoded, if they are to be; apart, since many a batch is not wanted."""
+        try:
+            return self._as_sent or batch.malformed >= 0
+        except MalformedBatchError:
+            self.malformed += 1
+            return False
+
     def close(self) -> None:
         """Close the socket."""
         self._arrivals.close()
@@ -109,8 +117,6 @@ class LiveFeed:
             batch = decode_batch(header, body)
             if batch.topic != sent_to:
                 raise MalformedBatchError(f"a batch of {batch.topic!r} that was sent to {sent_to!r:.200}")
-            if batch.header.channel != HEARTBEAT and not self._as_sent:
-                _ = batch.events
         except UnsupportedVersionError:
             raise
         except (ProtocolError, ValueError):

@@ -239,7 +239,8 @@ def test_a_publisher_of_another_host_that_is_silent_is_given_up(tmp_path: Path) 
 async def rogue_frames(run_name: str) -> list[list[bytes]]:
     """What a publisher never sends, on topics to which readers of its run subscribe."""
     recorder = Recorder(run_name)
-    whole = recorder.scalars(2)
+    recorder.scalars(2)
+    whole = recorder.scalars(2)  # what was read already is not looked into
     wrong_count = Batch(whole.header, encode_header(whole.header), b"\x90")
     return [
         [whole.topic],
