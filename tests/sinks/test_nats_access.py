@@ -11,7 +11,6 @@ from recording import Recorder
 
 from trainwire_sinks.cli import run
 from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.jetstream import connecting
 
 
 def test_a_server_that_wants_a_password(
@@ -28,7 +27,6 @@ def test_a_server_that_wants_a_password(
         assert run(["sink", "nats", str(folder), "--server", address]) == 0
         assert run(["export", address]) == 0
         assert "train/loss" in capsys.readouterr().out
-        monkeypatch.setattr(connecting, "CONNECT_SECONDS", 3.0)
         monkeypatch.setenv("TRAINWIRE_NATS_PASSWORD", "gu3ss")
         assert run(["export", address]) == ExitCode.INCOMPLETE
         error = capsys.readouterr().err

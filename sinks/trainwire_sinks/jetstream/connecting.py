@@ -53,7 +53,7 @@ async def connect(servers: Sequence[str]) -> Client:
                     list(servers),
                     error_cb=note,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.5,
+                    reconnect_time_wait=1,
                     connect_timeout=2,
                 )
     except NatsError as error:
