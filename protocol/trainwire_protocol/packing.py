@@ -7,7 +7,7 @@ the walltime and the step change: `struct` puts them between the others.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -15,8 +15,22 @@ import msgpack
 _FLOAT64: Final = b"\xcb"
 """What precedes a float's eight bytes (https://github.com/msgpack/msgpack/blob/master/spec.md, float format family)."""
 
-_pack_type_and_walltime: Final = struct.Struct(">8sd").pack
 _TYPE: Final = msgpack.packb("scalar") + _FLOAT64
+
+_INTEGERS: Final = (
+    (0, 1 << 7, "0sB", b""),
+    (1 << 7, 1 << 8, "1sB", b"\xcc"),
+    (1 << 8, 1 << 16, "1sH", b"\xcd"),
+    (1 << 16, 1 << 32, "1sI", b"\xce"),
+    (1 << 32, 1 << 64, "1sQ", b"\xcf"),
+    (-1 << 5, 0, "0sb", b""),
+    (-1 << 7, -1 << 5, "1sb", b"\xd0"),
+    (-1 << 15, -1 << 7, "1sh", b"\xd1"),
+    (-1 << 31, -1 << 15, "1si", b"\xd2"),
+    (-1 << 63, -1 << 31, "1sq", b"\xd3"),
+)
+"""How integers from the first number on and below the second are packed: what they are as one of `struct`'s formats,
+and what precedes them (the specification's int format family)."""
 
 
 class ScalarPacker:
@@ -28,8 +42,7 @@ class ScalarPacker:
         self._heads = [b"\x95" + msgpack.packb(name) + _FLOAT64 for name in names]
         self._fields: list[Any] = [None] * (3 * len(names))
         self._fields[::3] = self._heads
-        self._pack_step = msgpack.Packer(buf_size=64).pack
-        self._structs: dict[int, Callable[..., bytes]] = {}
+        self._prepare(0)
 
     def pack(self, values: Iterable[float], walltime: float, step: int) -> bytes:
         """The packed events of these values, one behind the other, as MessagePack packs them.
@@ -39,14 +52,17 @@ class ScalarPacker:
             walltime: in seconds since the epoch, of all.
             step: an integer of 64 bits, of all.
         """
-        tail = _pack_type_and_walltime(_TYPE, walltime) + self._pack_step(step)
-        pack = self._structs.get(len(tail))
-        if pack is None:
-            pack = self._structs[len(tail)] = self._struct(len(tail))
+        if not self._lowest <= step < self._beyond:
+            self._prepare(step)
         fields = self._fields
         fields[1::3] = values
-        fields[2::3] = (tail,) * self._count
-        return pack(*fields)
+        fields[2::3] = (self._pack_tail(_TYPE, walltime, self._code, step),) * self._count
+        return self._pack(*fields)
 
-    def _struct(self, tail_bytes: int) -> Callable[..., bytes]:
-        return struct.Struct(">" + "".join(f"{len(head)}sd{tail_bytes}s" for head in self._heads)).pack
+    def _prepare(self, step: int) -> None:
+        """Choose the formats for steps that are packed as this one is."""
+        formats = next(formats for formats in _INTEGERS if formats[0] <= step < formats[1])
+        self._lowest, self._beyond, integer, self._code = formats
+        tail = struct.Struct(f">{len(_TYPE)}sd{integer}")
+        self._pack_tail = tail.pack
+        self._pack = struct.Struct(">" + "".join(f"{len(head)}sd{tail.size}s" for head in self._heads)).pack
