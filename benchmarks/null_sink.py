@@ -8,12 +8,14 @@ processor that it took.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 
 from benchmarks.percentiles import percentile
 from trainwire_protocol.client import Subscription
 from trainwire_protocol.target import resolve_target
+from trainwire_sinks.cli import COLLECT_AFTER
 
 
 async def read(target: str) -> None:
@@ -32,4 +34,5 @@ async def read(target: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(COLLECT_AFTER)  # as every sink of the command line does
     asyncio.run(read(sys.argv[1]))
