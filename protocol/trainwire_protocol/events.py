@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise, repeat
+from itertools import chain, pairwise, repeat
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, get_args
 
 from trainwire_protocol.errors import InvalidEventError
@@ -44,6 +44,9 @@ LIFECYCLE_NAMES: Final[frozenset[str]] = frozenset(
 
 LAST_EVENTS: Final[frozenset[str]] = frozenset({"run/interrupted", "run/failed", "run/finished"})
 """Lifecycle names one of which is the last event of an attempt that ended by itself."""
+
+_RECORD_FIELDS: Final = frozenset({"level", "logger", "message"})
+"""What every log record has, each a string."""
 
 
 class Event(NamedTuple):
@@ -100,6 +103,20 @@ def value_problem(kind: str, value: object) -> str | None:
     """What about the value of an event of this type is not allowed; None if nothing is, or if the type is not known."""
     check = _CHECKS.get(kind)
     return check(value) if check else None
+
+
+def are_plain_records(values: Sequence[Any]) -> bool:
+    """Whether all are allowed as values of `log` and hold nothing but strings, short enough even as one.
+
+    So are most: one look at all of them takes a quarter of the time that a look at each does. Where it says no, each
+    may be allowed nevertheless.
+    """
+    try:
+        shapes = set(map(tuple, values))
+        strings = [*chain.from_iterable(shapes), *chain.from_iterable(map(dict.values, values))]
+    except TypeError:  # one is no dict
+        return False
+    return all(map(_RECORD_FIELDS.issubset, shapes)) and _are_short_strings(strings)
 
 
 def validate_name(name: object) -> None:

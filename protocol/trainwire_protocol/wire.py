@@ -14,7 +14,16 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from trainwire_protocol.errors import InvalidEventError, MalformedBatchError, UnsupportedVersionError
-from trainwire_protocol.events import EVENT_TYPES, Event, Row, new_events, validate, validate_name, value_problem
+from trainwire_protocol.events import (
+    EVENT_TYPES,
+    Event,
+    Row,
+    are_plain_records,
+    new_events,
+    validate,
+    validate_name,
+    value_problem,
+)
 
 VERSION: Final = 1
 """Major version of the wire: a reader refuses a newer one."""
@@ -241,6 +250,8 @@ def _are_values(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
     """Whether the types are known, and the values theirs."""
     present = set(kinds)
     if present == {"scalar"} and {float}.issuperset(map(type, values)):
+        return True
+    if present == {"log"} and are_plain_records(values):
         return True
     return present <= EVENT_TYPES and not any(map(value_problem, kinds, values))
 

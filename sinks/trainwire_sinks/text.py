@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
+
+END_OF_CALENDAR: Final = 253_402_300_800
+"""The first second that no date has, since the epoch."""
+
+LAST_MICROSECOND: Final = 999_999.5
+"""Where a second ends for what is rounded to microseconds: the rest is rounded into the next one."""
+
+_MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
+"""What stands behind the second, in UTC."""
 
 
 def one_line(text: str) -> str:
@@ -27,6 +37,20 @@ def timestamp(
     except (ValueError, OverflowError, OSError):
         return f"@{walltime!r}"
     return f"{second}.{microseconds // 1000:03}+00:00" if timespec == "milliseconds" else f"{second}+00:00"
+
+
+def timestamps(walltimes: Iterable[float], separator: str = "T") -> Iterator[str]:
+    """The `timestamp` of each, sooner where many follow each other within a second."""
+    start, second = math.inf, ""
+    for walltime in walltimes:
+        microseconds = (walltime - start) * 1e6
+        if 0 <= microseconds < LAST_MICROSECOND:
+            yield second + _MILLISECONDS[round(microseconds) // 1000]
+            continue
+        yield timestamp(walltime, separator=separator)
+        if 0 <= walltime < END_OF_CALENDAR:
+            start = walltime // 1  # a float, as the difference of two of them is had sooner
+            second = _date_and_time(int(start), separator)
 
 
 @lru_cache(maxsize=64)

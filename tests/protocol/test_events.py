@@ -21,8 +21,10 @@ from trainwire_protocol.events import (
     MAX_STRING_BYTES,
     MAX_VALUE_BYTES,
     Event,
+    are_plain_records,
     validate,
     validate_name,
+    value_problem,
 )
 
 HISTOGRAM: Mapping[str, Any] = {
@@ -197,3 +199,23 @@ def test_a_message_survives_a_value_that_cannot_be_shown() -> None:
 
     assert "<Unshowable>" in refusal(an_event({"a": Unshowable()}))
     assert len(refusal(an_event({"a": {*range(10_000)}}))) < 200
+
+
+RECORD = {"level": "INFO", "logger": "my.module", "message": "hello"}
+odd_records = st.sampled_from([{}, {"message": 1}, {"level": None}, {"more": "x"}, {"more": b"x"}, {"a": ["b"]}])
+
+
+@given(
+    st.lists(odd_records.map(RECORD.__or__) | odd_records | st.sampled_from([None, 1, "a", ("a",), b"a"]), max_size=4)
+)
+def test_records_that_are_plain_together_are_allowed_alone(values: list[Any]) -> None:
+    """A look at many log records at once lets nothing through that a look at each would not."""
+    if are_plain_records(values):
+        assert [value_problem("log", value) for value in values] == [None] * len(values)
+
+
+def test_records_of_strings_are_plain() -> None:
+    """Records of nothing but strings are known as such at once, whatever further fields they have."""
+    assert are_plain_records([RECORD, RECORD | {"exception": "é", "source": "a.py:1"}])
+    assert not are_plain_records([RECORD, RECORD | {"source": 1}])
+    assert not are_plain_records([RECORD, RECORD | {"message": "x" * (MAX_STRING_BYTES + 1)}])

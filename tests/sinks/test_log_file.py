@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainwire_sinks import Event
-from trainwire_sinks.builtin.log_file import LogFile, format_event
+from trainwire_sinks.builtin.log_file import LogFile, format_events
 from trainwire_sinks.testing import check_sink, record, run_sink
+from trainwire_sinks.text import one_line, timestamp
 
 NOON = 1_767_355_200.0
 """2026-01-02 12:00:00 UTC."""
@@ -20,7 +23,7 @@ def log(message: str, level: str = "INFO", **fields: Any) -> Event:
 
 def line(name: str, **fields: object) -> str:
     """The line of a lifecycle event, without its time and end."""
-    text = format_event(Event(name, fields, "lifecycle", NOON, 0))
+    text = format_events([Event(name, fields, "lifecycle", NOON, 0)])
     assert text.startswith(TIME)
     assert text.endswith("\n")
     return text[len(TIME) + 1 : -1]
@@ -33,7 +36,7 @@ def test_each_event_counts_once(tmp_path: Path) -> None:
 
 def test_a_record_has_its_time_level_and_logger() -> None:
     """A log record is one line with the event's time in UTC."""
-    assert format_event(log("hello")) == f"{TIME} INFO     my.module: hello\n"
+    assert format_events([log("hello")]) == f"{TIME} INFO     my.module: hello\n"
 
 
 @pytest.mark.parametrize(
@@ -42,21 +45,21 @@ def test_a_record_has_its_time_level_and_logger() -> None:
 def test_no_message_breaks_a_line_or_steers_a_terminal(text: str) -> None:
     """Control characters are escaped, wherever they stand in a record."""
     record = Event("log", {"level": text, "logger": text, "message": text}, "log", NOON, 0)
-    line = format_event(record)
+    line = format_events([record])
     assert line.endswith("\n")
     assert line[:-1].isprintable()
 
 
 def test_a_traceback_stands_indented_below_its_record() -> None:
     """The lines of an exception are kept, each escaped by itself."""
-    text = format_event(log("oh", "ERROR", exception="Traceback:\n  File x\nValueError: \x1b[31m\n"))
+    text = format_events([log("oh", "ERROR", exception="Traceback:\n  File x\nValueError: \x1b[31m\n")])
     assert text.splitlines()[1:] == ["    Traceback:", "      File x", "    ValueError: \\x1b[31m"]
 
 
 def test_hyperparameters_stand_one_to_a_line() -> None:
     """The run's parameters, its device among them, are listed below one line."""
     event = Event("hparams", {"learning_rate": 5e-5, "device": "cpu", "layers": (8, 4)}, "hparams", NOON, 0)
-    assert format_event(event).splitlines() == [
+    assert format_events([event]).splitlines() == [
         f"{TIME} INFO     parameters:",
         "    learning_rate: 5e-05",
         "    device: cpu",
@@ -128,10 +131,27 @@ def test_the_seam_of_a_resumed_run_is_marked(tmp_path: Path) -> None:
 def test_what_is_no_matter_of_a_log_is_left_out() -> None:
     """Metrics and events of unknown types have no line."""
     for kind in ("scalar", "text", "image", "hologram"):
-        assert format_event(Event("a", "b", kind, NOON, 0)) == ""
+        assert format_events([Event("a", "b", kind, NOON, 0)]) == ""
 
 
 @pytest.mark.parametrize("walltime", [1e300, -1e300, 1e12])
 def test_a_time_past_the_calendar_does_no_harm(walltime: float) -> None:
     """A walltime that no date has is written as the number that it is."""
-    assert format_event(log("x")._replace(walltime=walltime)).startswith("@")
+    assert format_events([log("x")._replace(walltime=walltime)]).startswith("@")
+
+
+words = st.text(max_size=5) | st.sampled_from(["INFO", "WARNING", "my.module", "a\nb", "\x1b[31m"])
+records = st.builds(Event, st.just("log"), st.fixed_dictionaries(dict.fromkeys(("level", "logger", "message"), words)),
+                    st.just("log"), st.floats(NOON, NOON + 2), st.just(0))  # fmt: skip
+
+
+@given(st.lists(records))
+def test_each_record_is_written_as_if_it_were_the_only_one(events: list[Event]) -> None:
+    """Whatever came before it, a record's line is its time, its level and what was logged, escaped."""
+
+    def line_alone(event: Event) -> str:
+        time = timestamp(event.walltime, separator=" ")
+        message = one_line(f"{event.value['logger']}: {event.value['message']}")
+        return f"{time} {one_line(event.value['level']):<8} {message}\n"
+
+    assert format_events(events) == "".join(map(line_alone, events))

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainwire_sinks.text import number, one_line, plain, timestamp
+from trainwire_sinks.text import number, one_line, plain, timestamp, timestamps
 
 
 @given(st.text())
@@ -34,6 +34,19 @@ def test_times_are_what_datetime_makes_of_them(walltime: float) -> None:
     except (ValueError, OverflowError, OSError):
         expected = f"@{walltime!r}"
     assert timestamp(walltime, separator=" ") == expected
+
+
+near = st.floats(-2.5, 2.5) | st.integers(-5_000_000, 5_000_000).map(lambda half_microseconds: half_microseconds / 2e6)
+
+
+@given(
+    st.sampled_from([0.0, 1_767_355_199.0, 253_402_300_799.0]), st.lists(near | st.floats(-1e300, 1e300) | st.just(0))
+)
+@example(1_767_355_199.0, [0.5, 0.9999996, 0.9999994, 1.5])
+def test_the_times_of_many_are_those_of_each(base: float, offsets: list[float]) -> None:
+    """Walltimes that follow each other are written as each would be alone, at the bounds of seconds as well."""
+    walltimes = [base + offset for offset in offsets]
+    assert list(timestamps(walltimes, " ")) == [timestamp(walltime, separator=" ") for walltime in walltimes]
 
 
 def test_small_numbers_stay_themselves() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Final
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.base import AppendSink
 from trainwire_sinks.sentences import Fields, level, sentence
-from trainwire_sinks.text import one_line, plain, timestamp
+from trainwire_sinks.text import one_line, plain, timestamps
 
 
 class LogFile(AppendSink):
@@ -22,32 +24,46 @@ class LogFile(AppendSink):
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Write the lines of the batch's log records, hyperparameters and lifecycle events."""
-        await self.output.write("".join(map(format_event, events)))
+        await self.output.write(format_events(events))
 
 
-def format_event(event: Event) -> str:
-    """The lines of an event; none for a type that is no matter of a log."""
-    if event.type == "log":
-        return _format_record(event)
-    if event.type == "hparams":
-        return _format_line(event, "INFO", "parameters:") + _format_fields(event.value)
-    if event.type == "lifecycle" and (told := sentence(event)):
-        return _format_line(event, level(event), told)
-    return ""
+def format_events(events: Iterable[Event]) -> str:
+    """The lines of events, each with its time and level; none for a type that is no matter of a log."""
+    told = [(event.walltime, tell(event)) for event in events if (tell := _TELLERS.get(event.type))]
+    times = timestamps([walltime for walltime, _ in told], separator=" ")
+    return "".join([f"{time} {lines}" for time, (_, lines) in zip(times, told, strict=True) if lines])
 
 
-def _format_line(event: Event, level: str, message: str) -> str:
-    return f"{timestamp(event.walltime, separator=' ')} {one_line(level):<8} {one_line(message)}\n"
+def _tell_record(event: Event) -> str:
+    record: Fields = event.value
+    line = f"{_beginning(record['level'], record['logger'])}{one_line(record['message'])}\n"
+    return line + _tell_traceback(record["exception"]) if "exception" in record else line
 
 
-def _format_record(event: Event) -> str:
-    value = event.value
-    line = _format_line(event, value["level"], f"{value['logger']}: {value['message']}")
-    exception = value.get("exception")
-    if not isinstance(exception, str):
-        return line
-    return line + "".join(f"    {one_line(text)}\n" for text in exception.splitlines())
+def _tell_traceback(traceback: object) -> str:
+    lines = traceback.splitlines() if isinstance(traceback, str) else []
+    return "".join(f"    {one_line(line)}\n" for line in lines)
 
 
-def _format_fields(fields: Fields) -> str:
-    return "".join(f"    {one_line(name)}: {plain(value)}\n" for name, value in fields.items())
+def _tell_parameters(event: Event) -> str:
+    parameters = "".join(f"    {one_line(name)}: {plain(value)}\n" for name, value in event.value.items())
+    return f"{_beginning('INFO')}parameters:\n{parameters}"
+
+
+def _tell_what_happened(event: Event) -> str:
+    told = sentence(event)
+    return f"{_beginning(level(event))}{told}\n" if told else ""
+
+
+_TELLERS: Final[dict[str, Callable[[Event], str]]] = {
+    "log": _tell_record,
+    "hparams": _tell_parameters,
+    "lifecycle": _tell_what_happened,
+}
+"""What the lines of an event are behind its time, by its type; empty if it is no news."""
+
+
+@lru_cache(maxsize=64)
+def _beginning(level: str, logger: str | None = None) -> str:
+    """What stands before a message: there are few of these, and many messages."""
+    return f"{one_line(level):<8} " + (f"{one_line(logger)}: " if logger is not None else "")
