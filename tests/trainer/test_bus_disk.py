@@ -14,7 +14,7 @@ import zmq
 from reading import read_events, wait_until
 
 import trainwire
-from trainwire import publisher
+from trainwire import journal_thread, publisher
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.run_folder import list_attempts
 from trainwire_protocol.verification import verify_run
@@ -161,3 +161,15 @@ def test_an_old_owner_stops_journaling_when_the_run_is_taken_over(tmp_path: Path
         first.close(timeout=0.2)
     assert values(tmp_path, "a") == [2.0]
     assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0, 1]
+
+
+def test_the_lease_is_renewed_while_a_slow_disk_takes_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is time for that is looked at after each write, not once all that waits is written."""
+    left = list[int]()
+    monkeypatch.setattr(journal_thread, "SLICE_BYTES", 0)
+    monkeypatch.setattr(journal_thread.JournalThread, "_renew_lease", lambda thread: left.append(len(thread._pending)))
+    with trainwire.open_bus(tmp_path, flush_interval=3000.0) as bus:
+        for step in range(1, 21):
+            bus.log({"train/loss": 1.0}, step=step)
+            bus.image("sample", {"data": b"png", "format": "png"}, step=step)
+    assert max(left) > 10

@@ -60,7 +60,7 @@ class JournalThread(threading.Thread):
         while not self._closing:
             self._take()
             while self._pending and not self.taken_over and self._write():
-                pass
+                self._renew_lease()  # also while a slow disk takes much
             if self.failing_since is not None:
                 self._stopping.wait(RETRY_SECONDS)
             self._renew_lease()
