@@ -70,7 +70,7 @@ class Batcher:
 
     def add(self, record: Record) -> None:
         """Pack the events of a record whose values are ready; what is not allowed is complained of and left out."""
-        name, value, kind, walltime, step, _ = record
+        name, value, kind, walltime, step, size = record
         try:
             if kind is FLOATS and (group := self._groups.get(tuple(value))) and self._steps.goes_on(group, step):
                 self._append("event", group.packer.pack(value.values(), walltime, step), len(value))
@@ -78,6 +78,7 @@ class Batcher:
                 for metrics in _parts(value):
                     self._add_metrics(metrics, walltime, step)
             else:
+                self._spend(0, size)
                 self._add_event(name, value, kind, walltime, step)
         except Exception as error:  # a name that cannot be hashed a second time, or what only passes for a float
             self._complaints.add("log", "not recorded: %s", shown(error))
@@ -111,17 +112,20 @@ class Batcher:
                 value = float(value)
             packed = _pack(validate(Event(name, value, kind, walltime, step)))
         except InvalidEventError as error:
-            self._complaints.add(shown(name), "not recorded: %s", error)
-            return False
+            return self._refuse(name, "not recorded: %s", error)
         except Exception as error:
-            self._complaints.add(shown(name), "not recorded: event %s: %s", shown(name), shown(error))
-            return False
+            return self._refuse(name, "not recorded: event %s: %s", shown(name), shown(error))
         if kind not in _ALWAYS_EVENT and self._steps.goes_back(name, step):
             self._complaints.add(f"step {name}", "the step of %r goes back to %d; it is published as it is", name, step)
         self._append(_channel(kind, len(packed)), packed, 1)
         if kind == "lifecycle" and name in _ENDING:
             self._close(is_last=name in LAST_EVENTS)
         return True
+
+    def _refuse(self, name: str, message: str, *arguments: object) -> bool:
+        self._complaints.add(shown(name), message, *arguments)
+        self._spend(1, 0)
+        return False
 
     def _append(self, channel: str, packed: bytes, count: int) -> None:
         if self._count and (channel != self._channel or self._size + len(packed) > MAX_BYTES):
@@ -130,8 +134,15 @@ class Batcher:
         self._packed.append(packed)
         self._count += count
         self._size += len(packed)
-        if self._count >= self._events_left or self._size >= self._bytes_left:
+        if self._count >= MAX_EVENTS or self._size >= MAX_BYTES:
             self._close(is_last=False)
+        self._spend(count, 0)
+
+    def _spend(self, events: int, size: int) -> None:
+        """Count what was looked at, be it allowed or not, and the bytes that were recorded, however small it became."""
+        self._events_left -= events
+        self._bytes_left -= size
+        if self._events_left <= 0 or self._bytes_left <= 0:
             self.is_full = True
 
     def _close(self, is_last: bool) -> None:
@@ -141,8 +152,6 @@ class Batcher:
         self._closed.append(join_batch(header, self._packed))
         self.seq += self._count
         self._heads[self._channel] = self.seq - 1
-        self._events_left -= self._count
-        self._bytes_left -= self._size
         self._packed, self._count, self._size = [], 0, 0
 
 
