@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reading import read_events, wait_until
 
 import trainwire
-from trainwire import complaints, recorder, watchers
+from trainwire import bus_thread, complaints, recorder, watchers
 from trainwire.batcher import MAX_EVENTS, Batcher
-from trainwire.recorder import FLOATS
+from trainwire.bus_thread import BusThread
+from trainwire.publisher import Publisher
+from trainwire.recorder import FLOATS, Logged
 from trainwire_protocol.events import Event
 from trainwire_protocol.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.verification import verify_run
-from trainwire_protocol.wire import Header, encode_batch
+from trainwire_protocol.wire import Batch, Header, encode_batch
 
 
 def dropped_in_record(folder: Path) -> int:
@@ -150,15 +153,17 @@ def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
 
 @pytest.mark.parametrize("count", [MAX_EVENTS, MAX_EVENTS + 1, 3 * MAX_EVENTS + 7])
 def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
-    """However many metrics are logged in one call, they come in order, in batches of the usual size."""
+    """However many metrics are logged in one call, they come in order, in few batches of the usual size."""
     batcher = Batcher("run", 0, 0, complaints.Complaints())
-    metrics = {f"metric/{number}": float(number) for number in range(count)}
-    for step in (1, 2):
-        batcher.add(("", metrics, FLOATS, 1.0, step, 0))
-    batches = batcher.take()
-    assert [event[:2] for batch in batches for event in batch.events] == [*metrics.items()] * 2
-    assert max(batch.header.count for batch in batches) < 2 * MAX_EVENTS
-    assert sum(len(group.names) for group in batcher._groups.values()) == count
+    floats = {f"metric/{number}": float(number) for number in range(count)}
+    integers: dict[str, float] = {f"count/{number}": number for number in range(count)}
+    for metrics, kind in ((floats, FLOATS), (floats, FLOATS), (integers, Logged.ANY), (integers, Logged.ANY)):
+        batcher.add(("", metrics, kind, 1.0, 1, 0))
+        batches = batcher.take()
+        assert [event[:2] for batch in batches for event in batch.events] == [*metrics.items()]
+        assert max(batch.header.count for batch in batches) < 2 * MAX_EVENTS
+        assert len(batches) <= count / MAX_EVENTS + 1
+    assert sum(len(group.names) for group in batcher._groups.values()) == 2 * count
 
 
 def log_ten(bus: trainwire.EventBus, step: int) -> int:
@@ -177,7 +182,18 @@ def log_in_vain(bus: trainwire.EventBus, step: int) -> int:
     return 0
 
 
-@pytest.mark.parametrize("record", [log_ten, log_and_draw, log_in_vain])
+def log_much_in_vain(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({f"metric/{number}": None for number in range(10)}, step=step)  # type: ignore[dict-item]  # what is refused
+    return 0
+
+
+def bucket(bus: trainwire.EventBus, step: int) -> int:
+    if step % 20 == 0:
+        bus.histogram("weights", [1.0] * 5000, step=step)
+    return step % 20 == 0
+
+
+@pytest.mark.parametrize("record", [log_ten, log_and_draw, log_in_vain, log_much_in_vain, bucket])
 def test_little_is_done_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
 ) -> None:
@@ -191,7 +207,54 @@ def test_little_is_done_at_once(
     bus.close(timeout=30)
     assert sum(handed) == recorded + 2
     assert max(handed) < 2 * MAX_EVENTS
-    assert len(handed) >= 2000 / MAX_EVENTS
+    assert len(handed) >= {log_much_in_vain: 20_000 / MAX_EVENTS, bucket: 50}.get(record, 2000 / MAX_EVENTS)
+
+
+def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken out is handed to the journal after a while, however much is still queued that fills no batch."""
+    monkeypatch.setattr(bus_thread, "PORTION_SECONDS", -1.0)
+    publish, left = Publisher.publish, list[int]()
+
+    def note(publisher: Publisher, batches: Sequence[Batch]) -> None:
+        left.extend(len(bus._recorder.queue) for _ in batches)
+        publish(publisher, batches)
+
+    monkeypatch.setattr(Publisher, "publish", note)
+    bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
+    for step in range(1, 2001):
+        log_in_vain(bus, step)
+    bus.close(timeout=30)
+    assert len(left) == 2
+    assert left[0] > 0
+
+
+def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past close's timeout no more is taken out: what was left is counted and named, and lifecycle events are kept."""
+    monkeypatch.setattr(bus_thread, "DROP_SECONDS", 0.0)
+    take, end, ending = BusThread._take, BusThread.end, threading.Event()
+
+    def take_once_it_ends(thread: BusThread) -> list[Batch]:
+        assert ending.wait(30)
+        return take(thread)
+
+    def end_at_once(thread: BusThread, *arguments: Any) -> None:
+        end(thread, *arguments)
+        ending.set()
+
+    monkeypatch.setattr(BusThread, "_take", take_once_it_ends)
+    monkeypatch.setattr(BusThread, "end", end_at_once)
+    bus = trainwire.open_bus(tmp_path)
+    for step in range(1, 11):
+        bus.log({f"metric/{number}": 1.0 for number in range(MAX_EVENTS)}, step=step)
+    bus.lifecycle("epoch/finished", epoch=1)
+    bus.close(timeout=0.0)
+    wait_until(lambda: read_events(tmp_path)[-1].name == "run/finished")
+    events = read_events(tmp_path)
+    dropped = next(event.value for event in events if event.name == "events/dropped")
+    assert dropped["reason"] == "not written in time"
+    assert dropped["count"] == 10 * MAX_EVENTS - sum(event.name.startswith("metric/") for event in events) > 0
+    assert dropped["names"][:2] == ("metric/0", "metric/1")
+    assert [event.name for event in events[-3:]] == ["epoch/finished", "events/dropped", "run/finished"]
 
 
 @pytest.mark.parametrize("size", [632, 999, 1172])

@@ -15,8 +15,9 @@ from trainwire.batcher import MAX_EVENTS, Batcher
 from trainwire.journal_thread import SLICE_BYTES, JournalThread
 from trainwire.lookout import Lookout
 from trainwire.publisher import Publisher
-from trainwire.recorder import FLOATS, Logged, Record, Recorder
+from trainwire.recorder import FLOATS, Record, Recorder, names_of, values_of
 from trainwire.watchers import Watchers
+from trainwire.written import Written
 from trainwire_protocol.run_folder import Attempt
 from trainwire_protocol.server import Server
 from trainwire_protocol.wire import Batch
@@ -32,6 +33,9 @@ RESTING_POLLS: Final = 10
 
 DROP_SECONDS: Final = 0.5
 """How much longer than its timeout closing may take, to tell what it has dropped."""
+
+PORTION_SECONDS: Final = 0.1
+"""How long is taken out at most before it is handed to the journal: what is refused fills nothing."""
 
 LINGER_SECONDS: Final = 0.2
 """How long messages that are on their way to subscribers may take to leave at the end."""
@@ -59,11 +63,11 @@ class BusThread(threading.Thread):
         """Why they could not be."""
         self.publisher: Publisher | None = None
         self._recorder, self._batcher, self._watchers = recorder, batcher, watchers
-        self._journal = JournalThread(attempt, session, self._on_written)
+        self._journal = JournalThread(attempt, session, lambda batches: self._written.add(batches))
         self._lookout = Lookout(recorder.queue, flush_interval, self._wake_soon)
         self._open_server, self._flush_interval = open_server, flush_interval
         self._last: tuple[str, str | None] = ("finished", None)
-        self._deadline: float | None = None
+        self._deadline = math.inf
         self._dropped = 0
         self._empty_polls = 0
 
@@ -87,6 +91,7 @@ class BusThread(threading.Thread):
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waking: asyncio.Future[None] = self._loop.create_future()
+        self._written = Written(self._loop, self._confirm)
         server = self._open_server()
         self.publisher = Publisher(self._journal, server)
         self._journal.start()
@@ -94,7 +99,7 @@ class BusThread(threading.Thread):
         self.started.set()
         tasks = [asyncio.create_task(server.answer_requests()), asyncio.create_task(_beat(server))]
         try:
-            while self._deadline is None:
+            while self._deadline == math.inf:
                 await self._wait()
                 await self._drain(self.publisher)
             await self._finish(self.publisher, server, self._deadline)
@@ -125,27 +130,38 @@ class BusThread(threading.Thread):
         if not self._waking.done():
             self._waking.set_result(None)
 
-    async def _drain(self, publisher: Publisher, deadline: float = math.inf) -> None:
-        """Publish what is queued, in slices between which other threads get the interpreter."""
-        self._report_drops()
-        publisher.show_unjournaled()
+    async def _drain(self, publisher: Publisher) -> None:
+        """Publish what is queued, until there is no more that is ready or the deadline has passed."""
         self._empty_polls = 0 if self._recorder.queue or publisher.is_behind else self._empty_polls + 1
-        batches = list[Batch]()
-        for _ in range(len(self._recorder.queue)):
-            if time.monotonic() > deadline or not self._is_ready():
+        while True:
+            self._report_drops()
+            publisher.show_unjournaled()
+            # At once, as every thread that is woken takes the interpreter's lock from those that train.
+            publisher.publish(await self._take_portion())
+            if not self._is_ready() or time.monotonic() > self._deadline:
                 break
+            await self._give_way()
+        if not self._recorder.queue:
+            self._recorder.emptied()
+
+    async def _take_portion(self) -> list[Batch]:
+        """As much as is written at once, in slices between which other threads get the interpreter."""
+        batches, size, until = list[Batch](), 0, time.monotonic() + PORTION_SECONDS
+        while self._is_ready() and time.monotonic() <= self._deadline:
             taken = self._take()
             self._watchers.send(taken)  # by themselves, since they are decoded
             batches += taken
-            if sum(len(batch.body) for batch in batches) > SLICE_BYTES:
-                publisher.publish(batches)
-                batches = []
-            if self._recorder.queue:
-                await asyncio.sleep(0)
-        # At once, as every thread that is woken takes the interpreter's lock from those that train.
-        publisher.publish(batches)
-        if not self._recorder.queue:
-            self._recorder.emptied()
+            size += sum(len(batch.body) for batch in taken)
+            if not self._recorder.queue or size > SLICE_BYTES or time.monotonic() > until:
+                break
+            await self._give_way()
+        return batches
+
+    async def _give_way(self) -> None:
+        """Let others have their turn, and publish what is written before more is taken out."""
+        await asyncio.sleep(0)
+        while self._written and time.monotonic() <= self._deadline:
+            await asyncio.sleep(0)
 
     def _is_ready(self) -> bool:
         """Whether there is a record, and the oldest one's value is known."""
@@ -169,24 +185,25 @@ class BusThread(threading.Thread):
     def _record(self, name: str, value: dict[str, Any]) -> None:
         self._recorder.append(name, value, "lifecycle", None)
 
-    def _on_written(self, batches: Sequence[Batch]) -> None:
-        """Called on the journal's thread, which a bad disk may hold for longer than the bus lives."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._confirm, batches)
-
     def _confirm(self, batches: Sequence[Batch]) -> None:
         assert self.publisher
         for first, last in self.publisher.confirm(batches):
             self._record("journal/missing", {"first_seq": first, "last_seq": last})
 
     async def _finish(self, publisher: Publisher, server: Server, deadline: float) -> None:
-        await self._drain(publisher, deadline)
+        await self._drain(publisher)
         # What the journal's disk does not take is told by an event of its own, once it takes something again.
         while (self._recorder.queue or publisher.is_behind) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
-            await self._drain(publisher, deadline)
-        self._drop_unresolved()
-        await self._drain(publisher, deadline + DROP_SECONDS)
+            await self._drain(publisher)
+        self._deadline += DROP_SECONDS
+        self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
+        await self._drain(publisher)
+        self._drop("not written in time", lambda record: record[2] != "lifecycle")
+        while self._is_ready():
+            rest = self._take()
+            publisher.publish(rest)
+            self._watchers.send(rest)
         status, reason = self._last
         last_seq = self._batcher.seq
         value = {"last_seq": last_seq, "reason": reason}
@@ -202,18 +219,12 @@ class BusThread(threading.Thread):
         while self._journal.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
 
-    def _drop_unresolved(self) -> None:
-        queue, unresolved = self._recorder.queue, list[Record]()
-        for _ in range(len(queue)):
-            record = queue.popleft()
-            if self._batcher.is_ready(record):
-                queue.append(record)
-            else:
-                unresolved.append(record)
-        if unresolved:
-            names = sorted(set(map(_name_of, unresolved)))
-            reason = "not computed in time"
-            self._record("events/dropped", {"count": len(unresolved), "names": names[:100], "reason": reason})
+    def _drop(self, reason: str, is_dropped: Callable[[Record], bool]) -> None:
+        dropped = self._recorder.remove(is_dropped)
+        if dropped:
+            names = sorted({name for record in dropped[:1000] for name in names_of(record)})
+            count = sum(map(values_of, dropped))
+            self._record("events/dropped", {"count": count, "names": names[:100], "reason": reason})
 
     def _name_late(self, late: Sequence[str], publisher: Publisher) -> None:
         unwritten = self._batcher.seq - 1 - publisher.written
@@ -221,11 +232,6 @@ class BusThread(threading.Thread):
             _log.error("the journal's disk did not take the last %d events: they are lost", unwritten)
         if late:
             _log.info("not read to the end yet by %s; the journal keeps it for them", ", ".join(late))
-
-
-def _name_of(record: Record) -> str:
-    name, value, kind, *_ = record
-    return ", ".join(map(str, value)) if isinstance(kind, Logged) else name
 
 
 async def _beat(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from operator import index
 from time import time
@@ -92,10 +93,29 @@ class Recorder:
             self._bytes_limit += record[5]
         return record
 
+    def remove(self, is_removed: Callable[[Record], bool]) -> list[Record]:
+        """Take out some records wherever they stand; for the bus thread alone, once nobody records any more."""
+        removed = list[Record]()
+        for _ in range(len(self.queue)):
+            record = self.queue.popleft()
+            (removed if is_removed(record) else self.queue).append(record)
+        return removed
+
     def emptied(self) -> None:
         """Begin to count anew; called by the bus thread when it has found the queue empty."""
         self._values_limit = self._values + self._max_values
         self._bytes_limit = self._bytes + self._max_bytes
+
+
+def names_of(record: Record) -> list[str]:
+    """The names of a record's events."""
+    name, value, kind, *_ = record
+    return list(map(str, value)) if isinstance(kind, Logged) else [name]
+
+
+def values_of(record: Record) -> int:
+    """How many values it holds."""
+    return len(record[1]) if isinstance(record[2], Logged) else 1
 
 
 def _checked(step: Any) -> int:
