@@ -197,7 +197,8 @@ class BusThread(threading.Thread):
             await asyncio.sleep(POLL_SECONDS)
             await self._drain(publisher)
         self._deadline += DROP_SECONDS
-        self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
+        if not self._is_ready():  # to look at all of a long queue takes time, too
+            self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
         await self._drain(publisher)
         self._drop("not written in time", lambda record: record[2] != "lifecycle")
         while self._is_ready():
