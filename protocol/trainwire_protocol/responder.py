@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
@@ -14,10 +14,9 @@ import msgpack
 from trainwire_protocol.attempts import read_resumed_from
 from trainwire_protocol.background import run_in_background
 from trainwire_protocol.errors import ProtocolError, RefusedError, RequestError
-from trainwire_protocol.journal import JournalReader
-from trainwire_protocol.records import encode_record
+from trainwire_protocol.replays import Replays
 from trainwire_protocol.run_folder import Attempt, list_attempts
-from trainwire_protocol.wire import VERSION, Batch, Cursor, unpack_map
+from trainwire_protocol.wire import VERSION, Cursor, unpack_map
 
 MAX_CREDIT: Final = 4 << 20
 """Most bytes that one `fetch` is answered with, unless a single batch is larger."""
@@ -28,9 +27,6 @@ ACKNOWLEDGEMENT_SECONDS: Final = 30.0
 MAX_SINKS: Final = 1000
 """Sinks whose acknowledgements are kept."""
 
-MAX_SCANNED_BYTES: Final = 2 << 20
-"""Bytes of the journal that one `fetch` goes through at most to find what is wanted."""
-
 FETCH_SHARE: Final = 0.05
 """Share of a processor's time that answering `fetch` may take."""
 
@@ -39,6 +35,9 @@ MAX_FETCHES: Final = 4
 
 LONGEST_REST_SECONDS: Final = 1.0
 """Longest rest after a `fetch`: a client that waits longer for its answer asks again, and that costs more."""
+
+MAX_WAITING_FETCHES: Final = 48
+"""The same of all clients: what else is asked is answered meanwhile."""
 
 MAX_CHANNELS: Final = 16
 """Channels that one `fetch` can name."""
@@ -49,9 +48,6 @@ MAX_SINK_CHARACTERS: Final = 256
 MAX_COMMANDS: Final = 1000
 """Commands whose ids are known, so that one that comes again is not obeyed twice."""
 
-MAX_REPLAYS: Final = 16
-"""Places in the journal that are kept open between one `fetch` and the next."""
-
 
 @dataclass
 class Acknowledgement:
@@ -60,36 +56,6 @@ class Acknowledgement:
     cursor: Cursor
     expires: float
     """On the monotonic clock."""
-
-
-@dataclass
-class Replay:
-    """A place in an attempt's journal from which slices are taken."""
-
-    reader: JournalReader
-    ready: deque[Batch] = field(default_factory=deque)
-    scanned_to: int = -1
-
-    def take(self, channels: Collection[str], credit: int) -> list[bytes]:
-        """The next records of these channels, as many as the credit allows, and one if it allows none."""
-        records: list[bytes] = []
-        scanned = 0
-        while credit > 0 and scanned < MAX_SCANNED_BYTES and (self.ready or self._fill()):
-            batch = self.ready.popleft()
-            scanned += len(batch.body)
-            if batch.header.channel in channels:
-                record = encode_record(batch)
-                if records and len(record) > credit:
-                    self.ready.appendleft(batch)
-                    break
-                records.append(record)
-                credit -= len(record)
-            self.scanned_to = batch.cursor.seq
-        return records
-
-    def _fill(self) -> bool:
-        self.ready.extend(self.reader.read())
-        return bool(self.ready)
 
 
 @dataclass
@@ -105,18 +71,20 @@ class Responder:
     on_command: Callable[[str, str, Mapping[str, Any]], Awaitable[None] | None] | None = None
     """Is handed each command once: its id, verb and arguments. Raises RequestError if it cannot be taken."""
     _commands: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    _replays: OrderedDict[tuple[int, int, tuple[str, ...]], Replay] = field(default_factory=OrderedDict)
+    _replays: Replays = field(init=False)
     _resumed: dict[int, Cursor | None] = field(default_factory=dict)
     _fetching: Counter[bytes] = field(default_factory=Counter)
     """For each client the requests for history that wait for their turn."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rest_until: float = 0.0
-    _closed: bool = False
+
+    def __post_init__(self) -> None:
+        self._replays = Replays(self._attempts)
 
     async def answer(self, frames: list[bytes], client: bytes = b"", *, may_command: bool = True) -> list[bytes]:
         """The frames that answer a request; one that cannot be understood, or is not permitted, with an `error`.
 
-        There are none if this client has asked for too much at once: who does not hear anything asks again.
+        There are none where too much is asked for at once: who does not hear anything asks again.
         """
         identifier: object = None
         try:
@@ -124,7 +92,7 @@ class Responder:
             identifier = request.get("id")
             if request.get("verb") == "command" and not may_command:
                 raise RequestError("this key may read, and send no commands")
-            if request.get("verb") == "fetch" and self._fetching[client] >= MAX_FETCHES:
+            if request.get("verb") == "fetch" and self._is_crowded(client):
                 return []
             head, records = await self._handle(request, client)
         except (ProtocolError, OSError) as error:
@@ -135,8 +103,7 @@ class Responder:
 
     def close(self) -> None:
         """Let go of the journal's files."""
-        self._closed = True
-        self._drop_replays(keep=0)
+        self._replays.close()
 
     async def _handle(self, request: dict[str, Any], client: bytes) -> tuple[dict[str, Any], list[bytes]]:
         match request.get("verb"):
@@ -172,6 +139,10 @@ class Responder:
             self._resumed[attempt.number] = read_resumed_from(attempt)
         return self._resumed[attempt.number]
 
+    def _is_crowded(self, client: bytes) -> bool:
+        """Whether this client, or all together, wait for as much as they may."""
+        return self._fetching[client] >= MAX_FETCHES or self._fetching.total() >= MAX_WAITING_FETCHES
+
     async def _fetch_in_turn(self, request: dict[str, Any], client: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """One `fetch` after another, with rests between them."""
         self._fetching[client] += 1
@@ -197,34 +168,17 @@ class Responder:
         attempt, after = _count(request, "attempt"), _count(request, "after", least=-1)
         channels, credit = _channels(request), min(_count(request, "credit"), MAX_CREDIT)
         head = max(self.heads.values(), default=-1) if attempt == self.attempt.number else None
-        replay = self._replay(attempt, after, channels)
+        replay = self._replays.at(attempt, after, channels)
         try:
             records = replay.take(channels, credit)
         except (ProtocolError, OSError):
             replay.reader.close()
             raise
-        displaced = self._replays.pop((attempt, replay.scanned_to, channels), None)
-        if displaced:
-            displaced.reader.close()
-        self._replays[attempt, replay.scanned_to, channels] = replay
-        self._drop_replays(keep=0 if self._closed else MAX_REPLAYS)
+        self._replays.keep(attempt, channels, replay)
         ended = replay.reader.ended and not replay.ready
         if head is None and not replay.ready:
             head = replay.reader.head
         return {"scanned_to": replay.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
-
-    def _replay(self, number: int, after: int, channels: tuple[str, ...]) -> Replay:
-        known = self._replays.pop((number, after, channels), None)
-        if known:
-            return known
-        attempt = next((attempt for attempt in self._attempts() if attempt.number == number), None)
-        if attempt is None:
-            raise RequestError(f"there is no attempt {number}")
-        return Replay(JournalReader(attempt.folder, after), scanned_to=after)
-
-    def _drop_replays(self, keep: int) -> None:
-        while len(self._replays) > keep:
-            self._replays.popitem(last=False)[1].reader.close()
 
     def _acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
         sink = request.get("sink")

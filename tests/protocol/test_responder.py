@@ -16,12 +16,14 @@ from publisher import Publisher, run
 from recording import Recorder, frames
 from strategies import plain_values
 
-from trainwire_protocol import responder as module
+from trainwire_protocol import replays as module
 from trainwire_protocol.errors import RequestError
 from trainwire_protocol.journal import JournalWriter
 from trainwire_protocol.records import RecordScanner, encode_record
-from trainwire_protocol.responder import MAX_CREDIT, MAX_FETCHES, MAX_REPLAYS, MAX_SINKS, Responder
+from trainwire_protocol.replays import MAX_REPLAYS
+from trainwire_protocol.responder import MAX_CREDIT, MAX_FETCHES, MAX_SINKS, MAX_WAITING_FETCHES, Responder
 from trainwire_protocol.run_folder import Attempt, begin_attempt
+from trainwire_protocol.server import MAX_WAITING_REQUESTS
 from trainwire_protocol.wire import MAX_HEADER_BYTES, VERSION, Batch, Cursor, Header
 
 FETCH: dict[str, Any] = {"verb": "fetch", "attempt": 0, "after": -1, "channels": ["event"], "credit": 1 << 20}
@@ -180,6 +182,26 @@ def test_a_client_that_asks_without_end_holds_up_no_other(responder: Responder) 
         assert len(answers) == 100
         assert len([answer for answer in answers if answer]) == MAX_FETCHES
         assert await responder.answer(request, b"greedy")
+        assert not responder._fetching
+
+    run(main())
+
+
+def test_many_clients_that_fetch_leave_room_for_others() -> None:
+    """Of the places for requests some are never taken by `fetch`, so that `ack` and `hello` are answered."""
+    assert MAX_WAITING_FETCHES < MAX_WAITING_REQUESTS
+
+
+def test_what_all_clients_fetch_is_limited(responder: Responder) -> None:
+    """However many clients there are, `MAX_WAITING_FETCHES` of theirs wait, and later ones are answered again."""
+
+    async def main() -> None:
+        request = [msgpack.packb(FETCH)]
+        responder._rest_until = time.monotonic() + 0.2
+        asked = [asyncio.ensure_future(responder.answer(request, b"%d" % client)) for client in range(100)]
+        answers = await asyncio.gather(*asked)
+        assert len([answer for answer in answers if answer]) == MAX_WAITING_FETCHES
+        assert await responder.answer(request, b"99")
         assert not responder._fetching
 
     run(main())
