@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
+from trainwire.complaints import shown
 from trainwire.deferred import Deferred, Transfer, defer
 
 _NUMBERS: Final = frozenset({float, int})
@@ -55,7 +56,7 @@ def read_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_number(value: Any) -> Any:
-    """The number that a value holds; a value that holds none is returned as its `repr`, and refused later."""
+    """The number that a value holds; a value that holds none is returned as a short text, and refused later."""
     if type(value) in _NUMBERS:
         return value
     if _is_on_gpu(value):
@@ -65,7 +66,7 @@ def read_number(value: Any) -> Any:
         number = item() if item else value
         if isinstance(number, int) and -(2**63) <= number < 2**63:
             return int(number)
-        return float(number) if not isinstance(number, (str, bytes)) else repr(number)
+        return float(number) if not isinstance(number, (str, bytes)) else shown(number)
     except Exception:
         return f"<{type(value).__name__}>"
 
