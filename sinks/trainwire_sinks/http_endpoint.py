@@ -44,9 +44,14 @@ class HttpEndpoint:
         host = str(self._server.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
+    @property
+    def was_read(self) -> bool:
+        """If somebody has read what is served."""
+        return self._read.is_set()
+
     async def wait_for_reader(self, seconds: float) -> None:
         """Wait until somebody has read what is served from now on; not at all if nobody has read anything so far."""
-        if self._read.is_set():
+        if self.was_read:
             self.era += 1
             self._read.clear()
             with contextlib.suppress(TimeoutError):

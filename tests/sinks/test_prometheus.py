@@ -210,14 +210,18 @@ def test_the_last_values_are_waited_for(tmp_path: Path) -> None:
                 return await super().__anext__()
             except StopAsyncIteration:
                 self.scraping = asyncio.create_task(scrape())
-                while not answers:
+                while not sink.output.was_read:
                     await asyncio.sleep(0)
                 answers.clear()
                 raise
 
-    batches = record([[scalar("a"), Event("run/finished", {}, "lifecycle", 0.0, 0)]])
-    runner = SinkRunner(lambda: sink, lambda cursor, skip: Scraped(batches), tmp_path)
-    asyncio.run(asyncio.wait_for(runner.run(), 20))
+    async def run(batches: Scraped) -> None:
+        await SinkRunner(lambda: sink, lambda cursor, skip: batches, tmp_path).run()
+        # Its last answer is out by now, and maybe not yet with the reader.
+        await batches.scraping
+
+    batches = Scraped(record([[scalar("a"), Event("run/finished", {}, "lifecycle", 0.0, 0)]]))
+    asyncio.run(asyncio.wait_for(run(batches), 20))
     assert 'state="finished"} 1.0' in answers[-1]
 
 

@@ -239,6 +239,11 @@ class Endpoint:
             ) from error
         logger.info("prometheus: %s", self.url)
 
+    @property
+    def was_read(self) -> bool:
+        """If somebody has read the values."""
+        return self._http is not None and self._http.was_read
+
     async def wait_for_reader(self, seconds: float) -> None:
         """Wait until somebody has read what is served now, if anybody has been reading."""
         if self._http:
