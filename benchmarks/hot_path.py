@@ -42,7 +42,7 @@ def log_ten_floats(size: Size) -> Iterator[Result]:
 
 
 def cost_of_log(bus: EventBus, bursts: int) -> float:
-    """Seconds of a call, beyond its mapping, in bursts that the bus thread does not work beside, as between steps."""
+    """Seconds of a call, beyond its mapping, in bursts that nothing works beside, as between steps."""
     log = [time_calls(lambda step: bus.log(metrics(step), step=step), BURST, drained(bus)) for _ in range(bursts)]
     return statistics.median(log) - statistics.median(time_calls(metrics, BURST) for _ in range(bursts))
 
@@ -94,7 +94,7 @@ def step_with_ten_scalars(size: Size) -> Iterator[Result]:
     waited, share = waiting(ours, none)
     cost = statistics.fmean(ours) - statistics.fmean(none)
     told = f"{waited * 1e6:.0f} of {cost * 1e6:.0f} µs a step, in {share:.1%} of the steps"
-    yield Result("of which are waits for the bus thread", told)
+    yield Result("of which are waits for the journal's thread", told)
     tail = percentile(ours, 0.999) / percentile(none, 0.999)
     noise = percentile(control, 0.999) / percentile(none, 0.999)
     told = f"{tail:.2f} (none against none {noise:.2f}; {percentile(none, 0.999) * 1e6:.0f} µs)"

@@ -1,4 +1,4 @@
-"""How long the bus thread keeps the interpreter's lock from the training thread, whatever is queued."""
+"""How long the journal's thread keeps the interpreter's lock from the training thread, whatever is queued."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from benchmarks.percentiles import percentile
 from benchmarks.result import Result, Size
 from benchmarks.throughput import run
 from trainwire.bus import EventBus
-from trainwire.bus_thread import BusThread
+from trainwire.drain import Drain
 from trainwire_protocol.wire import Batch
 
 LIMIT_SECONDS = 1e-3
 
 
 def interpreter_lock(size: Size) -> Iterator[Result]:
-    """What the bus thread does in one go, and the times that a thread which looks at the clock all along is held up."""
+    """What that thread does in one go, and the times that a thread which looks at the clock all along is held up."""
     holds, records = list[float](), size.of(100_000, 10_000)
-    with run() as bus, mock.patch.object(BusThread, "_take", timed(holds)):
+    with run() as bus, mock.patch.object(Drain, "_take", timed(holds)):
         idle = gaps(bus, 0, seconds=size.of(3, 1))
         busy = gaps(bus, records, seconds=size.of(3, 1))
     longest = percentile(holds, 0.999)
     told = f"{percentile(holds, 0.5) * 1e3:.2f} ms in the median, 99.9 % within {longest * 1e3:.2f} ms"
-    yield Result("what the bus thread does in one go", told, "under 1 ms", longest < LIMIT_SECONDS)
+    yield Result("what the journal's thread does in one go", told, "under 1 ms", longest < LIMIT_SECONDS)
     told = f"{percentile(busy, 0.5) * 1e3:.2f} ms in the median (longest without the bus {max(idle) * 1e3:.2f} ms)"
     yield Result("gaps in which the training thread waits for the lock", told)
 
 
 def timed(holds: list[float]) -> object:
-    """The bus thread's step from one release of the lock to the next, which notes what it takes of the processor."""
-    take = BusThread._take
+    """The drain's step from one release of the lock to the next, which notes what it takes of the processor."""
+    take = Drain._take
 
-    def timed_take(thread: BusThread) -> list[Batch]:
+    def timed_take(drain: Drain) -> list[Batch]:
         begun = time.thread_time()
         try:
-            return take(thread)
+            return take(drain)
         finally:
             holds.append(time.thread_time() - begun)
 

@@ -74,7 +74,7 @@ def rows_of(step: int) -> list[tuple[str, float]]:
 
 
 def packing_rates(size: Size) -> tuple[float, float]:
-    """What the bus thread does with records of ten scalars, and `msgpack` with the same events."""
+    """What the drain does with records of ten scalars, and `msgpack` with the same events."""
     batcher, calls = Batcher("run", 0, 0, Complaints()), size.of(200, 20)
     records: list[Record] = [("", metrics(step), FLOATS, 1.7e9, 1000, 0) for step in range(BATCH // 10)]
 

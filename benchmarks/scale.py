@@ -63,7 +63,7 @@ def seconds_of_log(bus: EventBus, values: dict[str, float]) -> float:
 
 
 def wait_until_empty(bus: EventBus) -> None:
-    """Wait until the bus thread has taken everything."""
+    """Wait until the bus has taken everything."""
     while bus._recorder.queue:
         time.sleep(0.002)
 

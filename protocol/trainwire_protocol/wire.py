@@ -121,6 +121,7 @@ class Batch:
         return decode_events(self.body, self.header.count)
 
 
+@lru_cache
 def topic(channel: str, run: str = "", rank: int | None = None) -> bytes:
     """The topic of a channel, or the prefix of it that subscribes to all runs or to all ranks of one."""
     text = f"tw{VERSION}/{channel}/"
@@ -155,7 +156,10 @@ def _batch(header: Header, body: bytes) -> Batch:
 
 def encode_header(header: Header) -> bytes:
     """Pack a header, leaving out the flags that are not set."""
-    fields = {"version": VERSION, **{name: getattr(header, name) for name in _FIELDS}}
+    fields: dict[str, Any] = {
+        "version": VERSION, "run": header.run, "rank": header.rank, "attempt": header.attempt,
+        "channel": header.channel, "seq": header.seq, "count": header.count, "before": header.before,
+    }  # fmt: skip
     fields |= {flag: True for flag in _FLAGS if getattr(header, flag)}
     packed: bytes = msgpack.packb(fields)
     return packed

@@ -13,9 +13,10 @@ import pytest
 from reading import read_events, wait_until
 
 import trainwire
-from trainwire import bus_thread, complaints, recorder, watchers
+from trainwire import complaints, drain, recorder, watchers
 from trainwire.batcher import MAX_EVENTS, Batcher
 from trainwire.bus_thread import BusThread
+from trainwire.drain import Drain
 from trainwire.publisher import Publisher
 from trainwire.recorder import FLOATS, Logged
 from trainwire_protocol.events import Event
@@ -212,7 +213,7 @@ def test_little_is_done_at_once(
 
 def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken out is handed to the journal after a while, however much is still queued that fills no batch."""
-    monkeypatch.setattr(bus_thread, "PORTION_SECONDS", -1.0)
+    monkeypatch.setattr(drain, "PORTION_SECONDS", -1.0)
     publish, left = Publisher.publish, list[int]()
 
     def note(publisher: Publisher, batches: Sequence[Batch]) -> None:
@@ -230,18 +231,18 @@ def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monk
 
 def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past close's timeout no more is taken out: what was left is counted and named, and lifecycle events are kept."""
-    monkeypatch.setattr(bus_thread, "DROP_SECONDS", 0.0)
-    take, end, ending = BusThread._take, BusThread.end, threading.Event()
+    monkeypatch.setattr(drain, "DROP_SECONDS", 0.0)
+    take, end, ending = Drain._take, BusThread.end, threading.Event()
 
-    def take_once_it_ends(thread: BusThread) -> list[Batch]:
+    def take_once_it_ends(drain: Drain) -> list[Batch]:
         assert ending.wait(30)
-        return take(thread)
+        return take(drain)
 
     def end_at_once(thread: BusThread, *arguments: Any) -> None:
         end(thread, *arguments)
         ending.set()
 
-    monkeypatch.setattr(BusThread, "_take", take_once_it_ends)
+    monkeypatch.setattr(Drain, "_take", take_once_it_ends)
     monkeypatch.setattr(BusThread, "end", end_at_once)
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 11):

@@ -1,4 +1,4 @@
-"""Makes batches out of records: values resolved, checked, packed and numbered. For the bus thread."""
+"""Makes batches out of records: values resolved, checked, packed and numbered. For one thread at a time."""
 
 from __future__ import annotations
 

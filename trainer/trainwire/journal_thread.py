@@ -1,17 +1,20 @@
 """The thread that writes the journal, so that a disk that is full or does not answer stops nobody else.
 
-It also renews the attempt's lease, and notices when another trainer has taken the run over.
+At each flush interval it also has the queue emptied, and what it has written published: one thread that wakes for all
+of this takes less from those that train than several that wake each other. It renews the attempt's lease, and notices
+when another trainer has taken the run over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import queue
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from trainwire_protocol.journal import JournalWriter
@@ -31,51 +34,98 @@ _log = logging.getLogger("trainwire")
 class JournalThread(threading.Thread):
     """Writes batches in their order, and tells which have been written."""
 
-    def __init__(self, attempt: Attempt, session: str, on_written: Callable[[Sequence[Batch]], None]) -> None:
-        """Prepare the thread; `on_written` is called on it with batches once they are in the journal."""
+    def __init__(self, attempt: Attempt, session: str, queue: Sized, interval: float) -> None:
+        """Prepare the thread, which looks every `interval` seconds whether there is something in the queue."""
         super().__init__(name="trainwire-journal", daemon=True)
         self.failing_since: float | None = None
         """When, on the monotonic clock, the write was begun that has not succeeded yet; None if there is none."""
         self.taken_over = False
         """Whether another trainer has taken the run over; nothing is written from then on."""
-        self._attempt, self._session, self._on_written = attempt, session, on_written
+        self._attempt, self._session, self._queue, self._interval = attempt, session, queue, interval
+        self._fill: Callable[[], bool] = bool
+        self._on_written: Callable[[Sequence[Batch]], object] = len
         self._writer = JournalWriter(attempt.folder)
-        self._arrivals: queue.SimpleQueue[Sequence[Batch] | None] = queue.SimpleQueue()
+        self._arrivals: SimpleQueue[Sequence[Batch] | None] = SimpleQueue()
         self._pending: deque[Batch] = deque()
         self._renewed = time.monotonic()
+        self._retry_at = -math.inf
         self._closing = False
-        self._stopping = threading.Event()
+
+    def start_with(self, fill: Callable[[], bool], on_written: Callable[[Sequence[Batch]], object]) -> None:
+        """Start the thread.
+
+        Args:
+            fill: called on it at each interval, to `submit` what there is; True if there is more.
+            on_written: called on it with batches once they are in the journal.
+        """
+        self._fill, self._on_written = fill, on_written
+        self.start()
 
     def submit(self, batches: Sequence[Batch]) -> None:
         """Have batches written behind all others; returns at once."""
         self._arrivals.put(batches)
 
+    def wake(self) -> None:
+        """Have it ask for batches now."""
+        self._arrivals.put(())
+
     def stop(self) -> None:
         """Have the thread end once all is written; what a disk that fails does not take then is given up."""
-        self._stopping.set()
         self._arrivals.put(None)
+
+    def is_held_up(self, seconds: float) -> bool:
+        """Whether the disk has not taken anything for so long, though there is something to write."""
+        failing_since = self.failing_since
+        return failing_since is not None and time.monotonic() - failing_since >= seconds
 
     def run(self) -> None:
         """Write until stopped."""
-        while not self._closing:
-            self._take()
-            while self._pending and not self.taken_over and self._write():
-                self._renew_lease()  # also while a slow disk takes much
-            if self.failing_since is not None:
-                self._stopping.wait(RETRY_SECONDS)
-            self._renew_lease()
-        self._release_lease()
+        try:
+            while not self._closing:
+                self._wait()
+                while self._work():
+                    pass
+        except Exception:
+            _log.exception("the bus has failed; training goes on, and nothing more is recorded")
+        finally:
+            self._release_lease()
+
+    def _work(self) -> bool:
+        """Have it filled, and write; whether there is more to be had at once."""
+        is_more = self._fill()
+        self._take()
+        self._write_pending()
+        self._renew_lease()
+        return is_more and not self._closing
+
+    def _wait(self) -> None:
+        """Wait for the flush interval, and on while there is nothing to do, or until woken."""
+        is_long, until = self._interval > RENEWAL_SECONDS, time.monotonic() + self._interval
+        while True:
+            try:
+                self._accept(self._arrivals.get(timeout=min(self._interval, RENEWAL_SECONDS)))
+                return
+            except Empty:
+                self._renew_lease()
+            if (self._queue or self._pending) and not (is_long and time.monotonic() < until):
+                return
 
     def _take(self) -> None:
-        """Wait for batches, as long as the lease allows, then take all there are."""
-        try:
-            arrival = self._arrivals.get(timeout=RENEWAL_SECONDS if self.failing_since is None else 0.001)
-            while arrival is not None:
-                self._pending.extend(arrival)
-                arrival = self._arrivals.get_nowait()
+        """Take what was submitted."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._accept(self._arrivals.get_nowait())
+
+    def _accept(self, arrival: Sequence[Batch] | None) -> None:
+        if arrival is None:
             self._closing = True
-        except queue.Empty:
-            return
+        else:
+            self._pending.extend(arrival)
+
+    def _write_pending(self) -> None:
+        if self._closing or time.monotonic() >= self._retry_at:
+            while self._pending and not self.taken_over and self._write():
+                self._renew_lease()  # also while a slow disk takes much
 
     def _write(self) -> bool:
         """Write what has waited longest; False if that failed."""
@@ -89,6 +139,7 @@ class JournalThread(threading.Thread):
         except OSError as error:
             if first_try:
                 _log.warning("the journal %s cannot be written: %s; trying again", self._attempt.folder, error.strerror)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
         self.failing_since = None
         for _ in batches:

@@ -1,6 +1,6 @@
 """Histograms, images and sounds as the bus takes them: encoded already, or as tensors, arrays and lists.
 
-On the thread that records, arrays are copied and tensors of a GPU begin to be; the bus thread does the rest.
+On the thread that records, arrays are copied and tensors of a GPU begin to be; the journal's thread does the rest.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def read_image(value: Any) -> Any:
 
 
 def _encode_later(value: Any, encode: Callable[[Any], Any]) -> Encoded:
-    """Have `encode` called on the bus thread, with a NumPy array of what `value` holds now."""
+    """Have `encode` called on the journal's thread, with a NumPy array of what `value` holds now."""
     if hasattr(value, "is_cuda"):
         tensor = value.detach().clone()
         arriving = transfer(tensor)

@@ -27,7 +27,7 @@ from trainwire_protocol.run_folder import Attempt, begin_attempt, list_attempts
 from trainwire_protocol.server import HIGH_WATER_MARK, Server
 
 FLUSH_SECONDS: Final = 0.02
-"""How often the bus thread empties the queue."""
+"""How often the queue is emptied."""
 
 RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
 """Environment variable that names the folder where `trainwire launch` looks for runs."""

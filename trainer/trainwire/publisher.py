@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -22,12 +22,14 @@ MAX_UNWRITTEN_BYTES: Final = 256 << 20
 
 
 class Publisher:
-    """Publishes one attempt's batches, each once it is journaled. For the bus thread's loop."""
+    """Publishes one attempt's batches, each once it is journaled; from any thread."""
 
-    def __init__(self, journal: JournalThread, server: Server) -> None:
+    def __init__(self, journal: JournalThread, server: Server, on_missing: Callable[[int, int], object]) -> None:
+        """Prepare; `on_missing` is called with the first and last seq of what the journal will never have."""
         self.written = -1
         """Seq of the last event that is in the journal."""
-        self._journal, self._server = journal, server
+        self._journal, self._server, self._on_missing = journal, server, on_missing
+        self._lock = threading.Lock()
         self._unwritten: deque[Batch] = deque()
         self._unwritten_bytes = 0
         self._given_up: list[tuple[int, int]] = []
@@ -43,10 +45,11 @@ class Publisher:
 
     def publish(self, batches: Sequence[Batch]) -> None:
         """Take batches on: they are published when they are journaled."""
-        kept = [batch for batch in batches if self._keep(batch)]
+        with self._lock:
+            kept = [batch for batch in batches if self._keep(batch)]
+            self._note_marks(kept)
         if kept:
             self._journal.submit(kept)
-        self._note_marks(kept)
 
     def _keep(self, batch: Batch) -> bool:
         is_full = self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES
@@ -65,26 +68,29 @@ class Publisher:
         self._given_up.append((first, last))
         self._show(batch)
 
-    def confirm(self, batches: Sequence[Batch]) -> list[tuple[int, int]]:
-        """Publish batches that are in the journal now; the first and last seqs of those that had to be given up."""
-        for batch in batches:
-            self._unwritten.popleft()
-            if self._unshown and self._unshown[0] is batch:
-                self._unshown.popleft()
-            self._unwritten_bytes -= len(batch.body)
-            self._server.publish(batch)
-            self.written = batch.cursor.seq
-        self._confirm_marks()
-        given_up, self._given_up = self._given_up, []
-        return given_up
+    def confirm(self, batches: Sequence[Batch]) -> None:
+        """Publish batches that are in the journal now, and tell what had to be given up meanwhile."""
+        with self._lock:
+            for batch in batches:
+                self._unwritten.popleft()
+                if self._unshown and self._unshown[0] is batch:
+                    self._unshown.popleft()
+                self._unwritten_bytes -= len(batch.body)
+                self._server.publish(batch)
+                self.written = batch.cursor.seq
+            self._confirm_marks()
+            for first, last in self._given_up:
+                self._on_missing(first, last)
+            self._given_up.clear()
 
     def show_unjournaled(self) -> None:
         """While the disk does not answer, publish what waits for it, marked as such."""
         failing_since = self._journal.failing_since
         if failing_since is None or time.monotonic() - failing_since < UNJOURNALED_SECONDS:
             return
-        while self._unshown:
-            self._show(self._unshown.popleft())
+        with self._lock:
+            while self._unshown:
+                self._show(self._unshown.popleft())
 
     def _show(self, batch: Batch) -> None:
         header = replace(batch.header, unjournaled=True)

@@ -1,4 +1,4 @@
-"""The queue between the threads that record and the bus thread: bounded, first in first out, and never waited for."""
+"""The queue between those that record and the drain: bounded, first in first out, and never waited for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import time
 from typing import Any, Final, TypeAlias
 
 MAX_QUEUED_VALUES: Final = 1_000_000
-"""Values that wait for the bus thread before new ones are dropped."""
+"""Values that wait to be taken out before new ones are dropped."""
 
 MAX_QUEUED_BYTES: Final = 256 << 20
 """Bytes of encoded values that wait before new ones are dropped."""
@@ -36,7 +36,7 @@ A plain tuple, since one with named fields takes twice as long to make; the name
 
 
 class Recorder:
-    """Takes records from any thread, by one append each; the bus thread takes them out."""
+    """Takes records from any thread, by one append each; the drain takes them out."""
 
     def __init__(self, max_values: int = MAX_QUEUED_VALUES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
         self.queue: deque[Record] = deque()
@@ -47,7 +47,7 @@ class Recorder:
         """The last step that was given: only who trains gives one, so it tells of progress."""
         self.last_walltime = time()
         """When that was."""
-        # Counted without a lock: the threads that record count what they put in, and the bus thread raises the limits
+        # Counted without a lock: the threads that record count what they put in, and the drain raises the limits
         # by what it takes out. Two that record at once may lose a count, which `emptied` puts right.
         self._values = self._bytes = 0
         self._max_values = self._values_limit = max_values
@@ -84,7 +84,7 @@ class Recorder:
         self.queue.append((name, value, kind, walltime, step, size))
 
     def take(self) -> Record:
-        """The oldest record; for the bus thread alone, and only if there is one."""
+        """The oldest record; for the drain alone, and only if there is one."""
         record = self.queue.popleft()
         if record[2].__class__ is Logged:
             self._values_limit += len(record[1]) or 1
@@ -94,7 +94,7 @@ class Recorder:
         return record
 
     def remove(self, is_removed: Callable[[Record], bool]) -> list[Record]:
-        """Take out some records wherever they stand; for the bus thread alone, once nobody records any more."""
+        """Take out some records wherever they stand; for the drain alone, once nobody records any more."""
         removed = list[Record]()
         for _ in range(len(self.queue)):
             record = self.queue.popleft()
@@ -102,7 +102,7 @@ class Recorder:
         return removed
 
     def emptied(self) -> None:
-        """Begin to count anew; called by the bus thread when it has found the queue empty."""
+        """Begin to count anew; called by the drain when it has found the queue empty."""
         self._values_limit = self._values + self._max_values
         self._bytes_limit = self._bytes + self._max_bytes
 

@@ -1,7 +1,7 @@
 """Turns what users pass to the bus into the plain values that events hold.
 
 Reading happens on the thread that records, so that a later change cannot alter what was recorded. What lives on a GPU
-becomes `Deferred`, and what takes time to encode `Encoded`: both are resolved on the bus thread.
+becomes `Deferred`, and what takes time to encode `Encoded`: both are resolved on the journal's thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Pending(Protocol):
 
 
 class Encoded:
-    """A value that is computed on the bus thread, from data that nobody else changes and that may be on its way."""
+    """A value that the journal's thread computes, from data that may be on its way and that nobody else changes."""
 
     def __init__(self, encode: Callable[[], Any], size: int, transfer: Transfer | None = None) -> None:
         self.resolve = encode

@@ -54,7 +54,7 @@ class Watchers:
             started.wait()
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """Hand events over, from the bus thread; returns at once."""
+        """Hand events over, from the bus; returns at once."""
         if not self._handlers:
             return
         for batch in batches:
