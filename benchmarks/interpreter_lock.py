@@ -12,7 +12,6 @@ from benchmarks.result import Result, Size
 from benchmarks.throughput import run
 from trainwire.bus import EventBus
 from trainwire.drain import Drain
-from trainwire_protocol.wire import Batch
 
 LIMIT_SECONDS = 1e-3
 
@@ -20,7 +19,7 @@ LIMIT_SECONDS = 1e-3
 def interpreter_lock(size: Size) -> Iterator[Result]:
     """What that thread does in one go, and the times that a thread which looks at the clock all along is held up."""
     holds, records = list[float](), size.of(100_000, 10_000)
-    with run() as bus, mock.patch.object(Drain, "_take", timed(holds)):
+    with run() as bus, mock.patch.object(Drain, "_pack_slice", timed(holds)):
         idle = gaps(bus, 0, seconds=size.of(3, 1))
         busy = gaps(bus, records, seconds=size.of(3, 1))
     longest = percentile(holds, 0.999)
@@ -32,16 +31,14 @@ def interpreter_lock(size: Size) -> Iterator[Result]:
 
 def timed(holds: list[float]) -> object:
     """The drain's step from one release of the lock to the next, which notes what it takes of the processor."""
-    take = Drain._take
+    pack_slice = Drain._pack_slice
 
-    def timed_take(drain: Drain) -> list[Batch]:
+    def timed_slice(drain: Drain) -> None:
         begun = time.thread_time()
-        try:
-            return take(drain)
-        finally:
-            holds.append(time.thread_time() - begun)
+        pack_slice(drain)
+        holds.append(time.thread_time() - begun)
 
-    return timed_take
+    return timed_slice
 
 
 def gaps(bus: EventBus, records: int, seconds: float) -> list[float]:

@@ -22,7 +22,7 @@ import os, sys, trainwire
 bus = trainwire.open_bus(sys.argv[1])
 for step in range(1, 1001):
     bus.log({"a": float(step)}, step=step)
-assert bus.wait_until_journaled(bus.state_dict(), 20)
+    assert step % 500 or bus.wait_until_journaled(bus.state_dict(), 20)
 print("journaled", flush=True)
 sys.stdin.read()
 """

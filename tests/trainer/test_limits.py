@@ -14,7 +14,7 @@ from reading import read_events, wait_until
 
 import trainwire
 from trainwire import complaints, drain, recorder, watchers
-from trainwire.batcher import MAX_EVENTS, Batcher
+from trainwire.batcher import MAX_EVENTS, SLICE_EVENTS, Batcher
 from trainwire.bus_thread import BusThread
 from trainwire.drain import Drain
 from trainwire.publisher import Publisher
@@ -152,7 +152,7 @@ def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
     assert set(vars(batch)) == unread
 
 
-@pytest.mark.parametrize("count", [MAX_EVENTS, MAX_EVENTS + 1, 3 * MAX_EVENTS + 7])
+@pytest.mark.parametrize("count", [SLICE_EVENTS, SLICE_EVENTS + 1, MAX_EVENTS + 1, 3 * MAX_EVENTS + 7])
 def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
     """However many metrics are logged in one call, they come in order, in few batches of the usual size."""
     batcher = Batcher("run", 0, 0, complaints.Complaints())
@@ -162,7 +162,7 @@ def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
         batcher.add(("", metrics, kind, 1.0, 1, 0))
         batches = batcher.take()
         assert [event[:2] for batch in batches for event in batch.events] == [*metrics.items()]
-        assert max(batch.header.count for batch in batches) < 2 * MAX_EVENTS
+        assert max(batch.header.count for batch in batches) < MAX_EVENTS + SLICE_EVENTS
         assert len(batches) <= count / MAX_EVENTS + 1
     assert sum(len(group.names) for group in batcher._groups.values()) == 2 * count
 
@@ -199,16 +199,20 @@ def test_little_is_done_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
 ) -> None:
     """Whatever waits, it is taken out in slices, between which others get the interpreter."""
-    handed: list[int] = []
-    monkeypatch.setattr(
-        watchers.Watchers, "send", lambda _, batches: handed.append(sum(batch.header.count for batch in batches))
-    )
+    packed, pack_slice = list[int](), Drain._pack_slice
+
+    def count(drain: Drain) -> None:
+        before = drain._batcher.seq + drain._batcher._count
+        pack_slice(drain)
+        packed.append(drain._batcher.seq + drain._batcher._count - before)
+
+    monkeypatch.setattr(Drain, "_pack_slice", count)
     bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
     recorded = sum(record(bus, step) for step in range(1, 2001))
     bus.close(timeout=30)
-    assert sum(handed) == recorded + 2
-    assert max(handed) < 2 * MAX_EVENTS
-    assert len(handed) >= {log_much_in_vain: 20_000 / MAX_EVENTS, bucket: 50}.get(record, 2000 / MAX_EVENTS)
+    assert sum(packed) == recorded + 1
+    assert max(packed) < 2 * SLICE_EVENTS
+    assert len(packed) >= {log_much_in_vain: 20_000 / SLICE_EVENTS, bucket: 50}.get(record, 2000 / SLICE_EVENTS)
 
 
 def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,28 +236,28 @@ def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monk
 def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past close's timeout no more is taken out: what was left is counted and named, and lifecycle events are kept."""
     monkeypatch.setattr(drain, "DROP_SECONDS", 0.0)
-    take, end, ending = Drain._take, BusThread.end, threading.Event()
+    pack_slice, end, ending = Drain._pack_slice, BusThread.end, threading.Event()
 
-    def take_once_it_ends(drain: Drain) -> list[Batch]:
+    def pack_once_it_ends(drain: Drain) -> None:
         assert ending.wait(30)
-        return take(drain)
+        pack_slice(drain)
 
     def end_at_once(thread: BusThread, *arguments: Any) -> None:
         end(thread, *arguments)
         ending.set()
 
-    monkeypatch.setattr(Drain, "_take", take_once_it_ends)
+    monkeypatch.setattr(Drain, "_pack_slice", pack_once_it_ends)
     monkeypatch.setattr(BusThread, "end", end_at_once)
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 11):
-        bus.log({f"metric/{number}": 1.0 for number in range(MAX_EVENTS)}, step=step)
+        bus.log({f"metric/{number}": 1.0 for number in range(SLICE_EVENTS)}, step=step)
     bus.lifecycle("epoch/finished", epoch=1)
     bus.close(timeout=0.0)
     wait_until(lambda: read_events(tmp_path)[-1].name == "run/finished")
     events = read_events(tmp_path)
     dropped = next(event.value for event in events if event.name == "events/dropped")
     assert dropped["reason"] == "not written in time"
-    assert dropped["count"] == 10 * MAX_EVENTS - sum(event.name.startswith("metric/") for event in events) > 0
+    assert dropped["count"] == 10 * SLICE_EVENTS - sum(event.name.startswith("metric/") for event in events) > 0
     assert dropped["names"][:2] == ("metric/0", "metric/1")
     assert [event.name for event in events[-3:]] == ["epoch/finished", "events/dropped", "run/finished"]
 

@@ -19,8 +19,11 @@ from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, valid
 from trainwire_protocol.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.wire import Batch, Header, join_batch
 
-MAX_EVENTS: Final = 500
-"""Most events that are packed at once: the training thread waits meanwhile for the interpreter's lock."""
+SLICE_EVENTS: Final = 500
+"""Events that are packed at once: the training thread waits meanwhile for the interpreter's lock."""
+
+MAX_EVENTS: Final = 2000
+"""A batch with as many ends: the more there are, the less does each batch's own work weigh, here and in readers."""
 
 MAX_BYTES: Final = MAX_PUBLISHED_BYTES - 3
 """What would take a batch past this begins the next, so that both are published; a list's head has three bytes."""
@@ -44,8 +47,8 @@ class Batcher:
     def __init__(self, run: str, rank: int, attempt: int, complaints: Complaints) -> None:
         self.seq = 0
         """Of the next event, once `take` was called."""
-        self.is_full = False
-        """Whether what was added should be taken, lest others wait for the interpreter's lock."""
+        self.left = 0
+        """Events that may still be packed at once, lest others wait for the interpreter's lock."""
         self._run, self._rank, self._attempt = run, rank, attempt
         self._complaints = complaints
         self._heads: dict[str, int] = {}
@@ -54,8 +57,8 @@ class Batcher:
         self._closed: list[Batch] = []
         self._channel = ""
         self._packed: list[bytes] = []
-        self._count = self._size = 0
-        self._events_left, self._bytes_left = MAX_EVENTS, MAX_BYTES
+        self._count = self._size = self._closed_size = 0
+        self._bytes_left = 0
 
     def is_ready(self, record: Record) -> bool:
         """Whether the value of a record can be read without waiting, or will never be."""
@@ -68,6 +71,15 @@ class Batcher:
             self._complaints.add("not ready", "a value of a GPU cannot be read: %s", error)
             return True
 
+    @property
+    def size(self) -> int:
+        """Bytes that were packed since `take` was called."""
+        return self._closed_size + self._size
+
+    def begin_slice(self) -> None:
+        """Begin to count anew what is packed at once."""
+        self.left, self._bytes_left = SLICE_EVENTS, MAX_BYTES
+
     def add(self, record: Record) -> None:
         """Pack the events of a record whose values are ready; what is not allowed is complained of and left out."""
         name, value, kind, walltime, step, size = record
@@ -78,7 +90,7 @@ class Batcher:
                 for metrics in _parts(value):
                     self._add_metrics(metrics, walltime, step)
             else:
-                self._spend(0, size)
+                self._spend_bytes(size)
                 self._add_event(name, value, kind, walltime, step)
         except Exception as error:  # a name that cannot be hashed a second time, or what only passes for a float
             self._complaints.add("log", "not recorded: %s", shown(error))
@@ -87,8 +99,7 @@ class Batcher:
         """What was added since the last call, in as few batches as the rules of the wire allow."""
         if self._count:
             self._close(is_last=False)
-        batches, self._closed, self.is_full = self._closed, [], False
-        self._events_left, self._bytes_left = MAX_EVENTS, MAX_BYTES
+        batches, self._closed, self._closed_size = self._closed, [], 0
         return batches
 
     def _add_metrics(self, metrics: Mapping[str, Any], walltime: float, step: int) -> None:
@@ -124,7 +135,7 @@ class Batcher:
 
     def _refuse(self, name: str, message: str, *arguments: object) -> bool:
         self._complaints.add(shown(name), message, *arguments)
-        self._spend(1, 0)
+        self.left -= 1
         return False
 
     def _append(self, channel: str, packed: bytes, count: int) -> None:
@@ -134,16 +145,15 @@ class Batcher:
         self._packed.append(packed)
         self._count += count
         self._size += len(packed)
+        self.left -= count
         if self._count >= MAX_EVENTS or self._size >= MAX_BYTES:
             self._close(is_last=False)
-        self._spend(count, 0)
 
-    def _spend(self, events: int, size: int) -> None:
-        """Count what was looked at, be it allowed or not, and the bytes that were recorded, however small it became."""
-        self._events_left -= events
+    def _spend_bytes(self, size: int) -> None:
+        """Count the bytes that were recorded, however small they become, and if they are allowed or not."""
         self._bytes_left -= size
-        if self._events_left <= 0 or self._bytes_left <= 0:
-            self.is_full = True
+        if self._bytes_left <= 0:
+            self.left = 0
 
     def _close(self, is_last: bool) -> None:
         header = Header(
@@ -152,16 +162,17 @@ class Batcher:
         self._closed.append(join_batch(header, self._packed))
         self.seq += self._count
         self._heads[self._channel] = self.seq - 1
+        self._closed_size += self._size
         self._packed, self._count, self._size = [], 0, 0
 
 
 def _parts(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """What was logged in one call, in parts that are packed at once; there is none of an empty mapping."""
-    if 0 < len(metrics) <= MAX_EVENTS:
+    if 0 < len(metrics) <= SLICE_EVENTS:
         yield metrics
         return
     items = iter(metrics.items())
-    while part := dict(islice(items, MAX_EVENTS)):
+    while part := dict(islice(items, SLICE_EVENTS)):
         yield part
 
 

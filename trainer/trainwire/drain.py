@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from trainwire.batcher import MAX_EVENTS, Batcher
+from trainwire.batcher import SLICE_EVENTS, Batcher
 from trainwire.journal_thread import SLICE_BYTES
 from trainwire.publisher import Publisher
 from trainwire.recorder import FLOATS, Record, Recorder, names_of, values_of
@@ -48,7 +48,8 @@ class Drain:
                 pass
             self._drop("not written in time", lambda record: record[2] != "lifecycle")
             while self._is_ready():
-                self._publish(publisher, self._take())
+                self._pack_slice()
+                self._publish(publisher, self._batcher.take())
             last_seq = self._batcher.seq
             value = {"last_seq": last_seq, "reason": reason}
             self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step, 0))
@@ -67,15 +68,15 @@ class Drain:
 
     def _take_portion(self) -> list[Batch]:
         """As much as is written at once, in slices between which other threads get the interpreter."""
-        batches, size, until = list[Batch](), 0, time.monotonic() + PORTION_SECONDS
+        until = time.monotonic() + PORTION_SECONDS
         while self._is_ready() and time.monotonic() <= self.deadline:
-            taken = self._take()
-            self._watchers.send(taken)  # by themselves, since they are decoded
-            batches += taken
-            size += sum(len(batch.body) for batch in taken)
-            if not self._recorder.queue or size > SLICE_BYTES or time.monotonic() > until:
+            self._pack_slice()
+            if not self._recorder.queue or self._batcher.size > SLICE_BYTES or time.monotonic() > until:
                 break
             time.sleep(0)
+        batches = self._batcher.take()
+        for batch in batches:
+            self._watchers.send([batch])  # by itself, since it is decoded
         return batches
 
     def _is_ready(self) -> bool:
@@ -83,14 +84,14 @@ class Drain:
         queue = self._recorder.queue
         return bool(queue) and self._batcher.is_ready(queue[0])
 
-    def _take(self) -> list[Batch]:
-        """The batches of what is ready, of as much as may be packed at once; of what is refused there are none."""
+    def _pack_slice(self) -> None:
+        """Pack what is ready, of as much as may be packed at once."""
         queue, batcher = self._recorder.queue, self._batcher
-        for _ in range(MAX_EVENTS):
-            if batcher.is_full or not queue or not (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
+        batcher.begin_slice()
+        for _ in range(SLICE_EVENTS):
+            if batcher.left <= 0 or not queue or not (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
                 break
             batcher.add(self._recorder.take())
-        return batcher.take()
 
     def _publish(self, publisher: Publisher, batches: list[Batch]) -> None:
         publisher.publish(batches)
