@@ -15,6 +15,7 @@ from reading import read_events, wait_until
 
 import trainwire
 from trainwire import journal_thread, publisher
+from trainwire_protocol.attempts import MARK
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.run_folder import list_attempts
 from trainwire_protocol.verification import verify_run
@@ -133,6 +134,48 @@ def test_what_could_not_be_kept_is_named_also_at_the_end(tmp_path: Path, disk: D
     bus.close(timeout=10)
     assert [report.is_whole for report in verify_run(tmp_path)] == [False]
     assert [(bool(report.lost), report.missing) for report in verify_run(tmp_path)] == [(True, [])]
+    assert read_events(tmp_path)[-1].name == "run/finished"
+
+
+def test_what_names_the_lost_is_not_lost_itself(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much waits for the disk, journal/missing gets into the journal, as marks and the last event do."""
+    refused = list[bytes]()
+
+    def write(descriptor: int, data: bytes) -> int:
+        disk.full = any(name in bytes(data) for name in refused)
+        return disk.write(descriptor, data)
+
+    monkeypatch.setattr("trainwire_protocol.journal.os.write", write)
+    monkeypatch.setattr(publisher, "MAX_UNWRITTEN_BYTES", 0)
+    monkeypatch.setattr(journal_thread, "SLICE_BYTES", 0)
+    with trainwire.open_bus(tmp_path) as bus:
+        wait_until(lambda: read_events(tmp_path))
+        refused += [b"kept", MARK.encode()]
+        bus.log({"kept": 1.0}, step=1)
+        wait_until(lambda: disk.refused)
+        bus.state_dict()
+        bus.log({"given up": 2.0}, step=2)
+        wait_until(lambda: bus._thread.publisher and bus._thread.publisher._given_up)
+        refused.remove(b"kept")
+        wait_until(lambda: values(tmp_path, "kept"))
+        before = disk.refused
+        wait_until(lambda: disk.refused > before and not bus._recorder.queue)
+        refused.clear()
+    assert [(report.lost, report.missing) for report in verify_run(tmp_path)] == [([(3, 3)], [])]
+
+
+def test_a_last_event_that_the_disk_refuses_is_tried_again(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that has no room for a moment, just when the bus is closed, still gets the end of the run."""
+
+    def refuse_once(descriptor: int, data: bytes) -> int:
+        disk.full = b"run/finished" in bytes(data) and not disk.refused
+        return disk.write(descriptor, data)
+
+    monkeypatch.setattr("trainwire_protocol.journal.os.write", refuse_once)
+    trainwire.open_bus(tmp_path).close(timeout=20)
+    assert disk.refused == 1
     assert read_events(tmp_path)[-1].name == "run/finished"
 
 

@@ -126,9 +126,9 @@ class BusThread(threading.Thread):
             if self._journal.is_held_up(POLL_SECONDS):
                 self._drain.carry(publisher)
         last_seq = self._drain.finish(publisher, *self._last)
-        self._journal.stop()
         while publisher.written < last_seq and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
+        self._journal.stop()  # not before: from then on it does not try again what the disk refuses
         server.beat()
         self._name_late(await server.wait_for_sinks(publisher.written, deadline - time.monotonic()), publisher)
         while self._journal.is_alive() and time.monotonic() < deadline:
@@ -137,6 +137,7 @@ class BusThread(threading.Thread):
     def _name_late(self, late: Sequence[str], publisher: Publisher) -> None:
         unwritten = self._batcher.seq - 1 - publisher.written
         if unwritten > 0:
-            _log.error("the journal's disk did not take the last %d events: they are lost", unwritten)
+            told = "the journal's disk did not take the last %d events in time: unless it still does, they are lost"
+            _log.error(told, unwritten)
         if late:
             _log.info("not read to the end yet by %s; the journal keeps it for them", ", ".join(late))

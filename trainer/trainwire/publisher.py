@@ -21,6 +21,10 @@ MAX_UNWRITTEN_BYTES: Final = 256 << 20
 """Bytes of batches that wait for a disk that fails; further ones are given up, and named when it is back."""
 
 
+_NEEDED: Final = (MARK.encode(), b"journal/missing")
+"""Names of events whose batches are never given up."""
+
+
 class Publisher:
     """Publishes one attempt's batches, each once it is journaled; from any thread."""
 
@@ -52,14 +56,19 @@ class Publisher:
             self._journal.submit(kept)
 
     def _keep(self, batch: Batch) -> bool:
-        is_full = self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES
-        if is_full and not batch.header.last and MARK.encode() not in batch.body:
+        # What nothing waits before is kept whatever its size: what is given up is told once something was written.
+        is_full = bool(self._unwritten) and self._unwritten_bytes + len(batch.body) > MAX_UNWRITTEN_BYTES
+        if is_full and not self._is_needed(batch):
             self._give_up(batch)
             return False
         self._unwritten.append(batch)
         self._unshown.append(batch)
         self._unwritten_bytes += len(batch.body)
         return True
+
+    def _is_needed(self, batch: Batch) -> bool:
+        """Whether others rely on it: the end, a checkpoint's mark, and what names those that were given up."""
+        return batch.header.last or any(name in batch.body for name in _NEEDED)
 
     def _give_up(self, batch: Batch) -> None:
         first, last = batch.header.seq, batch.cursor.seq
