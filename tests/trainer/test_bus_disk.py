@@ -17,7 +17,7 @@ import trainwire
 from trainwire import journal_thread, publisher
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.connection import connection_path, read_connection
-from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.run_folder import Attempt, list_attempts
 from trainwire_protocol.verification import verify_run
 
 
@@ -177,6 +177,34 @@ def test_a_last_event_that_the_disk_refuses_is_tried_again(
     trainwire.open_bus(tmp_path).close(timeout=20)
     assert disk.refused == 1
     assert read_events(tmp_path)[-1].name == "run/finished"
+
+
+def test_a_full_disk_is_tried_again_soon(tmp_path: Path, disk: Disk) -> None:
+    """However long the flush interval is, what was refused does not wait for the next one."""
+    with trainwire.open_bus(tmp_path, flush_interval=3000.0) as bus:
+        disk.full = True
+        bus.log({"a": 1.0}, step=1)
+        bus._thread._journal.wake()
+        wait_until(lambda: disk.refused > 1)
+        disk.full = False
+        wait_until(lambda: values(tmp_path, "a"))
+
+
+def test_monitors_see_what_waits_behind_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hangs while the lease is renewed, as a network's does first, is one that does not answer."""
+    answers, renew = threading.Event(), Attempt.write_lease
+    with trainwire.open_bus(tmp_path) as bus:
+        socket = subscribe(tmp_path)
+        wait_until(lambda: read_events(tmp_path))
+        monkeypatch.setattr(journal_thread, "RENEWAL_SECONDS", 0.0)
+        monkeypatch.setattr(Attempt, "write_lease", lambda *lease: answers.wait() and renew(*lease))
+        wait_until(lambda: bus._thread._journal.failing_since)
+        bus.log({"a": 1.0}, step=1)
+        assert next_header(socket, 1)["unjournaled"]
+        answers.set()
+        assert "unjournaled" not in next_header(socket, 1)
+        socket.close()
+    assert values(tmp_path, "a") == [1.0]
 
 
 @pytest.mark.parametrize("fault", ["full", "frozen"])

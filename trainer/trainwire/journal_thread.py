@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -38,7 +38,7 @@ class JournalThread(threading.Thread):
         """Prepare the thread, which looks every `interval` seconds whether there is something in the queue."""
         super().__init__(name="trainwire-journal", daemon=True)
         self.failing_since: float | None = None
-        """When, on the monotonic clock, the write was begun that has not succeeded yet; None if there is none."""
+        """When, on the monotonic clock, what the disk has not done yet was begun; None if there is nothing."""
         self.taken_over = False
         """Whether another trainer has taken the run over; nothing is written from then on."""
         self._attempt, self._session, self._queue, self._interval = attempt, session, queue, interval
@@ -100,14 +100,15 @@ class JournalThread(threading.Thread):
 
     def _wait(self) -> None:
         """Wait for the flush interval, and on while there is nothing to do, or until woken."""
-        is_long, until = self._interval > RENEWAL_SECONDS, time.monotonic() + self._interval
+        until = time.monotonic() + self._interval
+        longest = RETRY_SECONDS if self._pending else RENEWAL_SECONDS
         while True:
             try:
-                self._accept(self._arrivals.get(timeout=min(self._interval, RENEWAL_SECONDS)))
+                self._accept(self._arrivals.get(timeout=min(self._interval, longest)))
                 return
             except Empty:
                 self._renew_lease()
-            if (self._queue or self._pending) and not (is_long and time.monotonic() < until):
+            if self._pending or (self._queue and time.monotonic() >= until):
                 return
 
     def _take(self) -> None:
@@ -161,14 +162,24 @@ class JournalThread(threading.Thread):
         if self.taken_over or time.monotonic() - self._renewed < RENEWAL_SECONDS:
             return
         self._renewed = time.monotonic()
-        try:
+        with contextlib.suppress(OSError), self._telling_of_delay():
             if self._attempt.is_superseded():
                 self.taken_over = True
                 _log.error("another trainer has taken over %s: nothing more is journaled here", self._attempt.folder)
             else:
                 self._attempt.write_lease(self._lease())
-        except OSError:
-            return
+
+    @contextlib.contextmanager
+    def _telling_of_delay(self) -> Iterator[None]:
+        """Let it be seen meanwhile: a disk that hangs in this holds up what waits to be written."""
+        is_first = self.failing_since is None
+        if is_first:
+            self.failing_since = time.monotonic()
+        try:
+            yield
+        finally:
+            if is_first:
+                self.failing_since = None
 
     def _release_lease(self) -> None:
         with contextlib.suppress(OSError):
