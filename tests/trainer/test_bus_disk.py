@@ -14,7 +14,7 @@ import zmq
 from reading import read_events, wait_until
 
 import trainwire
-from trainwire import journal_thread, publisher
+from trainwire import bus_thread, journal_thread, publisher
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.run_folder import Attempt, list_attempts
@@ -177,6 +177,25 @@ def test_a_last_event_that_the_disk_refuses_is_tried_again(
     trainwire.open_bus(tmp_path).close(timeout=20)
     assert disk.refused == 1
     assert read_events(tmp_path)[-1].name == "run/finished"
+
+
+def test_a_slow_disk_does_not_fill_the_queue(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a write takes long, what is recorded is taken out of the queue once half of that is full."""
+    monkeypatch.setattr(bus_thread, "UNJOURNALED_SECONDS", 1000.0)
+    monkeypatch.setattr(bus_thread, "HEARTBEAT_SECONDS", 0.02)
+    with trainwire.open_bus(tmp_path) as bus:
+        wait_until(lambda: read_events(tmp_path))
+        bus._recorder._max_values = 100
+        bus._recorder.emptied()
+        disk.answers.clear()
+        bus.log({"a": 0.0})
+        wait_until(lambda: not bus._recorder.queue and bus._thread._journal.failing_since)
+        for step in range(1, 301):
+            bus.log({"a": float(step)}, step=step)
+            if step % 60 == 0:
+                wait_until(lambda: not bus._recorder.queue)
+        disk.answers.set()
+    assert values(tmp_path, "a") == [float(step) for step in range(301)]
 
 
 def test_a_full_disk_is_tried_again_soon(tmp_path: Path, disk: Disk) -> None:

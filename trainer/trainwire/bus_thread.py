@@ -29,6 +29,9 @@ HEARTBEAT_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 0.005
 """How often the end looks whether what it waits for has come."""
 
+SLOW_SECONDS: Final = 0.05
+"""How long one write of the journal may take before this thread takes part, while the queue fills up behind it."""
+
 LINGER_SECONDS: Final = 0.2
 """How long messages that are on their way to subscribers may take to leave at the end."""
 
@@ -109,9 +112,13 @@ class BusThread(threading.Thread):
 
     async def _relieve(self, publisher: Publisher, until: float) -> None:
         """Do what the journal's thread cannot do while the disk holds it up."""
-        while self._journal.is_held_up(UNJOURNALED_SECONDS / 2) and time.monotonic() < until:
+        while self._is_needed() and time.monotonic() < until:
             is_more = self._drain.carry(publisher)
             await asyncio.sleep(0 if is_more else min(self._flush_interval, HEARTBEAT_SECONDS))
+
+    def _is_needed(self) -> bool:
+        """Whether the disk hangs, or is so slow that the queue would overflow: much more may wait as batches."""
+        return self._journal.is_held_up(SLOW_SECONDS if self._recorder.is_half_full else UNJOURNALED_SECONDS / 2)
 
     def _record_missing(self, first_seq: int, last_seq: int) -> None:
         value = {"first_seq": first_seq, "last_seq": last_seq}

@@ -101,6 +101,12 @@ class Recorder:
             (removed if is_removed(record) else self.queue).append(record)
         return removed
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of what may wait does."""
+        values_left, bytes_left = self._values_limit - self._values, self._bytes_limit - self._bytes
+        return values_left < self._max_values / 2 or bytes_left < self._max_bytes / 2
+
     def emptied(self) -> None:
         """Begin to count anew; called by the drain when it has found the queue empty."""
         self._values_limit = self._values + self._max_values
