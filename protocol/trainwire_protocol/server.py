@@ -162,18 +162,20 @@ class Server:
     def publish(self, batch: Batch) -> None:
         """Send a batch to whoever subscribes, and forget it; from any thread."""
         header = batch.header
-        if not header.unjournaled:
-            self.heads[header.channel] = header.seq + header.count - 1
-        if len(batch.body) <= MAX_PUBLISHED_BYTES:
-            self._send(batch.topic, batch.header_bytes, batch.body)
+        with self._publishing:
+            if not header.unjournaled:
+                self.heads[header.channel] = header.seq + header.count - 1
+            if len(batch.body) <= MAX_PUBLISHED_BYTES:
+                self._send(batch.topic, batch.header_bytes, batch.body)
 
     def beat(self) -> None:
         """Send a heartbeat: the last seq of each channel, and what `describe` tells."""
         attempt = self._attempt
-        head = max(self.heads.values(), default=-1)
-        header = Header(attempt.run, attempt.rank, attempt.number, HEARTBEAT, head + 1, 0, dict(self.heads))
         body = msgpack.packb({"walltime": time.time(), **self._describe()})
-        self._send(topic(HEARTBEAT, attempt.run, attempt.rank), encode_header(header), body)
+        with self._publishing:
+            head = max(self.heads.values(), default=-1)
+            header = Header(attempt.run, attempt.rank, attempt.number, HEARTBEAT, head + 1, 0, dict(self.heads))
+            self._send(topic(HEARTBEAT, attempt.run, attempt.rank), encode_header(header), body)
 
     async def answer_requests(self) -> None:
         """Answer requests until cancelled; one that takes long does not hold up the others."""
@@ -227,7 +229,7 @@ class Server:
 
     def _send(self, *frames: bytes) -> None:
         # Frame by frame, without what `send_multipart` looks at: half as dear, several times for each flush.
-        with self._publishing, contextlib.suppress(zmq.ZMQError):
+        with contextlib.suppress(zmq.ZMQError):
             for frame in frames[:-1]:
                 self._send_frame(frame, zmq.DONTWAIT | zmq.SNDMORE)
             self._send_frame(frames[-1], zmq.DONTWAIT)

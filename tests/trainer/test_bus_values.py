@@ -12,6 +12,7 @@ from reading import read_events, wait_until
 import trainwire
 from trainwire import deferred
 from trainwire.deferred import Deferred, Transfer
+from trainwire.drain import Drain
 from trainwire.media import HISTOGRAM_BINS, bucket, read_histogram
 from trainwire.recorder import Logged
 from trainwire.values import read_plain, read_scalars
@@ -78,6 +79,22 @@ def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path) -> None:
     assert dropped.value["names"] == ("stuck",)
     assert [event.value for event in events if event.name == "after"] == [1.0]
     assert events[-1].name == "run/finished"
+
+
+def test_a_value_that_never_arrives_holds_back_nothing_at_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind a lifecycle event that cannot be had, itself behind others, is recorded."""
+    monkeypatch.setattr(Drain, "carry", lambda *_: False)
+    value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
+    bus = trainwire.open_bus(tmp_path)
+    bus.log({"before": 1.0}, step=1)
+    bus._recorder.append("epoch/finished", {"loss": value}, "lifecycle", 1)
+    bus.lifecycle("checkpoint/saved", step=2)
+    bus.close(timeout=0.1)
+    events = read_events(tmp_path)
+    assert [event.name for event in events[1:]] == ["before", "checkpoint/saved", "events/dropped", "run/finished"]
+    assert events[-2].value["names"] == ("epoch/finished",)
 
 
 def test_tensors_of_a_gpu_travel_in_one_copy_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:

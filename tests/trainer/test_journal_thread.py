@@ -12,14 +12,18 @@ import zmq
 from reading import read_events, wait_until
 
 import trainwire
-from trainwire import bus_thread
+from trainwire import bus_thread, journal_thread
 from trainwire.drain import Drain
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.wire import decode_batch
 
 
-def test_what_is_recorded_at_any_moment_is_published(tmp_path: Path) -> None:
-    """Records that come when the thread has just looked are in the journal without anything after them."""
+@pytest.mark.parametrize("looks", [1, 1_000_000])
+def test_what_is_recorded_at_any_moment_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Records that come when the thread has just looked, or rests, are in the journal without anything after them."""
+    monkeypatch.setattr(journal_thread, "RESTING_LOOKS", looks)
     pauses = random.Random(7)
     with trainwire.open_bus(tmp_path, flush_interval=0.002) as bus:
         for step in range(1, 201):
@@ -28,6 +32,17 @@ def test_what_is_recorded_at_any_moment_is_published(tmp_path: Path) -> None:
                 wait_until(lambda: read_events(tmp_path)[-1].step == step)  # noqa: B023  # it is waited for at once
             time.sleep(pauses.choice([0.0, 0.001, 0.002, 0.003, 0.01]))
     assert [event.step for event in read_events(tmp_path) if event.type == "scalar"] == [*range(1, 201)]
+
+
+def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close does not wait until the thread has slept enough."""
+    monkeypatch.setattr(journal_thread, "RESTING_LOOKS", 0)
+    monkeypatch.setattr(journal_thread, "RESTING_SLEEPS", 1_000_000)
+    bus = trainwire.open_bus(tmp_path, flush_interval=0.001)
+    wait_until(lambda: bus._thread._journal._looks_in_vain)
+    bus.close()
+    assert not bus._thread._journal.is_alive()
+    assert read_events(tmp_path)[-1].name == "run/finished"
 
 
 def test_heartbeats_do_not_mix_with_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,25 @@ def test_little_is_done_at_once(
     assert len(packed) >= {log_much_in_vain: 20_000 / SLICE_EVENTS, bucket: 50}.get(record, 2000 / SLICE_EVENTS)
 
 
+def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are watchers, batches are as small as slices, since they are decoded at once."""
+    handed, send = list[int](), watchers.Watchers.send
+
+    def count(watching: watchers.Watchers, batches: Sequence[Batch]) -> None:
+        handed.append(sum(batch.header.count for batch in batches))
+        send(watching, batches)
+
+    async def watch(event: Event) -> None:
+        """Look at nothing."""
+
+    monkeypatch.setattr(watchers.Watchers, "send", count)
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.watch(watch)
+        recorded = sum(log_ten(bus, step) for step in range(1, 2001))
+    assert sum(handed) == recorded + 2
+    assert max(handed) < 2 * SLICE_EVENTS
+
+
 def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken out is handed to the journal after a while, however much is still queued that fills no batch."""
     monkeypatch.setattr(drain, "PORTION_SECONDS", -1.0)

@@ -47,13 +47,14 @@ class Drain:
             while self._carry(publisher):
                 pass
             self._drop("not written in time", lambda record: record[2] != "lifecycle")
+            self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
             while self._is_ready():
                 self._pack_slice()
-                self._publish(publisher, self._batcher.take())
+                publisher.publish(self._taken())
             last_seq = self._batcher.seq
             value = {"last_seq": last_seq, "reason": reason}
             self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._recorder.last_step, 0))
-            self._publish(publisher, self._batcher.take())
+            publisher.publish(self._taken())
             self._is_over = True
             return last_seq
 
@@ -68,15 +69,20 @@ class Drain:
 
     def _take_portion(self) -> list[Batch]:
         """As much as is written at once, in slices between which other threads get the interpreter."""
-        until = time.monotonic() + PORTION_SECONDS
+        batches, until = list[Batch](), time.monotonic() + PORTION_SECONDS
         while self._is_ready() and time.monotonic() <= self.deadline:
             self._pack_slice()
             if not self._recorder.queue or self._batcher.size > SLICE_BYTES or time.monotonic() > until:
                 break
+            if self._watchers.are_there:  # a slice by itself, since it is decoded
+                batches += self._taken()
             time.sleep(0)
+        return batches + self._taken()
+
+    def _taken(self) -> list[Batch]:
+        """The batches of what was packed, which watchers have seen."""
         batches = self._batcher.take()
-        for batch in batches:
-            self._watchers.send([batch])  # by itself, since it is decoded
+        self._watchers.send(batches)
         return batches
 
     def _is_ready(self) -> bool:
@@ -92,10 +98,6 @@ class Drain:
             if batcher.left <= 0 or not queue or not (queue[0][2] is FLOATS or batcher.is_ready(queue[0])):
                 break
             batcher.add(self._recorder.take())
-
-    def _publish(self, publisher: Publisher, batches: list[Batch]) -> None:
-        publisher.publish(batches)
-        self._watchers.send(batches)
 
     def _report_drops(self) -> None:
         dropped = self._recorder.dropped

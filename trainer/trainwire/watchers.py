@@ -53,6 +53,11 @@ class Watchers:
             self._thread.start()
             started.wait()
 
+    @property
+    def are_there(self) -> bool:
+        """Whether there is any."""
+        return bool(self._handlers)
+
     def send(self, batches: Sequence[Batch]) -> None:
         """Hand events over, from the bus; returns at once."""
         if not self._handlers:
