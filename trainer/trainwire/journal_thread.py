@@ -28,6 +28,9 @@ SLICE_BYTES: Final = 1 << 20
 RESTING_LOOKS: Final = 10
 """Times that nothing is found before the thread rests: a plain sleep costs a third less than a wait that is woken."""
 
+RESTING_FACTOR: Final = 1.5
+"""How much longer than the flush interval it sleeps then: what comes first waits a little longer."""
+
 RESTING_SLEEPS: Final = 50
 """Times that it sleeps before it looks at its lease."""
 
@@ -128,7 +131,7 @@ class JournalThread(threading.Thread):
         if self._looks_in_vain < RESTING_LOOKS or self._interval > MAX_REST_SECONDS:
             return False
         for _ in range(RESTING_SLEEPS):
-            time.sleep(self._interval)
+            time.sleep(RESTING_FACTOR * self._interval)
             if self._queue or not self._arrivals.empty():
                 return True
         return False
