@@ -175,6 +175,9 @@ folder, splits = Path(sys.argv[1]), corpus(train=96, dev=17)
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()
 
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece: torchrun's processes buffer nothing
+
 def run(name, trainer, *plugins, **options):
     return train(folder / name, *plugins, trainer=trainer, corpus=splits, mini_batch_size=8, **options)
 
@@ -187,9 +190,9 @@ def wish(batch):
     rates.append(round(1 / trainer.run.optimizer.param_groups[0]["lr"]))
 
 run("wishes", trainer, Checkpoints(steps=5), max_epochs=5, attach_default_scheduler=False)
-print("wishes", rank, rates[-1], flush=True)
+say("wishes", rank, rates[-1])
 if rank == 0:  # who writes them; the other one does not wait for the disk
-    print("wishes saved", list_checkpoints(folder / "wishes")[0].label.step, flush=True)
+    say("wishes saved", list_checkpoints(folder / "wishes")[0].label.step)
 
 model = nn.Sequential(nn.BatchNorm1d(4), linear())
 result = run("norms", make_trainer(model), max_epochs=1, use_final_model_for_eval=True)
@@ -197,10 +200,10 @@ model.load_state_dict(torch.load(folder / "norms" / "final-model.pt", weights_on
 with evaluating(model):
     inputs, labels = splits.dev.tensors
     loss = float(nn.functional.cross_entropy(model(inputs), labels))
-print("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6, flush=True)
+say("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6)
 
 result = run("sampler", make_trainer(), sampler=SequentialSampler, max_epochs=1)
-print("sampler", rank, result.steps, flush=True)
+say("sampler", rank, result.steps)
 
 trainer = make_trainer()
 
@@ -212,7 +215,7 @@ def skip(step):
 try:
     run("skip", trainer, max_epochs=3)
 except Exception as error:
-    print("skip", rank, error, flush=True)
+    say("skip", rank, error)
 """
 
 
