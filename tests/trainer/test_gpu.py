@@ -19,7 +19,10 @@ import trainwire
 from trainwire import Plugin, hook
 from trainwire.payloads import AfterTrainingBatch, BeforeTrainingBatch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),  # torch says so at its first use
+]
 
 
 @contextmanager
