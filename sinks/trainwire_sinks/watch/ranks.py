@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -17,20 +19,34 @@ LARGEST_SHARE: Final = 0.05
 
 
 class Ranks:
-    """The ranks in a run's folder; the views of one run share it."""
+    """The ranks in a run's folder; the views of one run share it. For threads: it reads files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: Sequence[RankOverview] = ()
-        self._next = 0.0
+        self._begun = self._next = -inf
+        self._looking = threading.Lock()
 
     def read(self) -> Sequence[RankOverview]:
-        """All of them, as they were a moment ago. For a thread: it reads files."""
-        begun = time.monotonic()
-        if begun >= self._next:
+        """All of them, as they were a moment ago."""
+        now = time.monotonic()
+        if now >= self._next:
             # Others that look meanwhile get what is known.
-            self._next = begun + PAUSE_SECONDS
+            self._next = now + PAUSE_SECONDS
+            self._look(now)
+        return self._known
+
+    def read_anew(self) -> Sequence[RankOverview]:
+        """All of them, as they are now; waits for a look that is being taken."""
+        self._look(time.monotonic())
+        return self._known
+
+    def _look(self, asked: float) -> None:
+        """Look, unless somebody has begun to since this was asked for."""
+        with self._looking:
+            if self._begun >= asked:
+                return
+            begun = self._begun = time.monotonic()
             self._known = read_ranks(self._folder)
             taken = time.monotonic() - begun
             self._next = begun + max(PAUSE_SECONDS, taken / LARGEST_SHARE)
-        return self._known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -61,11 +62,14 @@ class Reader:
 
     async def run(self) -> None:
         """Read until the run is over and, if it stays, cannot go on."""
-        looking = asyncio.create_task(self._keep_looking())
+        over = asyncio.Event()
+        looking = asyncio.create_task(self._look_until(over))
         try:
             while await self._follow() and await self._goes_on():
                 pass
-            await self._look()
+            over.set()
+            await looking  # a file is not read by two at once
+            await self._look(is_last=True)
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -105,12 +109,13 @@ class Reader:
             await asyncio.sleep(LOOK_SECONDS)
         return False
 
-    async def _keep_looking(self) -> None:
-        while True:
+    async def _look_until(self, over: asyncio.Event) -> None:
+        while not over.is_set():
             await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), LOOK_SECONDS)
 
-    async def _look(self) -> None:
+    async def _look(self, *, is_last: bool = False) -> None:
         heartbeat = self._subscription.heartbeat if self._subscription else None
         if heartbeat:
             self.view.hear(heartbeat)
@@ -119,7 +124,7 @@ class Reader:
         if self._alerts:
             self.view.alerts = await run_in_background(self._alerts.read)
         if self._ranks:
-            self.view.ranks = await run_in_background(self._ranks.read)
+            self.view.ranks = await run_in_background(self._ranks.read_anew if is_last else self._ranks.read)
         self.view.sinks = await run_in_background(self._read_sinks)
 
     def _read_sinks(self) -> Sequence[Progress]:
