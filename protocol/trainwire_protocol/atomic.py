@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from glob import escape
 from pathlib import Path
 
 
@@ -34,6 +36,13 @@ def create_atomically(path: Path, data: bytes, mode: int = 0o644) -> bool:
     finally:
         aside.unlink(missing_ok=True)
     return True
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what those left beside `path` who were killed while they wrote it; for who alone writes it now."""
+    for aside in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}"):
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def _write_aside(path: Path, data: bytes, mode: int) -> Path:

@@ -56,6 +56,7 @@ class Delivery:
             OutputError: the output is another run's, or a file is in its place that no sink wrote.
         """
         try:
+            await asyncio.to_thread(self._file.remove_unfinished)
             commit = await asyncio.to_thread(self._file.load)
             if commit is None:
                 await self._refuse_foreign_file()

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
-from trainwire_protocol.atomic import write_atomically
+from trainwire_protocol.atomic import remove_unfinished, write_atomically
 
 BUFFER_BYTES: Final = 1 << 20
 """How much an append output holds back before it writes, commit or not."""
@@ -179,6 +179,7 @@ def _truncate(path: Path, length: int) -> None:
 
 def _check_or_remove(path: Path, length: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
     if not length:
         path.unlink(missing_ok=True)
         return

@@ -213,9 +213,8 @@ class Round:
         for output in (self.outputs, self.remote):
             for path in sorted(output.rglob("*")):
                 twin = replay / path.relative_to(output)
-                # A sink that is killed while it replaces a file may leave the new one behind, under a hidden name.
-                is_output = path.is_file() and ".trainwire" not in path.parts and not path.name.startswith(".")
-                if is_output and path.read_bytes() != twin.read_bytes():
+                is_output = path.is_file() and ".trainwire" not in path.parts
+                if is_output and (not twin.exists() or path.read_bytes() != twin.read_bytes()):
                     raise RoundFailedError(f"{path} and its replay {twin} differ")
 
     def _check_time(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_protocol.atomic import create_atomically, write_atomically
+from trainwire_protocol.atomic import create_atomically, remove_unfinished, write_atomically
 
 
 def test_a_file_is_written_with_its_mode_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -54,6 +54,25 @@ def test_a_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The half-written file goes; the file itself, and what only looks like it, stays."""
+    path = tmp_path / "loss[1].tsv"
+    others = [tmp_path / name for name in (path.name, ".loss[1].tsv.bak", ".loss1.tsv.0123abcd", ".loss.tsv.0123abcd")]
+    for other in others:
+        other.write_bytes(b"kept")
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", end)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert len([*tmp_path.iterdir()]) == len(others) + 1
+    remove_unfinished(path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    remove_unfinished(tmp_path / "missing" / "file")
 
 
 def test_a_missing_folder_is_the_systems_error(tmp_path: Path) -> None:

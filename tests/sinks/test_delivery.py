@@ -114,6 +114,18 @@ def test_what_was_written_after_the_commit_is_taken_back(tmp_path: Path) -> None
     assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
 
 
+def test_what_a_killed_sink_left_half_written_is_removed(tmp_path: Path) -> None:
+    """Beside its output and its cursor, under the hidden names that they have until they are whole."""
+    batches = record(ATTEMPT)
+    deliver(Total, tmp_path, batches[:1])
+    left = [tmp_path / ".total.txt.0123abcd", tmp_path / ".trainwire" / ".total-rank0.cursor.4567cdef"]
+    for path in left:
+        path.write_bytes(b"1")
+    deliver(Total, tmp_path, batches)
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "total.txt").read_text() == "4"
+
+
 @pytest.mark.parametrize("sink", [Names, Total])
 def test_a_resumed_run_takes_the_output_back_to_its_mark(tmp_path: Path, sink: type[Sink]) -> None:
     """What was recorded after the mark that the run was resumed from leaves the output; both kinds of it."""
