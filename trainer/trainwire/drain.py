@@ -15,6 +15,13 @@ from trainwire.recorder import FLOATS, Record, Recorder, names_of, values_of
 from trainwire.watchers import Watchers
 from trainwire_protocol.wire import Batch
 
+PAUSE_SECONDS: Final = 1e-4
+"""Between two slices: a thread that waits for the interpreter takes that long to wake, and gets nothing if this one is
+back sooner."""
+
+LONG_QUEUE: Final = 2000
+"""Records from which on there is no such pause: whoever records so much waits for the queue, if for anything."""
+
 PORTION_SECONDS: Final = 0.1
 """How long is taken out at most before it is handed to the journal: what is refused fills nothing."""
 
@@ -76,7 +83,7 @@ class Drain:
                 break
             if self._watchers.are_there:  # a slice by itself, since it is decoded
                 batches += self._taken()
-            time.sleep(0)
+            time.sleep(PAUSE_SECONDS if len(self._recorder.queue) < LONG_QUEUE else 0)
         return batches + self._taken()
 
     def _taken(self) -> list[Batch]:
