@@ -42,6 +42,12 @@ MAX_WAITING_REQUESTS: Final = 64
 MAX_WAITING_REPLIES: Final = 4
 """Replies that are kept for a client that does not read; further ones are dropped, and can be asked for again."""
 
+_LAST: Final = int(zmq.DONTWAIT)
+"""Flags of a message's last frame; a plain number, since flags are combined as slowly as a frame is sent."""
+
+_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+"""Flags of the frames before it."""
+
 _log = logging.getLogger("trainwire")
 
 
@@ -231,8 +237,8 @@ class Server:
         # Frame by frame, without what `send_multipart` looks at: half as dear, several times for each flush.
         with contextlib.suppress(zmq.ZMQError):
             for frame in frames[:-1]:
-                self._send_frame(frame, zmq.DONTWAIT | zmq.SNDMORE)
-            self._send_frame(frames[-1], zmq.DONTWAIT)
+                self._send_frame(frame, _MORE)
+            self._send_frame(frames[-1], _LAST)
 
 
 def _bind(socket: zmq.Socket[Any], endpoint: str) -> str:
