@@ -14,10 +14,12 @@ import zmq
 from reading import read_events, wait_until
 
 import trainwire
-from trainwire import bus_thread, journal_thread, publisher
+from trainwire import bus_thread, drain, journal_thread, publisher
+from trainwire.drain import Drain
 from trainwire_protocol.attempts import MARK
 from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.run_folder import Attempt, list_attempts
+from trainwire_protocol.server import Server
 from trainwire_protocol.verification import verify_run
 
 
@@ -89,8 +91,8 @@ def test_monitors_see_what_the_disk_does_not_take(tmp_path: Path, disk: Disk, fa
         disk.full = fault == "full"
         if fault == "frozen":
             disk.answers.clear()
-        bus.log({"a": 1.0}, step=1)
         begun = time.monotonic()
+        bus.log({"a": 1.0}, step=1)
         header = next_header(socket, 1)
         assert header["unjournaled"]
         assert time.monotonic() - begun > 1.5
@@ -236,9 +238,32 @@ def test_closing_over_a_bad_disk_is_bounded(tmp_path: Path, disk: Disk, fault: s
         disk.answers.clear()
     bus.log({"a": 1.0}, step=1)
     begun = time.monotonic()
-    bus.close(timeout=0.5)
+    bus.close(timeout=0.1)
     assert time.monotonic() - begun < 5
     assert any("did not take the last 2 events" in line.message for line in caplog.records)
+
+
+@pytest.mark.parametrize(("owner", "name", "more"), [(Drain, "finish", 10.0), (Server, "close", 0.0)])
+def test_what_a_disk_takes_late_is_there_when_close_returns(
+    tmp_path: Path, disk: Disk, monkeypatch, caplog, owner: type, name: str, more: float
+) -> None:
+    """Past its timeout close waits a little for the journal; nothing is told to be lost that is taken then."""
+    call = getattr(owner, name)
+
+    def call_and_let_go(*arguments: object) -> object:
+        threading.Timer(0.05, disk.answers.set).start()
+        return call(*arguments)
+
+    monkeypatch.setattr(owner, name, call_and_let_go)
+    monkeypatch.setattr(drain, "DROP_SECONDS", more)
+    monkeypatch.setattr("trainwire.bus.ENDING_SECONDS", 10.0)
+    bus = trainwire.open_bus(tmp_path)
+    wait_until(lambda: read_events(tmp_path))
+    disk.answers.clear()
+    bus.log({"a": 1.0}, step=1)
+    bus.close(timeout=0.1)
+    assert [event.name for event in read_events(tmp_path)] == ["run/started", "a", "run/finished"]
+    assert any("did not take" in line.message for line in caplog.records) == (not more)
 
 
 def test_an_old_owner_stops_journaling_when_the_run_is_taken_over(tmp_path: Path, monkeypatch, caplog) -> None:

@@ -67,8 +67,9 @@ def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
     assert events[1].value == 2.5
 
 
-def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path) -> None:
+def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing waits for its timeout at most, and names what it had to drop; the rest is recorded."""
+    monkeypatch.setattr("trainwire.bus.ENDING_SECONDS", 10.0)
     value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
     bus._recorder.append("", {"stuck": value}, Logged.ANY, 1)
@@ -86,6 +87,7 @@ def test_a_value_that_never_arrives_holds_back_nothing_at_close(
 ) -> None:
     """What stands behind a lifecycle event that cannot be had, itself behind others, is recorded."""
     monkeypatch.setattr(Drain, "carry", lambda *_: False)
+    monkeypatch.setattr("trainwire.bus.ENDING_SECONDS", 10.0)
     value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
     bus.log({"before": 1.0}, step=1)

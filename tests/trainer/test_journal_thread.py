@@ -95,7 +95,7 @@ def test_a_bus_that_fails_says_so_and_holds_nobody_up(
     assert failed.wait(20)
     bus.log({"a": 3.0}, step=3)
     begun = time.monotonic()
-    bus.close(timeout=0.5)
-    assert time.monotonic() - begun < 5
+    bus.close(timeout=50)
+    assert time.monotonic() - begun < 20
     assert any("the bus has failed" in line.message for line in caplog.records)
     assert [event.value for event in read_events(tmp_path) if event.name == "a"] == [1.0]

@@ -27,6 +27,9 @@ from trainwire_protocol.server import Server
 CLOSE_SECONDS: Final = 2.0
 """How long `close` waits, by default, for the journal and for sinks."""
 
+ENDING_SECONDS: Final = 1.0
+"""How much longer `close` may take, to write its last events and to close its sockets."""
+
 _OWN_EVENTS: Final = LAST_EVENTS | {MARK, "run/started", "run/resumed"}
 
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
@@ -212,8 +215,7 @@ class EventBus:
         self.state = status
         self._thread.end(status, _sendable(reason), timeout)
         try:
-            # Beyond the timeout the thread has its sockets to close; a disk that hangs does not hold it.
-            self._thread.join(timeout + 1.0)
+            self._thread.wait(timeout + ENDING_SECONDS)
             self._watchers.close(timeout)
         finally:
             for close in reversed(self._on_close):

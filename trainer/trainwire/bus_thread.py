@@ -72,6 +72,13 @@ class BusThread(threading.Thread):
             with contextlib.suppress(RuntimeError):  # the loop is closed: the bus has failed
                 self._loop.call_soon_threadsafe(self._ending.set)
 
+    def wait(self, timeout: float) -> None:
+        """Wait, once told to end, until nothing more is written; for at most `timeout` seconds."""
+        until = time.monotonic() + timeout
+        self.join(timeout)
+        if self._journal.is_alive():
+            self._journal.join(max(until - time.monotonic(), 0))
+
     def run(self) -> None:
         """Live from bind to close."""
         try:
@@ -92,7 +99,7 @@ class BusThread(threading.Thread):
         tasks = [asyncio.create_task(server.answer_requests()), asyncio.create_task(self._beat(server, publisher))]
         try:
             await self._ending.wait()
-            await self._finish(publisher, server, self._drain.deadline)
+            await self._finish(publisher, server)
         finally:
             self._journal.stop()
             for task in tasks:
@@ -124,27 +131,32 @@ class BusThread(threading.Thread):
         value = {"first_seq": first_seq, "last_seq": last_seq}
         self._recorder.append("journal/missing", value, "lifecycle", None)
 
-    async def _finish(self, publisher: Publisher, server: Server, deadline: float) -> None:
+    async def _finish(self, publisher: Publisher, server: Server) -> None:
+        deadline = self._drain.deadline
         self._journal.wake()
         # What the journal's disk does not take is told by an event of its own, once it takes something again.
-        while (self._recorder.queue or publisher.is_behind) and time.monotonic() < deadline:
+        while (self._recorder.queue or publisher.is_behind) and self._may_wait():
             await asyncio.sleep(POLL_SECONDS)
             self._journal.wake()
             if self._journal.is_held_up(POLL_SECONDS):
                 self._drain.carry(publisher)
         last_seq = self._drain.finish(publisher, *self._last)
-        while publisher.written < last_seq and time.monotonic() < deadline:
+        while publisher.written < last_seq and self._may_wait():
             await asyncio.sleep(POLL_SECONDS)
         self._journal.stop()  # not before: from then on it does not try again what the disk refuses
         server.beat()
         self._name_late(await server.wait_for_sinks(publisher.written, deadline - time.monotonic()), publisher)
-        while self._journal.is_alive() and time.monotonic() < deadline:
+        while self._may_wait():
             await asyncio.sleep(POLL_SECONDS)
+
+    def _may_wait(self) -> bool:
+        """Whether the journal's thread is there to be waited for, and there is time; a little more at the very end."""
+        return self._journal.is_alive() and time.monotonic() < self._drain.deadline
 
     def _name_late(self, late: Sequence[str], publisher: Publisher) -> None:
         unwritten = self._batcher.seq - 1 - publisher.written
         if unwritten > 0:
-            told = "the journal's disk did not take the last %d events in time: unless it still does, they are lost"
+            told = "the journal did not take the last %d events in time: unless it still does, they are lost"
             _log.error(told, unwritten)
         if late:
             _log.info("not read to the end yet by %s; the journal keeps it for them", ", ".join(late))

@@ -26,7 +26,7 @@ PORTION_SECONDS: Final = 0.1
 """How long is taken out at most before it is handed to the journal: what is refused fills nothing."""
 
 DROP_SECONDS: Final = 0.5
-"""How much longer than its deadline it may take, to tell what it has dropped."""
+"""How much longer than its deadline it may take, to tell what it has dropped, and the journal to write that."""
 
 
 class Drain:
