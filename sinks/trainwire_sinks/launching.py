@@ -14,15 +14,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final, NamedTuple
 
 from trainwire_protocol.process import wait_until_relayed
 from trainwire_protocol.sink_command import LAUNCHED_SINKS, SinkCommand
 from trainwire_sinks.exits import ScriptError
-from trainwire_sinks.terminal import is_sent_to_all
+from trainwire_sinks.forwarding import forwarded_signals
 
 logger = logging.getLogger("trainwire")
 
@@ -69,8 +68,7 @@ class Launch:
             ScriptError: it cannot be started.
         """
         with tempfile.TemporaryDirectory(prefix="trainwire-") as rendezvous:
-            script = self._start_script(rendezvous)
-            with _forwarded_signals(script):
+            with forwarded_signals(FORWARDED, lambda: [self._start_script(rendezvous)]) as [script]:
                 while _is_running(script):
                     self._start_sinks(Path(rendezvous))
             self._start_sinks(Path(rendezvous))
@@ -132,19 +130,3 @@ def _is_running(script: subprocess.Popen[bytes]) -> bool:
     except subprocess.TimeoutExpired:
         return True
     return False
-
-
-@contextlib.contextmanager
-def _forwarded_signals(script: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand on the signals that this process gets, but for those that the terminal has sent to the script as well."""
-
-    def forward(number: int, _: FrameType | None) -> None:
-        if not is_sent_to_all(number):
-            script.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

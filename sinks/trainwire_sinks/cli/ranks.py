@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.target import Target
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.waiting import wait_for_ranks
-from trainwire_sinks.terminal import is_sent_to_all
+from trainwire_sinks.forwarding import forwarded_signals
 
 
 def run_for_each_rank(target: Target, tokens: Sequence[str], give_up: float | None) -> int:
@@ -28,20 +27,12 @@ def run_for_each_rank(target: Target, tokens: Sequence[str], give_up: float | No
     if target.folder is None:
         raise OptionError(f"--rank all needs the run's folder, and {target} is an address: give each rank by itself")
     ranks = asyncio.run(wait_for_ranks(target.folder, check_seconds("--give-up", give_up)))
-    processes = [subprocess.Popen([*_command(tokens), "--rank", str(rank)]) for rank in ranks]
 
-    def forward(number: int, _: FrameType | None) -> None:
-        # Twice would end them at once, with nothing committed.
-        if not is_sent_to_all(number):
-            for process in processes:
-                process.send_signal(number)
+    def start() -> list[subprocess.Popen[bytes]]:
+        return [subprocess.Popen([*_command(tokens), "--rank", str(rank)]) for rank in ranks]
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with forwarded_signals((signal.SIGINT, signal.SIGTERM), start) as processes:
         return max(_exit_code(process.wait()) for process in processes)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _command(tokens: Sequence[str]) -> list[str]:
