@@ -46,9 +46,10 @@ class Patience:
         why += f" ({self.reason})" if self.reason else ""
         now = time.monotonic()
         self.silence = now - self._last_sign
-        if self._give_up is not None and now - self._last_heard > self._give_up:
-            raise IncompleteError(f"{self._what}: {why}; gave up after {self._give_up:g} s")
+        is_over = self._give_up is not None and now - self._last_heard > self._give_up
         since = self._last_word if self._last_word is not None else self._last_heard
-        if now - since > WORD_SECONDS or (at_once and self._last_word is None):
+        if (at_once and self._last_word is None) or (now - since > WORD_SECONDS and not is_over):
             self._last_word = now
             _log.warning("%s: %s; waiting (--give-up SECONDS ends this)", self._what, why)
+        if is_over:
+            raise IncompleteError(f"{self._what}: {why}; gave up after {self._give_up:g} s")

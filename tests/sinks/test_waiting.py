@@ -21,12 +21,12 @@ WriteRun = Callable[..., Path]
 def test_nothing_is_made_where_no_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sink of a mistyped folder waits without making one, there or where it is to write."""
     folder, output = tmp_path / "rnu", tmp_path / "output"
-    for rank in ("0", "all"):
-        options = ["--output", str(output), "--rank", rank, "--give-up", "0.2"]
+    for rank, seconds in (("0", "0.2"), ("all", "0")):
+        options = ["--output", str(output), "--rank", rank, "--give-up", seconds]
         assert run(["sink", "loss-file", str(folder), *options]) == ExitCode.INCOMPLETE
         told = capsys.readouterr().err.splitlines()
         assert [line.partition(": no run")[2] for line in told] == [
-            " has begun there; waiting (--give-up SECONDS ends this)", " has begun there; gave up after 0.2 s"
+            " has begun there; waiting (--give-up SECONDS ends this)", f" has begun there; gave up after {seconds} s"
         ]  # fmt: skip
         assert list(tmp_path.iterdir()) == []
 
