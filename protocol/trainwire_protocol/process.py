@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-RELAY_SECONDS: Final = 1.0
+RELAY_SECONDS: Final = 10.0
+"""How long what an ended process has written may take to come out: a machine may be busy, a terminal slow."""
 
 
 class ProcessIdentity(NamedTuple):
@@ -64,7 +65,7 @@ def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def wait_until_relayed(process: subprocess.Popen[bytes]) -> None:
-    """Wait until all is out that a process of `start_detached` has written which has ended; a second at most."""
+    """Wait until all is out that a process of `start_detached` has written which has ended; `RELAY_SECONDS` at most."""
     deadline = time.monotonic() + RELAY_SECONDS
     while not all(pipe is None or pipe.closed for pipe in (process.stdout, process.stderr)):
         # A process that it has started in turn may hold them open.
