@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -20,24 +21,39 @@ WriteRun = Callable[..., Path]
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Writes recorded batches into a run's folder, as a trainer that has ended (or not) leaves it."""
+    """Writes recorded batches into a run's folder, as a trainer that has ended (or not) leaves it.
+
+    It is there all at once: nobody who waits for it sees a half-written one, which would be a run that lacks its end.
+    """
 
     def write(batches: Sequence[Batch], folder: Path = tmp_path / "run", *, is_over: bool = True) -> Path:
         header = batches[0].header
-        (folder / "journal").mkdir(parents=True, exist_ok=True)
-        (folder / "journal" / "run.json").write_text(json.dumps({"run": header.run}))
-        for number in sorted({batch.header.attempt for batch in batches}):
-            place = journal_folder(folder, header.rank) / f"attempt-{number}"
-            place.mkdir(parents=True, exist_ok=True)
-            lease = Lease(ProcessIdentity.of_this_process(), "session", time.time(), released=is_over)
-            Attempt(header.run, header.rank, number, place).write_lease(lease)
-            writer = JournalWriter(place)
-            own = [batch for batch in batches if batch.header.attempt == number]
-            writer.append([*own[:-1], as_last(own[-1])] if is_over else own)
-            writer.close()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=tmp_path.parent) as aside:
+            made = Path(aside) / "run"
+            for number in sorted({batch.header.attempt for batch in batches}):
+                place = journal_folder(made, header.rank) / f"attempt-{number}"
+                place.mkdir(parents=True)
+                lease = Lease(ProcessIdentity.of_this_process(), "session", time.time(), released=is_over)
+                Attempt(header.run, header.rank, number, place).write_lease(lease)
+                writer = JournalWriter(place)
+                own = [batch for batch in batches if batch.header.attempt == number]
+                writer.append([*own[:-1], as_last(own[-1])] if is_over else own)
+                writer.close()
+            (made / "journal" / "run.json").write_text(json.dumps({"run": header.run}))
+            merge(made, folder)
         return folder
 
     return write
+
+
+def merge(source: Path, target: Path) -> None:
+    """Move a folder where it is to be; of what is there already, only what is new."""
+    if target.is_dir():
+        for path in sorted(source.iterdir()):
+            merge(path, target / path.name)
+    else:
+        source.replace(target)
 
 
 def as_last(batch: Batch) -> Batch:
