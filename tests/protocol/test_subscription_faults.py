@@ -17,7 +17,7 @@ import msgpack
 import pytest
 import zmq
 from publisher import Publisher, run
-from reading import read_batches
+from reading import read_batches, until
 from recording import Recorder, frames, scalar
 
 from trainwire_protocol import client
@@ -265,16 +265,14 @@ def test_malformed_frames_are_counted_and_skipped(tmp_path: Path) -> None:
             publisher.scalars(2)
             found = [await anext(subscription)]
             rogue = await rogue_frames(publisher.attempt.run)
-            while not subscription._source.live:
-                await asyncio.sleep(0.01)
-            while subscription.malformed < len(rogue):
-                for message in rogue:
-                    publisher.server._publisher.send_multipart(message)
-                await asyncio.sleep(0.05)
+            await until(lambda: subscription.heartbeat)  # it is what is subscribed to last
+            for message in rogue:
+                publisher.server._publisher.send_multipart(message)
+            await until(lambda: subscription.malformed >= len(rogue))
             publisher.scalars(2)
             publisher.end()
             assert frames(found + await collect(subscription)) == frames(publisher.recorded)
-            assert subscription.malformed % len(rogue) == 0
+            assert subscription.malformed == len(rogue)
 
     run(main())
 
