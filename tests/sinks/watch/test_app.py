@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import until
 from recording import Recorder
 
 from trainwire_protocol.events import Event
@@ -59,13 +60,19 @@ def recorded(names: Sequence[str], steps: int = 20) -> list[Batch]:
     ]
 
 
+def is_read(reader: Reader) -> bool:
+    """Whether its view has the run, and the alerts that stand beside it."""
+    folder = reader.target.folder
+    assert folder
+    return reader.view.is_caught_up and bool(reader.view.alerts) == (folder / "alerts.jsonl").exists()
+
+
 @asynccontextmanager
 async def watching(size: tuple[int, int], *folders: Path) -> AsyncIterator[Pilot[None]]:
     """The app at a size, when it has read all that there is."""
     app = WatchApp([Reader(Target(folder), 0, folder.name) for folder in folders])
     async with app.run_test(size=size) as pilot:
-        while not all(view.is_caught_up for view in app.views):
-            await asyncio.sleep(0.01)
+        await until(lambda: all(map(is_read, app.readers)))
         await settled(pilot)
         yield pilot
 
