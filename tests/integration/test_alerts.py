@@ -54,6 +54,8 @@ factor = 10
 [rules.failed]
 """
 SILENCE = 3.0
+BUSY = "stalled"
+"""What is told on a busy machine as well, of a training that does not get its turn for two seconds."""
 
 
 @contextmanager
@@ -77,14 +79,15 @@ class Case:
     took: float = 0.0
     """Seconds from what went wrong to its alert."""
 
-    def alerts(self) -> list[dict[str, Any]]:
-        """What is in the file."""
+    def alerts(self, but: str = "") -> list[dict[str, Any]]:
+        """What is in the file, but for one rule's."""
         path = self.folder / "alerts.jsonl"
-        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+        alerts = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+        return [alert for alert in alerts if alert["rule"] != but]
 
-    def words(self) -> list[str]:
-        """Rule and state of each alert in the file."""
-        return [f"{alert['rule']} {alert['state']}" for alert in self.alerts()]
+    def words(self, but: str = "") -> list[str]:
+        """Rule and state of each of these alerts."""
+        return [f"{alert['rule']} {alert['state']}" for alert in self.alerts(but)]
 
     def told(self) -> list[str]:
         """What the webhook is to be told for each alert in the file."""
@@ -108,10 +111,10 @@ class Case:
             lambda: Alerts(Options(rules=rules)), lambda cursor, _: Subscription(target, cursor=cursor), self.folder
         )
 
-    async def see(self, *words: str) -> None:
-        """Wait until the last alerts are these."""
+    async def see(self, word: str) -> None:
+        """Wait until there is such an alert."""
         began = time.monotonic()
-        await until(lambda: self.words()[-len(words) :] == list(words))
+        await until(lambda: word in self.words())
         self.took = time.monotonic() - began
 
 
@@ -193,16 +196,15 @@ Cases = tuple[dict[str, Case], Receiver]
 def test_a_killed_trainer_is_dead(cases: Cases) -> None:
     """It is told at once, as its process is gone, and clears when the run is resumed."""
     case = cases[0]["killed"]
-    assert case.words() == ["dead fired", "dead cleared", "finished fired"]
-    assert case.alerts()[0]["details"] == {"why": "its process is gone, and said nothing of its end"}
+    assert case.words(but=BUSY) == ["dead fired", "dead cleared", "finished fired"]
+    assert case.alerts(but=BUSY)[0]["details"] == {"why": "its process is gone, and said nothing of its end"}
 
 
 def test_a_stopped_trainer_is_dead_until_it_goes_on(cases: Cases) -> None:
     """It is told when nothing was heard for so long, once, also by a sink started again; and clears when it goes on."""
     case = cases[0]["stopped"]
-    dead = [word for word in case.words() if word.startswith("dead")]  # on a busy machine it may be "stalled" as well
-    assert dead == ["dead fired", "dead cleared"]
-    assert case.alerts()[0]["details"] == {"why": "nothing was heard of it for 3 s"}
+    assert case.words(but=BUSY) == ["dead fired", "dead cleared"]
+    assert case.alerts(but=BUSY)[0]["details"] == {"why": "nothing was heard of it for 3 s"}
     assert case.took > SILENCE - 1.5
 
 

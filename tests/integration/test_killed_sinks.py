@@ -153,16 +153,20 @@ def test_a_run_that_begins_anew_supersedes_everything(tmp_path: Path) -> None:
 
 
 def test_a_stopped_sink_goes_on_where_it_was(tmp_path: Path) -> None:
-    """SIGTERM, and later another start: what the two have written together is the whole."""
+    """SIGTERM, and another start when the training is over: what the two have written together is the whole."""
     folder = tmp_path / "run"
-    training = loop(folder, epochs=6)
+    training = loop(folder, epochs=1000)
     first = sink("log-file", folder)
     wait_until(lambda: (folder / "training.log").exists() and "epoch 2" in (folder / "training.log").read_text())
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 143
     cursor = json.loads((folder / ".trainwire" / "log-file-rank0.cursor").read_text())
     assert cursor["length"] == (folder / "training.log").stat().st_size
-    finish(training)
+    step = read_events(folder)[-1].step
+    wait_until(lambda: read_events(folder)[-1].step > step + 100)
+    training.kill()
+    training.communicate()
     assert sink("log-file", folder).wait(60) == 0
+    assert cursor["length"] < (folder / "training.log").stat().st_size
     assert sink("log-file", folder, tmp_path / "late").wait(60) == 0
     assert (folder / "training.log").read_bytes() == (tmp_path / "late" / "training.log").read_bytes()
