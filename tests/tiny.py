@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from patient import close_patiently
 from torch import nn
 from torch.utils.data import TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -45,6 +46,7 @@ def make_trainer(model: nn.Module | None = None, **arguments: Any) -> ModelTrain
 
 def train(folder: Path, *plugins: Plugin, trainer: ModelTrainer | None = None, **options: Any) -> Result:
     """Train for two epochs of three batches, unless told otherwise, and start no sinks."""
+    close_patiently()  # in a script of a test, which reads no conftest
     defaults: dict[str, Any] = {"mini_batch_size": 16, "max_epochs": 2, "seed": 1, "sinks": ()}
     if not {"train", "corpus"} & options.keys():
         defaults["corpus"] = corpus()

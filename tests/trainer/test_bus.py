@@ -330,7 +330,7 @@ if not child:
     raise SystemExit(0)
 assert os.waitpid(child, 0)[1] == 0
 bus.log({{"a": 2.0}}, step=3)
-bus.close()
+bus.close(timeout=20)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert "inert in this forked process" in ended.stderr

@@ -12,6 +12,7 @@ import pytest
 from reading import read_events, wait_until
 from tiny import train
 
+from trainwire import session
 from trainwire.sink_processes import SinkProcesses
 from trainwire_protocol.sink_command import LAUNCHED_SINKS, SinkCommand
 
@@ -34,6 +35,7 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], N
 def test_a_lone_training_leaves_loss_and_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default sinks run beside a training that nobody launched, and are finished when `train` returns."""
     monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
+    monkeypatch.setattr(session, "SINK_TIMEOUT", 50.0)
     train(tmp_path / "run", sinks=("loss-file", "log-file"))
     assert len((tmp_path / "run" / "loss.tsv").read_text().splitlines()) == 3
     assert "run finished" in (tmp_path / "run" / "training.log").read_text().splitlines()[-1]
@@ -53,6 +55,7 @@ def test_a_sink_is_called_with_the_run_and_its_rank(tmp_path: Path, python: Call
 def test_a_sink_is_given_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options stand behind a sink's name, quoted as in a shell; a default sink that has some is the same sink."""
     monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
+    monkeypatch.setattr(session, "SINK_TIMEOUT", 50.0)
     train(tmp_path / "run", sinks=(f"jsonl --output '{tmp_path}/an other'", "log-file"), create_file_logs=False)
     assert (tmp_path / "an other" / "events.jsonl").exists()
     assert not (tmp_path / "run" / "training.log").exists()
