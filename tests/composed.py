@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
+from ports import free_ports
 from reading import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ class Composed:
         self.services: dict[str, dict[str, Any]] = read_compose()["services"]
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.folder = folder
-        self.ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+        self.ports = dict(zip(PORTS, free_ports(len(PORTS), neighbours=2), strict=True))
 
     def __enter__(self) -> Self:
         try:
@@ -123,25 +123,9 @@ class Composed:
         for mount in self.services[name].get("volumes", ()):
             volume, path, *_ = mount.split(":")
             mounts[path] = self.volume(volume)
+        ports = {str(int(port) + more): str(free + more) for port, free in self.ports.items() for more in (0, 1)}
+        text = re.sub("|".join(ports), lambda found: ports[found[0]], text)
         for path, folder in mounts.items():
             text = re.sub(rf"(?<![\w.]){path}(?![\w-])", str(folder), text)
-        for port, free in self.ports.items():
-            text = text.replace(port, str(free)).replace(str(int(port) + 1), str(free + 1))
         text = re.sub(rf"(?<=//)({'|'.join(self.services)})(?=:)", "127.0.0.1", text)
         return text.replace("0.0.0.0", "127.0.0.1")
-
-
-def _free_ports(count: int) -> list[int]:
-    """So many ports that are free now, and so is the one after each."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            if not {port - 1, port, port + 1} & set(found):
-                found.append(port)
-    return found

