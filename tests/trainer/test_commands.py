@@ -158,7 +158,7 @@ def test_trainwire_send_waits_for_the_answer(tmp_path: Path) -> None:
     trainer, results = make_trainer(), list[Result]()
     thread = threading.Thread(target=lambda: results.append(train(tmp_path, trainer=trainer, max_epochs=10**6)))
     thread.start()
-    wait_until(lambda: (tmp_path / "connection-rank0.json").exists())
+    wait_until(lambda: any(event.name == "epoch/started" for event in read_events(tmp_path)))
     refused = send(tmp_path, "set", "learning_rate=-1")
     stopped = send(tmp_path, "stop")
     thread.join(30)

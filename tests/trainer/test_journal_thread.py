@@ -48,6 +48,7 @@ def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_heartbeats_do_not_mix_with_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads send on one socket: every message arrives whole, and the batches in their order."""
     monkeypatch.setattr(bus_thread, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(bus_thread, "LINGER_SECONDS", 20.0)
     socket = zmq.Context.instance().socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.rcvtimeo, socket.linger = 20_000, 0

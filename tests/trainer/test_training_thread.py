@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import subprocess
@@ -43,11 +44,13 @@ def traced() -> Iterator[list[str]]:
         elif event == "call":
             called.append(f"python:{frame.f_code.co_filename}:{frame.f_code.co_name}")
 
+    gc.disable()  # it would finalise what other tests have left
     sys.setprofile(note)
     try:
         yield called
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 TENSOR = torch.tensor(0.5)
