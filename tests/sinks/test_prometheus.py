@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ports import free_ports
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -69,9 +70,7 @@ def series(found: Sequence[Sample]) -> dict[tuple[str, str], float]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
