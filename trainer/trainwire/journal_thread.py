@@ -25,17 +25,18 @@ from trainwire_protocol.wire import Batch
 SLICE_BYTES: Final = 1 << 20
 """About how much is written at once."""
 
+MAX_SLEEP_SECONDS: Final = 0.05
+"""Longest flush interval that the thread sleeps through, lest who closes the bus waits for it: a plain sleep costs a
+third less than a wait that is woken."""
+
 RESTING_LOOKS: Final = 10
-"""Times that nothing is found before the thread rests: a plain sleep costs a third less than a wait that is woken."""
+"""Times that nothing is found before it rests."""
 
 RESTING_FACTOR: Final = 1.5
 """How much longer than the flush interval it sleeps then: what comes first waits a little longer."""
 
-RESTING_SLEEPS: Final = 50
+MAX_LOOKS: Final = 50
 """Times that it sleeps before it looks at its lease."""
-
-MAX_REST_SECONDS: Final = 0.05
-"""Longest flush interval that it may sleep through, lest who closes the bus waits for it."""
 
 RETRY_SECONDS: Final = 0.25
 """How long after a failed write the next one is tried."""
@@ -61,7 +62,7 @@ class JournalThread(threading.Thread):
         self._pending: deque[Batch] = deque()
         self._renewed = time.monotonic()
         self._retry_at = -math.inf
-        self._looks_in_vain = 0
+        self._is_awake = interval > MAX_SLEEP_SECONDS
         self._closing = False
 
     def start_with(self, fill: Callable[[], bool], on_written: Callable[[Sequence[Batch]], object]) -> None:
@@ -79,7 +80,8 @@ class JournalThread(threading.Thread):
         self._arrivals.put(batches)
 
     def wake(self) -> None:
-        """Have it ask for batches now."""
+        """Have it ask for batches now; from then on it sleeps no more, but waits for what is submitted."""
+        self._is_awake = True
         self._arrivals.put(())
 
     def stop(self) -> None:
@@ -106,7 +108,6 @@ class JournalThread(threading.Thread):
     def _work(self) -> bool:
         """Have it filled, and write; whether there is more to be had at once."""
         is_more = self._fill()
-        self._looks_in_vain = 0
         self._take()
         self._write_pending()
         self._renew_lease()
@@ -114,27 +115,36 @@ class JournalThread(threading.Thread):
 
     def _wait(self) -> None:
         """Wait for the flush interval, and on while there is nothing to do, or until woken."""
+        while not self._is_awake:
+            if self._sleep():
+                return
+            self._renew_lease()
+        self._wait_awake()
+
+    def _sleep(self) -> bool:
+        """Sleep until there is something to do, or the lease is to be looked at; whether there is."""
+        # Nothing but this, as on an idle processor the simplest line takes microseconds.
+        queue, pending, arrivals, seconds = self._queue, self._pending, self._arrivals, self._interval
+        for looks in range(MAX_LOOKS):
+            time.sleep(seconds)
+            if queue or pending or not arrivals.empty():
+                return True
+            if looks == RESTING_LOOKS:
+                seconds *= RESTING_FACTOR
+        return False
+
+    def _wait_awake(self) -> None:
         until = time.monotonic() + self._interval
-        longest = RETRY_SECONDS if self._pending else RENEWAL_SECONDS
         while True:
+            longest = RETRY_SECONDS if self._pending else RENEWAL_SECONDS
+            left = until - time.monotonic()
             try:
-                self._accept(self._arrivals.get(timeout=min(self._interval, longest)))
+                self._accept(self._arrivals.get(timeout=min(left if left > 0 else self._interval, longest)))
                 return
             except Empty:
                 self._renew_lease()
-            if self._pending or (self._queue and time.monotonic() >= until) or self._rest():
+            if self._pending or (self._queue and time.monotonic() >= until):
                 return
-
-    def _rest(self) -> bool:
-        """Where nothing has come for a while, sleep until something does, about a second at most; whether it does."""
-        self._looks_in_vain += 1
-        if self._looks_in_vain < RESTING_LOOKS or self._interval > MAX_REST_SECONDS:
-            return False
-        for _ in range(RESTING_SLEEPS):
-            time.sleep(RESTING_FACTOR * self._interval)
-            if self._queue or not self._arrivals.empty():
-                return True
-        return False
 
     def _take(self) -> None:
         """Take what was submitted."""
