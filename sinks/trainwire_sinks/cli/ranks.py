@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.target import Target
@@ -28,8 +28,9 @@ def run_for_each_rank(target: Target, tokens: Sequence[str], give_up: float | No
         raise OptionError(f"--rank all needs the run's folder, and {target} is an address: give each rank by itself")
     ranks = asyncio.run(wait_for_ranks(target.folder, check_seconds("--give-up", give_up)))
 
-    def start() -> list[subprocess.Popen[bytes]]:
-        return [subprocess.Popen([*_command(tokens), "--rank", str(rank)]) for rank in ranks]
+    def start() -> Iterator[subprocess.Popen[bytes]]:
+        for rank in ranks:
+            yield subprocess.Popen([*_command(tokens), "--rank", str(rank)])
 
     with forwarded_signals((signal.SIGINT, signal.SIGTERM), start) as processes:
         return max(_exit_code(process.wait()) for process in processes)
