@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-RELAY_SECONDS: Final = 10.0
+RELAY_SECONDS: Final = 5.0
 """How long what an ended process has written may take to come out: a machine may be busy, a terminal slow."""
 
 
@@ -64,10 +64,11 @@ def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return process
 
 
-def wait_until_relayed(process: subprocess.Popen[bytes]) -> None:
-    """Wait until all is out that a process of `start_detached` has written which has ended; `RELAY_SECONDS` at most."""
+def wait_until_relayed(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Wait, for at most `RELAY_SECONDS`, until all is out that ended processes of `start_detached` have written."""
     deadline = time.monotonic() + RELAY_SECONDS
-    while not all(pipe is None or pipe.closed for pipe in (process.stdout, process.stderr)):
+    pipes = [pipe for process in processes for pipe in (process.stdout, process.stderr) if pipe]
+    while not all(pipe.closed for pipe in pipes):
         # A process that it has started in turn may hold them open.
         if time.monotonic() > deadline:
             return

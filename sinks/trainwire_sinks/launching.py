@@ -113,9 +113,8 @@ class Launch:
         return [place for place, process in self._processes.items() if process.poll() is None]
 
     def _report(self) -> None:
+        wait_until_relayed(process for process in self._processes.values() if process.returncode is not None)
         for place, process in self._processes.items():
-            if process.returncode is not None:
-                wait_until_relayed(process)
             what = f"the sink {place.sink.name} of {place.folder}" + (f", rank {place.rank}" if place.rank else "")
             if process.returncode is None:
                 logger.warning("%s has not finished: process %d goes on and ends by itself", what, process.pid)

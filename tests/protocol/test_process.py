@@ -73,5 +73,5 @@ def test_what_a_detached_process_prints_comes_out_here(capsys: pytest.CaptureFix
     """Both streams of a process that was started on the side are printed by this one, each where it belongs."""
     process = start_detached([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"])
     assert process.wait(20) == 0
-    wait_until_relayed(process)
+    wait_until_relayed([process])
     assert capsys.readouterr() == ("out\n", "err\n")

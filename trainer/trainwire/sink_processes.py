@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -40,20 +41,20 @@ class SinkProcesses:
     def wait(self, timeout: float) -> dict[SinkCommand, subprocess.Popen[bytes]]:
         """Wait for the sinks, at most `timeout` seconds for all, and log those that failed or are still at work.
 
+        What the others have written is waited for too, a few seconds at most.
+
         Returns:
             The processes that are still at work.
         """
         deadline = time.monotonic() + timeout
-        unfinished = {}
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        unfinished = {sink: process for sink, process in self._processes.items() if process.returncode is None}
+        wait_until_relayed(process for process in self._processes.values() if process.returncode is not None)
         for sink, process in self._processes.items():
-            try:
-                code = process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                unfinished[sink] = process
-            else:
-                wait_until_relayed(process)
-                if code != 0:
-                    logger.warning("the sink %s ended with exit code %d", sink.name, code)
+            if process.returncode:
+                logger.warning("the sink %s ended with exit code %d", sink.name, process.returncode)
         if unfinished:
             logger.warning(
                 "still at work, and ending by themselves: the sinks %s", ", ".join(sink.name for sink in unfinished)
