@@ -30,7 +30,7 @@ class Ranks:
     def read(self) -> Sequence[RankOverview]:
         """All of them, as they were a moment ago."""
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next and not self._looking.locked():
             # Others that look meanwhile get what is known.
             self._next = now + PAUSE_SECONDS
             self._look(now)

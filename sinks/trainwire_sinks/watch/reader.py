@@ -111,7 +111,8 @@ class Reader:
 
     async def _look_until(self, over: asyncio.Event) -> None:
         while not over.is_set():
-            await self._look()
+            with contextlib.suppress(OSError):  # it may pass: a file of a shared folder that was just replaced, say
+                await self._look()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), LOOK_SECONDS)
 
