@@ -23,7 +23,7 @@ def test_what_is_recorded_at_any_moment_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """Records that come when the thread has just looked, or rests, are in the journal without anything after them."""
-    monkeypatch.setattr(journal_thread, "RESTING_LOOKS", looks)
+    monkeypatch.setattr(journal_thread, "BUSY_LOOKS", looks)
     pauses = random.Random(7)
     with trainwire.open_bus(tmp_path, flush_interval=0.002) as bus:
         for step in range(1, 201):
@@ -36,7 +36,8 @@ def test_what_is_recorded_at_any_moment_is_published(
 
 def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To close does not wait until the thread has slept enough."""
-    monkeypatch.setattr(journal_thread, "RESTING_LOOKS", 0)
+    monkeypatch.setattr(journal_thread, "BUSY_LOOKS", 1)
+    monkeypatch.setattr(journal_thread, "RESTING_LOOKS", 1_000_000)
     bus = trainwire.open_bus(tmp_path, flush_interval=0.001)
     wait_until(lambda: read_events(tmp_path))
     bus.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -204,7 +205,8 @@ class EventBus:
         """Record the last event, `run/<status>`, and end; calling it again does nothing.
 
         Args:
-            timeout: seconds to wait at most for the journal's disk and for sinks that read live.
+            timeout: seconds to wait at most for the journal's disk and for sinks that read live; the last events, and
+                watchers that finish, may take a second more.
             status: `finished`, `failed` or `interrupted`.
             reason: what it ended for.
         """
@@ -213,10 +215,11 @@ class EventBus:
         self._open = False
         status = status if f"run/{status}" in LAST_EVENTS else "finished"
         self.state = status
+        until = time.monotonic() + timeout + ENDING_SECONDS
         self._thread.end(status, _sendable(reason), timeout)
         try:
             self._thread.wait(timeout + ENDING_SECONDS)
-            self._watchers.close(timeout)
+            self._watchers.close(max(until - time.monotonic(), 0))
         finally:
             for close in reversed(self._on_close):
                 close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ POLL_SECONDS: Final = 0.005
 
 SLOW_SECONDS: Final = 0.05
 """How long one write of the journal may take before this thread takes part, while the queue fills up behind it."""
+
+HOPELESS_SECONDS: Final = 0.5
+"""How long the disk may not have taken anything for `close` to wait for it beyond its timeout."""
 
 LINGER_SECONDS: Final = 0.2
 """How long messages that are on their way to subscribers may take to leave at the end."""
@@ -61,13 +65,14 @@ class BusThread(threading.Thread):
         self._drain = Drain(recorder, batcher, watchers)
         self._journal = JournalThread(attempt, session, recorder.queue, flush_interval)
         self._open_server, self._flush_interval = open_server, flush_interval
+        self._deadline = math.inf
         self._last: tuple[str, str | None] = ("finished", None)
         self._ending: asyncio.Event | None = None
 
     def end(self, status: str, reason: str | None, timeout: float) -> None:
         """Have the thread publish what is queued, then the last event `run/<status>`, and end within `timeout`."""
         self._last = (status, reason)
-        self._drain.deadline = time.monotonic() + timeout
+        self._deadline = self._drain.deadline = time.monotonic() + timeout
         if self._ending:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the bus has failed
                 self._loop.call_soon_threadsafe(self._ending.set)
@@ -76,7 +81,7 @@ class BusThread(threading.Thread):
         """Wait, once told to end, until nothing more is written; for at most `timeout` seconds."""
         until = time.monotonic() + timeout
         self.join(timeout)
-        if self._journal.is_alive():
+        if self._journal.is_alive() and not self._journal.is_held_up(HOPELESS_SECONDS):
             self._journal.join(max(until - time.monotonic(), 0))
 
     def run(self) -> None:
@@ -150,8 +155,12 @@ class BusThread(threading.Thread):
             await asyncio.sleep(POLL_SECONDS)
 
     def _may_wait(self) -> bool:
-        """Whether the journal's thread is there to be waited for, and there is time; a little more at the very end."""
-        return self._journal.is_alive() and time.monotonic() < self._drain.deadline
+        """Whether there is time to wait for the journal, and hope; a little more time at the very end."""
+        journal = self._journal
+        if not journal.is_alive() or journal.taken_over:
+            return False
+        deadline = self._deadline if journal.is_held_up(HOPELESS_SECONDS) else self._drain.deadline
+        return time.monotonic() < deadline
 
     def _name_late(self, late: Sequence[str], publisher: Publisher) -> None:
         unwritten = self._batcher.seq - 1 - publisher.written

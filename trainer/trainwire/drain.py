@@ -20,7 +20,7 @@ PAUSE_SECONDS: Final = 1e-4
 back sooner."""
 
 LONG_QUEUE: Final = 2000
-"""Records from which on there is no such pause: whoever records so much waits for the queue, if for anything."""
+"""Records from which on there is no such pause: to keep up matters more then."""
 
 PORTION_SECONDS: Final = 0.1
 """How long is taken out at most before it is handed to the journal: what is refused fills nothing."""
@@ -83,8 +83,13 @@ class Drain:
                 break
             if self._watchers.are_there:  # a slice by itself, since it is decoded
                 batches += self._taken()
-            time.sleep(PAUSE_SECONDS if len(self._recorder.queue) < LONG_QUEUE else 0)
+            time.sleep(0 if self._is_behind() else PAUSE_SECONDS)
         return batches + self._taken()
+
+    def _is_behind(self) -> bool:
+        """Whether the queue fills up, or is to be emptied soon."""
+        recorder = self._recorder
+        return len(recorder.queue) >= LONG_QUEUE or recorder.is_half_full or self.deadline < math.inf
 
     def _taken(self) -> list[Batch]:
         """The batches of what was packed, which watchers have seen."""

@@ -29,14 +29,14 @@ MAX_SLEEP_SECONDS: Final = 0.05
 """Longest flush interval that the thread sleeps through, lest who closes the bus waits for it: a plain sleep costs a
 third less than a wait that is woken."""
 
-RESTING_LOOKS: Final = 10
+BUSY_LOOKS: Final = 10
 """Times that nothing is found before it rests."""
+
+RESTING_LOOKS: Final = 50
+"""Times that it sleeps then before it looks at its lease."""
 
 RESTING_FACTOR: Final = 1.5
 """How much longer than the flush interval it sleeps then: what comes first waits a little longer."""
-
-MAX_LOOKS: Final = 50
-"""Times that it sleeps before it looks at its lease."""
 
 RETRY_SECONDS: Final = 0.25
 """How long after a failed write the next one is tried."""
@@ -115,22 +115,22 @@ class JournalThread(threading.Thread):
 
     def _wait(self) -> None:
         """Wait for the flush interval, and on while there is nothing to do, or until woken."""
+        looks, seconds = BUSY_LOOKS, self._interval
         while not self._is_awake:
-            if self._sleep():
+            if self._sleep(looks, seconds):
                 return
             self._renew_lease()
+            looks, seconds = RESTING_LOOKS, RESTING_FACTOR * self._interval
         self._wait_awake()
 
-    def _sleep(self) -> bool:
-        """Sleep until there is something to do, or the lease is to be looked at; whether there is."""
+    def _sleep(self, looks: int, seconds: float) -> bool:
+        """Sleep until there is something to do, or that has been looked for so many times; whether there is."""
         # Nothing but this, as on an idle processor the simplest line takes microseconds.
-        queue, pending, arrivals, seconds = self._queue, self._pending, self._arrivals, self._interval
-        for looks in range(MAX_LOOKS):
+        queue, pending, arrivals = self._queue, self._pending, self._arrivals
+        for _ in range(looks):
             time.sleep(seconds)
             if queue or pending or not arrivals.empty():
                 return True
-            if looks == RESTING_LOOKS:
-                seconds *= RESTING_FACTOR
         return False
 
     def _wait_awake(self) -> None:
