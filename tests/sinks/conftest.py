@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,11 +73,27 @@ def trainwire() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        started.append(subprocess.Popen(command, text=True, **{**pipes, **options}))
+        started.append(subprocess.Popen(command, text=True, **{"preexec_fn": heed_signals, **pipes, **options}))
         return started[-1]
 
     yield start
     for process in started:
         if process.poll() is None:
-            process.kill()
+            kill_with_children(process)
         process.communicate()
+
+
+def heed_signals() -> None:
+    """Ignore no signal that a terminal sends, whatever started the tests ignores."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def kill_with_children(process: subprocess.Popen[str]) -> None:
+    """Its children as well: one that is left holds the pipes open."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")  # not every kernel has it
+    found = children.read_text().split() if children.exists() else []
+    process.kill()
+    for child in map(int, found):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
