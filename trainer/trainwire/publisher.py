@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -94,8 +93,7 @@ class Publisher:
 
     def show_unjournaled(self) -> None:
         """While the disk does not answer, publish what waits for it, marked as such."""
-        failing_since = self._journal.failing_since
-        if failing_since is None or time.monotonic() - failing_since < UNJOURNALED_SECONDS:
+        if not self._journal.is_held_up(UNJOURNALED_SECONDS):
             return
         with self._lock:
             while self._unshown:
