@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire_protocol.atomic import remove_unfinished, write_atomically
+from trainwire_protocol.atomic import write_atomically
 from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.base import State
 
@@ -47,10 +47,6 @@ class CursorFile:
     def __init__(self, folder: Path, name: str, rank: int) -> None:
         self.path = folder / ".trainwire" / f"{name}-rank{rank}.cursor"
         self._rank = rank
-
-    def remove_unfinished(self) -> None:
-        """Remove what a sink that was killed while it saved has left; for who has the claim on the output."""
-        remove_unfinished(self.path)
 
     def load(self) -> Commit | None:
         """The last commit; None if there never was one.

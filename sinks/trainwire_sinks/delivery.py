@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trainwire_protocol.atomic import remove_unfinished
 from trainwire_protocol.attempts import resumed_from
 from trainwire_protocol.errors import MalformedBatchError, OutputError
 from trainwire_protocol.events import Event
@@ -56,7 +57,7 @@ class Delivery:
             OutputError: the output is another run's, or a file is in its place that no sink wrote.
         """
         try:
-            await asyncio.to_thread(self._file.remove_unfinished)
+            await asyncio.to_thread(remove_unfinished, self._file.path)
             commit = await asyncio.to_thread(self._file.load)
             if commit is None:
                 await self._refuse_foreign_file()
