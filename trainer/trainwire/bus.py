@@ -218,7 +218,7 @@ class EventBus:
         until = time.monotonic() + timeout + ENDING_SECONDS
         self._thread.end(status, _sendable(reason), timeout)
         try:
-            self._thread.wait(timeout + ENDING_SECONDS)
+            self._thread.wait(until)
             self._watchers.close(max(until - time.monotonic(), 0))
         finally:
             for close in reversed(self._on_close):

@@ -77,10 +77,9 @@ class BusThread(threading.Thread):
             with contextlib.suppress(RuntimeError):  # the loop is closed: the bus has failed
                 self._loop.call_soon_threadsafe(self._ending.set)
 
-    def wait(self, timeout: float) -> None:
-        """Wait, once told to end, until nothing more is written; for at most `timeout` seconds."""
-        until = time.monotonic() + timeout
-        self.join(timeout)
+    def wait(self, until: float) -> None:
+        """Wait, once told to end, until nothing more is written, or for that time of the monotonic clock."""
+        self.join(max(until - time.monotonic(), 0))
         if self._journal.is_alive() and not self._journal.is_held_up(HOPELESS_SECONDS):
             self._journal.join(max(until - time.monotonic(), 0))
 
