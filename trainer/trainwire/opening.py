@@ -80,13 +80,8 @@ def open_bus(
         raise
     opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
     bus = EventBus(run_folder, attempt, session, opener.open, flush_interval)
-    begun = {"run": attempt.run, "rank": rank, "world_size": world_size, "python": platform.python_version()}
-    begun |= {"job": launched.job} if launched.job else {}
     try:
-        if attempt.number:
-            bus.start("run/resumed", begun | resumed, resumed["from_step"])
-        else:
-            bus.start("run/started", begun, 0)
+        _start(bus, world_size, launched, resumed)
     except BaseException:
         endpoints.remove()
         attempt.abandon()
@@ -97,6 +92,16 @@ def open_bus(
     _close_at_exit(bus)
     _announce(bus)
     return bus
+
+
+def _start(bus: EventBus, world_size: int, launched: Launched, resumed: dict[str, Any]) -> None:
+    """Start the bus with its first event, which tells what began, and from where."""
+    begun = {"run": bus.run, "rank": bus.rank, "world_size": world_size, "python": platform.python_version()}
+    begun |= {"job": launched.job} if launched.job else {}
+    if bus.attempt:
+        bus.start("run/resumed", begun | resumed, resumed["from_step"])
+    else:
+        bus.start("run/started", begun, 0)
 
 
 def _check_options(rank: int, world_size: int, state: object, flush_interval: float, high_water_mark: int) -> None:
