@@ -1,7 +1,8 @@
-"""The walls between the packages, and within them."""
+"""The walls between the packages, and the floors within them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 
 import pytest
@@ -11,8 +12,47 @@ ALL = {module.name: module for module in modules()}
 SINKS = "trainwire_sinks.builtin"
 PLUGINS = "trainwire.plugins"
 
+# From the ground up: a room imports itself and rooms on lower floors, also under TYPE_CHECKING. Rooms on one floor do
+# not import each other. What no room claims is the face of its package and stands above all floors.
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "trainwire_protocol": (
+        ("errors",), ("process",), ("events",), ("environment",), ("wire",), ("journal",), ("transport",),
+        ("subscription",),
+    ),
+    "trainwire": (("bus",), ("training.hooks",), ("training",), ("checkpointing",), ("plugins",), ("integrations",)),
+    "trainwire_sinks": (
+        ("text",), ("runtime",), ("inspect", "launch", "tensorboard", "nats", "export", "relay", "testing", "series"),
+        ("alerts",), ("monitor", "web"), ("builtin",), ("cli",),
+    ),
+}  # fmt: skip
+
 # Plugins that need another one, each with the reason.
 DECLARED_NEEDS: dict[str, set[str]] = {}
+
+
+# Imports that do not keep to the floors yet.
+UPWARD: dict[str, set[str]] = {}
+CIRCULAR = {
+    f"trainwire.{name}"
+    for name in [
+        "payloads",
+        "result",
+        "parallel",
+        "plugin",
+        "plugins.checkpoints",
+        "reading",
+        "run",
+        "snapshot",
+        "step",
+        "acting",
+        "evaluation",
+        "finish",
+        "fitting",
+        "loop",
+        "setup",
+        "trainer",
+    ]
+}
 
 
 def parameters(*packages: str) -> list[Module]:
@@ -38,6 +78,78 @@ def siblings(module: Module, folder: str) -> set[str]:
     """The modules in a package's folder that a module of it imports, itself not counted."""
     inside = {name for name in module.imports() if name.startswith(f"{folder}.") and name in ALL}
     return {name for name in inside if not module.name.startswith(name)}
+
+
+def floor_of(name: str) -> int | None:
+    """The floor that a module's room is on, counted from the ground; None for a package's face."""
+    package, _, path = name.partition(".")
+    rooms = {room: number for number, floor in enumerate(FLOORS[package]) for room in floor}
+    within = [room for room in rooms if path == room or path.startswith(f"{room}.")]
+    return rooms[max(within, key=len)] if within else None
+
+
+def room_of(name: str) -> str:
+    """The room that a module is in: the longest one of its package's floors that its name begins with."""
+    package, _, path = name.partition(".")
+    rooms = chain.from_iterable(FLOORS[package])
+    return max((room for room in rooms if path == room or path.startswith(f"{room}.")), key=len, default="")
+
+
+def imported_modules(module: Module) -> set[str]:
+    """The modules of its own package that a module imports, anywhere in it."""
+    package = module.name.partition(".")[0]
+    found = {name for name in module.imports() if name in ALL and name.partition(".")[0] == package}
+    files = {name for name in found if ALL[name].path.name != "__init__.py"}
+    rooms = {name for name in found - files if not any(other.startswith(f"{name}.") for other in files)}
+    return (files | rooms) - {module.name}
+
+
+def upward_imports(module: Module) -> Iterator[str]:
+    """What a module imports of rooms that are not below its own."""
+    floor, room = floor_of(module.name), room_of(module.name)
+    for name in sorted(imported_modules(module)):
+        target = floor_of(name)
+        if floor is not None and target is not None and room_of(name) != room and target >= floor:
+            yield name
+
+
+@pytest.mark.parametrize("module", list(ALL.values()), ids=named)
+def test_a_room_imports_only_rooms_below_it(module: Module) -> None:
+    """No import goes up to a higher room or across to one on the same floor, also none for types alone."""
+    assert not set(upward_imports(module)) - UPWARD.get(module.name, set())
+
+
+def circles() -> list[list[str]]:
+    """The groups of modules that import each other, by Tarjan's algorithm for strongly connected components."""
+    edges = {name: imported_modules(module) for name, module in ALL.items()}
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = lowest[name] = len(index)
+        stack.append(name)
+        for other in edges[name]:
+            if other not in index:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], index[other])
+        if lowest[name] == index[name]:
+            members = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            found.extend([sorted(members)] if len(members) > 1 else [])
+
+    for name in ALL:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports form no circle, also none for types alone."""
+    assert not [circle for circle in circles() if not set(circle) <= CIRCULAR]
 
 
 @pytest.mark.parametrize("module", parameters("trainwire_protocol"), ids=named)
