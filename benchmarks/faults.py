@@ -74,7 +74,7 @@ def a_full_disk(_: Path) -> Iterator[None]:
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with mock.patch("trainwire_protocol.journal.os.write", refuse):
+    with mock.patch("trainwire_protocol.journal.segments.os.write", refuse):
         yield
 
 
@@ -86,7 +86,7 @@ def a_frozen_disk(_: Path) -> Iterator[None]:
         answers.wait()
         return write(descriptor, data)
 
-    with mock.patch("trainwire_protocol.journal.os.write", hang):
+    with mock.patch("trainwire_protocol.journal.segments.os.write", hang):
         try:
             yield
         finally:

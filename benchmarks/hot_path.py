@@ -17,7 +17,7 @@ import trainwire
 from benchmarks.measuring import LEAD_IN, alternate, best_of, make_step, ratio_of_medians
 from benchmarks.percentiles import percentile
 from benchmarks.result import Result, Size
-from trainwire.bus import EventBus
+from trainwire.bus.bus import EventBus
 
 NAMES = [f"train/metric-{number}" for number in range(10)]
 STEPS_PER_BLOCK = 200

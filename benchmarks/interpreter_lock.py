@@ -10,8 +10,8 @@ from benchmarks.hot_path import metrics
 from benchmarks.percentiles import percentile
 from benchmarks.result import Result, Size
 from benchmarks.throughput import run
-from trainwire.bus import EventBus
-from trainwire.drain import Drain
+from trainwire.bus.bus import EventBus
+from trainwire.bus.drain import Drain
 
 LIMIT_SECONDS = 1e-3
 

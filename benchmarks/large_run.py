@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal import JournalWriter
+from trainwire_protocol.journal.run_folder import Lease, begin_attempt
+from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.run_folder import Lease, begin_attempt
 from trainwire_protocol.wire import Header, encode_batch
 
 METRICS = [f"train/metric-{number}" for number in range(10)]

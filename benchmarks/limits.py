@@ -16,11 +16,11 @@ import zmq
 from benchmarks.hot_path import metrics
 from benchmarks.measuring import best_of
 from benchmarks.result import Result, Size
-from trainwire.batcher import Batcher
-from trainwire.complaints import Complaints
-from trainwire.recorder import FLOATS, Record, Recorder
+from trainwire.bus.batcher import Batcher
+from trainwire.bus.queue import FLOATS, Record, Recorder
+from trainwire.bus.rejections import Rejections
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal import JournalWriter
+from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.wire import Batch, Header, decode_events, encode_batch
 
 BATCH = 500
@@ -75,7 +75,7 @@ def rows_of(step: int) -> list[tuple[str, float]]:
 
 def packing_rates(size: Size) -> tuple[float, float]:
     """What the drain does with records of ten scalars, and `msgpack` with the same events."""
-    batcher, calls = Batcher("run", 0, 0, Complaints()), size.of(200, 20)
+    batcher, calls = Batcher("run", 0, 0, Rejections()), size.of(200, 20)
     records: list[Record] = [("", metrics(step), FLOATS, 1.7e9, 1000, 0) for step in range(BATCH // 10)]
 
     def pack() -> None:

@@ -13,8 +13,8 @@ import sys
 import time
 
 from benchmarks.percentiles import percentile
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.target import resolve_target
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import resolve_target
 from trainwire_sinks.cli import COLLECT_AFTER
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.large_run import write_run
 from benchmarks.result import Result, Size
 from benchmarks.sinks import as_in_a_sink
-from trainwire_protocol.journal import JournalReader
-from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import JournalReader
 from trainwire_sinks.cli.export import export
 from trainwire_sinks.cli.verify import verify
 

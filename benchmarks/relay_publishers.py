@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trainwire
-from trainwire_protocol.connection import Connection, connection_path, write_connection
-from trainwire_protocol.endpoints import Endpoints, Tcp
 from trainwire_protocol.events import Row
-from trainwire_protocol.journal import JournalWriter
+from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Lease, begin_attempt
+from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.run_folder import RENEWAL_SECONDS, Lease, begin_attempt
-from trainwire_protocol.server import HIGH_WATER_MARK, Server, ServerContext
+from trainwire_protocol.transport.connection import Connection, connection_path, write_connection
+from trainwire_protocol.transport.endpoints import Endpoints, Tcp
+from trainwire_protocol.transport.server import HIGH_WATER_MARK, Server, ServerContext
 from trainwire_protocol.wire import Header, encode_batch
 
 STEP_SECONDS = 0.1

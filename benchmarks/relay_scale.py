@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import psutil
 
-from trainwire_protocol.connection import connection_path
-from trainwire_protocol.journal import list_segments
-from trainwire_protocol.run_folder import list_attempts, list_ranks
-from trainwire_protocol.server import HIGH_WATER_MARK
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.run_folder import list_attempts, list_ranks
+from trainwire_protocol.journal.segments import list_segments
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.transport.connection import connection_path
+from trainwire_protocol.transport.server import HIGH_WATER_MARK
 
 PROCESSES = 4
 """Processes that the publishers are spread over."""
@@ -146,12 +146,12 @@ def measure(options: argparse.Namespace, root: Path) -> None:
     lost = events - sum(report.events for report in verify_run(copy))
     print(f"{count} publishers for {seconds:g} s: {events:,} events, {events / seconds:,.0f} a second")
     print(f"lost: {lost}; {same} of {count} copies are the same byte for byte; exit code {relaying.returncode}")
-    print("".join(f"  {line}\n" for line in complaints((root / "told").read_text())), end="")
+    print("".join(f"  {line}\n" for line in rejections((root / "told").read_text())), end="")
     tell(taken, seconds, events)
     print(f"on disk: {sum(len(journal_bytes(folder, rank)) for rank in range(count)) / events:.1f} bytes an event")
 
 
-def complaints(told: str) -> list[str]:
+def rejections(told: str) -> list[str]:
     """The first lines of what the relay told beside what it relays."""
     return [line for line in told.splitlines() if not line.startswith("trainwire: relaying")][:MAX_COMPLAINTS]
 

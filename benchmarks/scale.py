@@ -21,8 +21,8 @@ import trainwire
 from benchmarks.measuring import best_of
 from benchmarks.result import Size
 from benchmarks.throughput import null_sink, record_events, result_of, run
-from trainwire.bus import EventBus
-from trainwire_protocol.connection import connection_path, read_connection
+from trainwire.bus.bus import EventBus
+from trainwire_protocol.transport.connection import connection_path, read_connection
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 """What a PNG begins with; the bus looks at no more of it (https://www.w3.org/TR/png-3/#5PNG-file-signature)."""

@@ -17,13 +17,13 @@ from benchmarks.hot_path import metrics
 from benchmarks.result import Result, Size
 from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch, decode_batch
-from trainwire_sinks.base import Sink
 from trainwire_sinks.builtin.jsonl import JsonLines
 from trainwire_sinks.builtin.log_file import LogFile
 from trainwire_sinks.builtin.loss_file import LossFile
 from trainwire_sinks.builtin.tensorboard import TensorBoard
 from trainwire_sinks.cli import COLLECT_AFTER
-from trainwire_sinks.testing import record, run_sink
+from trainwire_sinks.runtime.base import Sink
+from trainwire_sinks.testing.check_sink import record, run_sink
 
 BATCH = 500
 """Events in a batch, as the bus makes them when it is busy."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import trainwire
 from benchmarks.hot_path import metrics
 from benchmarks.result import Result, Size
-from trainwire.bus import EventBus
+from trainwire.bus.bus import EventBus
 
 MAX_WAITING_RECORDS = 5_000
 """A twentieth of what the queue takes: a faster producer waits, since what is measured is what the bus carries."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import settings
-from patient import close_patiently
+from support.patient import close_patiently
 
 close_patiently()
 # No deadline: how long an example takes says more about a shared machine than about the code.

@@ -3,7 +3,7 @@ from pathlib import Path
 from epoch_times import EpochTimes, Options
 
 from trainwire_sinks import Event
-from trainwire_sinks.testing import check_sink, record, run_sink
+from trainwire_sinks.testing.check_sink import check_sink, record, run_sink
 
 
 def finished(epoch: int, seconds: float) -> Event:

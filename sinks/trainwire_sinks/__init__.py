@@ -5,9 +5,8 @@ through one. Nothing here imports torch.
 """
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import AppendSink, ReplaceSink, Sink, State
-from trainwire_sinks.output import AppendOutput, Output, OutputChangedError, ReplaceOutput
-from trainwire_sinks.series import SeriesOutput
+from trainwire_sinks.runtime.base import AppendSink, ReplaceSink, Sink, State
+from trainwire_sinks.runtime.output import AppendOutput, Output, OutputChangedError, ReplaceOutput, SeriesOutput
 
 __all__ = [
     "AppendOutput",

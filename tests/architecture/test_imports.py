@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from packages import PACKAGES, modules, top_level
+from support.packages import PACKAGES, modules, top_level
 
 # Packages of others come first: what they start is their own affair.
 IMPORT_ALL = """
@@ -79,8 +79,8 @@ def test_importing_every_module_starts_nothing() -> None:
     ("module", "unwanted"),
     [
         ("trainwire", ["torch", "numpy", "rich", "tensorboard", "trainwire_sinks"]),
-        ("trainwire_protocol.client", ["torch", "numpy", "tensorboard", "hypothesis"]),
-        ("trainwire_protocol.journal", ["zmq"]),
+        ("trainwire_protocol.subscription.subscription", ["torch", "numpy", "tensorboard", "hypothesis"]),
+        ("trainwire_protocol.journal.segments", ["zmq"]),
         ("trainwire_sinks.cli", ["torch", "numpy", "tensorboard", "trainwire"]),
         ("trainwire_sinks.builtin.loss_file", ["torch", "numpy", "tensorboard", "rich", "trainwire"]),
     ],

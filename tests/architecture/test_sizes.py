@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from statistics import median
 
-from packages import Module, modules
+from support.packages import Module, modules
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60

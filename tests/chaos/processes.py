@@ -17,7 +17,7 @@ def make_context() -> ForkServerContext:
     """The server from which processes are forked."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["trainwire_sinks.cli.sink", "trainwire_sinks.summaries.records", "chaos.training", "chaos.processes"]
+        ["trainwire_sinks.cli.sink", "trainwire_sinks.tensorboard.records", "chaos.training", "chaos.processes"]
     )
     return context
 

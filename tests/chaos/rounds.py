@@ -15,9 +15,9 @@ from pathlib import Path
 from chaos.processes import Worker, run_command
 from chaos.proxy import Proxy
 from chaos.training import STEPS_PER_EPOCH, loss_at, train
-from trainwire_protocol.connection import connection_path, read_connection, write_connection
 from trainwire_protocol.errors import ProtocolError
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.transport.connection import connection_path, read_connection, write_connection
 
 SINKS = ("loss-file", "log-file", "tensorboard", "jsonl")
 REMOTE = "jsonl"

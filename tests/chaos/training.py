@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import trainwire
-from trainwire_protocol.atomic import write_atomically
+from trainwire_protocol.journal.files import write_atomically
 
 STEPS_PER_EPOCH = 50
 IMAGE = {"data": bytes(2000), "format": "png"}

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reading import read_events, until
-from receiver import Receiver
+from support.reading import read_events, until
+from support.receiver import Receiver
 
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.target import Target
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
 from trainwire_sinks.builtin.alerts import Alerts, Options
-from trainwire_sinks.runner import SinkRunner
+from trainwire_sinks.runtime.runner import SinkRunner
 
 TRAINER = """
 import sys, threading, time, trainwire

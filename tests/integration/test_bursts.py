@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.target import Target
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
 
 EVENTS = 200_000
 

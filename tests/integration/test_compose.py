@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tensorboard_server
-from composed import ROOT, Composed, read_compose
-from reading import read_events, wait_until
+from support import tensorboard_server
+from support.composed import ROOT, Composed, read_compose
+from support.reading import read_events, wait_until
 
-from trainwire_protocol.connection import read_connection
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.transport.connection import read_connection
 
 FILES = ("docker-compose.yml", "docker-compose.secrets.yml")
 SINKS = ("loss-file", "log-file", "tensorboard", "alerts")

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import EXAMPLES
 
 from trainwire_protocol.errors import MissingExtraError
 
-DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
+DIGITS = EXAMPLES / "digits.py"
 
 
 @pytest.mark.timeout(300)

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from disks import freezable_disk, read_only, small_disk
-from reading import read_events, wait_until
+from support.disks import freezable_disk, read_only, small_disk
+from support.reading import read_events, wait_until
 
 import trainwire
 from trainwire_protocol.errors import OutputError, UsageError
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.verification import verify_run
 from trainwire_sinks import Event, cli
 from trainwire_sinks.builtin.jsonl import JsonLines
-from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.runner import Patience, SinkRunner
-from trainwire_sinks.testing import Recording, record, run_sink
+from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.runtime.runner import Patience, SinkRunner
+from trainwire_sinks.testing.check_sink import Recording, record, run_sink
 
 EVENTS = [
     [Event("train/loss", float(n), "scalar", 0.0, n) for n in range(first, first + 100)]

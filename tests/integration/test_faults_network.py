@@ -16,16 +16,16 @@ import pytest
 import zmq
 import zmq.asyncio
 from chaos.proxy import Proxy
-from reading import read_events, wait_until
-from trainer_process import Trainer
+from support.reading import read_events, wait_until
+from support.trainer_process import Trainer
 
 from trainwire_protocol import curve
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.connection import Connection, connection_path, write_connection
-from trainwire_protocol.curve import ClientKeys, KeyPair, secure_client
-from trainwire_protocol.requests import Requester
-from trainwire_protocol.target import Target, resolve_target
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_protocol.transport.auth import ClientKeys, KeyPair, secure_client
+from trainwire_protocol.transport.connection import Connection, connection_path, write_connection
+from trainwire_protocol.transport.requester import Requester
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from reading import read_events, wait_until
+from support.paths import TESTS as TESTS_FOLDER
+from support.reading import read_events, wait_until
 
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.verification import verify_run
 
-TESTS = str(Path(__file__).parents[1])
+TESTS = str(TESTS_FOLDER)
 LATEST = struct.Struct("<qd")
 
 
@@ -198,9 +199,9 @@ def test_loaders_workers_leave_the_bus_alone(tmp_path: Path) -> None:
 TRAINING = """
 import sys, os
 from pathlib import Path
-from tiny import make_trainer, train
+from support.tiny import make_trainer, train
 from torch.utils.data import DataLoader
-from tiny import corpus, points
+from support.tiny import corpus, points
 
 def main():
     ending, workers = sys.argv[2], int(sys.argv[3])

@@ -7,16 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from reading import read_batches, read_events, wait_until
+from support.reading import read_batches, read_events, wait_until
 
 import trainwire
-from trainwire_protocol.client import Subscription
 from trainwire_protocol.errors import CursorAheadError, RunInUseError
-from trainwire_protocol.run_folder import list_attempts
-from trainwire_protocol.target import Target
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks import cli
-from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.runtime.exit_codes import ExitCode
 
 SINKS = {"loss-file": "loss.tsv", "log-file": "training.log", "jsonl": "events.jsonl"}
 
@@ -37,7 +37,7 @@ def train(folder: Path, epochs: range, state: dict[str, object] | None = None) -
 
 def lose_the_end(folder: Path, attempt: int, keep: int) -> None:
     """Cut an attempt's journal to its first batches."""
-    from trainwire_protocol.records import encode_record
+    from trainwire_protocol.journal.records import encode_record
 
     batches = read_batches(folder, attempt=attempt)
     (segment,) = list_attempts(folder, 0)[attempt].folder.glob("*.journal")
@@ -113,11 +113,11 @@ def test_a_reader_without_files_is_told_too(tmp_path: Path) -> None:
 def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     """Order, steps and sinks do not care; walltimes are what the clock said, and the run stays held by its owner."""
     now = time.time
-    monkeypatch.setattr("trainwire.journal_thread.RENEWAL_SECONDS", 0.02)
+    monkeypatch.setattr("trainwire.bus.writer.RENEWAL_SECONDS", 0.02)
     with trainwire.open_bus(tmp_path / "run") as bus:
         bus.log({"train/loss": 1.0}, step=1)
         wait_until(lambda: len(read_events(tmp_path / "run")) == 2)
-        for module in ("trainwire.recorder.time", "time.time"):
+        for module in ("trainwire.bus.queue.time", "time.time"):
             monkeypatch.setattr(module, lambda: now() + jump)
         renewed = list_attempts(tmp_path / "run", 0)[0].read_lease()
         bus.log({"train/loss": 2.0}, step=2)

@@ -10,10 +10,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from reading import read_events, wait_until
-from tensorboard_server import get, tensorboard
+from support.paths import ROOT
+from support.reading import read_events, wait_until
+from support.tensorboard_server import get, tensorboard
 
-ROOT = Path(__file__).parents[2]
 TRAINWIRE = [sys.executable, "-m", "trainwire_sinks"]
 EPOCHS = 3
 

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from nats_servers import NatsServer, nats_servers
-from reading import read_batches, wait_until
-from recording import frames
-from trainer_process import Trainer
+from support.nats_servers import NatsServer, nats_servers
+from support.reading import read_batches, wait_until
+from support.recording import frames
+from support.trainer_process import Trainer
 
-from trainwire_protocol.client import Subscription
 from trainwire_protocol.events import CHANNELS
+from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.jetstream.connecting import connect
-from trainwire_sinks.jetstream.target import resolve_target
+from trainwire_sinks.nats.connection import connect
+from trainwire_sinks.nats.target import resolve_target
 
 STREAM = "trainwire"
 

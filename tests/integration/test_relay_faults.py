@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 from chaos.proxy import Proxy
-from reading import wait_until
-from trainer_process import Trainer
+from support.reading import wait_until
+from support.trainer_process import Trainer
 
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.connection import connection_path, write_connection
-from trainwire_protocol.journal import list_segments
-from trainwire_protocol.run_folder import list_attempts
-from trainwire_protocol.target import Target, resolve_target
-from trainwire_protocol.verification import verify_run
-from trainwire_sinks.exits import ExitCode
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import list_segments
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_protocol.transport.connection import connection_path, write_connection
+from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
 class RelayProcess:

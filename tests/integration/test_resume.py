@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reading import read_batches, wait_until
-from resuming import Interrupt, weights
-from tensorboard_server import has_data_server, shown_scalars, tensorboard
-from tiny import corpus, points, train
+from support.paths import TESTS
+from support.reading import read_batches, wait_until
+from support.resuming import Interrupt, weights
+from support.tensorboard_server import has_data_server, shown_scalars, tensorboard
+from support.tiny import corpus, points, train
 from torch.utils.data import DataLoader, RandomSampler
 
-from trainwire.checkpoint import list_checkpoints
+from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.plugins.checkpoints import Checkpoints
-from trainwire_protocol.attempts import read_resumed_from
 from trainwire_protocol.errors import OptionError
-from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.journal.attempts import read_resumed_from
+from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_sinks.cli import run
-from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.runtime.exit_codes import ExitCode
 
 SCRIPT = """
 import os, signal, sys
@@ -33,7 +34,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[4])
-from tiny import corpus, make_trainer, points, train
+from support.tiny import corpus, make_trainer, points, train
 from torch import nn
 from torch.optim import AdamW
 from torch.utils.data import Dataset
@@ -68,7 +69,7 @@ print(result.steps, result.test_score)
 
 def run_script(folder: Path, kill_at: int = -1, workers: int = 0) -> int:
     """Start or resume a training in a process of its own that kills itself at a step."""
-    tests = Path(__file__).parents[1]
+    tests = TESTS
     command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), str(workers), str(tests)]
     return subprocess.run(command, timeout=120, check=False, capture_output=True).returncode
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import wait_until
-from tensorboard_server import LOADERS, get, get_bytes, shown, tensorboard
+from support.reading import wait_until
+from support.tensorboard_server import LOADERS, get, get_bytes, shown, tensorboard
 
 import trainwire
 from trainwire_sinks import cli

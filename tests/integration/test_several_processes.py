@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from reading import read_events, wait_until
-from tiny import corpus, linear, make_trainer, points, train
+from support.paths import TESTS
+from support.reading import read_events, wait_until
+from support.tiny import corpus, linear, make_trainer, points, train
 
-from trainwire.checkpoint import list_checkpoints
+from trainwire.checkpointing.checkpoint import list_checkpoints
 
 SCRIPT = """
 import os, signal, sys
@@ -24,9 +25,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from reading import wait_until
-from tiny import corpus, linear, make_trainer, train
-from trainwire.checkpoint import list_checkpoints
+from support.reading import wait_until
+from support.tiny import corpus, linear, make_trainer, train
+from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.swa import SWA
 
@@ -61,7 +62,7 @@ def torchrun(
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     path = folder.parent / "script.py"
     path.write_text(script)
-    arguments = [path, folder, Path(__file__).parents[1], epochs, kill_at, *more]
+    arguments = [path, folder, TESTS, epochs, kill_at, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
@@ -166,9 +167,9 @@ from torch import distributed, nn
 from torch.utils.data import SequentialSampler
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from tiny import corpus, linear, make_trainer, train
-from trainwire.checkpoint import list_checkpoints
-from trainwire.evaluation import evaluating
+from support.tiny import corpus, linear, make_trainer, train
+from trainwire.checkpointing.checkpoint import list_checkpoints
+from trainwire.training.evaluation import evaluating
 from trainwire.plugins.checkpoints import Checkpoints
 
 folder, splits = Path(sys.argv[1]), corpus(train=96, dev=17)
@@ -239,7 +240,7 @@ import torch
 from torch import nn
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from tiny import corpus, make_trainer, train
+from support.tiny import corpus, make_trainer, train
 
 trainer = make_trainer(nn.Sequential(nn.Linear(4, 2000), nn.Linear(2000, 2)))
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from publisher import Publisher
-from publisher import run as run_loop
-from reading import read_events, wait_until
+from support.paths import EXAMPLES, TESTS
+from support.publisher import Publisher
+from support.publisher import run as run_loop
+from support.reading import read_events, wait_until
 
-from trainwire_protocol.connection import connection_path, read_connection
 from trainwire_protocol.errors import ConnectionFileError
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.transport.connection import connection_path, read_connection
 
-SLURM: Final = Path(__file__).parents[2] / "examples" / "slurm"
-TESTS: Final = Path(__file__).parents[1]
+SLURM: Final = EXAMPLES / "slurm"
 
 COMMANDS: Final = {
     "srun": 'echo $$ > "$STEP"; exec "$@"',
@@ -31,9 +31,9 @@ COMMANDS: Final = {
 
 SCRIPT: Final = """
 import os, sys, threading
-from tiny import train
+from support.tiny import train
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterTrainingBatch
+from trainwire.training.hooks.payloads import AfterTrainingBatch
 
 class Slow(Plugin):
     @hook

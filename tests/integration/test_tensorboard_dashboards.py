@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from reading import read_events, wait_until
-from tensorboard_server import LOADERS, get, get_bytes, post, shown, tensorboard
+from support.reading import read_events, wait_until
+from support.tensorboard_server import LOADERS, get, get_bytes, post, shown, tensorboard
 
 import trainwire
 from trainwire_protocol.events import Event

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import chromium, screenshot
 from PIL import Image
-from reading import wait_until
-from tensorboard_server import shown, tensorboard
+from support.browser import chromium, screenshot
+from support.reading import wait_until
+from support.tensorboard_server import shown, tensorboard
 
 import trainwire
 from trainwire_sinks import cli

@@ -15,13 +15,13 @@ from statistics import quantiles
 from typing import Final
 
 import pytest
-from hosts import Host, network, why_not
-from reading import read_events, wait_until
+from support.hosts import Host, network, why_not
+from support.reading import read_events, wait_until
 
-from trainwire_protocol.connection import connection_path
-from trainwire_protocol.journal import list_segments
-from trainwire_protocol.run_folder import list_attempts
-from trainwire_protocol.verification import verify_run
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import list_segments
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.transport.connection import connection_path
 
 CUT_SECONDS: Final = float(os.environ.get("CUT_SECONDS", "4"))
 """`make cut` pulls the cables for a minute."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reading import read_events, wait_until
+from support.reading import read_events, wait_until
 
 import trainwire
-from trainwire_protocol.run_folder import list_attempts
+from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_sinks.cli import run
 
 TRAINER = """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import VALUES, events
+from support.strategies import VALUES, events
 
 from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import (

@@ -11,24 +11,28 @@ from typing import Any
 
 import msgpack
 import pytest
-from packages import modules
-from strategies import normal
+from support.packages import modules
+from support.paths import DOCS
+from support.strategies import normal
 
-from trainwire_protocol import connection, curve, events, records, wire
-from trainwire_protocol.attempts import kept_ranges, read_resumed_from
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.connection import read_connection
+from trainwire_protocol import events, wire
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal import JournalReader
-from trainwire_protocol.records import decode_record, encode_record
-from trainwire_protocol.responder import Responder
-from trainwire_protocol.run_folder import list_attempts
-from trainwire_protocol.target import Target
+from trainwire_protocol.journal import records
+from trainwire_protocol.journal.attempts import kept_ranges, read_resumed_from
+from trainwire_protocol.journal.records import decode_record, encode_record
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import JournalReader
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.transport import auth as curve
+from trainwire_protocol.transport import connection
+from trainwire_protocol.transport.connection import read_connection
+from trainwire_protocol.transport.responder import Responder
 from trainwire_protocol.wire import Batch, Header, decode_batch, encode_batch, encode_header, unpack_map
 
 GOLDEN = Path(__file__).parent / "golden" / "version-1"
 BATCHES = sorted(path.stem for path in GOLDEN.glob("batch-*.json"))
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-protocol.md").read_text()
+DOCUMENT = (DOCS / "wire-protocol.md").read_text()
 
 
 def load(name: str) -> Any:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire_protocol.endpoints import Endpoints, Tcp
+from trainwire_protocol.environment import Launched
 from trainwire_protocol.errors import OptionError
-from trainwire_protocol.launched import Launched
+from trainwire_protocol.transport.endpoints import Endpoints, Tcp
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "abc"}
 STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2", "SLURM_JOB_ID": "77"}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError
-from trainwire_protocol.sink_command import SinkCommand
 
 
 @given(st.text(min_size=1), st.lists(st.text(), max_size=3))

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import batches, events, headers, normal
+from support.strategies import batches, events, headers, normal
 
 from trainwire_protocol.errors import MalformedBatchError, UnsupportedVersionError
 from trainwire_protocol.events import Event

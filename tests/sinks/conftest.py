@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from trainwire_protocol.journal import JournalWriter
+from trainwire_protocol.journal.run_folder import Attempt, Lease, journal_folder
+from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.run_folder import Attempt, Lease, journal_folder
 from trainwire_protocol.wire import Batch, encode_header
 
 WriteRun = Callable[..., Path]

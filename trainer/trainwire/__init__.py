@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainwire.bus import EventBus
-from trainwire.opening import open_bus
-from trainwire_protocol.endpoints import Tcp
+from trainwire.bus.bus import EventBus
+from trainwire.bus.open import open_bus
+from trainwire_protocol.transport.endpoints import Tcp
 
 if TYPE_CHECKING:
-    from trainwire.corpus import Corpus
-    from trainwire.hooks import hook
-    from trainwire.options import TrainingOptions
-    from trainwire.plugin import Plugin
-    from trainwire.result import Result
-    from trainwire.step import Forward
-    from trainwire.trainer import ModelTrainer
+    from trainwire.training.data import Corpus
+    from trainwire.training.hooks.hooks import hook
+    from trainwire.training.hooks.plugin import Plugin
+    from trainwire.training.options import TrainingOptions
+    from trainwire.training.result import Result
+    from trainwire.training.step import Forward
+    from trainwire.training.trainer import ModelTrainer
 
 __all__ = [
     "Corpus", "EventBus", "Forward", "ModelTrainer", "Plugin", "Result", "Tcp", "TrainingOptions", "hook", "open_bus",
 ]  # fmt: skip
 
 _HOMES = {
-    "Corpus": "corpus", "Forward": "step", "ModelTrainer": "trainer", "Plugin": "plugin", "Result": "result",
-    "TrainingOptions": "options", "hook": "hooks",
+    "Corpus": "training.data", "Forward": "training.step", "ModelTrainer": "training.trainer",
+    "Plugin": "training.hooks.plugin", "Result": "training.result", "TrainingOptions": "training.options",
+    "hook": "training.hooks.hooks",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from string import Formatter
 from typing import Any, Final, Literal, TypeAlias
 
-from trainwire_sinks.text import number, one_line, plain, timestamp
+from trainwire_sinks.text.format import number, one_line, plain, timestamp
 
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.alerts.alert import Alert, Place, cut, render
+from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rule import ALL, Finding, Rule
-from trainwire_sinks.alerts.surroundings import Surroundings
-from trainwire_sinks.base import Pulse, State
+from trainwire_sinks.runtime.base import Pulse, State
 
 MAX_KNOWN_NAMES: Final = 10_000
 """Names of events of which is remembered which rules want them."""
@@ -69,7 +69,7 @@ class Engine:
         if events:
             self._move(batch, header.seq + len(events) - 1, events[-1])
 
-    def tick(self, pulse: Pulse, around: Surroundings) -> Iterator[Alert]:
+    def tick(self, pulse: Pulse, around: HostSnapshot) -> Iterator[Alert]:
         """Look at what is known now; the alerts that it makes fire or clear."""
         if self._place is None or self._is_over:
             return

@@ -12,8 +12,8 @@ from typing import Final
 
 from trainwire_sinks.alerts.alert import Alert
 from trainwire_sinks.alerts.notifiers.base import Notifier
-from trainwire_sinks.courier import Courier, Message
-from trainwire_sinks.outbox import Outbox
+from trainwire_sinks.runtime.delivery_queue import DeliveryQueue, Message
+from trainwire_sinks.runtime.outbox import Outbox
 
 FILE_NAME: Final = "alerts.jsonl"
 
@@ -35,7 +35,7 @@ class AlertsFile(Outbox):
 
     def __init__(self, path: Path, marks: str, notifiers: Mapping[str, Notifier], max_age: float) -> None:
         self._by_name = {
-            name: Courier(
+            name: DeliveryQueue(
                 Path(marks.format(name)),
                 functools.partial(_tell, notifier, max_age),
                 notifier.persistence,

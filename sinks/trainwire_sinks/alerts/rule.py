@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeAlias
 from trainwire_protocol.events import Event
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.settings import Bounds
-from trainwire_sinks.base import State
+from trainwire_sinks.runtime.base import State
 
 if TYPE_CHECKING:
-    from trainwire_sinks.alerts.surroundings import Surroundings
-    from trainwire_sinks.base import Pulse
+    from trainwire_sinks.alerts.host_probe import HostSnapshot
+    from trainwire_sinks.runtime.base import Pulse
 
 Finding: TypeAlias = Mapping[str, Any]
 """What a rule has found: a value for each of its `fields`, and perhaps an `occasion`, as JSON can hold them."""
@@ -59,7 +59,7 @@ class Rule:
     def see(self, event: Event) -> None:
         """Look at an event that it wants."""
 
-    def tick(self, pulse: Pulse, around: Surroundings) -> None:
+    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:
         """Look at what is known now, while the run goes on."""
 
     def end(self) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
 from trainwire_sinks.alerts.engine import Engine
+from trainwire_sinks.alerts.host_probe import HostProbe
 from trainwire_sinks.alerts.output import FILE_NAME, AlertsFile
 from trainwire_sinks.alerts.rules.disk_full import DiskFull
 from trainwire_sinks.alerts.rules_file import read_rules
-from trainwire_sinks.alerts.surroundings import Lookout
-from trainwire_sinks.base import Pulse, Sink, State, folder_of_rank
+from trainwire_sinks.runtime.base import Pulse, Sink, State, folder_of_rank
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Alerts(Sink):
         """The file, in a folder of its own for any rank but 0."""
         own = folder_of_rank(folder, rank)
         others = {rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder}
-        self._lookout = Lookout(folder, rank, self.name, sorted(others))
+        self._lookout = HostProbe(folder, rank, self.name, sorted(others))
         marks = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
         notifiers = {} if self.is_replay else self._file.notifiers
         return AlertsFile(own / FILE_NAME, str(marks), notifiers, self.options.max_age)

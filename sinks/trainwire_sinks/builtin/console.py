@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 from trainwire_protocol.errors import OutputError
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import Sink
-from trainwire_sinks.sentences import level, sentence
-from trainwire_sinks.terminal import has_colours
-from trainwire_sinks.text import one_line, timestamp
+from trainwire_sinks.runtime.base import Sink
+from trainwire_sinks.text.format import one_line, timestamp
+from trainwire_sinks.text.sentences import level, sentence
+from trainwire_sinks.text.terminal import has_colours
 
 QUIET: Final = frozenset({"epoch/started", "learning_rate/changed"})
 """What stands in the log file, and would be too much here: the lines that follow it say as much."""

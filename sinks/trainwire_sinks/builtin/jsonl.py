@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import AppendSink
-from trainwire_sinks.json_lines import format_events
+from trainwire_sinks.runtime.base import AppendSink
+from trainwire_sinks.text.json_lines import format_events
 
 
 class JsonLines(AppendSink):

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Final
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import AppendSink
-from trainwire_sinks.sentences import Fields, level, sentence
-from trainwire_sinks.text import one_line, plain, timestamps
+from trainwire_sinks.runtime.base import AppendSink
+from trainwire_sinks.text.format import one_line, plain, timestamps
+from trainwire_sinks.text.sentences import Fields, level, sentence
 
 
 class LogFile(AppendSink):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import ReplaceSink, State
-from trainwire_sinks.output import OutputChangedError
-from trainwire_sinks.text import timestamp
+from trainwire_sinks.runtime.base import ReplaceSink, State
+from trainwire_sinks.runtime.output import OutputChangedError
+from trainwire_sinks.text.format import timestamp
 
 Row = dict[str, str]
 """A row's cells by the name of their column."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import CHANNELS, Event
-from trainwire_sinks.base import Pulse, Sink, State
-from trainwire_sinks.jetstream.address import STREAM, check_stream, parse_servers
-from trainwire_sinks.jetstream.publishing import StreamOutput
+from trainwire_sinks.nats.address import STREAM, check_stream, parse_servers
+from trainwire_sinks.nats.stream_output import StreamOutput
+from trainwire_sinks.runtime.base import Pulse, Sink, State
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainwire_protocol.attempts import MARK, NOTHING, resumed_from
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import Sink, State
-from trainwire_sinks.series import SeriesOutput
-from trainwire_sinks.summaries.marks import Seam
+from trainwire_protocol.journal.attempts import MARK, NOTHING, resumed_from
+from trainwire_sinks.runtime.base import Sink, State
+from trainwire_sinks.runtime.output import SeriesOutput
+from trainwire_sinks.tensorboard.marks import Seam
 
 
 class TensorBoard(Sink):
@@ -33,7 +33,7 @@ class TensorBoard(Sink):
     async def restore(self, state: State) -> None:
         """Take up which tags, charts and marks there are."""
         # Here, so that listing the sinks does not import TensorBoard.
-        from trainwire_sinks.summaries import records
+        from trainwire_sinks.tensorboard import records
 
         self._file_head = records.file_head
         self._summaries = records.Summaries(state)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.base import AppendSink
-from trainwire_sinks.text import one_line
+from trainwire_sinks.runtime.base import AppendSink
+from trainwire_sinks.text.format import one_line
 
 PREFIX: Final = "weights/"
 """What the names of the events begin with; the parameter's name follows."""

@@ -15,8 +15,8 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from trainwire_protocol.errors import TrainwireError
 from trainwire_sinks.cli.streams import forgiving_streams
-from trainwire_sinks.exits import ExitCode, exit_code
-from trainwire_sinks.text import one_line
+from trainwire_sinks.runtime.exit_codes import ExitCode, exit_code
+from trainwire_sinks.text.format import one_line
 
 HELP = """Watch a training from outside: run sinks that write what it publishes.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from trainwire_protocol.commands import VERBS
-from trainwire_sinks.registry import sink_names
+from trainwire_sinks.runtime.registry import sink_names
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:

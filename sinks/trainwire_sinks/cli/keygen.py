@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from trainwire_protocol.key_files import make_key_files
+from trainwire_protocol.transport.key_files import make_key_files
 
 
 def keygen(

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from trainwire_protocol.endpoints import BIND, Tcp
+from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError
-from trainwire_protocol.sink_command import SinkCommand
+from trainwire_protocol.transport.endpoints import BIND, Tcp
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.sink import check_sink_command
-from trainwire_sinks.launching import Launch
+from trainwire_sinks.launch.launcher import Launch
 
 DEFAULT_SINKS = ("loss-file", "log-file")
 

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 from trainwire_protocol.errors import IncompleteError
-from trainwire_protocol.requests import Requester
-from trainwire_protocol.source import Source, Wanted
-from trainwire_protocol.target import Target
+from trainwire_protocol.subscription.source import Source, Wanted
+from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.transport.requester import Requester
 from trainwire_sinks.cli.options import parse_rank
-from trainwire_sinks.jetstream.target import resolve_publisher
-from trainwire_sinks.text import one_line
+from trainwire_sinks.nats.target import resolve_publisher
+from trainwire_sinks.text.format import one_line
 
 
 def ping(target: str, *, rank: str = "0") -> int:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from trainwire_protocol.endpoints import Tcp
 from trainwire_protocol.errors import IncompleteError, OptionError
+from trainwire_protocol.transport.endpoints import Tcp
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.signals import run_until_signal
-from trainwire_sinks.jetstream.target import is_stream, resolve_publisher
+from trainwire_sinks.nats.target import is_stream, resolve_publisher
 from trainwire_sinks.relay.relay import Relay
 
 

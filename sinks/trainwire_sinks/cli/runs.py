@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwire_protocol.errors import TargetError
-from trainwire_sinks.cli.tables import make_table, print_table
-from trainwire_sinks.json_lines import to_json
-from trainwire_sinks.overview import RunOverview, find_runs, read_overview
-from trainwire_sinks.progress import Progress
-from trainwire_sinks.ranks import State, describe_ranks
-from trainwire_sinks.text import duration, number, one_line
+from trainwire_sinks.cli.streams import make_table, print_table
+from trainwire_sinks.inspect.overview import RunOverview, find_runs, read_overview
+from trainwire_sinks.inspect.progress import Progress
+from trainwire_sinks.inspect.ranks import State, describe_ranks
+from trainwire_sinks.text.format import duration, number, one_line
+from trainwire_sinks.text.json_lines import to_json
 
 STYLES: Final[dict[State, str]] = {
     "running": "green", "finished": "", "failed": "red", "interrupted": "yellow", "died": "red", "unreadable": "red",

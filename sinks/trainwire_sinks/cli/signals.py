@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Protocol
 
-from trainwire_sinks.exits import ExitCode
+from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
 class Runner(Protocol):

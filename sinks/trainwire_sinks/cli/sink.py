@@ -9,14 +9,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import UsageError
-from trainwire_protocol.sink_command import SinkCommand
-from trainwire_sinks.base import Sink
 from trainwire_sinks.cli.options import DEFAULT, Reading
-from trainwire_sinks.cli.ranks import run_for_each_rank
-from trainwire_sinks.cli.running import folder_of, run_sink, with_options_of
-from trainwire_sinks.jetstream.target import resolve_target
-from trainwire_sinks.registry import describe_sink, find_sink, sink_names
+from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
+from trainwire_sinks.nats.target import resolve_target
+from trainwire_sinks.runtime.base import Sink
+from trainwire_sinks.runtime.registry import describe_sink, find_sink, sink_names
 
 HELP = """Run a sink on a run: it writes what the run has published, from the beginning, and what it will publish.
 

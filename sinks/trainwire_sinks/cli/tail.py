@@ -11,22 +11,21 @@ from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from trainwire_protocol.attempts import kept_backwards
-from trainwire_protocol.background import run_in_background
-from trainwire_protocol.client import Subscription
-from trainwire_protocol.ends import events_of
 from trainwire_protocol.errors import IncompleteError, OptionError, TargetError
 from trainwire_protocol.events import Event
-from trainwire_protocol.run_folder import list_attempts
-from trainwire_protocol.target import Target
+from trainwire_protocol.journal.attempts import kept_backwards
+from trainwire_protocol.journal.files import run_in_background
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.tail import events_of
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import START, Cursor
-from trainwire_sinks.cli.filters import ALL, Filters, Selection
-from trainwire_sinks.cli.options import check_seconds
-from trainwire_sinks.cli.reading import find_ranks, read_recorded, refuse_gaps
-from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
-from trainwire_sinks.event_lines import line_of
-from trainwire_sinks.jetstream.target import resolve_target
-from trainwire_sinks.json_lines import format_events
+from trainwire_sinks.cli.options import ALL, Filters, Selection, check_seconds
+from trainwire_sinks.cli.recorded import find_ranks, read_recorded, refuse_gaps
+from trainwire_sinks.cli.sink_process import wait_for_rank, wait_for_ranks
+from trainwire_sinks.nats.target import resolve_target
+from trainwire_sinks.text.event_lines import line_of
+from trainwire_sinks.text.json_lines import format_events
 
 
 def tail(

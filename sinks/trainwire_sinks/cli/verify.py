@@ -11,14 +11,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, TargetError
-from trainwire_protocol.run_folder import read_run_name
-from trainwire_protocol.verification import AttemptReport, verify_run
+from trainwire_protocol.journal.run_folder import read_run_name
+from trainwire_protocol.journal.verification import AttemptReport, verify_run
 from trainwire_protocol.wire import Cursor
-from trainwire_sinks.cli.bars import progress_bar
-from trainwire_sinks.cli.length import count_events
-from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.jetstream.target import resolve_publisher
-from trainwire_sinks.progress import Progress, read_progress
+from trainwire_sinks.cli.progress_bars import count_events, progress_bar
+from trainwire_sinks.inspect.progress import Progress, read_progress
+from trainwire_sinks.nats.target import resolve_publisher
+from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
 def verify(

@@ -12,15 +12,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import MissingExtraError, OptionError
-from trainwire_protocol.target import Target
+from trainwire_protocol.subscription.target import Target
 from trainwire_sinks.cli.options import check_seconds, parse_rank
-from trainwire_sinks.cli.waiting import wait_for_rank, wait_for_ranks
-from trainwire_sinks.exits import ExitCode
-from trainwire_sinks.jetstream.target import resolve_target
-from trainwire_sinks.watch.own_words import logging_into_views
-from trainwire_sinks.watch.plain import print_runs
-from trainwire_sinks.watch.ranks import Ranks
-from trainwire_sinks.watch.reader import Reader
+from trainwire_sinks.cli.sink_process import wait_for_rank, wait_for_ranks
+from trainwire_sinks.monitor.plain import print_runs
+from trainwire_sinks.monitor.ranks import Ranks
+from trainwire_sinks.monitor.reader import Reader, logging_into_views
+from trainwire_sinks.nats.target import resolve_target
+from trainwire_sinks.runtime.exit_codes import ExitCode
 
 MAX_READERS = 64
 """Runs and ranks that can be watched at once."""
@@ -100,7 +99,7 @@ def _show(readers: Sequence[Reader]) -> int:
     missing = [package for package in ("textual", "textual_plotext") if find_spec(package) is None]
     if missing:
         raise MissingExtraError("trainwire watch on a terminal (lines: --plain)", "watch", " and ".join(missing))
-    from trainwire_sinks.watch.app import WatchApp
+    from trainwire_sinks.monitor.app import WatchApp
 
     with logging_into_views(readers):
         app = WatchApp(readers)

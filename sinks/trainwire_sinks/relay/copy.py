@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire_protocol.ends import events_of
-from trainwire_protocol.journal import JournalReader, JournalWriter, recover
+from trainwire_protocol.journal.run_folder import Attempt, Lease, copy_attempt, list_attempts
+from trainwire_protocol.journal.segments import JournalReader, JournalWriter, recover
+from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.run_folder import Attempt, Lease, copy_attempt, list_attempts
 from trainwire_protocol.wire import START, Batch, Cursor
 
 HPARAMS: Final = b"hparams"

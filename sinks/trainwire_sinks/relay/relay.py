@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from trainwire_protocol.arrivals import Gatherer
-from trainwire_protocol.endpoints import Tcp
 from trainwire_protocol.errors import IncompleteError, TrainwireError
-from trainwire_protocol.run_folder import list_ranks, read_run_name
-from trainwire_sinks.claim import Claim
+from trainwire_protocol.journal.run_folder import list_ranks, read_run_name
+from trainwire_protocol.transport.endpoints import Tcp
+from trainwire_protocol.transport.polling import Gatherer
 from trainwire_sinks.relay.copy import Copy
-from trainwire_sinks.relay.following import BEAT_SECONDS, Following
-from trainwire_sinks.relay.places import Places
-from trainwire_sinks.relay.serving import Serving
+from trainwire_sinks.relay.copy_server import CopyServer
+from trainwire_sinks.relay.endpoint_allocator import EndpointAllocator
+from trainwire_sinks.relay.follower import BEAT_SECONDS, RankFollower
 from trainwire_sinks.relay.sources import AddressSource, FolderSource, Found, make_source
-from trainwire_sinks.relay.writing import Writer
+from trainwire_sinks.relay.writer import Writer
+from trainwire_sinks.runtime.claim import Claim
 
 SCAN_SECONDS: Final = 1.0
 """How often sources are looked at."""
@@ -62,8 +62,8 @@ class Relay:
         self._give_up, self._until_over = give_up, until_over
         self._session = secrets.token_hex(8)
         self._claim = Claim(folder, "relay", 0)
-        self._serving: dict[Key, Serving] = {}
-        self._following: dict[Key, Following] = {}
+        self._serving: dict[Key, CopyServer] = {}
+        self._following: dict[Key, RankFollower] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._done: dict[Key, tuple[str | None, int]] = {}
         self._unseen: set[str] = set()
@@ -80,7 +80,7 @@ class Relay:
         """
         await asyncio.to_thread(self._claim.take)
         _allow_many_files()
-        places = Places(self._tcp, self._folder / ".trainwire")
+        places = EndpointAllocator(self._tcp, self._folder / ".trainwire")
         self._writer, self._gatherer = Writer(), Gatherer(GATHER_SECONDS)
         sources: list[FolderSource | AddressSource] = []
         try:
@@ -93,7 +93,7 @@ class Relay:
         """End soon; what is copied is on the disk already. Call it on the relay's event loop."""
         self._stopping.set()
 
-    async def _live(self, sources: Sequence[FolderSource | AddressSource], places: Places) -> None:
+    async def _live(self, sources: Sequence[FolderSource | AddressSource], places: EndpointAllocator) -> None:
         for run, rank in await asyncio.to_thread(self._copied):
             await self._serve((run, rank), places)
         self._unseen = {str(source) for source in sources}
@@ -115,11 +115,11 @@ class Relay:
         folders = [path for path in sorted(self._folder.iterdir()) if read_run_name(path) == path.name]
         return [(folder.name, rank) for folder in folders for rank in list_ranks(folder)]
 
-    async def _serve(self, key: Key, places: Places) -> Serving:
+    async def _serve(self, key: Key, places: EndpointAllocator) -> CopyServer:
         if key not in self._serving:
             run, rank = key
             copy = await asyncio.to_thread(Copy, self._folder / run, run, rank, self._session)
-            self._serving[key] = Serving(copy, places, self._session, self._writer)
+            self._serving[key] = CopyServer(copy, places, self._session, self._writer)
         return self._serving[key]
 
     async def _beat(self) -> None:
@@ -128,7 +128,7 @@ class Relay:
                 following.beat()
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _watch(self, source: FolderSource | AddressSource, places: Places) -> None:
+    async def _watch(self, source: FolderSource | AddressSource, places: EndpointAllocator) -> None:
         """Follow what a source has, and what comes into it."""
         while True:
             found = await (source.find() if isinstance(source, AddressSource) else asyncio.to_thread(source.find))
@@ -140,7 +140,7 @@ class Relay:
                 self.stop()
             await asyncio.sleep(SCAN_SECONDS)
 
-    async def _consider(self, found: Found, places: Places) -> None:
+    async def _consider(self, found: Found, places: EndpointAllocator) -> None:
         """Follow what was found, unless it is followed already, or is over and copied."""
         key, state = (found.run, found.rank), (found.session, found.attempt)
         following = self._following.get(key)
@@ -160,7 +160,7 @@ class Relay:
             return
         logger.info("relaying rank %d of %s from %s", found.rank, found.run, found.target)
         name = f"relay on {socket.gethostname()} in {self._folder}"[:256]
-        following = Following(found, serving, places.context.zmq, self._gatherer, name, self._give_up)
+        following = RankFollower(found, serving, places.context.zmq, self._gatherer, name, self._give_up)
         self._following[key] = following
         self._tasks[key] = asyncio.ensure_future(self._follow(following, state))
         self._tasks[key].add_done_callback(lambda _: self._forget(key))
@@ -168,7 +168,7 @@ class Relay:
     def _forget(self, key: Key) -> None:
         del self._following[key], self._tasks[key]
 
-    async def _follow(self, following: Following, state: tuple[str | None, int]) -> None:
+    async def _follow(self, following: RankFollower, state: tuple[str | None, int]) -> None:
         found = following.found
         try:
             await following.run()
@@ -182,7 +182,7 @@ class Relay:
             return
         self._done[found.run, found.rank] = state
 
-    async def _close(self, sources: Sequence[FolderSource | AddressSource], places: Places) -> None:
+    async def _close(self, sources: Sequence[FolderSource | AddressSource], places: EndpointAllocator) -> None:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import zmq.asyncio
 
-from trainwire_protocol.connection import Connection, connection_path, read_connection
 from trainwire_protocol.errors import OptionError, ProtocolError, RequestError
-from trainwire_protocol.key_files import keys_to
+from trainwire_protocol.journal.run_folder import list_attempts, list_ranks, read_run_name
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.requests import Requester
-from trainwire_protocol.run_folder import list_attempts, list_ranks, read_run_name
-from trainwire_protocol.target import Target, resolve_target
+from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_protocol.transport.connection import Connection, connection_path, read_connection
+from trainwire_protocol.transport.key_files import keys_to
+from trainwire_protocol.transport.requester import Requester
 from trainwire_protocol.wire import is_run_name
 
 logger = logging.getLogger("trainwire")

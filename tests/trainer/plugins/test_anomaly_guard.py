@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from reading import read_events
-from tiny import linear, points, train
+from support.reading import read_events
+from support.tiny import linear, points, train
+from support.waiting import not_waiting
 from torch import Tensor, nn
-from waiting import not_waiting
 
 from trainwire import ModelTrainer, Plugin, hook
-from trainwire.payloads import Payload
 from trainwire.plugins.anomaly_guard import AnomalyGuard
-from trainwire.step import Forward
+from trainwire.training.hooks.payloads import Payload
+from trainwire.training.step import Forward
 from trainwire_protocol.errors import OptionError
 
 

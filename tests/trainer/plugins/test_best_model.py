@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from reading import read_events
-from tiny import corpus, linear, make_trainer, train
+from support.reading import read_events
+from support.tiny import corpus, linear, make_trainer, train
 from torchmetrics.classification import MulticlassAccuracy
 
 from trainwire import Plugin, hook
-from trainwire.models import load_model
-from trainwire.payloads import AfterTrainingEpoch
 from trainwire.plugins.best_model import BestModel
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
+from trainwire.training.models import load_model
 from trainwire_protocol.errors import UsageError
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from reading import read_events, wait_until
-from tiny import train
+from support.reading import read_events, wait_until
+from support.tiny import train
 
 from trainwire import EventBus, Plugin, hook
-from trainwire.checkpoint import list_checkpoints
-from trainwire.payloads import AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
+from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.plugins import checkpoints as module
 from trainwire.plugins.checkpoints import Checkpoints
+from trainwire.training.hooks.payloads import AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
 from trainwire_protocol.errors import OptionError
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import make_trainer, points, train
+from support.tiny import make_trainer, points, train
 
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterTrainingEpoch
 from trainwire.plugins.early_stopping import EarlyStopping
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
 from trainwire_protocol.errors import OptionError
 
 

@@ -7,15 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import linear, make_trainer, train
+from support.tiny import linear, make_trainer, train
+from support.waiting import not_waiting
 from torch import Tensor, nn
-from waiting import not_waiting
 
 from trainwire import Plugin, hook
-from trainwire.models import load_model
-from trainwire.payloads import AfterTrainingBatch, AfterTrainingEpoch, BeforeEvaluation, BeforeTrainingBatch, Payload
 from trainwire.plugins.annealing import AnnealingOnPlateau
 from trainwire.plugins.ema import EMA
+from trainwire.training.hooks.payloads import (
+    AfterTrainingBatch,
+    AfterTrainingEpoch,
+    BeforeEvaluation,
+    BeforeTrainingBatch,
+    Payload,
+)
+from trainwire.training.models import load_model
 from trainwire_protocol.errors import OptionError
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reading import read_events
-from tiny import make_trainer, train
+from support.reading import read_events
+from support.tiny import make_trainer, train
+from support.waiting import not_waiting
 from torch import Tensor, nn
-from waiting import not_waiting
 
-from trainwire.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.plugins.histograms import Histograms
+from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
 

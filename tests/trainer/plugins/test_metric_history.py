@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import Recorder, train
-from waiting import not_waiting
+from support.tiny import Recorder, train
+from support.waiting import not_waiting
 
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterTrainingBatch, MetricRecorded
 from trainwire.plugins.metric_history import MetricHistory
+from trainwire.training.hooks.payloads import AfterTrainingBatch, MetricRecorded
 
 
 def test_an_epochs_metrics_are_kept_with_their_steps(tmp_path: Path) -> None:

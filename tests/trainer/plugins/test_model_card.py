@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from reading import read_events
-from tiny import make_trainer, train
+from support.reading import read_events
+from support.tiny import make_trainer, train
 
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterTrainingEpoch
 from trainwire.plugins.early_stopping import EarlyStopping
 from trainwire.plugins.model_card import ModelCard, as_markdown
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
 
 
 def card_of(folder: Path) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from reading import read_events
-from tiny import make_trainer, train
+from support.reading import read_events
+from support.tiny import make_trainer, train
 
-from trainwire.payloads import AfterTrainingBatch
 from trainwire.plugins.profiler import Profiler
+from trainwire.training.hooks.payloads import AfterTrainingBatch
 from trainwire_protocol.errors import OptionError
 
 

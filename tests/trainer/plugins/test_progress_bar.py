@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny import make_trainer, train
+from support.tiny import make_trainer, train
 
-from trainwire.payloads import AfterTrainingBatch
 from trainwire.plugins.progress_bar import ProgressBar
+from trainwire.training.hooks.payloads import AfterTrainingBatch
 
 
 def draw(folder: Path, *, terminal: bool) -> str:

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from reading import read_events
-from tiny import Recorder, make_trainer, points, train
+from support.reading import read_events
+from support.tiny import Recorder, make_trainer, points, train
 from torch.utils.data import DataLoader
 
-from trainwire.payloads import AfterTrainingEpoch
 from trainwire.plugins.regular_logging import RegularLogging
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
 
 
 def messages(folder: Path) -> list[str]:

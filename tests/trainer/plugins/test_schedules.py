@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from reading import read_events
-from tiny import linear, make_trainer, points, train
+from support.reading import read_events
+from support.tiny import linear, make_trainer, points, train
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau
 from torch.utils.data import IterableDataset
 
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterEvaluation, AfterTrainingEpoch, BeforeTrainingOptimizerStep
 from trainwire.plugins.annealing import AnnealingOnPlateau
 from trainwire.plugins.linear_schedule import LinearSchedule
 from trainwire.plugins.torch_scheduler import TorchScheduler
+from trainwire.training.hooks.payloads import AfterEvaluation, AfterTrainingEpoch, BeforeTrainingOptimizerStep
 from trainwire_protocol.errors import OptionError
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import train
+from support.tiny import train
 
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterTrainingEpoch
 from trainwire.plugins.anomaly_guard import AnomalyGuard
 from trainwire.plugins.early_stopping import EarlyStopping
 from trainwire.plugins.ema import EMA
 from trainwire.plugins.metric_history import MetricHistory
 from trainwire.plugins.model_card import ModelCard
 from trainwire.plugins.swa import SWA
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
 
 MAKERS: list[Callable[[], Plugin]] = [
     AnomalyGuard, EarlyStopping, EMA, MetricHistory, ModelCard, lambda: SWA(1, learning_rate=0.05),

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from reading import read_events
-from tiny import linear, make_trainer, points, train
+from support.reading import read_events
+from support.tiny import linear, make_trainer, points, train
 from torch import Tensor, nn
 
 from trainwire import Plugin, hook
-from trainwire.models import load_model
-from trainwire.payloads import AfterTrainingEpoch
 from trainwire.plugins.swa import SWA
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
+from trainwire.training.models import load_model
 from trainwire_protocol.errors import OptionError
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 import pynvml
 import pytest
-from reading import read_events, wait_until
-from tiny import make_trainer, train
+from support.reading import read_events, wait_until
+from support.tiny import make_trainer, train
 
-from trainwire.payloads import AfterTrainingBatch
 from trainwire.plugins.system_monitor import SystemMonitor
+from trainwire.training.hooks.payloads import AfterTrainingBatch
 from trainwire_protocol.errors import MissingExtraError, OptionError
 
 HOST = {"system/cpu_percent", "system/memory_percent", "process/cpu_percent", "process/memory"}

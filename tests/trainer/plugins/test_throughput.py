@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reading import read_events
-from tiny import points, train
+from support.reading import read_events
+from support.tiny import points, train
+from support.waiting import not_waiting
 from torch.utils.data import DataLoader
-from waiting import not_waiting
 
 from trainwire import Plugin, hook
-from trainwire.payloads import AfterEvaluation, BeforeEvaluation, BeforeTrainingOptimizerStep
 from trainwire.plugins.throughput import Throughput, percentile
+from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, BeforeTrainingOptimizerStep
 from trainwire_protocol.errors import OptionError
 
 

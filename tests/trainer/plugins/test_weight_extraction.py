@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from reading import read_events
-from tiny import make_trainer, train
+from support.reading import read_events
+from support.tiny import make_trainer, train
+from support.waiting import not_waiting
 from torch import nn
-from waiting import not_waiting
 
-from trainwire.payloads import AfterTrainingBatch
 from trainwire.plugins.weight_extraction import WeightExtraction
+from trainwire.training.hooks.payloads import AfterTrainingBatch
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
 

@@ -6,12 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from trainwire.hooks import hook
-from trainwire.models import load_model
-from trainwire.optimizers import learning_rates
-from trainwire.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.scheduling import Scheduler, set_learning_rates
-from trainwire.scores import BestSoFar, MainMetric
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.training.metrics import BestSoFar, MainMetric
+from trainwire.training.models import load_model
+from trainwire.training.optimizers import Scheduler, learning_rates, set_learning_rates
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")

@@ -8,11 +8,16 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from trainwire.hooks import hook
-from trainwire.optimizers import optimizer_parameters
-from trainwire.payloads import AfterSetup, BeforeTrainingEpoch, BeforeTrainingOptimizerStep, TrainingFinally
-from trainwire.plugin import Plugin
-from trainwire.readings import Readings
+from trainwire.training.gpu_readings import GpuReadings
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
+    AfterSetup,
+    BeforeTrainingEpoch,
+    BeforeTrainingOptimizerStep,
+    TrainingFinally,
+)
+from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.optimizers import optimizer_parameters
 from trainwire_protocol.errors import OptionError
 
 Action: TypeAlias = Literal["stop", "skip", "continue"]
@@ -77,7 +82,7 @@ class AnomalyGuard(Plugin):
         self._values = torch.zeros(self.window, len(WATCHED), device=device)
         self._bounds = torch.tensor([[0.0] * len(WATCHED), [torch.inf] * len(WATCHED)], device=device)
         """The medians, and what is a spike above them."""
-        self._readings: Readings[tuple[int, bool]] = Readings()
+        self._readings: GpuReadings[tuple[int, bool]] = GpuReadings()
         self._last: dict[tuple[str, str], int] = {}
 
     @hook

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainwire.hooks import hook
-from trainwire.models import BEST_MODEL
-from trainwire.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.plugin import Plugin
-from trainwire.scores import BestSoFar
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.metrics import BestSoFar
+from trainwire.training.models import BEST_MODEL
 
 
 class BestModel(Plugin):

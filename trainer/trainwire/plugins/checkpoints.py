@@ -6,12 +6,12 @@ import logging
 import time
 from typing import Final
 
-from trainwire.checkpoint import FOLDER, Checkpoint, list_checkpoints
-from trainwire.checkpoint_writer import CheckpointWriter, Snapshot
-from trainwire.hooks import hook
-from trainwire.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
-from trainwire.plugin import Plugin
-from trainwire.snapshot import keep_best_model, label_of, take_snapshot
+from trainwire.checkpointing.checkpoint import FOLDER, Checkpoint, list_checkpoints
+from trainwire.checkpointing.snapshot import keep_best_model, label_of, take_snapshot
+from trainwire.checkpointing.writer import CheckpointWriter, Snapshot
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainwire.hooks import hook
-from trainwire.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.plugin import Plugin
-from trainwire.scores import BestSoFar
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.metrics import BestSoFar
 from trainwire_protocol.errors import OptionError
 
 

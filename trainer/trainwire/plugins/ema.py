@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from trainwire.hooks import hook
-from trainwire.payloads import (
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
     AfterSetup,
     AfterTrainingBatch,
     BeforeEvaluation,
@@ -17,7 +17,7 @@ from trainwire.payloads import (
     TrainingException,
     TrainingFinally,
 )
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 

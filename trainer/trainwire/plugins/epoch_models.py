@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trainwire.hooks import hook
-from trainwire.payloads import AfterTrainingEpoch
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterTrainingEpoch
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 

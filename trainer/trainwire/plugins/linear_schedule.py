@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainwire.hooks import hook
-from trainwire.optimizers import learning_rates, one_or_each
-from trainwire.payloads import AfterSetup, AfterTrainingBatch
-from trainwire.scheduling import Scheduler, say_changed
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch
+from trainwire.training.optimizers import Scheduler, learning_rates, one_or_each, say_changed
 from trainwire_protocol.errors import OptionError
 
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from trainwire.hooks import hook
-from trainwire.payloads import AfterSetup, MetricRecorded, MetricValue
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, MetricRecorded, MetricValue
+from trainwire.training.hooks.plugin import Plugin
 
 DEFAULT_METRICS: Final = ("train/loss", "learning_rate", "dev/*", "val/*", "test/*")
 

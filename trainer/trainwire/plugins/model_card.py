@@ -10,12 +10,18 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Final
 
-from trainwire.hooks import hook
-from trainwire.models import BEST_MODEL, FINAL_MODEL, count_parameters
-from trainwire.options import plain
-from trainwire.payloads import AfterEvaluation, AfterSetup, AfterTrainingEpoch, MetricValue, TrainingFinally
-from trainwire.plugin import Functions, Plugin
-from trainwire_protocol.atomic import write_atomically
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
+    AfterEvaluation,
+    AfterSetup,
+    AfterTrainingEpoch,
+    MetricValue,
+    TrainingFinally,
+)
+from trainwire.training.hooks.plugin import Functions, Plugin
+from trainwire.training.models import BEST_MODEL, FINAL_MODEL, count_parameters
+from trainwire.training.options import plain
+from trainwire_protocol.journal.files import write_atomically
 
 MODEL_CARD: Final = "model-card.json"
 

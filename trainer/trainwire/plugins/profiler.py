@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from trainwire.hooks import hook
-from trainwire.payloads import AfterTrainingBatch, BeforeTrainingBatch, Payload
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, Payload
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from trainwire.hooks import hook
-from trainwire.payloads import (
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
     AfterEvaluation,
     AfterSetup,
     AfterTrainingBatch,
@@ -13,7 +13,7 @@ from trainwire.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import MissingExtraError
 
 try:

@@ -11,9 +11,8 @@ import math
 import time
 from typing import Final
 
-from trainwire.hooks import hook
-from trainwire.optimizers import optimizer_metrics
-from trainwire.payloads import (
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
     AfterEvaluation,
     AfterSetup,
     AfterTrainingBatch,
@@ -23,7 +22,8 @@ from trainwire.payloads import (
     TrainingException,
     TrainingFinally,
 )
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.optimizers import optimizer_metrics
 
 ON_THE_WIRE: Final = {"on_the_wire": True}
 

@@ -9,12 +9,18 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
-from trainwire.batches import to_device
-from trainwire.hooks import hook
-from trainwire.optimizers import optimizer_metrics
-from trainwire.payloads import AfterSetup, AfterTrainingEpoch, AfterTrainingLoop, BeforeTrainingEpoch, TrainingFinally
-from trainwire.plugin import Plugin
-from trainwire.run import TrainingRun
+from trainwire.training.data import to_device
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
+    AfterSetup,
+    AfterTrainingEpoch,
+    AfterTrainingLoop,
+    BeforeTrainingEpoch,
+    TrainingFinally,
+)
+from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
 
 

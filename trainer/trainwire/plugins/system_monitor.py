@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from trainwire.hooks import hook
-from trainwire.payloads import AfterSetup, TrainingFinally
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, TrainingFinally
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import MissingExtraError, OptionError
 
 try:
@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("the system monitor", "system", "psutil and nvidia-ml-py") from error
 
 if TYPE_CHECKING:
-    from trainwire.bus import EventBus
+    from trainwire.bus.bus import EventBus
 
 JOIN_SECONDS = 1.0
 """How long the end of a training waits for the thread, which a driver may hold."""

@@ -6,15 +6,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from trainwire.hooks import hook
-from trainwire.payloads import (
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import (
     AfterEvaluation,
     AfterSetup,
     AfterTrainingBatch,
     BeforeTrainingBatch,
     BeforeTrainingEpoch,
 )
-from trainwire.plugin import Plugin
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 

@@ -8,10 +8,9 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from trainwire.hooks import hook
-from trainwire.optimizers import learning_rates, one_or_each
-from trainwire.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
-from trainwire.scheduling import Scheduler, say_changed
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
+from trainwire.training.optimizers import Scheduler, learning_rates, one_or_each, say_changed
 from trainwire_protocol.errors import OptionError
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainwire.hooks import hook
-from trainwire.payloads import AfterTrainingBatch, TrainingFinally
-from trainwire.plugin import Plugin
-from trainwire.readings import Readings
+from trainwire.training.gpu_readings import GpuReadings
+from trainwire.training.hooks.hooks import hook
+from trainwire.training.hooks.payloads import AfterTrainingBatch, TrainingFinally
+from trainwire.training.hooks.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 if TYPE_CHECKING:
-    from trainwire.run import TrainingRun
+    from trainwire.training.run import TrainingRun
 
 
 class _Chosen(NamedTuple):
@@ -52,11 +52,11 @@ class WeightExtraction(Plugin):
         self.count = count
         self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters)
         self._chosen: list[_Chosen] = []
-        self._readings: Readings[int] = Readings()
+        self._readings: GpuReadings[int] = GpuReadings()
 
     def attach(self, run: TrainingRun) -> None:
         """Choose the weights, and take part."""
-        self._readings = Readings()
+        self._readings = GpuReadings()
         self._chosen = list(self._choose(run.model))
         if not self._chosen:
             names = ", ".join(name for name, _ in run.model.named_parameters())

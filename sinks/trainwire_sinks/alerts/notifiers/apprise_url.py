@@ -6,11 +6,11 @@ import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from trainwire_protocol.background import run_in_background
 from trainwire_protocol.errors import MissingExtraError
+from trainwire_protocol.journal.files import run_in_background
 from trainwire_sinks.alerts.notifiers.base import Notifier, with_environment
 from trainwire_sinks.alerts.settings import SettingError
-from trainwire_sinks.courier import Message
+from trainwire_sinks.runtime.delivery_queue import Message
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from trainwire_sinks.alerts.settings import Bounds, SettingError
-from trainwire_sinks.courier import Message, Persistence
+from trainwire_sinks.runtime.delivery_queue import Message, Persistence
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 from trainwire_sinks.alerts.notifiers.base import Notifier, with_environment
 from trainwire_sinks.alerts.settings import SettingError
-from trainwire_sinks.courier import Message
+from trainwire_sinks.runtime.delivery_queue import Message
 
 PREFIX: Final = "TRAINWIRE_ALERT_"
 """What the names of the environment's variables begin with."""

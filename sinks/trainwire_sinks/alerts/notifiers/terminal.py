@@ -6,10 +6,10 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from trainwire_protocol.background import run_in_background
+from trainwire_protocol.journal.files import run_in_background
 from trainwire_sinks.alerts.notifiers.base import Notifier
-from trainwire_sinks.courier import Message, RefusedError
-from trainwire_sinks.terminal import has_colours
+from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
+from trainwire_sinks.text.terminal import has_colours
 
 _COLOURS: Final = {"info": "36", "warning": "33", "critical": "1;31", "cleared": "32"}
 """By severity, or of any that has cleared (ECMA-48, Select Graphic Rendition)."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Final
 
-from trainwire_protocol.background import run_in_background
+from trainwire_protocol.journal.files import run_in_background
 from trainwire_sinks.alerts.notifiers.base import Notifier, with_environment
 from trainwire_sinks.alerts.settings import SettingError
-from trainwire_sinks.courier import Message, RefusedError
+from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
 
 REFUSALS: Final = frozenset({400, 410, 413, 415, 422})
 """Answers that say that this message will never be taken."""

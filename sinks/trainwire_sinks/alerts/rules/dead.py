@@ -11,8 +11,8 @@ from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
-    from trainwire_sinks.alerts.surroundings import Surroundings
-    from trainwire_sinks.base import Pulse
+    from trainwire_sinks.alerts.host_probe import HostSnapshot
+    from trainwire_sinks.runtime.base import Pulse
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class Dead(Rule):
         """It lives."""
         self.finding = None
 
-    def tick(self, pulse: Pulse, around: Surroundings) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
+    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
         """Look how long it has been silent."""
         heartbeat = pulse.heartbeat
         if pulse.silence >= self.seconds and self.finding is None:

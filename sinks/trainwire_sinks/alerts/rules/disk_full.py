@@ -11,8 +11,8 @@ from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
-    from trainwire_sinks.alerts.surroundings import Surroundings
-    from trainwire_sinks.base import Pulse
+    from trainwire_sinks.alerts.host_probe import HostSnapshot
+    from trainwire_sinks.runtime.base import Pulse
 
 GIB = float(1 << 30)
 
@@ -42,7 +42,7 @@ class DiskFull(Rule):
         """The journal's disk has failed."""
         self.finding = self.finding or {"free": "too few", "folder": "the journal"}
 
-    def tick(self, pulse: Pulse, around: Surroundings) -> None:
+    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:
         """Look how much room there is."""
         free = around.free.get(self.folder)
         if free is None:

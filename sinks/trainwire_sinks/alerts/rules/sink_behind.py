@@ -11,8 +11,8 @@ from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
-    from trainwire_sinks.alerts.surroundings import Surroundings
-    from trainwire_sinks.base import Pulse
+    from trainwire_sinks.alerts.host_probe import HostSnapshot
+    from trainwire_sinks.runtime.base import Pulse
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class SinkBehind(Rule):
         self._goals: dict[str, tuple[Cursor, float]] = {}
         """For each sink where the record ended when it had last got as far, and when that was."""
 
-    def tick(self, pulse: Pulse, around: Surroundings) -> None:
+    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:
         """Look how far each has got."""
         if pulse.heartbeat is None or not around.is_known:
             return

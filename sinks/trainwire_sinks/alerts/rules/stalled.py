@@ -9,11 +9,11 @@ from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
-from trainwire_sinks.base import State
+from trainwire_sinks.runtime.base import State
 
 if TYPE_CHECKING:
-    from trainwire_sinks.alerts.surroundings import Surroundings
-    from trainwire_sinks.base import Pulse
+    from trainwire_sinks.alerts.host_probe import HostSnapshot
+    from trainwire_sinks.runtime.base import Pulse
 
 KEPT_TIMES: Final = 100
 """Times of which the median is the usual one."""
@@ -79,7 +79,7 @@ class Stalled(Rule):
             self._step, self._since = event.step, event.walltime
         self._has_metrics = True
 
-    def tick(self, pulse: Pulse, around: Surroundings) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
+    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
         """Compare the time since the last step, by the publisher's own clock, to what is usual."""
         heartbeat = pulse.heartbeat
         self._is_silent = self._is_silent or pulse.silence > FRESH_SECONDS

@@ -1,0 +1,104 @@
+"""Sending a command to a training from outside, and hearing what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import zmq.asyncio
+
+from trainwire_protocol.errors import ConnectionFileError, IncompleteError, TargetError, UsageError
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.transport.connection import Connection, connection_path, read_connection
+from trainwire_protocol.transport.key_files import keys_to
+from trainwire_protocol.transport.requester import REPLY_SECONDS, Requester
+from trainwire_protocol.wire import Cursor
+
+TRIES: Final = 3
+"""How often a command is sent until there is a reply; it has an id, and is obeyed once."""
+
+
+async def send_command(
+    target: Target, verb: str, arguments: Mapping[str, Any] | None = None, *, rank: int = 0, timeout: float = 30.0
+) -> bool:
+    """Send a command; whether the training has said within `timeout` seconds that it obeys.
+
+    It answers in its stream, once the step that it is in is over; with a `timeout` of 0 nobody waits for that.
+
+    Raises:
+        TargetError: no training is running there, or it cannot be reached.
+        RequestError: the publisher did not take the command.
+        UsageError: the training rejected it; says why.
+        IncompleteError: the publisher does not reply, or the training ended before it answered.
+    """
+    identifier = secrets.token_hex(8)
+    command = {"id": identifier, "verb": verb, "arguments": dict(arguments or {})}
+    async with _connected(target, rank) as requester:
+        head = await _ask(requester, target, "hello")
+        await _ask(requester, target, "command", command=command)
+    if not timeout:
+        return False
+    position = Cursor(head["attempt"], head["heads"].get("event", -1))
+    try:
+        async with asyncio.timeout(timeout):
+            await _answer(Subscription(target, rank=rank, cursor=position), identifier)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _ask(requester: Requester, target: Target, verb: str, **arguments: Any) -> dict[str, Any]:
+    for _ in range(TRIES):
+        try:
+            return (await requester.ask(verb, **arguments))[0]
+        except TimeoutError:
+            continue
+    raise IncompleteError(f"the training in {target} has not replied for {TRIES * REPLY_SECONDS:.0f} s")
+
+
+async def _answer(subscription: Subscription, identifier: str) -> None:
+    async with subscription:
+        async for batch in subscription:
+            for event in batch.events:
+                if event.name not in ("command/applied", "command/rejected") or event.value.get("id") != identifier:
+                    continue
+                if event.name == "command/rejected":
+                    raise UsageError(f"the training rejects it: {event.value.get('reason')}")
+                return
+    raise IncompleteError("the training ended before it answered")
+
+
+@asynccontextmanager
+async def _connected(target: Target, rank: int) -> AsyncIterator[Requester]:
+    connection = _connection(target, rank)
+    endpoint = connection.request if connection else target.request
+    if endpoint is None:
+        raise TargetError(f"there is no training in {target}: it has no connection file")
+    context = zmq.asyncio.Context()
+    requester = Requester(context, endpoint, connection.keys if connection else keys_to(endpoint))
+    try:
+        yield requester
+    finally:
+        await requester.close()
+        context.term()
+
+
+def _connection(target: Target, rank: int) -> Connection | None:
+    """The connection file's content, unless its process is gone.
+
+    Raises:
+        TargetError: the training is over.
+    """
+    if target.folder is None:
+        return target.connection
+    try:
+        connection = read_connection(connection_path(target.folder, rank))
+    except ConnectionFileError as error:
+        raise TargetError(f"no training is running in {target}: {error}") from error
+    if not connection.is_reachable():
+        raise TargetError(f"no training can be reached in {target}: its process is gone, or on another host")
+    return connection

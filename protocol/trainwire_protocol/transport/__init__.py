@@ -1,0 +1,1 @@
+"""The sockets of both ends: server, requests, live feed, authentication. Uses the journal and what lies below it."""

@@ -1,0 +1,1 @@
+"""A run at a glance: overviews, ranks, progress, comparisons. Uses the text and runtime rooms."""

@@ -1,0 +1,118 @@
+"""What of a run still counts when later attempts have resumed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.recording import Recorder, scalar
+
+from trainwire_protocol.events import Event
+from trainwire_protocol.journal.attempts import (
+    MARK,
+    NOTHING,
+    find_mark,
+    kept_ranges,
+    parse_position,
+    read_resumed_from,
+    resumed_from,
+)
+from trainwire_protocol.journal.run_folder import Attempt
+from trainwire_protocol.journal.segments import JournalWriter
+from trainwire_protocol.wire import Batch, Cursor, encode_batch
+
+
+def an_attempt(folder: Path, *batches: Batch) -> Attempt:
+    writer = JournalWriter(folder)
+    for batch in batches:
+        writer.append([batch])
+    writer.close()
+    return Attempt("digits-1", 0, 1, folder)
+
+
+@pytest.mark.parametrize(
+    ("resumed", "kept"),
+    [
+        ({}, {}),
+        ({0: None}, {0: None}),
+        ({0: None, 1: Cursor(0, 50)}, {0: 50, 1: None}),
+        ({0: None, 1: NOTHING}, {1: None}),
+        ({0: None, 1: Cursor(0, -1)}, {0: -1, 1: None}),
+        ({0: None, 1: Cursor(0, 50), 2: Cursor(1, 30)}, {0: 50, 1: 30, 2: None}),
+        ({0: None, 1: Cursor(0, 50), 2: Cursor(0, 20)}, {0: 20, 2: None}),
+        ({0: None, 1: Cursor(0, 50), 2: NOTHING, 3: Cursor(2, 7)}, {2: 7, 3: None}),
+        ({0: None, 1: None}, {0: None, 1: None}),
+        ({0: None, 1: Cursor(0, 50), 2: None}, {0: 50, 1: None, 2: None}),
+        ({0: None, 1: None, 2: Cursor(1, 30)}, {0: None, 1: 30, 2: None}),
+        ({0: None, 1: None, 2: Cursor(0, 5), 3: None}, {0: 5, 2: None, 3: None}),
+    ],
+)
+def test_kept_ranges(resumed: dict[int, Cursor | None], kept: dict[int, int | None]) -> None:
+    """An attempt counts up to where the next that counts resumed from; one that names no place supersedes nothing."""
+    assert kept_ranges(resumed) == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "position"),
+    [
+        ({"from": {"attempt": 0, "seq": 7}}, Cursor(0, 7)),
+        ({"from": None}, NOTHING),
+        ({}, NOTHING),
+        ({"from": {"attempt": "0", "seq": 7}}, NOTHING),
+        ({"from": 7}, NOTHING),
+    ],
+)
+def test_resumed_from(value: dict[str, object], position: Cursor) -> None:
+    """A `run/resumed` names its position; one that names none resumes from nothing."""
+    assert resumed_from(Event("run/resumed", value, "lifecycle", 1.0, 0)) == position
+
+
+@pytest.mark.parametrize("event", [scalar(1), Event("run/resumed", "text", "text", 1.0, 0)])
+def test_other_events_resume_nothing(event: Event) -> None:
+    """Only the lifecycle event of that name resumes."""
+    assert resumed_from(event) is None
+
+
+@pytest.mark.parametrize("position", [None, 1, [0, 1], {"attempt": -1, "seq": 0}, {"attempt": 0}, {"attempt": True}])
+def test_what_is_no_position(position: object) -> None:
+    """A position is a map of two integers, and nothing else."""
+    assert parse_position(position) is None
+
+
+def test_an_attempts_position_is_read_from_its_first_event(tmp_path: Path) -> None:
+    """The position is that of the attempt's first event, and of no later one."""
+    recorder = Recorder(attempt=1)
+    resumed = recorder.happened("run/resumed", **{"from": {"attempt": 0, "seq": 9}})
+    assert read_resumed_from(an_attempt(tmp_path / "missing")) is None
+    (tmp_path / "a").mkdir()
+    assert read_resumed_from(an_attempt(tmp_path / "a", resumed, recorder.scalars())) == Cursor(0, 9)
+    (tmp_path / "b").mkdir()
+    assert read_resumed_from(an_attempt(tmp_path / "b", Recorder().scalars(), resumed)) is None
+
+
+def test_an_attempt_that_begins_with_rubbish_resumes_nothing(tmp_path: Path) -> None:
+    """A first body that cannot be read says nothing of a position."""
+    whole = Recorder().scalars()
+    broken = Batch(whole.header, whole.header_bytes, b"\xc1")
+    assert read_resumed_from(an_attempt(tmp_path, broken)) is None
+
+
+def test_a_mark_is_found_where_its_batch_ends(tmp_path: Path) -> None:
+    """A mark's position is the end of its batch, past bodies that cannot be read."""
+    recorder = Recorder(attempt=1)
+    batches = [recorder.scalars(3), recorder.happened(MARK, mark=1)]
+    broken = recorder.happened(MARK, mark=2)
+    batches.append(Batch(broken.header, broken.header_bytes, MARK.encode()))
+    header = recorder.record([scalar(1), Event(MARK, {"mark": 3}, "lifecycle", 1.0, 0)])
+    attempt = an_attempt(tmp_path, *batches, header, recorder.scalars())
+    assert find_mark(attempt, 1) == Cursor(1, 3)
+    assert find_mark(attempt, 3) == Cursor(1, 6)
+
+
+def test_a_mark_that_was_not_journaled_is_the_attempts_end(tmp_path: Path) -> None:
+    """What a mark promises is all in the journal if the mark is not: the position is the journal's end."""
+    recorder = Recorder(attempt=1)
+    attempt = an_attempt(tmp_path, recorder.scalars(5))
+    assert find_mark(attempt, 1) == Cursor(1, 4)
+    empty = encode_batch(recorder.scalars().header, [])
+    assert empty.cursor == Cursor(1, 5)

@@ -1,0 +1,106 @@
+"""Journals of any bytes: read or told of, in bounded memory, with no exception but our own."""
+
+from __future__ import annotations
+
+import tempfile
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.recording import Recorder, frames
+from support.strategies import plain_values
+
+from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError
+from trainwire_protocol.journal.records import encode_record
+from trainwire_protocol.journal.segments import JournalReader
+from trainwire_protocol.wire import decode_batch, unpack_map
+
+
+def whole_journal() -> tuple[list[tuple[bytes, bytes]], bytes]:
+    recorder = Recorder()
+    batches = [recorder.scalars(number % 4 + 1) for number in range(12)]
+    return frames(batches), b"".join(map(encode_record, batches))
+
+
+FRAMES, JOURNAL = whole_journal()
+edits = st.lists(
+    st.tuples(st.integers(0, len(JOURNAL)), st.integers(0, 60), st.binary(max_size=60) | st.just(JOURNAL[:70])),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(edits, st.booleans())
+def test_whatever_is_done_to_a_journal_what_is_read_was_recorded(
+    changes: list[tuple[int, int, bytes]], final: bool
+) -> None:
+    """After any cuts and insertions every batch that is read was recorded, in order, once."""
+    data = bytearray(JOURNAL)
+    for place, length, inserted in changes:
+        data[place : place + length] = inserted
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{0:020d}.journal").write_bytes(data)
+        reader = JournalReader(Path(folder))
+        found = []
+        while batches := reader.read(final=final):
+            found += frames(batches)
+        reader.close()
+    places = [FRAMES.index(frame) for frame in found]
+    assert places == sorted(set(places))
+
+
+@given(st.lists(st.binary(max_size=300) | st.just(JOURNAL[:200]), max_size=4), st.integers(-1, 50))
+def test_any_segments_are_read_or_told_of(contents: list[bytes], after: int) -> None:
+    """Segments of any bytes, from any place: no exception but our own, and an end."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, content in enumerate(contents):
+            (Path(folder) / f"{number * 7:020d}.journal").write_bytes(content)
+        reader = JournalReader(Path(folder), after)
+        try:
+            while batches := reader.read(final=True):
+                for batch in batches:
+                    _ = batch.malformed
+        except (MalformedBatchError, UnsupportedVersionError):
+            pass
+        finally:
+            reader.close()
+
+
+BOMBS = {
+    "a list that says it has four billion items": b"\xdd\xff\xff\xff\xff",
+    "a map that says it has four billion items": b"\xdf\xff\xff\xff\xff",
+    "bytes that say they are four gigabytes": b"\xc6\xff\xff\xff\xff",
+    "an extension that says it is four gigabytes": b"\xc9\xff\xff\xff\xff\x01",
+    "lists in lists": b"\x91" * 100_000,
+    "maps in maps": b"\x81\xa1a" * 5_000,
+    "many empty lists": b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_says_it_is_huge_costs_no_memory(name: str) -> None:
+    """Lengths that are claimed are not believed: memory stays in proportion to the bytes that are there."""
+    bomb = BOMBS[name]
+    header = decode_batch(*FRAMES[0]).header_bytes
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError):
+            _ = decode_batch(header, bomb).events
+        with pytest.raises(ProtocolError):
+            unpack_map(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * len(bomb) + (1 << 20)
+
+
+@given(st.binary(max_size=200) | st.lists(plain_values, max_size=3).map(msgpack.packb))
+def test_any_bytes_as_a_body_raise_only_our_error(body: bytes) -> None:
+    """A body of any bytes under a header that is right gives events, a count of those that are none, or our error."""
+    batch = decode_batch(FRAMES[0][0], body)
+    with suppress(MalformedBatchError):
+        assert len(batch.events) + batch.malformed == batch.header.count

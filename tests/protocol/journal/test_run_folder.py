@@ -1,0 +1,228 @@
+"""Attempts and leases: one live trainer for a run's folder, and a further attempt once it is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainwire_protocol.errors import RunInUseError, UsageError
+from trainwire_protocol.journal.run_folder import (
+    LEASE_SECONDS,
+    Attempt,
+    Lease,
+    begin_attempt,
+    list_attempts,
+    list_ranks,
+    read_run_name,
+)
+from trainwire_protocol.process import ProcessIdentity
+
+BEGIN = """
+import sys
+from pathlib import Path
+from trainwire_protocol.errors import RunInUseError
+from trainwire_protocol.journal.run_folder import begin_attempt
+sys.stdin.readline()
+try:
+    print(begin_attempt(Path(sys.argv[1]), 0, "session").number, flush=True)
+except RunInUseError as error:
+    print(error, flush=True)
+sys.stdin.readline()
+"""
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def another_trainer(run_folder: Path) -> subprocess.Popen[str]:
+    """A process that begins an attempt when it reads a line, and lives until it reads another."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGIN, str(run_folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.communicate("\n", timeout=20)
+
+
+def rewrite_lease(attempt: Attempt, **changes: Any) -> None:
+    lease = attempt.read_lease()
+    assert lease
+    attempt.write_lease(replace(lease, **changes))
+
+
+def test_the_first_attempt_names_the_run(tmp_path: Path) -> None:
+    """A new folder gets a run whose name is the folder's with random digits, and keeps it for all ranks."""
+    first = begin_attempt(tmp_path / "my run", 0, "a")
+    other = begin_attempt(tmp_path / "my run", 1, "b")
+    assert first.number == other.number == 0
+    assert first.run == other.run == read_run_name(tmp_path / "my run")
+    assert first.run.startswith("my-run-")
+    assert list_ranks(tmp_path / "my run") == [0, 1]
+
+
+def test_a_second_live_trainer_is_refused(tmp_path: Path) -> None:
+    """While a live process holds the run, another attempt is refused with a line that says who holds it."""
+    begin_attempt(tmp_path, 0, "first")
+    with pytest.raises(RunInUseError, match=f"process {os.getpid()} on .* is recording attempt 0 of rank 0"):
+        begin_attempt(tmp_path, 0, "second")
+    assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0]
+
+
+def test_take_over_goes_on_all_the_same(tmp_path: Path) -> None:
+    """With `take_over` the next attempt begins, and the old one can see that it is superseded."""
+    old = begin_attempt(tmp_path, 0, "first")
+    assert not old.is_superseded()
+    assert begin_attempt(tmp_path, 0, "second", take_over=True).number == 1
+    assert old.is_superseded()
+
+
+def test_a_released_attempt_is_followed(tmp_path: Path) -> None:
+    """Once its owner has released the lease, the next attempt begins in the same run."""
+    first = begin_attempt(tmp_path, 0, "first")
+    rewrite_lease(first, released=True)
+    second = begin_attempt(tmp_path, 0, "second")
+    assert (second.run, second.number) == (first.run, 1)
+
+
+def test_an_attempt_whose_process_is_gone_is_followed(tmp_path: Path) -> None:
+    """A killed trainer's young lease holds nobody up on its own host."""
+    trainer = another_trainer(tmp_path)
+    tell(trainer)
+    assert answer(trainer) == "0"
+    with pytest.raises(RunInUseError):
+        begin_attempt(tmp_path, 0, "second")
+    trainer.kill()
+    trainer.communicate()
+    assert begin_attempt(tmp_path, 0, "second").number == 1
+
+
+def test_a_lease_of_another_host_holds_until_it_is_old(tmp_path: Path) -> None:
+    """Another host's process cannot be looked at: its lease counts while it is young."""
+    attempt = begin_attempt(tmp_path, 0, "first")
+    elsewhere = ProcessIdentity("another-host", 1, "then")
+    rewrite_lease(attempt, process=elsewhere)
+    with pytest.raises(RunInUseError, match="another-host"):
+        begin_attempt(tmp_path, 0, "second")
+    rewrite_lease(attempt, process=elsewhere, renewed=time.time() - LEASE_SECONDS)
+    assert begin_attempt(tmp_path, 0, "second").number == 1
+
+
+def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
+    """A lease whose pid now belongs to a process that started at another time holds nobody up."""
+    attempt = begin_attempt(tmp_path, 0, "first")
+    rewrite_lease(attempt, process=ProcessIdentity.of_this_process()._replace(started="long ago"))
+    assert begin_attempt(tmp_path, 0, "second").number == 1
+
+
+def test_of_two_at_once_exactly_one_wins(tmp_path: Path) -> None:
+    """Of processes that begin the same attempt at the same moment, one gets it and the others are refused."""
+    trainers = [another_trainer(tmp_path) for _ in range(4)]
+    for trainer in trainers:
+        tell(trainer)
+    answers = sorted(map(answer, trainers), key=len)
+    for trainer in trainers:
+        end(trainer)
+    assert answers[0] == "0"
+    assert all("is in use" in refused for refused in answers[1:])
+    assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0]
+
+
+def test_an_attempt_without_a_lease_is_held_while_it_is_young(tmp_path: Path) -> None:
+    """Between making the folder and writing the lease an attempt is held already, and not for ever."""
+    attempt = begin_attempt(tmp_path, 0, "first")
+    attempt.lease_path.unlink()
+    assert attempt.is_held()
+    long_ago = time.time() - LEASE_SECONDS - 1
+    os.utime(attempt.folder, (long_ago, long_ago))
+    assert not attempt.is_held()
+
+
+def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
+    """Fields of later versions in a lease are skipped."""
+    attempt = begin_attempt(tmp_path, 0, "first")
+    lease = attempt.read_lease()
+    fields = json.loads(attempt.lease_path.read_bytes())
+    fields["process"]["thread"] = fields["mood"] = "good"
+    attempt.lease_path.write_text(json.dumps(fields))
+    assert attempt.read_lease() == lease
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(json_values.map(json.dumps) | st.text() | st.just("[" * 10_000))
+def test_any_lease_or_name_is_read_or_left(tmp_path: Path, text: str) -> None:
+    """Whatever stands in a lease or in run.json, it is read or taken as none."""
+    attempt = Attempt("run", 0, 0, tmp_path)
+    attempt.lease_path.write_bytes(text.encode(errors="replace"))
+    assert attempt.read_lease() is None
+    (tmp_path / "journal").mkdir(exist_ok=True)
+    (tmp_path / "journal" / "run.json").write_bytes(text.encode(errors="replace"))
+    assert read_run_name(tmp_path) is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(["process", "session", "renewed", "released", "host", "pid"]), json_values))
+def test_a_lease_with_any_fields_can_be_asked(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A lease with fields that hold anything is none, or one that can say whether it holds."""
+    attempt = Attempt("run", 0, 0, tmp_path)
+    attempt.write_lease(Lease(ProcessIdentity("another-host", 1, "then"), "session", 0.0))
+    fields = json.loads(attempt.lease_path.read_bytes())
+    fields["process"] |= {name: value for name, value in changes.items() if name in ("host", "pid")}
+    attempt.lease_path.write_text(json.dumps(fields | changes))
+    lease = attempt.read_lease()
+    assert lease is None or lease.holds() in (True, False)
+
+
+@pytest.mark.parametrize("in_the_way", ["", "journal", "journal/rank-0", "journal/run.json/x"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, in_the_way: str) -> None:
+    """A file where a folder has to be, or the reverse, gives a line that names the run's folder."""
+    obstacle = tmp_path / "run" / in_the_way
+    if in_the_way.endswith("x"):
+        obstacle.mkdir(parents=True)
+    else:
+        obstacle.parent.mkdir(parents=True, exist_ok=True)
+        obstacle.write_text("a file")
+    with pytest.raises(UsageError, match=str(tmp_path / "run")):
+        begin_attempt(tmp_path / "run", 0, "session")
+
+
+def test_a_run_whose_name_is_lost_is_refused(tmp_path: Path) -> None:
+    """A run.json without a name says what to do, and is not overwritten."""
+    (tmp_path / "journal").mkdir()
+    name = tmp_path / "journal" / "run.json"
+    name.write_text("{}")
+    with pytest.raises(UsageError, match="restore it, or choose another folder"):
+        begin_attempt(tmp_path, 0, "session")
+    assert name.read_text() == "{}"
+
+
+def test_a_folder_that_holds_no_run_has_no_attempts(tmp_path: Path) -> None:
+    """A folder without a run, or with other things in the journal's place, has neither attempts nor ranks."""
+    assert list_attempts(tmp_path, 0) == []
+    (tmp_path / "journal" / "rank-x").mkdir(parents=True)
+    (tmp_path / "journal" / "rank-0" / "attempt-x").mkdir(parents=True)
+    assert list_attempts(tmp_path, 0) == []
+    assert list_ranks(tmp_path) == [0]

@@ -1,0 +1,75 @@
+"""Where a publisher is, and under which name it is known."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.transport.endpoints import Endpoints, Tcp
+
+BOUND = ("tcp://0.0.0.0:5001", "tcp://0.0.0.0:5002")
+
+
+def test_nothing_to_bind_is_a_socket_of_this_host() -> None:
+    """Without an address the sockets are in a private folder, and go with it."""
+    endpoints = Endpoints.choose(Tcp())
+    assert endpoints.folder
+    assert endpoints.folder.stat().st_mode & 0o777 == 0o700
+    assert endpoints.server_keys is None
+    endpoints.remove()
+    assert not endpoints.folder.exists()
+
+
+def test_tcp_always_has_keys() -> None:
+    """An address on TCP comes with a server's keys, and with a client's that the server lets in."""
+    endpoints = Endpoints.choose(Tcp("tcp://127.0.0.1:0"))
+    assert (endpoints.publish, endpoints.request) == ("tcp://127.0.0.1:*",) * 2
+    assert endpoints.server_keys
+    assert endpoints.client_keys
+    assert endpoints.client_keys.client.public in endpoints.server_keys.allowed
+    assert endpoints.client_keys.server == endpoints.server_keys.server.public
+    fixed = Endpoints.choose(Tcp("tcp://[::1]:7000"))
+    assert (fixed.publish, fixed.request) == ("tcp://[::1]:7000", "tcp://[::1]:7001")
+
+
+@pytest.mark.parametrize(
+    ("advertise", "known"),
+    [
+        (None, (f"tcp://{socket.gethostname()}:5001", f"tcp://{socket.gethostname()}:5002")),
+        ("login.example.org", ("tcp://login.example.org:5001", "tcp://login.example.org:5002")),
+        ("10.0.0.1:7000", ("tcp://10.0.0.1:7000", "tcp://10.0.0.1:7001")),
+        ("[::1]:7000", ("tcp://[::1]:7000", "tcp://[::1]:7001")),
+    ],
+)
+def test_what_clients_are_told(advertise: str | None, known: tuple[str, str]) -> None:
+    """Clients are told the host's name for "all addresses", or what is to be advertised."""
+    assert Endpoints.choose(Tcp("tcp://0.0.0.0:5001", advertise)).advertised(*BOUND) == known
+
+
+@pytest.mark.parametrize(
+    "bind", ["localhost:1", "udp://a:1", "tcp://a", "tcp://a:b", "tcp://a:65535", "tcp://a:1/x", 5]
+)
+def test_what_cannot_be_bound(bind: str) -> None:
+    """What is no address is refused by name."""
+    with pytest.raises(OptionError, match="bind is"):
+        Endpoints.choose(Tcp.from_environment(bind))
+
+
+@pytest.mark.parametrize("advertise", ["a:7000", "a b", "a:0", "a:x", "a:65535", "a/b", ":5"])
+def test_what_cannot_be_advertised(advertise: str) -> None:
+    """What is no host is refused by name."""
+    with pytest.raises(OptionError, match="advertise is"):
+        Endpoints.choose(Tcp("tcp://0.0.0.0:0", advertise))
+
+
+def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment gives what is not given; what is given in full is all that counts."""
+    for name, value in {"BIND": "tcp://0.0.0.0:0", "ADVERTISE": "login", "CLIENTS": "/keys"}.items():
+        monkeypatch.setenv(f"TRAINWIRE_{name}", value)
+    monkeypatch.setenv("TRAINWIRE_SERVER_KEY", "")
+    assert Tcp.from_environment() == Tcp("tcp://0.0.0.0:0", "login", None, Path("/keys"))
+    assert Tcp.from_environment("tcp://127.0.0.1:0") == Tcp("tcp://127.0.0.1:0", "login", None, Path("/keys"))
+    assert Tcp.from_environment(Tcp()) == Tcp()

@@ -1,0 +1,377 @@
+"""The publisher's answers: frames in, frames out, and an error for whatever is no request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.publisher import Publisher, run
+from support.recording import Recorder, frames
+from support.strategies import plain_values
+
+from trainwire_protocol.errors import RequestError
+from trainwire_protocol.journal.records import RecordScanner, encode_record
+from trainwire_protocol.journal.run_folder import Attempt, begin_attempt
+from trainwire_protocol.journal.segments import JournalWriter
+from trainwire_protocol.transport import responder as module
+from trainwire_protocol.transport.responder import (
+    MAX_CREDIT,
+    MAX_FETCH_SESSIONS,
+    MAX_FETCHES,
+    MAX_SINKS,
+    MAX_WAITING_FETCHES,
+    Responder,
+)
+from trainwire_protocol.transport.server import MAX_WAITING_REQUESTS
+from trainwire_protocol.wire import MAX_HEADER_BYTES, VERSION, Batch, Cursor, Header
+
+FETCH: dict[str, Any] = {"verb": "fetch", "attempt": 0, "after": -1, "channels": ["event"], "credit": 1 << 20}
+ACK: dict[str, Any] = {"verb": "ack", "sink": "loss-file", "attempt": 0, "seq": 3}
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    """A run's first attempt, without a journal."""
+    return begin_attempt(tmp_path, 0, "session")
+
+
+@pytest.fixture
+def responder(attempt: Attempt) -> Iterator[Responder]:
+    """The responder of an attempt with ten batches, every other one on `media`."""
+    recorder = Recorder(attempt.run)
+    write(attempt, [recorder.scalars(2, "media" if number % 2 else "event") for number in range(10)])
+    responder = Responder(attempt, recorder.heads, lambda: {"state": "running"})
+    yield responder
+    responder.close()
+
+
+def write(attempt: Attempt, batches: list[Batch]) -> None:
+    writer = JournalWriter(attempt.folder)
+    writer.append(batches)
+    writer.close()
+
+
+def ask(responder: Responder, **request: Any) -> tuple[dict[str, Any], list[bytes]]:
+    head, *further = asyncio.run(responder.answer([msgpack.packb(request)]))
+    return msgpack.unpackb(head), further
+
+
+def fetched(further: list[bytes]) -> list[Batch]:
+    scanner = RecordScanner()
+    for frame in further:
+        scanner.feed(frame)
+    return scanner.records(final=True)
+
+
+def test_hello_tells_what_there_is(responder: Responder) -> None:
+    """`hello` tells the run, its attempts with where they resumed from, the heads, and what the publisher adds."""
+    head, further = ask(responder, verb="hello", id=7)
+    assert head == {
+        "id": 7, "run": responder.attempt.run, "rank": 0, "attempt": 0, "versions": [VERSION],
+        "heads": {"event": 17, "media": 19}, "attempts": [{"attempt": 0, "from": None}], "state": "running",
+    }  # fmt: skip
+    assert further == []
+
+
+def test_hello_tells_where_attempts_resumed_from(tmp_path: Path) -> None:
+    """For each attempt `hello` tells the position that it resumed from."""
+    for number in range(3):
+        attempt = begin_attempt(tmp_path, 0, "session", take_over=True)
+        recorder = Recorder(attempt.run, 0, number)
+        position = {"attempt": 0, "seq": 4} if number == 2 else None
+        write(attempt, [recorder.happened("run/resumed" if number else "run/started", **{"from": position})])
+    head, _ = ask(Responder(attempt, {}, dict), verb="hello")
+    assert head["attempts"] == [
+        {"attempt": 0, "from": None},
+        {"attempt": 1, "from": {"attempt": -1, "seq": -1}},
+        {"attempt": 2, "from": {"attempt": 0, "seq": 4}},
+    ]
+
+
+def test_fetch_gives_the_journals_bytes(responder: Responder) -> None:
+    """`fetch` gives the records of the wanted channels as they stand in the journal, and says how far it looked."""
+    journal = next(responder.attempt.folder.glob("*.journal")).read_bytes()
+    head, further = ask(responder, **FETCH | {"id": "a", "channels": ["event", "media"]})
+    assert head == {"id": "a", "scanned_to": 19, "head": 19, "ended": False}
+    assert further == [journal]
+    head, further = ask(responder, **FETCH | {"after": 9})
+    assert [batch.header.seq for batch in fetched(further)] == [12, 16]
+    assert head["scanned_to"] == 19
+
+
+def test_fetch_by_little_credit_comes_to_the_end(responder: Responder) -> None:
+    """With credit for less than a batch each answer holds one; with none, nothing; and all is had in the end."""
+    assert ask(responder, **FETCH | {"credit": 0}) == (
+        {"id": None, "scanned_to": -1, "head": 19, "ended": False},
+        [b""],
+    )
+    found, place = list[Batch](), -1
+    while place < 19:
+        head, further = ask(responder, **FETCH | {"after": place, "credit": 1})
+        assert len(fetched(further)) <= 1
+        found += fetched(further)
+        place = head["scanned_to"]
+    assert [batch.header.seq for batch in found] == [0, 4, 8, 12, 16]
+
+
+def test_fetch_goes_on_as_the_journal_grows(responder: Responder) -> None:
+    """What is recorded after a `fetch` is had by the next one, and the end of the attempt is told with it."""
+    ask(responder, **FETCH)
+    recorder = Recorder(responder.attempt.run)
+    recorder.seq = 20
+    last = recorder.happened("run/finished")
+    writer = JournalWriter(responder.attempt.folder)
+    writer.append([last])
+    writer.close()
+    head, further = ask(responder, **FETCH | {"after": 19})
+    assert frames(fetched(further)) == frames([last])
+    assert head["ended"] is True
+    assert ask(responder, **FETCH | {"after": 20})[0]["ended"] is True
+
+
+def test_credit_has_a_limit(attempt: Attempt) -> None:
+    """However much credit is asked for, an answer holds `MAX_CREDIT` bytes at most, or a single larger batch."""
+    recorder = Recorder(attempt.run)
+    sizes = [MAX_CREDIT // 3] * 7 + [MAX_CREDIT * 2]
+    batches = [
+        recorder.record([recorder.scalars().events[0]._replace(type="hparams", value={"data": bytes(size)})])
+        for size in sizes
+    ]
+    write(attempt, batches)
+    responder = Responder(attempt, recorder.heads, dict)
+    lengths, place = [], -1
+    while place < recorder.seq - 1:
+        head, (data,) = ask(responder, **FETCH | {"after": place, "credit": 2**62})
+        lengths.append(len(data))
+        place = head["scanned_to"]
+    responder.close()
+    assert all(length <= MAX_CREDIT for length in lengths[:-1])
+    assert lengths[-1] == len(encode_record(batches[-1]))
+
+
+def test_a_fetch_of_what_is_rare_does_not_scan_for_ever(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer goes through a bounded part of the journal, wanted or not, and says how far it has got."""
+    monkeypatch.setattr(module, "MAX_SCANNED_BYTES", 1)
+    head, further = ask(responder, **FETCH | {"channels": ["media"]})
+    assert (head["scanned_to"], further) == (1, [b""])
+    head, further = ask(responder, **FETCH | {"channels": ["media"], "after": 1})
+    assert head["scanned_to"] == 3
+    assert len(fetched(further)) == 1
+
+
+def test_places_that_are_kept_open_have_a_limit(responder: Responder) -> None:
+    """At most `MAX_FETCH_SESSIONS` sessions are kept, and each reader still gets what it asks for."""
+    for round_number in range(2):
+        for after in range(MAX_FETCH_SESSIONS + 4):
+            _, further = ask(responder, **FETCH | {"after": after - 1, "credit": 1 + round_number})
+            assert fetched(further)[0].header.seq >= after - 1 if after < 18 else True
+    assert len(responder._replays) <= MAX_FETCH_SESSIONS
+
+
+def test_a_client_that_asks_without_end_holds_up_no_other(responder: Responder) -> None:
+    """Of what one client wants at once `MAX_FETCHES` wait for their turn, and others come right after them."""
+
+    async def main() -> None:
+        request = [msgpack.packb(FETCH)]
+        responder._rest_until = time.monotonic() + 0.2
+        greedy = [asyncio.ensure_future(responder.answer(request, b"greedy")) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert await responder.answer(request, b"other")
+        answers = [answer.result() for answer in greedy if answer.done()]
+        assert len(answers) == 100
+        assert len([answer for answer in answers if answer]) == MAX_FETCHES
+        assert await responder.answer(request, b"greedy")
+        assert not responder._fetching
+
+    run(main())
+
+
+def test_many_clients_that_fetch_leave_room_for_others() -> None:
+    """Of the places for requests some are never taken by `fetch`, so that `ack` and `hello` are answered."""
+    assert MAX_WAITING_FETCHES < MAX_WAITING_REQUESTS
+
+
+def test_what_all_clients_fetch_is_limited(responder: Responder) -> None:
+    """However many clients there are, `MAX_WAITING_FETCHES` of theirs wait, and later ones are answered again."""
+
+    async def main() -> None:
+        request = [msgpack.packb(FETCH)]
+        responder._rest_until = time.monotonic() + 0.2
+        asked = [asyncio.ensure_future(responder.answer(request, b"%d" % client)) for client in range(100)]
+        answers = await asyncio.gather(*asked)
+        assert len([answer for answer in answers if answer]) == MAX_WAITING_FETCHES
+        assert await responder.answer(request, b"99")
+        assert not responder._fetching
+
+    run(main())
+
+
+def test_fetches_take_a_share_of_the_time(responder: Responder) -> None:
+    """After a `fetch` the next one waits in proportion to what the first one took, and other requests do not."""
+
+    async def main() -> None:
+        begun = time.thread_time()
+        await responder.answer([msgpack.packb(FETCH)])
+        assert responder._rest_until > time.monotonic() - 60
+        responder._rest_until = time.monotonic() + 60
+        second = asyncio.ensure_future(responder.answer([msgpack.packb(FETCH)]))
+        await responder.answer([msgpack.packb({"verb": "hello"})])
+        await responder.answer([msgpack.packb(ACK)])
+        assert not second.done()
+        second.cancel()
+        responder._rest_until = time.monotonic() + 0.05
+        assert await responder.answer([msgpack.packb(FETCH)])
+        assert time.thread_time() - begun < 1
+
+    run(main())
+
+
+def test_an_acknowledgement_is_kept(responder: Responder) -> None:
+    """`ack` keeps how far a sink has got, for as long as its word counts."""
+    assert ask(responder, **ACK) == ({"id": None}, [])
+    sink = responder.sinks["loss-file"]
+    assert sink.cursor == Cursor(0, 3)
+    assert sink.expires > time.monotonic()
+
+
+def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
+    """Past `MAX_SINKS` a new sink is refused, known ones are not, and those whose word has expired make room."""
+    for number in range(MAX_SINKS):
+        ask(responder, **ACK | {"sink": str(number)})
+    assert "error" in ask(responder, **ACK)[0]
+    assert "error" not in ask(responder, **ACK | {"sink": "5"})[0]
+    responder.sinks["7"].expires = 0.0
+    assert "error" not in ask(responder, **ACK)[0]
+    assert len(responder.sinks) == MAX_SINKS
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({}, "the verb is None; known are hello, fetch, ack and command"),
+        ({"verb": "explode"}, "the verb is 'explode'"),
+        ({"verb": ["fetch"]}, "the verb is"),
+        (FETCH | {"attempt": "0"}, "attempt is '0', not an integer of at least 0"),
+        (FETCH | {"attempt": 9}, "there is no attempt 9"),
+        (FETCH | {"after": None}, "after is None, not an integer of at least -1"),
+        (FETCH | {"after": -2}, "after is -2"),
+        (FETCH | {"credit": -1}, "credit is -1"),
+        (FETCH | {"credit": 2**63}, "credit is"),
+        (FETCH | {"credit": True}, "credit is True"),
+        (FETCH | {"channels": "event"}, "channels is 'event', not a list of names"),
+        (FETCH | {"channels": []}, "channels is ()"),
+        (FETCH | {"channels": [1]}, "channels is (1,)"),
+        (FETCH | {"channels": ["a"] * 17}, "channels is"),
+        (ACK | {"sink": ""}, "sink is '', not a name"),
+        (ACK | {"sink": b"name"}, "sink is b'name', not a name"),
+        (ACK | {"sink": "a" * 257}, "not a name"),
+        (ACK | {"seq": 1.5}, "seq is 1.5"),
+        ({"verb": "command"}, "command is None, not a map of id, verb and arguments"),
+        ({"verb": "command", "command": {"id": "a", "verb": ""}}, "not a map of id, verb and arguments"),
+        ({"verb": "command", "command": {"id": "a", "verb": "stop"}}, "nothing here takes commands"),
+        ({"verb": "hello", "id": [1]}, "the id is neither a number nor a string"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_an_error(responder: Responder, request_: dict[str, Any], said: str) -> None:
+    """A request with a wrong verb or argument is answered with an error that names it."""
+    head, further = ask(responder, **request_)
+    assert said in head["error"]
+    assert len(head["error"]) < 200
+    assert further == []
+
+
+@pytest.mark.parametrize("request_", [[], [b"\x80", b""], [b""], [b"\xc1"], [b"\x01"], [bytes(MAX_HEADER_BYTES + 1)]])
+def test_what_is_no_request_is_answered_with_an_error(responder: Responder, request_: list[bytes]) -> None:
+    """Frames that hold no map, too many or too long ones are answered with an error."""
+    (head,) = asyncio.run(responder.answer(request_))
+    assert set(msgpack.unpackb(head)) == {"id", "error"}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.binary(max_size=100), max_size=3)
+    | st.dictionaries(st.text(max_size=5), plain_values, max_size=4).map(lambda request: [msgpack.packb(request)])
+    | st.builds(
+        lambda request, changes: [msgpack.packb(request | changes)],
+        st.sampled_from([FETCH, ACK, {"verb": "hello"}]),
+        st.dictionaries(st.sampled_from([*FETCH, *ACK, "id"]), plain_values, max_size=3),
+    )
+)
+def test_any_frames_are_answered(responder: Responder, request_: list[bytes]) -> None:
+    """Whatever frames come, there is an answer, and its head is a map that a reader accepts."""
+    head, *_ = asyncio.run(responder.answer(request_))
+    assert "id" in msgpack.unpackb(head)
+
+
+def test_a_newer_versions_journal_is_an_error_and_not_the_end(responder: Responder, tmp_path: Path) -> None:
+    """An attempt whose journal a newer version wrote is answered with an error, and the next request as ever."""
+    header = Header(responder.attempt.run, 0, 1, "event", 0, 1, {})
+    newer = Batch(header, msgpack.packb({"version": VERSION + 1}), b"\x90")
+    later = Attempt(responder.attempt.run, 0, 1, responder.attempt.folder.with_name("attempt-1"))
+    later.folder.mkdir()
+    write(later, [newer])
+    assert "pip install" in ask(responder, verb="hello")[0]["error"]
+    assert "pip install" in ask(responder, **FETCH | {"attempt": 1})[0]["error"]
+    assert "error" not in ask(responder, **FETCH)[0]
+
+
+def test_a_segment_that_cannot_be_read_is_an_error(responder: Responder) -> None:
+    """A journal that the system does not let be read is answered with what it says."""
+    segment = next(responder.attempt.folder.glob("*.journal"))
+    segment.unlink()
+    segment.mkdir()
+    assert "Is a directory" in ask(responder, **FETCH)[0]["error"]
+
+
+def test_closing_lets_go_of_files_also_of_those_opened_meanwhile(responder: Responder) -> None:
+    """After closing no place is kept open."""
+    ask(responder, **FETCH)
+    responder.close()
+    assert not responder._replays
+    ask(responder, **FETCH)
+    assert not responder._replays
+
+
+def test_a_publisher_of_a_later_attempt_gives_earlier_ones(tmp_path: Path) -> None:
+    """The publisher of any attempt gives the records of all that its run's folder holds."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as first:
+            first.scalars(3)
+        async with Publisher(tmp_path, take_over=True) as second:
+            request = msgpack.packb(FETCH)
+            head, data = await second.server.responder.answer([request])
+            assert frames(fetched([data])) == frames(first.recorded)
+            assert msgpack.unpackb(head)["head"] == 2
+
+    run(main())
+
+
+def test_a_command_is_handed_in_once(responder: Responder) -> None:
+    """One that comes again with the same id, as its reply was lost, is answered and changes nothing."""
+    taken: list[tuple[str, str, Any]] = []
+    responder.on_command = lambda *command: taken.append(command)
+    command = {"id": "a1", "verb": "set", "arguments": {"learning_rate": 0.1}}
+    for number in range(2):
+        head, records = ask(responder, verb="command", id=number, command=command)
+        assert (head, records) == ({"id": number}, [])
+    assert taken == [("a1", "set", {"learning_rate": 0.1})]
+
+
+def test_a_command_that_is_refused_may_come_again(responder: Responder) -> None:
+    """What the training does not take is an error, and no id is kept of it."""
+
+    def refuse(*command: object) -> None:
+        raise RequestError("not now")
+
+    responder.on_command = refuse
+    command = {"id": "a1", "verb": "stop"}
+    for _ in range(2):
+        assert ask(responder, verb="command", command=command)[0]["error"] == "not now"

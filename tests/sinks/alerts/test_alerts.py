@@ -1,0 +1,243 @@
+"""The alerts sink: what is told to whom, once, through failures, crashes and resumptions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.receiver import Receiver
+
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.transport.live import Heartbeat
+from trainwire_protocol.wire import Batch, Cursor, Header
+from trainwire_sinks import Event
+from trainwire_sinks.builtin.alerts import Alerts, Options
+from trainwire_sinks.cli import run as run_command
+from trainwire_sinks.runtime.cursor import Commit, CursorFile, Point
+from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.runtime.runner import SinkRunner
+from trainwire_sinks.testing.check_sink import Recording, check_sink, record, run_sink
+
+HOOK = '[notifiers.{}]\nkind = "webhook"\nurl = "http://127.0.0.1:{}/"\ntimeout = 30\nretry_after = 0.02\n'
+NAN_RULE = '[rules.nan]\nkind = "not-finite"\ncool_down = 0\n'
+
+WriteRun = Callable[..., Path]
+
+
+def losses(*values: float, walltime: float | None = None) -> list[Batch]:
+    """A batch for each loss, all of which were recorded now."""
+    now = time.time() if walltime is None else walltime
+    return record([[Event("loss", value, "scalar", now, step)] for step, value in enumerate(values, 1)])
+
+
+def told(alert: dict[str, Any]) -> tuple[str, int]:
+    return alert["state"], alert["step"]
+
+
+def in_file(folder: Path) -> list[tuple[str, int]]:
+    return [told(json.loads(line)) for line in (folder / "alerts.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def alerts(tmp_path: Path) -> Callable[..., Callable[[], Alerts]]:
+    """Makes a maker of sinks, with rules of the test's own."""
+
+    def make(text: str, **options: Any) -> Callable[[], Alerts]:
+        path = tmp_path / "rules.toml"
+        path.write_text(text)
+        return lambda: Alerts(Options(rules=path, **options))
+
+    return make
+
+
+def test_each_alert_is_told_once(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """What fires and clears is in the file in order and is told to all; started again, nothing is told again."""
+    with Receiver(read=told) as one, Receiver(read=told) as other:
+        make = alerts(HOOK.format("one", one.port) + HOOK.format("other", other.port) + NAN_RULE)
+        batches = losses(1, math.nan, 2, math.inf)
+        for upto in (2, 4, 4):
+            run_sink(make, tmp_path, batches[:upto])
+        assert in_file(tmp_path) == [("fired", 2), ("cleared", 3), ("fired", 4)]
+        assert sorted(one.tried) == sorted(other.tried) == sorted(in_file(tmp_path))
+
+
+def test_what_has_cleared_is_told_after_what_has_fired(
+    tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]
+) -> None:
+    """However often a notifier fails, its last word on an alert is not the first one; other alerts do not wait."""
+    refusals = iter(range(6))
+
+    def answer(alert: tuple[str, int]) -> int:
+        return 500 if alert == ("fired", 2) and next(refusals, None) is not None else 200
+
+    with Receiver(answer, told) as receiver:
+        run_sink(alerts(HOOK.format("hook", receiver.port) + NAN_RULE), tmp_path, losses(1, math.nan, 2, math.nan, 3))
+        assert receiver.values == [("fired", 4), ("cleared", 5), ("fired", 2), ("cleared", 3)]
+
+
+def test_a_notifier_that_is_down_delays_nobody(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """While one hangs and one fails, more often than any may be tried at once, the third gets everything, and the sink
+    reads on; the others get it when they have recovered."""
+    count = 12
+    values = [math.nan if number % 2 else 1.0 for number in range(count + 1)]
+    down: dict[str, int | None] = {"hangs": None, "fails": 500}
+    with Receiver(lambda _: down["hangs"], told) as hangs, Receiver(lambda _: down["fails"], told) as fails:
+        with Receiver(read=told) as works:
+            receivers = {"hangs": hangs, "fails": fails, "works": works}
+            make = alerts("".join(HOOK.format(name, each.port) for name, each in receivers.items()) + NAN_RULE)
+
+            async def run() -> None:
+                running = asyncio.create_task(
+                    SinkRunner(make, lambda *_: Recording(losses(*values)), tmp_path, commit_interval=0).run()
+                )
+                while len(works.taken) < count:
+                    await asyncio.sleep(0.01)
+                assert not hangs.taken and not fails.taken
+                down.update(hangs=200, fails=200)
+                hangs.released.set()
+                await running
+
+            asyncio.run(asyncio.wait_for(run(), 30))
+        for receiver in receivers.values():
+            assert sorted({*receiver.taken}) == sorted(
+                (f"recorded/0/0/nan/{key}", each) for key, each in expected(count)
+            )
+
+
+def expected(count: int) -> list[tuple[str, tuple[str, int]]]:
+    """The keys and words of so many alerts, each of which clears at once."""
+    return [
+        (f"{step - 1 if step % 2 == 0 else step - 2}/{'fired' if step % 2 == 0 else 'cleared'}",
+         ("fired" if step % 2 == 0 else "cleared", step))
+        for step in range(2, count + 2)
+    ]  # fmt: skip
+
+
+def test_killed_at_any_moment_it_tells_everything(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """Wherever it is killed and started again, the file has the same bytes, and each key is told, with one message."""
+    with Receiver(read=told) as receiver:
+        make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE)
+        check_sink(make, tmp_path / "runs", losses(1, math.nan, 2))
+        assert {*receiver.taken} == {
+            ("recorded/0/0/nan/1/fired", ("fired", 2)),
+            ("recorded/0/0/nan/1/cleared", ("cleared", 3)),
+        }
+
+
+def test_the_default_rules_pass_the_check(tmp_path: Path) -> None:
+    """On a run that has everything in it, the default rules write the same bytes wherever they are killed."""
+    check_sink(Alerts, tmp_path)
+    assert in_file(tmp_path / "whole") == [("fired", 12), ("cleared", 4), ("fired", 12)]
+
+
+def test_a_resumed_run_keeps_its_alerts(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """What was told of events that are superseded stays; it has cleared, and may fire again."""
+    now = time.time()
+    nan = Event("loss", math.nan, "scalar", now, 5)
+    marked = Event("run/marked", {"mark": 1}, "lifecycle", now, 4)
+    origin = {"from": {"attempt": 0, "seq": 0}, "from_step": 4}
+    resumed = Event("run/resumed", origin, "lifecycle", now + 1, 4)
+    first, second = [[marked], [nan]], [[resumed], [nan._replace(walltime=now + 2)]]
+    with Receiver(read=told) as receiver:
+        make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE)
+        run_sink(make, tmp_path, record(first))
+        run_sink(make, tmp_path, record(first, second))
+        assert in_file(tmp_path) == [("fired", 5), ("cleared", 4), ("fired", 5)]
+        assert len(receiver.tried) == 3
+
+
+def test_old_alerts_are_no_news(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """A sink that comes a week later writes everything down, and calls nobody."""
+    with Receiver(read=told) as receiver:
+        make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE, max_age=3600)
+        run_sink(make, tmp_path, losses(1, math.nan, walltime=time.time() - 7200))
+        assert (in_file(tmp_path), receiver.tried) == ([("fired", 2)], [])
+        run_sink(make, tmp_path / "new", losses(1, math.nan))
+        assert receiver.tried == [("fired", 2)]
+
+
+def test_a_rule_names_who_is_told(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """A rule tells its own notifiers alone; one that the file no longer has is left out, with what waited for it."""
+    with Receiver(read=told) as one, Receiver(read=told) as other:
+        hooks = HOOK.format("one", one.port) + HOOK.format("other", other.port)
+        run_sink(alerts(hooks + NAN_RULE + 'notifiers = ["other"]'), tmp_path, losses(1, math.nan))
+        assert (one.tried, other.tried) == ([], [("fired", 2)])
+        run_sink(alerts(hooks + NAN_RULE + "notifiers = []"), tmp_path / "nobody", losses(1, math.nan))
+        assert in_file(tmp_path / "nobody") == [("fired", 2)]
+        run_sink(alerts(HOOK.format("one", one.port) + NAN_RULE), tmp_path, losses(1, math.nan, 1))
+        assert (one.tried, other.tried) == ([], [("fired", 2)])
+
+
+def test_what_stands_around_a_run_is_told(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """A disk without enough room, one that cannot be asked, and another sink's cursor that does not move."""
+    make = alerts(
+        '[rules.disk-full]\nfree_gib = 1e9\n[rules.elsewhere]\nkind = "disk-full"\nfolder = "/no/such/folder"\n'
+        "[rules.sink-behind]\nseconds = 0.1\n"
+    )
+    for name, run in (("slow-sink", "recorded"), ("alerts-of-old", "another")):
+        (tmp_path / ".trainwire").mkdir(exist_ok=True)
+        CursorFile(tmp_path, name, 0).save(Commit(run, Point(Cursor(0, 3))))
+    (tmp_path / ".trainwire" / "broken-rank0.cursor").write_text("{")
+
+    def has_all() -> bool:
+        path = tmp_path / "alerts.jsonl"
+        return path.exists() and path.read_bytes().count(b"\n") == 2
+
+    class Live(Recording):
+        heartbeat = Heartbeat(Header("recorded", 0, 0, "heartbeat", 9, 0, {"event": 8}), {}, 0.0)
+        given = False
+
+        async def __anext__(self) -> Batch:
+            while self.given and not has_all():
+                await asyncio.sleep(0.01)
+            self.given = True
+            return await super().__anext__()
+
+    batches = [*losses(1), *record([[Event("run/finished", {}, "lifecycle", 2.0, 1)]])]
+    runner = SinkRunner(make, lambda *_: Live(batches), tmp_path, commit_interval=0)
+    asyncio.run(asyncio.wait_for(runner.run(), 30))
+    found = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
+    assert [(alert["rule"], alert["state"]) for alert in found] == [("disk-full", "fired"), ("sink-behind", "fired")]
+    assert found[0]["details"]["folder"] == str(tmp_path)
+    assert found[1]["details"] == {"sink": "slow-sink", "events": 5}
+
+
+def test_each_rank_has_its_file(tmp_path: Path) -> None:
+    """Rank 0 writes into the run's folder, any other into one of its own."""
+    sinks = [Alerts(), Alerts()]
+    paths = [sink.make_output(tmp_path, rank).path for rank, sink in enumerate(sinks)]
+    assert paths == [tmp_path / "alerts.jsonl", tmp_path / "rank-1" / "alerts.jsonl"]
+
+
+def test_a_file_that_somebody_has_changed_is_written_anew(tmp_path: Path) -> None:
+    """Lines that are no alerts are no reason to stop; nothing is told twice."""
+    batches = losses(1, math.nan, walltime=1.0)
+    run_sink(Alerts, tmp_path, batches)
+    good = (tmp_path / "alerts.jsonl").read_bytes()
+    line = b'{"id": 1, "state": 2}'
+    for bad in (b"[]\n" * 999, b"{}\n" * 999, b"\xff" * 9999, line + b" " * (len(good) - len(line) - 1) + b"\n"):
+        (tmp_path / "alerts.jsonl").write_bytes(bad)
+        run_sink(Alerts, tmp_path, batches)
+        assert (tmp_path / "alerts.jsonl").read_bytes() == good
+
+
+def test_a_mistake_is_one_line(
+    tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command ends at once, with the exit code for it, and has written nothing."""
+    (tmp_path / "bad.toml").write_text("[rules.dead]\nx = 1\n")
+    folder = write_run(losses(1))
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["sink", "alerts", str(folder), "--rules", "bad.toml"]) == ExitCode.USAGE
+    words = capsys.readouterr().err
+    assert words.startswith("trainwire: bad.toml:2: there is no setting 'x': the settings of kind dead are cool_down, ")
+    assert words.count("\n") == 1
+    assert not (folder / ".trainwire").exists()
+    with pytest.raises(OptionError, match="--max-age is a number of seconds"):
+        Options(max_age=math.nan)

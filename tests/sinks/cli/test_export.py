@@ -1,0 +1,315 @@
+"""`trainwire export`: what is in the file is what the run has recorded, and counts."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.reading import read_events
+from support.recording import Recorder, scalar
+from support.strategies import events, normal
+
+from trainwire_protocol.events import Event
+from trainwire_sinks.cli import run
+from trainwire_sinks.cli.options import Filters, Selection
+from trainwire_sinks.export import Format, make_writer
+from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.testing.check_sink import record, sample_run
+
+WriteRun = Callable[..., Path]
+Row = dict[str, Any]
+
+
+def write(form: Format, recorded: Sequence[Event]) -> bytes:
+    file = io.BytesIO()
+    writer = make_writer(form, file)
+    writer.write(3, recorded[:2])
+    writer.write(3, recorded[2:])
+    writer.close()
+    return file.getvalue()
+
+
+def as_json(value: Any) -> Any:
+    """What JSON makes of a value: NaN and infinities as strings, bytes in base64."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_csv(data: bytes) -> list[list[Any]]:
+    rows = csv.reader(io.StringIO(data.decode(), newline=""), quoting=csv.QUOTE_NONNUMERIC)
+    assert next(rows) == ["name", "value", "type", "walltime", "step", "rank"]
+    return list(rows)
+
+
+@settings(max_examples=40)
+@given(st.lists(events(), min_size=1, max_size=5))
+def test_jsonl_holds_what_was_recorded(recorded: list[Event]) -> None:
+    """Each line, read back, is the event and its rank."""
+    lines = write("jsonl", recorded).decode().split("\n")
+    assert lines.pop() == ""
+    for line, event in zip(lines, recorded, strict=True):
+        assert json.loads(line) == {**event._asdict(), "value": as_json(event.value), "rank": 3}
+
+
+@settings(max_examples=40)
+@given(st.lists(events(), min_size=1, max_size=5))
+def test_csv_holds_what_was_recorded(recorded: list[Event]) -> None:
+    """Each row, read back by the csv module, is the event; an apostrophe that was put before a text is taken off."""
+    for row, event in zip(read_csv(write("csv", recorded)), recorded, strict=True):
+        name, value, kind, walltime, step, rank = row
+        for text in (name, kind, value):
+            assert not (isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")))
+        assert (name.removeprefix("'"), kind, walltime, step, rank) == (
+            event.name, event.type, event.walltime, float(event.step), 3.0,
+        )  # fmt: skip
+        if event.type == "scalar":
+            assert normal(value) == normal(float(event.value))
+        elif event.type == "text":
+            assert value.removeprefix("'") == event.value
+        else:
+            media = {"data": len(event.value["data"])} if event.type in ("image", "audio") else None
+            expected = {**event.value, **media} if media else event.value
+            assert json.loads(value) == as_json(expected)
+
+
+@settings(max_examples=40)
+@given(st.lists(events(), min_size=1, max_size=5))
+def test_parquet_holds_what_was_recorded(recorded: list[Event]) -> None:
+    """Each row, read back by pyarrow, is the event: a number, a text, bytes, or a value as JSON."""
+    rows = pq.coerce_table(io.BytesIO(write("parquet", recorded))).to_pylist()
+    for row, event in zip(rows, recorded, strict=True):
+        assert [row[field] for field in ("name", "type", "walltime", "step", "rank")] == [
+            event.name, event.type, event.walltime, event.step, 3,
+        ]  # fmt: skip
+        value: Any = row["text"] if event.type == "text" else row["value"]
+        if event.type == "scalar" and row["text"] is not None:
+            value = int(row["text"])
+        elif event.type not in ("scalar", "text"):
+            value = json.loads(row["text"])
+        if row["data"] is not None:
+            value["data"] = base64.b64encode(row["data"]).decode()
+        wanted = event.value if event.type in ("scalar", "text") else as_json(event.value)
+        assert normal(value) == normal(wanted)
+
+
+def test_parquet_is_written_in_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group is ended when it is full, or heavy, so that no more than one is held."""
+    from trainwire_sinks.export import parquet_file
+
+    monkeypatch.setattr(parquet_file, "ROW_GROUP", 10)
+    monkeypatch.setattr(parquet_file, "ROW_GROUP_BYTES", 100)
+    light = pq.ParquetFile(io.BytesIO(write("parquet", [scalar(number) for number in range(25)])))
+    assert [light.metadata.row_group(number).num_rows for number in range(3)] == [10, 10, 5]
+    texts = [Event("note", "x" * 60, "text", 1.0, 1) for _ in range(5)]
+    heavy = pq.ParquetFile(io.BytesIO(write("parquet", texts)))
+    assert [heavy.metadata.row_group(number).num_rows for number in range(3)] == [2, 2, 1]
+
+
+def exported(capfdbinary: Any, *arguments: object) -> tuple[int, list[Row], str]:
+    """Export lines of JSON to standard output: the exit code, the lines, and what was said."""
+    code = run(["export", *map(str, arguments), "--format", "jsonl"])
+    sys.stdout.flush()
+    captured = capfdbinary.readouterr()
+    return code, [json.loads(line) for line in captured.out.splitlines()], captured.err.decode()
+
+
+def test_what_counts_of_a_resumed_run_is_exported(write_run: WriteRun, capfdbinary) -> None:
+    """Superseded events are left out, media are there, and the order is that of the record."""
+    folder = write_run(sample_run(), is_over=False)
+    code, rows, _ = exported(capfdbinary, folder)
+    assert code == 0
+    losses = [row["value"] for row in rows if row["name"] == "train/loss"]
+    assert losses == [0.5, 0.25, 0.125]
+    assert {"image", "audio", "hologram"} <= {row["type"] for row in rows}
+    mark = next(row for row in rows if row["name"] == "run/resumed")["value"]["from"]["seq"]
+    kept = [*read_events(folder, attempt=0)[: mark + 1], *read_events(folder, attempt=1)]
+    assert rows == [{**event._asdict(), "value": as_json(event.value), "rank": 0} for event in kept]
+
+
+def test_filters(write_run: WriteRun, capfdbinary) -> None:
+    """Names by patterns of files, types, and steps, in any combination."""
+    folder = write_run(sample_run(), is_over=False)
+
+    def names(*arguments: object) -> set[str]:
+        code, rows, _ = exported(capfdbinary, folder, *arguments)
+        assert code == 0
+        return {row["name"] for row in rows}
+
+    assert names("--name", "train/*", "--name", "note") == {"train/batch_loss", "train/loss", "note"}
+    assert names("--type", "text", "--type", "table") == {"note", "scores"}
+    assert names("--type", "scalar", "--name", "*loss*") == {"train/batch_loss", "train/loss"}
+    assert names("--from-step", 1, "--type", "scalar", "--name", "[do]*") == {"dev/micro avg/f1-score"}
+    assert names("--from", 1, "--type", "hparams", "--type", "scalar", "--name", "*/loss") == {"train/loss"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--name", "trian/*"], "matches --name 'trian/*'; the names there are run/started, hparams, odd/nan"),
+        (["--type", "histogram", "--from", "1"], "matches --type histogram --from-step 1"),
+        (["--name", "a\n\x1b[31m"], r"a\\n\\x1b[31m"),
+    ],
+)
+def test_what_matches_nothing_is_told(
+    tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], said: str
+) -> None:
+    """Nothing to export is a line and an exit code of its own; no file is made, and none is replaced."""
+    (tmp_path / "old.csv").write_text("old")
+    for name in ("old.csv", "new.csv"):
+        assert run(["export", str(write_run(sample_run(), is_over=False)), *arguments, "-o", str(tmp_path / name)]) == 7
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.csv", "run"]
+    assert (tmp_path / "old.csv").read_text() == "old"
+
+
+def test_a_pattern_that_matches_nothing_beside_one_that_does(write_run: WriteRun, capfdbinary) -> None:
+    """What matches is exported, and the other pattern is told of."""
+    code, rows, said = exported(capfdbinary, write_run(sample_run()), "--name", "note", "--name", "nope")
+    assert (code, [row["name"] for row in rows]) == (0, ["note"])
+    assert said == "trainwire: no event's name matches 'nope'\n"
+
+
+def test_a_dash_is_standard_output(tmp_path: Path, write_run: WriteRun, capfdbinary, monkeypatch) -> None:
+    """`-o -` writes what is written without `-o`, and makes no file of that name."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_run(sample_run())
+    assert exported(capfdbinary, folder, "-o", "-") == exported(capfdbinary, folder)
+    assert not (tmp_path / "-").exists()
+
+
+def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, capsys) -> None:
+    """The output's name decides, unless --format does; of a name that says nothing the user is asked."""
+    folder = str(write_run([Recorder().scalars(4)]))
+    for name in ("a.csv", "a.jsonl", "a.parquet", "a"):
+        assert run(["export", folder, "-o", str(tmp_path / name)]) == 0
+    assert run(["export", folder, "-o", str(tmp_path / "b.csv"), "--format", "parquet"]) == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "a.csv").read_bytes()
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.parquet").read_bytes()
+    assert run(["export", folder, "-o", str(tmp_path / "a.xls")]) == ExitCode.USAGE
+    assert "a.xls does not say in which format: give --format csv, jsonl or parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["RUN", "--format", "xls"], ExitCode.USAGE, '"csv", "jsonl", "parquet"'),
+        (["RUN", "--type", "scaler"], ExitCode.USAGE, '"scalar"'),
+        (["RUN", "--from-step", "soon"], ExitCode.USAGE, "--from"),
+        (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
+        (["RUN", "--rank", "7"], ExitCode.USAGE, "no run of rank 7"),
+        (["RUN", "-o", "--type", "scalar"], ExitCode.USAGE, "Try: trainwire export --help"),
+        (["RUN", "-o", "--verbos"], ExitCode.USAGE, "-o needs a file, and --verbos looks like an option"),
+        (["RUN", "-o", "."], ExitCode.OUTPUT, "cannot write ."),
+        (["RUN", "-o", "/no/such/folder/a.csv"], ExitCode.OUTPUT, "/no/such/folder/a.csv"),
+        (["EMPTY"], ExitCode.USAGE, "no run of rank 0"),
+        (["EMPTY", "--rank", "all"], ExitCode.USAGE, "no run in"),
+        (["ipc:///nobody", "--rank", "all"], ExitCode.USAGE, "--rank all needs the run's folder"),
+    ],
+)
+def test_mistakes(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, said: str) -> None:
+    """Each mistake is one line on standard error, nothing on standard output, and its exit code."""
+    places = {"RUN": str(write_run([Recorder().scalars(4)])), "EMPTY": str(tmp_path)}
+    assert run(["export", *(places.get(word, word) for word in arguments)]) == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_a_record_with_a_hole_is_exported_and_told_of(tmp_path: Path, write_run: WriteRun, capsys) -> None:
+    """What there is is in the file, and the exit code says that there should be more."""
+    recorder = Recorder()
+    batches = [recorder.scalars(10) for _ in range(3)]
+    folder = write_run([batches[0], batches[2]])
+    assert run(["export", str(folder), "-o", str(tmp_path / "a.csv")]) == ExitCode.INCOMPLETE
+    assert len(read_csv((tmp_path / "a.csv").read_bytes())) == 20
+    assert "lacks events" in capsys.readouterr().err
+
+
+def test_all_ranks_are_exported_into_one_file(write_run: WriteRun, capfdbinary) -> None:
+    """`--rank all` writes one rank after the other, told apart by their column."""
+    folder = write_run([Recorder().scalars(4)])
+    write_run([Recorder(rank=2).scalars(3)])
+    _, rows, _ = exported(capfdbinary, folder, "--rank", "all")
+    assert [row["rank"] for row in rows] == [0] * 4 + [2] * 3
+
+
+def test_a_reader_that_goes_away_ends_the_export_quietly(write_run: WriteRun, trainwire) -> None:
+    """As with `head`: no word, and the exit code of a broken pipe."""
+    recorder = Recorder()
+    folder = write_run([recorder.scalars(2000) for _ in range(20)])
+    process = trainwire("export", folder)
+    assert process.stdout.readline().startswith('"name"')
+    process.stdout.close()
+    assert process.wait(20) == ExitCode.BROKEN_PIPE
+    assert process.stderr.read() == ""
+
+
+def test_names_cannot_steer_a_terminal(write_run: WriteRun) -> None:
+    """On a terminal control characters are escaped, parquet is refused, and a bar shows how far it is."""
+    folder = write_run(sample_run())
+
+    def on_terminal(*arguments: object) -> bytes:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "trainwire_sinks", "export", str(folder), *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs)
+        os.close(theirs)
+        read = b""
+        # Reading fails once nobody holds the other end any more.
+        try:
+            while data := os.read(ours, 65536):
+                read += data
+        except OSError:
+            pass
+        process.wait()
+        os.close(ours)
+        return read
+
+    shown = on_terminal("--name", "*odd*", "--type", "scalar")
+    assert rb"dev/odd\tname\n\x1b[31m" in shown
+    assert b"\x1b[31m" not in shown
+    assert b"parquet is nothing for a terminal" in on_terminal("--format", "parquet")
+    assert b"exporting" in on_terminal("-o", folder / "a.csv")
+
+
+@settings(max_examples=40)
+@given(st.lists(events(), max_size=6), st.sets(st.sampled_from(["scalar", "text", "image"])), st.integers(-2, 2))
+def test_the_channels_that_are_read_hold_all_that_is_wanted(recorded: list[Event], types: set[Any], step: int) -> None:
+    """A selection gives the events of its types and steps, in order, and reads media unless none can be wanted."""
+    selection = Selection(Filters(type=list(types)), step)
+    wanted = [event for event in recorded if (not types or event.type in types) and event.step >= step]
+    assert list(selection.select(recorded)) == wanted
+    assert ("media" in selection.channels) == (types != {"scalar"})
+    assert selection.count == len(wanted)
+
+
+def test_export_needs_no_pyarrow_unless_it_writes_parquet(tmp_path: Path, write_run: WriteRun) -> None:
+    """Without pyarrow csv is exported, and parquet is one line that names the extra."""
+    script = (
+        "import sys; sys.modules['pyarrow'] = None; from trainwire_sinks.cli import run\n"
+        "print(run(['export', sys.argv[1], '-o', 'a.csv']), run(['export', sys.argv[1], '-o', 'a.parquet']))"
+    )
+    folder = write_run(record([[scalar(1)]]))
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "0 2\n"
+    assert "pip install 'trainwire[parquet]'" in done.stderr

@@ -1,0 +1,136 @@
+"""`trainwire replay`: a run's output written again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.publisher import Publisher
+from support.publisher import run as run_coroutine
+from support.reading import read_events
+
+from trainwire_sinks import Event
+from trainwire_sinks.builtin.jsonl import JsonLines
+from trainwire_sinks.cli import run
+from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.testing.check_sink import record, run_sink, sample_run
+
+WriteRun = Callable[..., Path]
+
+
+def test_a_replay_writes_the_same_bytes_elsewhere(tmp_path: Path, write_run: WriteRun) -> None:
+    """Into a folder of its own, by default one in the run's, and what the live sink wrote stays as it is."""
+    folder = write_run(sample_run())
+    run_sink(JsonLines, folder, sample_run())
+    before = (folder / "events.jsonl").read_bytes()
+    assert run(["replay", str(folder), "--to", "jsonl"]) == 0
+    assert run(["replay", str(folder), "--to=jsonl", "--output", str(tmp_path / "again")]) == 0
+    assert (folder / "replay" / "events.jsonl").read_bytes() == before
+    assert (tmp_path / "again" / "events.jsonl").read_bytes() == before
+    assert (folder / "events.jsonl").read_bytes() == before
+
+
+def test_what_is_superseded_can_be_left_out(tmp_path: Path, write_run: WriteRun) -> None:
+    """With --skip-superseded a sink that keeps everything, as the log does, gets only what still counts."""
+    folder = write_run(sample_run())
+    arguments = ["replay", str(folder), "--to", "log-file", "--output"]
+    assert (
+        run([*arguments, str(tmp_path / "all")]) == run([*arguments, str(tmp_path / "kept"), "--skip-superseded"]) == 0
+    )
+    everything, kept = ((tmp_path / name / "training.log").read_text() for name in ("all", "kept"))
+    assert "train/loss 9" in everything
+    assert "train/loss 9" not in kept
+    assert "run finished" in kept
+
+
+def test_a_replay_tells_nobody(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
+    """Alerts of a run that is over only just are in the file again, and no notifier is given them."""
+    now = time.time()
+    folder = write_run(record([[Event("train/loss", math.nan, "scalar", now, 1)]]))
+    assert run(["replay", str(folder), "--to", "alerts"]) == 0
+    assert (folder / "replay" / "alerts.jsonl").read_text().startswith('{"id": ')
+    assert capfd.readouterr().err == ""
+    assert run(["sink", "alerts", str(folder)]) == 0
+    assert "train/loss is nan" in capfd.readouterr().err
+
+
+def test_a_replay_never_goes_on_in_an_output(
+    tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output of the same sink is refused: what it holds may be what the replay is to leave out."""
+    folder = write_run(sample_run())
+    arguments = ["replay", str(folder), "--to", "jsonl", "--output", str(tmp_path / "out")]
+    assert run(arguments) == 0
+    assert run([*arguments, "--skip-superseded"]) == ExitCode.OUTPUT
+    assert "has written into" in capsys.readouterr().err
+
+
+def test_a_sinks_options_are_taken(tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sink's own options stand beside the replay's, in its help too."""
+    folder = write_run(sample_run())
+    assert run(["replay", "--to", "log-file", "--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert "--skip-superseded" in help_text
+    assert run(["replay", str(folder), "--to", "jsonl", "--no-such-option", "1"]) == ExitCode.USAGE
+
+
+def test_a_sink_is_needed(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --to, or with a name that no sink has, the mistake is told."""
+    folder = write_run(sample_run())
+    assert run(["replay", str(folder)]) == ExitCode.USAGE
+    assert "--to" in capsys.readouterr().err
+    assert run(["replay", str(folder), "--to", "jsnol"]) == ExitCode.USAGE
+    assert "did you mean jsonl?" in capsys.readouterr().err
+
+
+def test_each_rank_is_replayed(write_run: WriteRun) -> None:
+    """`--rank all` replays every rank, each into an output of its own."""
+    folder = write_run(sample_run())
+    (folder / "journal" / "rank-1").symlink_to(folder / "journal" / "rank-0")
+    assert run(["replay", str(folder), "--to", "jsonl", "--rank", "all"]) == 0
+    lines = (folder / "replay" / "rank-1" / "events.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["name"] == read_events(folder)[-1].name == "run/finished"
+
+
+def test_a_run_that_goes_on_is_replayed_to_its_end(tmp_path: Path, trainwire) -> None:
+    """A live run is followed: what is recorded while it is replayed is written too."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(20)
+            process = trainwire("replay", publisher.folder, "--to", "jsonl", "--output", tmp_path / "out")
+            while not (tmp_path / "out" / "events.jsonl").exists():
+                await asyncio.sleep(0.01)
+            publisher.scalars(20)
+            publisher.end()
+            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert len((tmp_path / "out" / "events.jsonl").read_text().splitlines()) == 41
+
+    run_coroutine(main())
+
+
+def test_the_bar_is_for_replays_alone(tmp_path: Path, write_run: WriteRun) -> None:
+    """On a terminal a replay shows how far it is, and a sink, which may follow for days, does not."""
+    folder = write_run(sample_run(), is_over=False)
+
+    def on_terminal(*arguments: object) -> bytes:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments), "--output", str(tmp_path / "out")]
+        subprocess.run(command, stderr=theirs, stdin=theirs, check=True)
+        os.write(theirs, b"end")
+        os.close(theirs)
+        read = os.read(ours, 65536)
+        os.close(ours)
+        return read
+
+    assert b"replaying" in on_terminal("replay", folder, "--to", "jsonl")
+    assert on_terminal("sink", "loss-file", folder) == b"end"

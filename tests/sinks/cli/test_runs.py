@@ -1,0 +1,188 @@
+"""`trainwire runs`: each run's state at a glance, however it ended and however long it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.recording import Recorder
+
+from trainwire_protocol.events import Event
+from trainwire_protocol.journal import segments
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import JournalWriter
+from trainwire_sinks.builtin.jsonl import JsonLines
+from trainwire_sinks.builtin.loss_file import LossFile
+from trainwire_sinks.cli import run
+from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.testing.check_sink import run_sink, sample_run
+
+WriteRun = Callable[..., Path]
+List = Callable[[Path], dict[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def list_runs(capsys: pytest.CaptureFixture[str]) -> List:
+    """Runs `trainwire runs ROOT --json`: the runs by the names of their folders."""
+
+    def call(root: Path) -> dict[str, dict[str, Any]]:
+        assert run(["runs", str(root), "--json"]) == 0
+        return {Path(found["folder"]).name: found for found in json.loads(capsys.readouterr().out)}
+
+    return call
+
+
+def kill(folder: Path) -> None:
+    """Make the run's lease that of a process that is gone."""
+    lease = list_attempts(folder, 0)[-1].lease_path
+    lease.write_text(lease.read_text().replace('"pid": ', '"pid": 99'))
+
+
+def test_every_run_under_a_folder_has_its_state(tmp_path: Path, write_run: WriteRun, list_runs: List) -> None:
+    """By its last event, or by whether somebody may still be recording it, at any depth."""
+    for state in ("finished", "failed", "interrupted"):
+        recorder = Recorder()
+        write_run([recorder.scalars(3), recorder.happened(f"run/{state}")], tmp_path / "deep" / "er" / state)
+    write_run([Recorder().scalars(3)], tmp_path / "running", is_over=False)
+    write_run([Recorder().scalars(3)], tmp_path / "died", is_over=False)
+    kill(tmp_path / "died")
+    (tmp_path / "no run").mkdir()
+    states = {name: found["state"] for name, found in list_runs(tmp_path).items()}
+    assert states == {state: state for state in ("finished", "failed", "interrupted", "running", "died")}
+
+
+def test_what_it_says_of_a_resumed_run(write_run: WriteRun, list_runs: List) -> None:
+    """Epoch, step, best score, times and sinks are those that count; sinks are told with how far they are."""
+    folder = write_run(sample_run(), is_over=False)
+    run_sink(LossFile, folder, sample_run())
+    run_sink(JsonLines, folder, sample_run()[:-1])
+    found = list_runs(folder.parent)["run"]
+    assert (found["state"], found["epoch"], found["max_epochs"], found["step"]) == ("finished", 3, 3, 12)
+    assert found["best"] == {"epoch": 3, "metric": "dev/loss", "score": 0.125}
+    assert (found["attempts"], len(found["ranks"]), found["run"]) == (2, 1, "recorded")
+    assert found["started"] == sample_run()[0].events[0].walltime
+    assert found["last_event"] == sample_run()[-1].events[-1].walltime
+    assert [(sink["sink"], sink["behind"] > 0) for sink in found["sinks"]] == [("jsonl", True), ("loss-file", False)]
+
+
+def test_what_is_superseded_does_not_count(write_run: WriteRun, list_runs: List) -> None:
+    """A resumed run whose new attempt has told nothing yet is where it was resumed from."""
+    batches = sample_run()
+    resumption = next(batch for batch in batches if batch.header.attempt == 1)
+    found = list_runs(write_run([*(batch for batch in batches if not batch.header.attempt), resumption]))["run"]
+    assert (found["epoch"], found["best"]["score"]) == (2, 0.5)
+
+
+def test_the_best_epoch_is_told_by_the_last_that_finished(write_run: WriteRun, list_runs: List) -> None:
+    """`best` of the last `epoch/finished` is enough, and a mistake in it is none of a run's."""
+    recorder = Recorder()
+    best = {"epoch": 1, "metric": "dev/f1", "score": 0.5}
+    batches = [recorder.happened("epoch/finished", epoch=2, best=best), recorder.happened("epoch/started", epoch=3)]
+    found = list_runs(write_run(batches, is_over=False))["run"]
+    assert (found["best"], found["epoch"], found["max_epochs"]) == (best, 3, None)
+    odd = Recorder()
+    odd_values = [odd.happened("epoch/finished", epoch="x", best=3), odd.happened("checkpoint/saved", kind="best")]
+    found = list_runs(write_run(odd_values, found_folder := Path(found["folder"]).with_name("odd")))[found_folder.name]
+    assert (found["best"], found["epoch"]) == (None, None)
+
+
+def test_a_long_journal_is_not_read_whole(write_run: WriteRun, list_runs: List, monkeypatch) -> None:
+    """What lies between the first record and the last segments is not looked at."""
+    recorder = Recorder()
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
+    folder = write_run([recorder.scalars(10)], is_over=False)
+    attempt = list_attempts(folder, 0)[0]
+    writer = JournalWriter(attempt.folder, segment_bytes=1000)
+    for _ in range(100):
+        writer.append([recorder.scalars(10)])
+    writer.append([recorder.happened("epoch/finished", epoch=9), recorder.scalars(10)])
+    writer.close()
+    paths = segments.list_segments(attempt.folder)
+    monkeypatch.setattr("trainwire_sinks.inspect.overview.LOOK_BACK_BYTES", 1)
+    for path in paths[1:-1]:
+        path.write_bytes(b"nobody reads this")
+    found = list_runs(folder)["run"]
+    assert (found["epoch"], found["step"], found["started"]) == (9, recorder.seq - 1, 1.75e9)
+
+
+def test_ranks_are_one_run(write_run: WriteRun, list_runs: List) -> None:
+    """A run of several ranks is one line, with the sinks of all."""
+    folder = write_run([Recorder().scalars(4)])
+    write_run([Recorder(rank=3).scalars(4)])
+    assert [rank["rank"] for rank in list_runs(folder)["run"]["ranks"]] == [0, 3]
+
+
+def test_a_table_for_people(tmp_path: Path, write_run: WriteRun, capsys) -> None:
+    """One line for each run, the last one started last; names and metrics are escaped, numbers are in their columns."""
+    recorder = Recorder()
+    best = {"epoch": 2, "metric": "dev/[red]x\n\x1b[31m", "score": float("nan")}
+    write_run([recorder.happened("epoch/finished", epoch=3, best=best)], tmp_path / "old\n\x1b[31m[bold]")
+    write_run([Recorder().record([Event("a", 1.0, "scalar", time.time() - 3700, 12345)])], tmp_path / "new")
+    assert run(["runs", str(tmp_path)]) == 0
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert heading.split("  ")[0] == "RUN"
+    assert r"old\n\x1b[31m[bold]" in first
+    assert r"dev/[red]x\n\x1b[31m nan (epoch 2)" in first
+    assert second.split()[:3] == ["new", "finished", "12,345"]
+    assert "1 h 01 min ago" in second
+
+
+def test_a_run_that_cannot_be_read_is_told_beside_the_others(write_run: WriteRun, list_runs: List) -> None:
+    """A journal that is no folder, of a newer version or of nothing but damage hides no other run."""
+    folder = write_run([Recorder().scalars(4)])
+    root = folder.parent
+    write_run([Recorder().scalars(4)], root / "newer")
+    write_run([Recorder().scalars(4)], root / "damaged")
+    write_run([Recorder().scalars(4)], root / "odd")
+    (segment,) = list_attempts(root / "damaged", 0)[0].folder.glob("*.journal")
+    segment.write_bytes(b"TWJ1" * 1000)
+    (segment,) = list_attempts(root / "newer", 0)[0].folder.glob("*.journal")
+    segment.write_bytes(newer_record())
+    (segment,) = list_attempts(root / "odd", 0)[0].folder.glob("*.journal")
+    segment.unlink()
+    segment.mkdir()
+    states = {name: found["state"] for name, found in list_runs(root).items()}
+    assert states == {"run": "finished", "newer": "unreadable", "odd": "unreadable", "damaged": "died"}
+
+
+def test_a_cursor_that_cannot_be_read_is_told(write_run: WriteRun, list_runs: List) -> None:
+    """What stands in a cursor's place, or is another user's, hides neither the run nor its other sinks."""
+    folder = write_run(sample_run())
+    run_sink(JsonLines, folder, sample_run())
+    (folder / ".trainwire" / "alerts-rank0.cursor").mkdir()
+    found = list_runs(folder)["run"]
+    assert found["state"] == "finished"
+    assert {sink["sink"]: sink["cursor"] is None for sink in found["sinks"]} == {"alerts": True, "jsonl": False}
+    assert run(["verify", str(folder)]) == 0
+
+
+def newer_record() -> bytes:
+    import msgpack
+
+    from trainwire_protocol.journal.records import encode_record
+    from trainwire_protocol.wire import Batch
+
+    batch = Recorder().scalars(4)
+    header = {**msgpack.unpackb(batch.header_bytes), "version": 2}
+    return encode_record(Batch(batch.header, msgpack.packb(header), batch.body))
+
+
+@pytest.mark.parametrize(("root", "said"), [("", "no run under"), ("nowhere", "no folder"), ("file", "no folder")])
+def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys, root: str, said: str) -> None:
+    """One line, and the exit code of a mistake."""
+    (tmp_path / "file").write_text("")
+    assert run(["runs", str(tmp_path / root)]) == ExitCode.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_the_folder_called_runs_is_the_default(tmp_path: Path, write_run: WriteRun, capsys, monkeypatch) -> None:
+    """Without ROOT it is `runs`, or the working directory if there is none."""
+    write_run([Recorder().scalars(4)], tmp_path / "runs" / "mine")
+    for place, name in ((tmp_path, "mine"), (tmp_path / "runs" / "mine", "mine")):
+        monkeypatch.chdir(place)
+        assert run(["runs"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].startswith(f"{name} ")

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import publisher
+from support.recording import Recorder
+
+from trainwire_sinks.cli import run
+from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.testing.check_sink import sample_run
+
+Trainwire = Callable[..., subprocess.Popen[str]]
+WriteRun = Callable[..., Path]
+
+
+def test_nothing_is_made_where_no_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sink of a mistyped folder waits without making one, there or where it is to write."""
+    folder, output = tmp_path / "rnu", tmp_path / "output"
+    for rank, seconds in (("0", "0.2"), ("all", "0")):
+        options = ["--output", str(output), "--rank", rank, "--give-up", seconds]
+        assert run(["sink", "loss-file", str(folder), *options]) == ExitCode.INCOMPLETE
+        told = capsys.readouterr().err.splitlines()
+        assert [line.partition(": no run")[2] for line in told] == [
+            " has begun there; waiting (--give-up SECONDS ends this)", f" has begun there; gave up after {seconds} s"
+        ]  # fmt: skip
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_waiting_sink_can_be_ended(tmp_path: Path, trainwire: Trainwire) -> None:
+    """SIGTERM ends a sink that waits for its run, and leaves nothing behind."""
+    process = trainwire("sink", "loss-file", tmp_path / "run")
+    assert process.stderr is not None
+    assert "no run has begun there" in process.stderr.readline()
+    process.terminate()
+    assert process.wait(20) == ExitCode.TERMINATED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_a_run_does_not_have_is_refused(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that is over will get no further ranks, so nobody waits for one."""
+    folder = write_run(sample_run())
+    assert run(["sink", "loss-file", str(folder), "--rank", "7"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == f"trainwire: the run in {folder} has no rank 7: it has rank 0\n"
+    assert not (folder / ".trainwire").exists()
+
+
+def test_a_rank_may_come_late(tmp_path: Path, write_run: WriteRun, trainwire: Trainwire) -> None:
+    """A rank of a run that goes on, and of which nobody knows how many it has, is waited for."""
+    folder = write_run(sample_run(), is_over=False)
+    process = trainwire("sink", "jsonl", folder, "--rank", 1)
+    assert process.stderr is not None
+    assert "no run has begun there" in process.stderr.readline()
+    recorder = Recorder("recorded", rank=1)
+    write_run([recorder.scalars(3), recorder.happened("run/finished")], folder)
+    assert process.wait(20) == 0
+    assert (folder / "rank-1" / "events.jsonl").read_text().count("\n") == 4
+
+
+def test_a_rank_too_many_of_a_run_that_goes_on_is_refused(tmp_path: Path, trainwire: Trainwire) -> None:
+    """A training says how many ranks it has, so nobody waits for more."""
+
+    async def main() -> None:
+        async with publisher.Publisher(tmp_path / "run") as one:
+            one.scalars()
+            process = trainwire("sink", "loss-file", tmp_path / "run", "--rank", 1)
+            _, error = await asyncio.to_thread(process.communicate, timeout=20)
+        assert process.returncode == ExitCode.USAGE
+        assert "has no rank 1: it has rank 0" in error
+
+    publisher.run(main())
+
+
+def test_a_run_that_died_is_told(tmp_path: Path, trainwire: Trainwire) -> None:
+    """A sink whose trainer is killed writes all there is, says what has happened, and ends."""
+    command = [sys.executable, publisher.__file__, tmp_path / "run", "3", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "6\n"
+        sink = trainwire("sink", "jsonl", tmp_path / "run")
+        trainer.kill()
+    _, error = sink.communicate(timeout=20)
+    told = "the run has died: the process of its last attempt is gone, and has recorded no end"
+    assert (sink.returncode, error) == (0, f"trainwire: {tmp_path / 'run'}: {told}\n")
+    assert (tmp_path / "run" / "events.jsonl").read_text().count("\n") == 6

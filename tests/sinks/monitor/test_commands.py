@@ -1,0 +1,99 @@
+"""Commands from the terminal monitor reach a real bus, once they are confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from support.reading import until
+
+import trainwire
+from trainwire_protocol.commands import Command
+from trainwire_protocol.subscription.target import Target
+from trainwire_sinks.monitor.reader import Reader
+
+pytest.importorskip("textual_plotext", reason="the terminal monitor needs the extra watch")
+
+from textual.pilot import Pilot
+
+from trainwire_sinks.monitor.app import WatchApp
+from trainwire_sinks.monitor.dialogs import Confirmation, Page
+
+Steps = Callable[[Pilot[None]], Awaitable[None]]
+
+
+def messages(pilot: Pilot[None]) -> list[str]:
+    """What the app has notified of."""
+    return [notification.message for notification in pilot.app._notifications]
+
+
+def watch(folder: Path, steps: Steps) -> None:
+    """Do something with an app that watches a run."""
+
+    async def main() -> None:
+        app = WatchApp([Reader(Target(folder), 0, "[digits]")])
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await until(lambda: app.view.is_caught_up)
+            await steps(pilot)
+
+    asyncio.run(asyncio.wait_for(main(), 50))
+
+
+def test_commands_are_confirmed_and_answered(tmp_path: Path) -> None:
+    """Each key asks first, only `y` sends, and what the training answers is told: that it did it, or why not."""
+    received: list[str] = []
+
+    with trainwire.open_bus(tmp_path) as bus:
+
+        def apply_command(command: Command) -> None:
+            received.append(command.verb)
+            about = {"id": command.id, "verb": command.verb}
+            if command.verb == "evaluate":
+                bus.lifecycle("command/rejected", **about, reason="[there] is nothing to evaluate")
+            else:
+                bus.lifecycle("command/applied", **about)
+
+        bus.on_command(apply_command)
+
+        async def steps(pilot: Pilot[None]) -> None:
+            for key in ("n", "escape", "x"):
+                await pilot.press("S")
+                assert isinstance(pilot.app.screen, Confirmation)
+                await pilot.press(key, "n")
+            assert not received
+            for key, verb, told in (
+                ("C", "checkpoint", "done"),
+                ("E", "evaluate", "[there] is nothing"),
+                ("S", "stop", "done"),
+            ):
+                await pilot.press(key, "y")
+                await until(lambda told=told, verb=verb: any(verb in text and told in text for text in messages(pilot)))
+            assert received == ["checkpoint", "evaluate", "stop"]
+
+        watch(tmp_path, steps)
+
+
+def test_a_training_that_takes_no_commands_says_so(tmp_path: Path) -> None:
+    """A bus without a handler refuses, and that is told; keys that ask nothing send nothing."""
+    with trainwire.open_bus(tmp_path):
+
+        async def steps(pilot: Pilot[None]) -> None:
+            await pilot.press("question_mark")
+            assert isinstance(pilot.app.screen, Page)
+            await pilot.press("escape", "E", "y")
+            await until(lambda: any("takes no commands" in text for text in messages(pilot)))
+
+        watch(tmp_path, steps)
+
+
+def test_a_run_that_is_over_takes_none(tmp_path: Path) -> None:
+    """When nobody is there to apply_command, that is told."""
+    trainwire.open_bus(tmp_path).close()
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await pilot.press("S", "y")
+        await until(lambda: any("no training" in text for text in messages(pilot)))
+
+    watch(tmp_path, steps)

@@ -1,0 +1,453 @@
+"""Relays, with real publishers and real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.publisher import Publisher, run
+
+from trainwire_protocol.errors import OptionError, OutputError, RequestError
+from trainwire_protocol.journal.records import encode_record
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import JournalWriter, list_segments
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.transport.connection import connection_path, read_connection, write_connection
+from trainwire_protocol.transport.endpoints import Tcp
+from trainwire_protocol.wire import Batch
+from trainwire_sinks.relay import relay as relays
+from trainwire_sinks.relay.follower import READ_AHEAD_BYTES
+from trainwire_sinks.relay.relay import Relay
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "SCAN_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def relaying(*sources: Path | str, to: Path, **options: Any) -> AsyncIterator[Relay]:
+    """A relay that runs meanwhile."""
+    relay = Relay([str(source) for source in sources], to, options.pop("tcp", Tcp()), **options)
+    living = asyncio.ensure_future(relay.run())
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        await living
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def journal(folder: Path, rank: int = 0) -> bytes:
+    """All records of a rank, one after the other."""
+    attempts = list_attempts(folder, rank)
+    return b"".join(path.read_bytes() for attempt in attempts for path in list_segments(attempt.folder))
+
+
+async def all_of(target: Target, **options: Any) -> list[tuple[bytes, bytes]]:
+    """Every batch of a run that ends."""
+    async with Subscription(target, channels=("event", "media"), **options) as subscription:
+        return [frames(batch) async for batch in subscription]
+
+
+def frames(batch: Batch) -> tuple[bytes, bytes]:
+    return batch.header_bytes, batch.body
+
+
+def test_two_runs_of_two_ranks(tmp_path: Path) -> None:
+    """Each rank of each run is in a run folder of the relay's, byte for byte, and can be read from there live."""
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            publishers = [
+                await stack.enter_async_context(Publisher(tmp_path / "runs" / name, rank=rank))
+                for name in ("a", "b") for rank in (0, 1)
+            ]  # fmt: skip
+            relay = await stack.enter_async_context(relaying(tmp_path / "runs", to=tmp_path / "copies"))
+            copies = {one.attempt.run: tmp_path / "copies" / one.attempt.run for one in publishers}
+            for one in publishers:
+                one.scalars(5)
+            await until(lambda: all(connection_path(copies[one.attempt.run], one.attempt.rank).exists()
+                                    for one in publishers))  # fmt: skip
+            reading = [
+                asyncio.ensure_future(all_of(Target(copies[one.attempt.run]), rank=one.attempt.rank))
+                for one in publishers
+            ]
+            for number in range(30):
+                for one in publishers:
+                    one.scalars(3, "media" if number % 7 == 6 else "event")
+                await asyncio.sleep(0.005)
+            for one in publishers:
+                one.end()
+            for one, batches in zip(publishers, await asyncio.gather(*reading), strict=True):
+                assert batches == [frames(batch) for batch in one.recorded]
+                assert journal(copies[one.attempt.run], one.attempt.rank) == journal(one.folder, one.attempt.rank)
+            assert not relay.incomplete
+            assert {report.is_whole for folder in copies.values() for report in verify_run(folder)} == {True}
+
+    run(main())
+
+
+def test_a_trainer_hears_how_far_the_copy_is(tmp_path: Path) -> None:
+    """The relay is one reader to the trainer, which waits for it at its end as for any sink."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher, relaying(tmp_path / "run", to=tmp_path / "copies"):
+            publisher.scalars(5)
+            await until(lambda: publisher.server.responder.sinks)
+            publisher.end()
+            last = publisher.recorded[-1].cursor.seq
+            assert await publisher.server.wait_for_sinks(last, 20) == []
+            assert len(publisher.server.responder.sinks) == 1
+
+    run(main())
+
+
+def test_history_after_the_end_from_another_host(tmp_path: Path) -> None:
+    """Once trainer and run folder are gone, a client with nothing but the relay's address reads it all, over TCP."""
+
+    async def main() -> None:
+        copies = tmp_path / "copies"
+        publishing, copying = Publisher(tmp_path / "run"), relaying(tmp_path / "run", to=copies, until_over=True)
+        async with publishing as publisher, copying as relay:
+            publisher.scalars(5)
+            publisher.scalars(2, "media")
+            publisher.end()
+            await until(relay._stopping.is_set)
+        (tmp_path / "run").rename(tmp_path / "gone")
+        copy = copies / publisher.attempt.run
+        tcp = Tcp("tcp://127.0.0.1:0")
+        places = []
+        for _ in range(2):
+            before = connection_path(copy, 0).read_text()
+            async with relaying(tmp_path / "run", to=copies, tcp=tcp):
+                await until(lambda before=before: connection_path(copy, 0).read_text() != before)
+                connection = read_connection(connection_path(copy, 0))
+                places.append((connection.publish, connection.request, connection.keys))
+                away = Target(folder=None, request=connection.request, connection=connection)
+                assert await all_of(away) == [frames(batch) for batch in publisher.recorded]
+        assert places[0] == places[1]
+        assert places[0][2]
+
+    run(main())
+
+
+def test_a_run_that_is_resumed(tmp_path: Path) -> None:
+    """A later attempt goes into the same copy, and readers of the copy go on with it."""
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            first = await stack.enter_async_context(Publisher(tmp_path / "run"))
+            await stack.enter_async_context(relaying(tmp_path / "run", to=tmp_path / "copies"))
+            copy = tmp_path / "copies" / first.attempt.run
+            first.scalars(5)
+            await until(lambda: journal(copy))
+            reading = asyncio.ensure_future(all_of(Target(copy)))
+            away = read_connection(connection_path(copy, 0))
+            far = asyncio.ensure_future(all_of(Target(folder=None, request=away.request, connection=away)))
+            second = await stack.enter_async_context(Publisher(tmp_path / "run", take_over=True))
+            second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 4}, "from_step": 1})
+            second.scalars(4)
+            second.end()
+            wanted = [frames(batch) for batch in first.recorded + second.recorded]
+            assert await reading == wanted
+            assert await far == wanted
+            assert journal(copy) == journal(tmp_path / "run")
+
+    run(main())
+
+
+def test_a_resumed_run_known_by_a_copied_connection_file(tmp_path: Path) -> None:
+    """When the file is replaced by that of a later attempt, the relay leaves a silent trainer, and goes there."""
+
+    async def main() -> None:
+        (tmp_path / "known").mkdir()
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(relaying(tmp_path / "known", to=tmp_path / "copies"))
+            async with Publisher(tmp_path / "run") as first:
+                shutil.copy(connection_path(tmp_path / "run", 0), tmp_path / "known" / "mine.json")
+                first.scalars(5)
+                copy = tmp_path / "copies" / first.attempt.run
+                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+                first.scalars(5)
+            second = await stack.enter_async_context(Publisher(tmp_path / "run", take_over=True))
+            second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 4}, "from_step": 1})
+            second.end()
+            shutil.copy(connection_path(tmp_path / "run", 0), tmp_path / "known" / "mine.json")
+            await until(lambda: journal(copy) == journal(tmp_path / "run"))
+
+    run(main())
+
+
+def test_a_run_that_goes_on_after_its_copy_was_over(tmp_path: Path) -> None:
+    """A run that is over and copied is followed again once a later attempt begins."""
+
+    async def main() -> None:
+        async with relaying(tmp_path / "run", to=tmp_path / "copies"):
+            for take_over in (False, True):
+                async with Publisher(tmp_path / "run", take_over=take_over) as publisher:
+                    publisher.scalars(3)
+                    publisher.end()
+                    copy = tmp_path / "copies" / publisher.attempt.run
+                    await until(lambda copy=copy: journal(copy) == journal(tmp_path / "run"))
+            assert [attempt.number for attempt in list_attempts(copy, 0)] == [0, 1]
+
+    run(main())
+
+
+def test_commands_are_passed_on_or_refused(tmp_path: Path) -> None:
+    """A command to the relay reaches the trainer, whose refusal comes back; after the run's end it is refused."""
+    obeyed: list[str] = []
+
+    def apply_command(identifier: str, verb: str, arguments: object) -> None:
+        if verb == "set":
+            raise RequestError("not this one")
+        obeyed.append(f"{identifier} {verb} {arguments}")
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher, relaying(tmp_path / "run", to=tmp_path / "copies"):
+            publisher.server.responder.on_command = apply_command
+            publisher.scalars(1)
+            copy = tmp_path / "copies" / publisher.attempt.run
+            await until(lambda: journal(copy))
+            async with Subscription(Target(copy)) as subscription:
+                await anext(subscription)
+                await until(lambda: subscription._source.requester)
+                await subscription.command("a", "stop", {"reason": "enough"})
+                with pytest.raises(RequestError, match=r"^the publisher refused command: not this one$"):
+                    await subscription.command("b", "set", {})
+                publisher.end()
+                await until(lambda: all(attempt.read_lease().released for attempt in list_attempts(copy, 0)))
+                with pytest.raises(RequestError, match="nobody to pass commands on to"):
+                    await subscription.command("c", "stop", {})
+
+    run(main())
+    assert obeyed == ["a stop {'reason': 'enough'}"]
+
+
+def test_heartbeats_are_the_trainers(tmp_path: Path) -> None:
+    """State and step are those that the trainer tells; when it is silent, so is the relay."""
+
+    async def main() -> None:
+        async with relaying(tmp_path / "run", to=tmp_path / "copies"), Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(1)
+            copy = tmp_path / "copies" / publisher.attempt.run
+            await until(lambda: journal(copy))
+            async with Subscription(Target(copy)) as subscription:
+                await until(lambda: subscription.heartbeat)
+                assert subscription.heartbeat
+                assert subscription.heartbeat.fields["state"] == "running"
+                assert subscription.heartbeat.header.before == {"event": 0}
+                publisher._tasks[1].cancel()
+                heard = -1.0
+                while heard != subscription.heartbeat.heard:
+                    heard = subscription.heartbeat.heard
+                    await asyncio.sleep(1.2)
+            publisher.end()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kept", [0, 1, 19, 30])
+def test_a_torn_record_at_the_end_is_written_again(tmp_path: Path, kept: int) -> None:
+    """What a killed relay has left of a record is cut off, and the record comes whole."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(3)
+            async with relaying(tmp_path / "run", to=tmp_path / "copies"):
+                copy = tmp_path / "copies" / publisher.attempt.run
+                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+            torn = publisher.scalars(3)
+            with list_segments(list_attempts(copy, 0)[0].folder)[-1].open("ab") as segment:
+                segment.write(encode_record(torn)[:kept])
+            publisher.end()
+            async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
+                await until(relay._stopping.is_set)
+            assert journal(copy) == journal(tmp_path / "run")
+            assert all(report.is_whole and report.ending for report in verify_run(copy))
+
+    run(main())
+
+
+def test_a_relay_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    """A sink on the copy does not take the relay's end for the run's, and goes on when it is back."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(3)
+            async with relaying(tmp_path / "run", to=tmp_path / "copies"):
+                copy = tmp_path / "copies" / publisher.attempt.run
+                await until(lambda: journal(copy))
+                reading = asyncio.ensure_future(all_of(Target(copy)))
+            publisher.scalars(3)
+            await asyncio.sleep(1)
+            assert not reading.done()
+            async with relaying(tmp_path / "run", to=tmp_path / "copies"):
+                publisher.end()
+                assert await reading == [frames(batch) for batch in publisher.recorded]
+
+    run(main())
+
+
+def test_a_trainer_that_dies(tmp_path: Path) -> None:
+    """The copy of a run whose process was killed is over too, and without an end."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(3)
+        connection = read_connection(connection_path(tmp_path / "run", 0))
+        gone = connection.process._replace(started="another")
+        write_connection(connection_path(tmp_path / "run", 0), replace(connection, process=gone))
+        lease = publisher.attempt.read_lease()
+        assert lease
+        publisher.attempt.write_lease(replace(lease, process=gone))
+        async with relaying(tmp_path / "run", to=tmp_path / "copies") as relay:
+            await until(lambda: relay._done)
+            copy = tmp_path / "copies" / publisher.attempt.run
+            away = read_connection(connection_path(copy, 0))
+            wanted = [frames(batch) for batch in publisher.recorded]
+            assert await all_of(Target(copy)) == wanted
+            assert await all_of(Target(folder=None, request=away.request, connection=away)) == wanted
+        assert [(report.ending, report.is_live) for report in verify_run(copy)] == [(None, False)]
+
+    run(main())
+
+
+def test_a_run_whose_publisher_is_long_gone(tmp_path: Path) -> None:
+    """A run's folder without a connection file is copied as well."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            publisher.scalars(3)
+            publisher.end()
+        connection_path(tmp_path / "run", 0).unlink()
+        async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
+            await until(relay._stopping.is_set)
+        assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+
+    run(main())
+
+
+def test_a_disk_that_is_full_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the relay's disk does not take is tried again, and nothing is lost; the trainer does not notice."""
+    append, failures = JournalWriter.append, iter([True, True])
+
+    def fail_first(writer: JournalWriter, batches: list[Batch]) -> None:
+        if "copies" in writer.folder.parts and next(failures, False):
+            raise OSError(28, "No space left on device")
+        append(writer, batches)
+
+    monkeypatch.setattr(JournalWriter, "append", fail_first)
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
+                publisher.scalars(3)
+                publisher.end()
+                await until(relay._stopping.is_set)
+            assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+
+    run(main())
+    assert caplog.text.count("No space left") == 1
+
+
+def test_what_waits_for_a_slow_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its disk hangs a relay takes a bounded number of batches, however many come; then it gets the others."""
+    append, disk = JournalWriter.append, threading.Event()
+
+    def hang(writer: JournalWriter, batches: list[Batch]) -> None:
+        if "copies" in writer.folder.parts:
+            disk.wait()
+        append(writer, batches)
+
+    monkeypatch.setattr(JournalWriter, "append", hang)
+
+    async def main() -> None:
+        publishing, copying = Publisher(tmp_path / "run", high_water_mark=10), relaying(away, to=tmp_path / "copies")
+        async with publishing as publisher:
+            shutil.copy(connection_path(tmp_path / "run", 0), away)
+            async with copying as relay:
+                publisher.scalars(1)
+                await until(lambda: [one for one in relay._following.values() if one._reading])
+                ready = next(iter(relay._following.values()))._reading[0]._ready
+                for _ in range(100):
+                    for _ in range(10):
+                        publisher.scalars(100)
+                    await asyncio.sleep(0)
+                await until(ready.full)
+                assert sum(len(batch.body) for batch in ready._queue) < READ_AHEAD_BYTES + 10_000
+                disk.set()
+                publisher.end()
+                copy = tmp_path / "copies" / publisher.attempt.run
+                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+
+    away = tmp_path / "away.json"
+    run(main())
+
+
+def test_what_cannot_be_read_is_copied_as_it_is(tmp_path: Path) -> None:
+    """A batch whose body holds no events is in the copy too, as in the original: its readers skip it, and tell."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path / "run") as publisher:
+            async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
+                batch = publisher.recorder.scalars(2)
+                publisher.publish(Batch(batch.header, batch.header_bytes, b"hparams \xc1"))
+                publisher.end()
+                await until(relay._stopping.is_set)
+            assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+
+    run(main())
+
+
+def test_one_relay_for_a_folder(tmp_path: Path) -> None:
+    """A second relay on the same folder is refused, and says who holds it."""
+
+    async def main() -> None:
+        (tmp_path / "runs").mkdir()
+        async with relaying(tmp_path / "runs", to=tmp_path / "copies"):
+            await until((tmp_path / "copies" / ".trainwire" / "relay-rank0.claim").exists)
+            with pytest.raises(OutputError, match="is being written by process"):
+                await Relay([str(tmp_path / "runs")], tmp_path / "copies", Tcp()).run()
+
+    run(main())
+
+
+def test_a_relay_does_not_copy_its_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Copies below the folder that is watched are no sources; nor is a damaged file, which is told of once."""
+
+    async def main() -> None:
+        runs = tmp_path / "runs"
+        async with Publisher(runs / "run") as publisher:
+            publisher.scalars(3)
+            publisher.end()
+            (runs / "connection-rank0.json").write_text("{")
+            for folder, source in ((runs / "copies", runs), (tmp_path / "of-a-run", runs / "run")):
+                async with relaying(source, to=folder, until_over=True) as relay:
+                    await until(relay._stopping.is_set)
+                assert relay._done.keys() == {(publisher.attempt.run, 0)}
+                assert journal(folder / publisher.attempt.run) == journal(runs / "run")
+            with pytest.raises(OptionError, match="cannot be a source too"):
+                await Relay([str(runs / "run")], runs, Tcp()).run()
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert len(caplog.records) == 1

@@ -1,0 +1,61 @@
+"""Does what docs/add-a-sink.md says, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.paths import DOCS
+
+from trainwire_sinks.testing.check_sink import sample_run
+
+PAGE = DOCS / "add-a-sink.md"
+FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+COMMANDS = [
+    tuple(command.split("\n", 1))
+    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for command in block.split("$ ")[1:]
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's files."""
+    folder = tmp_path_factory.mktemp("page")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_the_page_has_files_and_commands() -> None:
+    """The page is read as it is written."""
+    assert sorted(FILES) == ["epoch_times.py", "loss_drop.py", "test_epoch_times.py", "test_loss_drop.py"]
+    assert len(COMMANDS) == 5
+
+
+def matches(expected: str, output: str) -> bool:
+    """Whether the output is as expected, but for spaces and frames, with anything for "..."."""
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", output).split())
+    pattern = ".*".join(re.escape(" ".join(part.split())) for part in expected.split("..."))
+    return re.fullmatch(pattern.replace(r"\ .*", ".*").replace(r".*\ ", ".*"), words) is not None
+
+
+@pytest.mark.parametrize(("command", "expected"), COMMANDS)
+def test_a_command_does_what_the_page_says(
+    place: Path, write_run: Callable[..., Path], command: str, expected: str
+) -> None:
+    """Each command of the page ends well and prints what the page shows."""
+    if not (place / "runs").exists():
+        shutil.copytree(write_run(sample_run()), place / "runs" / "digits")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert matches(expected, result.stdout), result.stdout

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainwire_protocol.wire import Cursor
+from trainwire_sinks.runtime.cursor import Commit, CursorFile, CursorFileError, Point
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> CursorFile:
+    (tmp_path / ".trainwire").mkdir()
+    return CursorFile(tmp_path, "loss-file", 2)
+
+
+def test_a_commit_is_read_as_it_was_written(file: CursorFile) -> None:
+    """Saving and loading gives the same commit, marks and state included."""
+    mark = Point(Cursor(0, 5), 10, {"count": 1})
+    commit = Commit("run", Point(Cursor(1, 7), 20, {"open": {"a/b": "1\n"}}), (mark,))
+    file.save(commit)
+    assert file.load() == commit
+
+
+def test_the_cursors_file_holds_what_the_design_names(file: CursorFile, tmp_path: Path) -> None:
+    """Run, rank, attempt, seq, length and state are its fields, beside the output under the sink's name and rank."""
+    file.save(Commit("run", Point(Cursor(1, 7), 20, {})))
+    fields = json.loads((tmp_path / ".trainwire" / "loss-file-rank2.cursor").read_text())
+    assert fields == {"run": "run", "rank": 2, "attempt": 1, "seq": 7, "length": 20, "state": {}, "marks": []}
+
+
+def test_no_file_is_no_commit(file: CursorFile) -> None:
+    """A sink that never committed has no cursor."""
+    assert file.load() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"\xff", b"7", b"null", b'{"run": 1}', b'{"run": null, "attempt": "0", "seq": 1, "length": 0}'],
+)
+def test_a_file_that_holds_no_cursor_is_an_error(file: CursorFile, content: bytes) -> None:
+    """Anything but a cursor is refused, with the file's name."""
+    file.path.write_bytes(content)
+    with pytest.raises(CursorFileError, match="loss-file-rank2"):
+        file.load()
+
+
+@given(
+    content=st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["run", "attempt", "seq", "length", "state", "marks"]), inner)
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_content_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Whatever stands in the file, loading gives a commit or a `CursorFileError`."""
+    folder = tmp_path_factory.mktemp("cursor")
+    file = CursorFile(folder, "a", 0)
+    file.path.parent.mkdir()
+    file.path.write_bytes(content)
+    with contextlib.suppress(CursorFileError):
+        assert isinstance(file.load(), Commit)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from trainwire_protocol.errors import OutputError
+from trainwire_protocol.wire import Batch, Cursor, Header
+from trainwire_sinks import AppendSink, Event, ReplaceSink, Sink, State
+from trainwire_sinks.runtime.cursor import KEPT_MARKS, CursorFile
+from trainwire_sinks.runtime.delivery import Delivery
+from trainwire_sinks.testing.check_sink import record
+
+
+class Names(AppendSink):
+    """Appends the names of all events."""
+
+    name = "names"
+    file_name = "names.txt"
+
+    async def handle(self, events: Sequence[Event]) -> None:
+        await self.output.write("".join(f"{event.name}\n" for event in events))
+
+
+class Total(ReplaceSink):
+    """Keeps the number of all events in its file."""
+
+    name = "total"
+    file_name = "total.txt"
+
+    async def restore(self, state: State) -> None:
+        self.total: int = state.get("total", 0)
+
+    def state(self) -> State:
+        return {"total": self.total}
+
+    async def handle(self, events: Sequence[Event]) -> None:
+        self.total += len(events)
+
+    async def flush(self) -> None:
+        await self.output.replace(str(self.total))
+
+
+def named(*names: str) -> list[Event]:
+    return [Event(name, 1.0, "scalar", 0.0, 0) for name in names]
+
+
+def lifecycle(name: str, **fields: object) -> Event:
+    return Event(name, fields, "lifecycle", 0.0, 0)
+
+
+def resumed(attempt: int | None, seq: int = 0) -> Event:
+    origin = None if attempt is None else {"attempt": attempt, "seq": seq}
+    return lifecycle("run/resumed", **{"from": origin, "from_step": 0})
+
+
+MARK = lifecycle("run/marked", mark=0)
+ATTEMPT = [[*named("a"), MARK], named("b", "c")]
+"""Its mark has seq 1, its last event seq 3."""
+
+
+def deliver(make_sink: Callable[[], Sink], folder: Path, batches: Sequence[Batch]) -> bool:
+    """Restore a delivery, deliver, commit and close; returns what the last batch's delivery did."""
+
+    async def run() -> bool:
+        delivery = Delivery(make_sink, folder, 0)
+        (folder / ".trainwire").mkdir(exist_ok=True)
+        try:
+            await delivery.restore()
+            result = True
+            for batch in batches:
+                if batch.cursor > delivery.cursor:
+                    result = await delivery.deliver(batch)
+            await delivery.commit()
+        finally:
+            await delivery.close()
+        return result
+
+    return asyncio.run(run())
+
+
+def names_in(folder: Path) -> list[str]:
+    return (folder / "names.txt").read_text().split()
+
+
+def test_an_output_is_there_before_any_event(tmp_path: Path) -> None:
+    """A sink's output exists from its start on."""
+    deliver(Names, tmp_path, [])
+    deliver(Total, tmp_path, [])
+    assert (tmp_path / "names.txt").read_text() == ""
+    assert (tmp_path / "total.txt").read_text() == "0"
+
+
+def test_delivery_goes_on_behind_the_last_commit(tmp_path: Path) -> None:
+    """A second delivery of the same batches adds only what came after the first one's commit."""
+    batches = record(ATTEMPT)
+    for sink in (Names, Total):
+        deliver(sink, tmp_path, batches[:1])
+        deliver(sink, tmp_path, batches)
+    assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
+    assert (tmp_path / "total.txt").read_text() == "4"
+
+
+def test_what_was_written_after_the_commit_is_taken_back(tmp_path: Path) -> None:
+    """Bytes behind the committed length, as a crash leaves them, are cut off."""
+    batches = record(ATTEMPT)
+    deliver(Names, tmp_path, batches[:1])
+    with (tmp_path / "names.txt").open("a") as file:
+        file.write("b\nc")
+    deliver(Names, tmp_path, batches)
+    assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
+
+
+def test_what_a_killed_sink_left_half_written_is_removed(tmp_path: Path) -> None:
+    """Beside its output and its cursor, under the hidden names that they have until they are whole."""
+    batches = record(ATTEMPT)
+    deliver(Total, tmp_path, batches[:1])
+    left = [tmp_path / ".total.txt.0123abcd", tmp_path / ".trainwire" / ".total-rank0.cursor.4567cdef"]
+    for path in left:
+        path.write_bytes(b"1")
+    deliver(Total, tmp_path, batches)
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "total.txt").read_text() == "4"
+
+
+@pytest.mark.parametrize("sink", [Names, Total])
+def test_a_resumed_run_takes_the_output_back_to_its_mark(tmp_path: Path, sink: type[Sink]) -> None:
+    """What was recorded after the mark that the run was resumed from leaves the output; both kinds of it."""
+    deliver(sink, tmp_path, record(ATTEMPT, [[resumed(0, 1), *named("d")]]))
+    if sink is Names:
+        assert names_in(tmp_path) == ["a", "run/marked", "run/resumed", "d"]
+    else:
+        assert (tmp_path / "total.txt").read_text() == "4"
+
+
+def test_a_mark_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Marks are part of the commit: another process can go back to them."""
+    batches = record(ATTEMPT, [[resumed(0, 1), *named("d")]])
+    deliver(Names, tmp_path, batches[:2])
+    assert deliver(Names, tmp_path, batches)
+    assert names_in(tmp_path) == ["a", "run/marked", "run/resumed", "d"]
+
+
+def test_a_run_that_starts_again_empties_the_output(tmp_path: Path) -> None:
+    """Resumed from nothing, a run has superseded everything."""
+    assert deliver(Names, tmp_path, record(ATTEMPT, [[resumed(None), *named("d")]]))
+    assert names_in(tmp_path) == ["run/resumed", "d"]
+
+
+def test_a_resumption_behind_everything_delivered_takes_nothing_back(tmp_path: Path) -> None:
+    """An output that holds nothing superseded stays as it is, though it knows no mark."""
+    batches = record([named("a", "b")], [[resumed(0, 1), *named("c")]])
+    assert deliver(Names, tmp_path, batches)
+    assert names_in(tmp_path) == ["a", "b", "run/resumed", "c"]
+
+
+def test_an_unknown_mark_begins_the_output_anew(tmp_path: Path) -> None:
+    """Without the mark that the run was resumed from, the output is emptied and asks to be given what still counts."""
+    batches = record([named("a"), named("b")], [[resumed(0, 0), *named("c")]])
+    assert not deliver(Names, tmp_path, batches)
+    assert names_in(tmp_path) == []
+    assert CursorFile(tmp_path, "names", 0).load().point.cursor == Cursor(0, -1)  # type: ignore[union-attr]  # it is there
+
+
+def test_only_the_last_marks_are_kept(tmp_path: Path) -> None:
+    """The cursor's file stays small: it holds the last eight marks."""
+    deliver(Names, tmp_path, record([[*named(f"n{number}"), MARK] for number in range(20)]))
+    commit = CursorFile(tmp_path, "names", 0).load()
+    assert commit is not None
+    assert [mark.cursor.seq for mark in commit.marks] == list(range(25, 41, 2))[-KEPT_MARKS:]
+
+
+def test_a_mark_that_is_superseded_is_forgotten(tmp_path: Path) -> None:
+    """A run cannot be resumed from a mark of a stretch that is superseded itself."""
+    attempt = [[*named("a"), MARK], [*named("b"), MARK]]
+    deliver(Names, tmp_path, record(attempt, [[resumed(0, 1)], [*named("c"), MARK]]))
+    commit = CursorFile(tmp_path, "names", 0).load()
+    assert commit is not None
+    assert [mark.cursor for mark in commit.marks] == [Cursor(0, 1), Cursor(1, 2)]
+
+
+def test_an_output_of_another_run_is_refused(tmp_path: Path) -> None:
+    """The runs' names differ: the error names both and says what to do; the output stays."""
+    deliver(Names, tmp_path, record(ATTEMPT, run="first"))
+    with pytest.raises(OutputError, match=r"of run first, and this is run second.*--output"):
+        deliver(Names, tmp_path, record([*ATTEMPT, named("d")], run="second"))
+    assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
+
+
+def test_a_file_that_no_sink_wrote_is_not_overwritten(tmp_path: Path) -> None:
+    """A file in the output's place, with no cursor beside it, is somebody else's."""
+    (tmp_path / "names.txt").write_text("my thesis")
+    with pytest.raises(OutputError, match="move it away"):
+        deliver(Names, tmp_path, record(ATTEMPT))
+    assert (tmp_path / "names.txt").read_text() == "my thesis"
+
+
+@pytest.mark.parametrize("damage", ["shorter", "gone", "no cursor"])
+def test_a_changed_output_is_written_anew_with_a_warning(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An output that is shorter than its cursor says, gone, or with a damaged cursor: one warning, then all again."""
+    deliver(Names, tmp_path, record(ATTEMPT))
+    if damage == "shorter":
+        (tmp_path / "names.txt").write_text("a\n")
+    elif damage == "gone":
+        (tmp_path / "names.txt").unlink()
+    else:
+        (tmp_path / ".trainwire" / "names-rank0.cursor").write_text("{")
+    with caplog.at_level(logging.WARNING, "trainwire"):
+        deliver(Names, tmp_path, record(ATTEMPT))
+    assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
+    assert ["writing it anew" in record.message for record in caplog.records] == [True]
+
+
+def test_a_batch_that_cannot_be_read_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that holds no events is told of, and does not stop the sink."""
+    first, last = record([named("a"), named("b")])
+    header = Header("recorded", 0, 0, "event", 1, 1, {})
+    deliver(Names, tmp_path, [first, Batch(header, b"", b"\xc1"), record([named("x", "y"), named("b")])[1]])
+    assert names_in(tmp_path) == ["a", "b"]
+    assert "seq 1" in caplog.text
+    assert last.cursor == Cursor(0, 1)
+
+
+def test_a_sink_gets_only_its_channels(tmp_path: Path) -> None:
+    """A sink of another channel does not see the events that are read for the runner's sake."""
+
+    class Pictures(Names):
+        channels = frozenset({"media"})
+
+    deliver(Pictures, tmp_path, record(ATTEMPT))
+    assert names_in(tmp_path) == []

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainwire_protocol.errors import MissingExtraError, UsageError
+from trainwire_sinks import Sink
+from trainwire_sinks.builtin.loss_file import LossFile
+from trainwire_sinks.runtime.registry import SinkLoadError, describe_sink, find_sink, sink_names, summary
+
+THIRD_PARTY = '''
+from trainwire_sinks import AppendSink
+
+class Jokes(AppendSink):
+    """Writes a joke for each event."""
+    name = "jokes"
+    file_name = "jokes.txt"
+
+class NoSink:
+    pass
+'''
+
+
+@pytest.fixture
+def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with a sink, one that is none, and one that cannot be imported."""
+    (tmp_path / "jokes_of_a_third_party.py").write_text(THIRD_PARTY)
+    information = tmp_path / "jokes-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: jokes\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[trainwire.sinks]\njokes = jokes_of_a_third_party:Jokes\n"
+        "none = jokes_of_a_third_party:NoSink\nbroken = no_such_module_here:Sink\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_the_built_in_sinks_are_listed() -> None:
+    """The modules of the package are the sinks."""
+    assert {"log-file", "loss-file", "tensorboard"} <= set(sink_names())
+
+
+@pytest.mark.parametrize("name", sink_names())
+def test_a_sinks_name_is_that_of_its_module(name: str) -> None:
+    """What the command line calls a sink is what the sink calls itself, and it has a line of help."""
+    sink = find_sink(name)
+    assert sink.name == name
+    assert summary(sink).endswith(".")
+
+
+def test_a_sink_is_found_by_name() -> None:
+    """The class of a built-in sink is found in its module."""
+    assert find_sink("loss-file") is LossFile
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    """A slip of the pen is answered with the name that was meant, and with all others."""
+    with pytest.raises(UsageError, match=r"no sink 'lossfile': did you mean loss-file\?.* log-file, loss-file"):
+        find_sink("lossfile")
+
+
+def test_a_sink_whose_packages_are_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an extra, one line names it; the listing goes on."""
+    monkeypatch.setattr(LossFile, "packages", ("no_such_package",))
+    monkeypatch.setattr(LossFile, "extra", "tensorboard")
+    with pytest.raises(MissingExtraError, match=r"loss-file needs no_such_package: pip install 'trainwire\[tensorb"):
+        find_sink("loss-file")
+    assert describe_sink("loss-file").startswith("not usable: ")
+
+
+def test_listing_imports_nothing_heavy() -> None:
+    """Names and help of all sinks cost no import of TensorBoard or torch."""
+    code = (
+        "import sys; from trainwire_sinks.runtime.registry import *; [describe_sink(name) for name in sink_names()];"
+        "print([name for name in ('torch', 'tensorboard', 'numpy', 'google_crc32c') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.usefixtures("third_party")
+def test_a_third_partys_sink_is_one_of_the_sinks() -> None:
+    """A sink that another package registers is listed, described and found as the built-in ones are."""
+    assert "jokes" in sink_names()
+    assert issubclass(find_sink("jokes"), Sink)
+    assert describe_sink("jokes") == "Writes a joke for each event."
+
+
+@pytest.mark.usefixtures("third_party")
+@pytest.mark.parametrize(("name", "reason"), [("none", "no subclass"), ("broken", "No module named")])
+def test_a_broken_third_partys_sink_is_named(name: str, reason: str) -> None:
+    """One that cannot be loaded is an error with its reason, and does not keep the others from being listed."""
+    with pytest.raises(SinkLoadError, match=reason):
+        find_sink(name)
+    assert reason in describe_sink(name)
+
+
+def test_a_sink_is_found_by_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that is not registered is named as `module:Class`, the module in the working directory."""
+    (tmp_path / "jokes_in_a_file.py").write_text(THIRD_PARTY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert find_sink("jokes_in_a_file:Jokes").name == "jokes"
+    for name, reason in (("jokes_in_a_file:Joke", "no attribute"), ("jokes_in_none:Joke", "No module named")):
+        with pytest.raises(SinkLoadError, match=reason):
+            find_sink(name)

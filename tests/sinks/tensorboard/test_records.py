@@ -1,0 +1,220 @@
+"""What becomes of events that TensorBoard could stumble on."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.strategies import events
+
+pytest.importorskip("tensorboard")
+pytest.importorskip("google_crc32c")
+
+from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+from trainwire_sinks import Event
+from trainwire_sinks.builtin.tensorboard import TensorBoard
+from trainwire_sinks.tensorboard.index import HPARAMS_START, LAYOUT, MAX_CHARTED, Index
+from trainwire_sinks.tensorboard.records import Summaries
+from trainwire_sinks.testing.check_sink import record, run_sink
+
+NAMES = [
+    "../../../etc/passwd",
+    "/abs/olute",
+    "a\nb",
+    "\x1b]0;title\x07",
+    "tab\tand\0nul",
+    "x" * 512,
+    "ü" * 256,
+    ".",
+    "//",
+]
+
+
+def event(name: str, value: Any, kind: str = "scalar", step: int = 1) -> Event:
+    return Event(name, value, kind, 1.75e9 + step, step)
+
+
+def load(folder: Path, *attempts: Sequence[Event]) -> EventAccumulator:
+    """What TensorBoard reads of what the sink writes of attempts, each a list of events."""
+    run_sink(TensorBoard, folder, record(*([found] for found in attempts)))
+    return EventAccumulator(str(folder / "tensorboard" / "rank-0"), {"tensors": 0}).Reload()
+
+
+def kinds(accumulator: EventAccumulator) -> dict[str, str]:
+    """The dashboard of each tag."""
+    return {tag: found.plugin_data.plugin_name for tag, found in accumulator.AllSummaryMetadata().items()}
+
+
+def picture(form: str = "PNG", size: tuple[int, int] = (6, 4)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, form)
+    return file.getvalue()
+
+
+def sound() -> bytes:
+    return b"RIFF\x24\0\0\0WAVEfmt "
+
+
+@given(st.lists(events(), max_size=3), st.integers(0, 3))
+def test_any_events_become_records(found: list[Event], place: int) -> None:
+    """Nothing that may be in an event raises, and going on from a state that was saved gives the same bytes."""
+    whole, first = Summaries({}), Summaries({})
+    before = first.records(found[:place], "run", 0)
+    assert whole.records(found[:place], "run", 0) == before
+    state = json.dumps(first.state())
+    second = Summaries(json.loads(state))
+    after = second.records(found[place:], "run", len(before))
+    assert whole.records(found[place:], "run", len(before)) == after
+    assert json.dumps(second.state()) == json.dumps(whole.state())
+
+
+def test_a_name_is_a_tag_whatever_it_holds(tmp_path: Path) -> None:
+    """Paths, newlines, escape sequences and 512 bytes: nothing is written but the run's own files."""
+    folder = tmp_path / "deep" / "run"
+    accumulator = load(folder, [event(name, n) for n, name in enumerate(NAMES)])
+    assert sorted(accumulator.Tags()["tensors"]) == sorted(NAMES)
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    own = {"deep/run/tensorboard/rank-0/events.out.tfevents.0000000001.trainwire"}
+    assert own <= files
+    assert all(name.startswith("deep/run/.trainwire/tensorboard-rank0.") for name in files - own)
+
+
+def test_a_name_with_several_types_has_a_tag_for_each(tmp_path: Path) -> None:
+    """TensorBoard takes a tag for what it was first: what is of another type goes beside it."""
+    accumulator = load(
+        tmp_path,
+        [
+            event("x", 1.0), event("x", "words", "text"), event("x (text)", 2.0), event("x", "more", "text"),
+            event("x", {"data": picture(), "format": "png"}, "image"), event("y/0", "words", "text"),
+            event("y", [1.0], "scalars"), event("x", {"columns": ["a"], "rows": []}, "table"),
+        ],
+    )  # fmt: skip
+    assert kinds(accumulator) == {
+        "x": "scalars", "x (text)": "text", "x (text) (scalar)": "scalars", "x (image)": "images",
+        "y/0": "text", "y/0 (scalar)": "scalars", LAYOUT: "custom_scalars",
+    }  # fmt: skip
+    assert len(accumulator.Tensors("x (text)")) == 3
+    assert patterns(accumulator) == {"y": r"^(?:y/0\ \(scalar\))$"}
+
+
+def test_no_event_takes_a_tag_that_means_something_to_tensorboard(tmp_path: Path) -> None:
+    """A metric that is called as the layout breaks no dashboard."""
+    found = [event(name, "words", "text") for name in (LAYOUT, HPARAMS_START)]
+    accumulator = load(tmp_path, [*found, event("hparams", {"a": 1}, "hparams"), event("s", [1, 2], "scalars")])
+    assert kinds(accumulator) == {
+        f"{LAYOUT} (text)": "text", f"{HPARAMS_START} (text)": "text", HPARAMS_START: "hparams", "hparams": "text",
+        "s/0": "scalars", "s/1": "scalars", LAYOUT: "custom_scalars",
+    }  # fmt: skip
+
+
+def patterns(accumulator: EventAccumulator) -> dict[str, str]:
+    """The pattern of tags of each chart."""
+    layout = Layout.FromString(accumulator.Tensors(LAYOUT)[-1].tensor_proto.string_val[0])
+    return {chart.title: chart.multiline.tag[0] for category in layout.category for chart in category.chart}
+
+
+def test_a_chart_shows_the_tags_of_its_event_and_no_others(tmp_path: Path) -> None:
+    """Whatever their labels are, and whenever they came."""
+    accumulator = load(
+        tmp_path,
+        [event("loss", {"a.b": 1, "c|d": 2, "e\n": 3}, "scalars"), event("rate", [1, 2], "scalars")],
+        [resumed(), event("loss", {"a.b": 1, "new": 2}, "scalars", step=9), event("loss/other", 1.0)],
+    )
+    found = patterns(accumulator)
+    tags = accumulator.Tags()["tensors"]
+    shown = {chart: {tag for tag in tags if re.match(found[chart], tag)} for chart in found}
+    assert shown == {"loss": {"loss/a.b", "loss/c|d", "loss/e\n", "loss/new"}, "rate": {"rate/0", "rate/1"}}
+
+
+def resumed() -> Event:
+    return Event("run/resumed", {"from": None, "from_step": 0}, "lifecycle", 1.76e9, 0)
+
+
+def test_a_run_that_begins_anew_keeps_its_charts(tmp_path: Path) -> None:
+    """The loader forgets all that it has read, so the layout stands in the new file too."""
+    accumulator = load(tmp_path, [event("rate", [1, 2], "scalars")], [resumed(), event("rate", [1, 2], "scalars")])
+    assert len(accumulator.Tensors("rate/0")) == 1
+    assert patterns(accumulator) == {"rate": "^(?:rate/0|rate/1)$"}
+
+
+def test_charts_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """The layout is written whole each time, so that its tags may not be as many as a run may have."""
+    index = Index({})
+    for number in range(MAX_CHARTED // 1000 + 9):
+        index.chart(f"chart {number}", [f"{number:01000d}"])
+    assert len(index.charts) == MAX_CHARTED // 1000
+    assert caplog.text.count("charts are full") == 1
+
+
+def test_an_empty_event_has_no_chart(tmp_path: Path) -> None:
+    """A list or map without numbers is nothing to show."""
+    accumulator = load(tmp_path, [event("a", [], "scalars"), event("b", {}, "scalars"), event("c", 1)])
+    assert accumulator.Tags()["tensors"] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("form", "shown_as"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("GIF", "GIF"), ("BMP", "BMP"), ("WEBP", "PNG")]
+)
+def test_images_are_written_as_tensorboard_shows_them(tmp_path: Path, form: str, shown_as: str) -> None:
+    """With their size, as they are, or as PNG if TensorBoard has no name for their format."""
+    data = picture(form)
+    accumulator = load(tmp_path, [event("i", {"data": data, "format": form.lower()}, "image", step=3)])
+    (found,) = accumulator.Tensors("i")
+    width, height, written = found.tensor_proto.string_val
+    assert (found.step, found.wall_time, width, height) == (3, 1.75e9 + 3, b"6", b"4")
+    assert Image.open(io.BytesIO(written)).format == shown_as
+    assert written == data or form == "WEBP"
+
+
+def huge() -> bytes:
+    """A PNG of a few bytes that says it is of more pixels than memory holds."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+BROKEN = {
+    "empty map": b"\0", "magic alone": b"\x89PNG\r\n\x1a\n", "cut": picture(size=(200, 200))[:60], "huge": huge(),
+    "flipped": picture().replace(b"IDAT", b"IDAS"), "svg": b"<svg onload='x'/>", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    "sound": sound(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_an_image_that_is_none_is_told_of_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Once for its name, however often it comes; what is around it stays."""
+    broken = event("bad", {"data": BROKEN[what], "format": "png"}, "image", step=2)
+    good = event("good", {"data": picture(), "format": "png"}, "image", step=2)
+    accumulator = load(tmp_path, [event("loss", 1.0), broken, good, broken, event("loss", 0.5, step=3)])
+    assert set(accumulator.Tags()["tensors"]) == {"loss", "good"}
+    assert [point.step for point in accumulator.Tensors("loss")] == [1, 3]
+    told = [line.getMessage() for line in caplog.records if "leaves out" in line.getMessage()]
+    assert len(told) == 1
+    assert "the image 'bad' of step 2" in told[0]
+
+
+def test_a_sound_is_wav_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorBoard plays nothing else."""
+    accumulator = load(
+        tmp_path,
+        [
+            event("good", {"data": sound(), "format": "wav"}, "audio"),
+            event("bad", {"data": b"ID3\x04", "format": "mp3"}, "audio"),
+        ],
+    )
+    assert kinds(accumulator) == {"good": "audio"}
+    assert accumulator.Tensors("good")[0].tensor_proto.string_val == [sound()]
+    assert "the audio 'bad' of step 1" in caplog.text

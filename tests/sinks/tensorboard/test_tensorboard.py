@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tensorboard")
+pytest.importorskip("google_crc32c")
+
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event as EventProto
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_ndarray
+
+from trainwire_sinks import Event
+from trainwire_sinks.builtin.tensorboard import TensorBoard
+from trainwire_sinks.tensorboard import tfrecord
+from trainwire_sinks.tensorboard.index import HPARAMS_END, HPARAMS_START, LAYOUT
+from trainwire_sinks.testing.check_sink import check_sink, record, run_sink, sample_run
+from trainwire_sinks.testing.sample import START_TIME
+
+EVERYTHING = {"tensors": 0}
+
+
+def event(name: str, value: Any, kind: str = "scalar", step: int = 1, walltime: float = START_TIME) -> Event:
+    return Event(name, value, kind, walltime, step)
+
+
+def load(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard" / "rank-0"), EVERYTHING).Reload()
+
+
+def protos(folder: Path) -> list[EventProto]:
+    files = sorted((folder / "tensorboard" / "rank-0").iterdir())
+    return [proto for file in files for proto in EventFileLoader(str(file)).Load()]
+
+
+def points(accumulator: EventAccumulator, tag: str) -> list[tuple[float, int, float]]:
+    """Walltime, step and value of each point of a tag."""
+    return [(e.wall_time, e.step, make_ndarray(e.tensor_proto).item()) for e in accumulator.Tensors(tag)]
+
+
+def test_each_event_counts_once(tmp_path: Path) -> None:
+    """Killed anywhere, committed as often as may be, over a resumption: the same bytes."""
+    check_sink(TensorBoard, tmp_path)
+
+
+def test_a_record_is_framed_as_tensorboard_frames_it() -> None:
+    """Length, checksums and data are those that TensorBoard's own writer gives."""
+
+    class Memory(bytearray):
+        def write(self, data: bytes) -> None:
+            self.extend(data)
+
+    for data in (b"", b"x", bytes(range(256)) * 40):
+        memory = Memory()
+        RecordWriter(memory).write(data)
+        assert tfrecord.record(data) == bytes(memory)
+
+
+def test_every_scalar_is_there_with_its_step_and_time(tmp_path: Path) -> None:
+    """TensorBoard's loader gives back each scalar, as near as 32 bits are, NaN and infinities among them."""
+    values = [0.1, -1e-30, 3, 2**63, math.inf, -math.inf, math.nan]
+    events = [event("train/loss", v, step=n, walltime=START_TIME + n / 8) for n, v in enumerate(values)]
+    run_sink(TensorBoard, tmp_path, record([events[:3], events[3:]]))
+    found = points(load(tmp_path), "train/loss")
+    assert [point[:2] for point in found] == [(START_TIME + n / 8, n) for n in range(len(values))]
+    expected = [struct.unpack("<f", struct.pack("<f", value))[0] for value in values]
+    assert [repr(point[2]) for point in found] == [repr(value) for value in expected]
+
+
+def test_scalars_are_a_tag_each(tmp_path: Path) -> None:
+    """A list has its positions as tags, a map its labels."""
+    events = [event("rate", [0.5, 0.25], "scalars"), event("loss", {"a": 1, "b/c": 2.0}, "scalars")]
+    run_sink(TensorBoard, tmp_path, record([events]))
+    accumulator = load(tmp_path)
+    found = {tag: points(accumulator, tag)[0][2] for tag in accumulator.Tags()["tensors"] if tag != LAYOUT}
+    assert found == {"rate/0": 0.5, "rate/1": 0.25, "loss/a": 1.0, "loss/b/c": 2.0}
+
+
+def test_text_is_shown_by_the_text_plugin(tmp_path: Path) -> None:
+    """A text event is a string of the text dashboard, at its step."""
+    run_sink(TensorBoard, tmp_path, record([[event("note", "# Märkt", "text", step=4)]]))
+    accumulator = load(tmp_path)
+    assert accumulator.SummaryMetadata("note").plugin_data.plugin_name == "text"
+    assert [(e.step, e.tensor_proto.string_val[0].decode()) for e in accumulator.Tensors("note")] == [(4, "# Märkt")]
+
+
+def test_histograms_keep_their_buckets(tmp_path: Path) -> None:
+    """A histogram's counts stand between its edges."""
+    value = {"edges": [0.0, 1.0, 2.0], "counts": [3, 4], "min": 0.5, "max": 1.5, "sum": 7.0, "sum_squares": 9.0}
+    run_sink(TensorBoard, tmp_path, record([[event("weights", value, "histogram")]]))
+    accumulator = load(tmp_path)
+    assert accumulator.SummaryMetadata("weights").plugin_data.plugin_name == "histograms"
+    assert make_ndarray(accumulator.Tensors("weights")[0].tensor_proto).tolist() == [[0.5, 1, 3], [1, 1.5, 4]]
+
+
+def test_hyperparameters_make_the_run_a_session(tmp_path: Path) -> None:
+    """Numbers, booleans and strings keep their kind; nested ones have a path, and anything else is text."""
+    values = {"lr": 5e-5, "layers": 3, "amp": True, "name": "x", "none": None, "nan": math.nan, "a": {"b": [1, 2]}}
+    run_sink(TensorBoard, tmp_path, record([[event("hparams", values, "hparams")]]))
+    content = load(tmp_path).SummaryMetadata(HPARAMS_START).plugin_data.content
+    info = HParamsPluginData.FromString(content).session_start_info
+    found = {name: getattr(value, value.WhichOneof("kind")) for name, value in info.hparams.items()}
+    assert found == {
+        "lr": 5e-5, "layers": 3.0, "amp": True, "name": "x", "none": "null", "nan": "NaN", "a/b": "[1, 2]",
+    }  # fmt: skip
+    assert (info.start_time_secs, info.group_name) == (START_TIME, "recorded")
+
+
+@pytest.mark.parametrize(("end", "is_told"), [("run/finished", True), ("run/failed", False)])
+def test_only_a_run_that_has_finished_is_a_session_that_has(tmp_path: Path, end: str, is_told: bool) -> None:
+    """One that failed may be resumed, and TensorBoard would keep the end that it has read first."""
+    last = event(end, {"last_seq": 1, "reason": None}, "lifecycle", walltime=START_TIME + 9)
+    run_sink(TensorBoard, tmp_path, record([[event("hparams", {"lr": 1}, "hparams"), last]]))
+    found = load(tmp_path).summary_metadata.get(HPARAMS_END)
+    assert (found is not None) == is_told
+    if found is not None:
+        info = HParamsPluginData.FromString(found.plugin_data.content).session_end_info
+        assert (info.status, info.end_time_secs) == (STATUS_SUCCESS, START_TIME + 9)
+
+
+def test_consecutive_scalars_of_one_moment_share_a_record(tmp_path: Path) -> None:
+    """A record holds what one call of `bus.log` gave; another step or time begins another record."""
+    moments = [(1, 0.0), (1, 0.0), (1, 0.5), (2, 0.5), (2, 0.5)]
+    events = [event(f"m{n}", 1.0, step=step, walltime=START_TIME + t) for n, (step, t) in enumerate(moments)]
+    run_sink(TensorBoard, tmp_path, record([events]))
+    shared = [[value.tag for value in proto.summary.value] for proto in protos(tmp_path) if proto.summary.value]
+    assert shared == [["m0", "m1"], ["m2"], ["m3", "m4"]]
+
+
+def test_other_types_are_left_out(tmp_path: Path) -> None:
+    """A run with every type, and with one of a later version, is written without falling over, and loads."""
+    run_sink(TensorBoard, tmp_path, sample_run())
+    tags = load(tmp_path).Tags()["tensors"]
+    assert {"of a later version", "log", "run/started"}.isdisjoint(tags)
+    assert "../../odd\tname\n\x1b[31m" in tags
+
+
+def test_a_run_without_events_has_no_file(tmp_path: Path) -> None:
+    """The file begins with the time of the first event, so there is none before it."""
+    run_sink(TensorBoard, tmp_path, [])
+    assert not list(tmp_path.rglob("*tfevents*"))
+
+
+def resumed(from_step: int | None) -> Event:
+    origin = None if from_step is None else {"attempt": 0, "seq": 4}
+    return Event("run/resumed", {"from": origin, "from_step": from_step or 0}, "lifecycle", START_TIME + 100, 0)
+
+
+def attempt(value: float, steps: range) -> list[list[Event]]:
+    return [[event("loss", value, step=step, walltime=START_TIME + step)] for step in steps]
+
+
+Steps = Callable[[EventAccumulator], list[tuple[int, float]]]
+
+
+@pytest.mark.parametrize(
+    ("from_step", "steps", "expected"),
+    [
+        (5, range(6, 9), [(step, 0.0) for step in range(1, 6)] + [(step, 1.0) for step in range(6, 9)]),
+        (5, range(0), [(step, 0.0) for step in range(1, 6)]),
+        (None, range(1, 3), [(1, 1.0), (2, 1.0)]),
+    ],
+)
+def test_a_resumed_run_goes_on_in_a_new_file(
+    tmp_path: Path, from_step: int | None, steps: range, expected: list[tuple[int, float]]
+) -> None:
+    """TensorBoard's Python loader shows each step once: those kept, and those of the resumed run."""
+    batches = record(attempt(0.0, range(1, 11)), [[resumed(from_step)], *attempt(1.0, steps)])
+    run_sink(TensorBoard, tmp_path, batches)
+    names = [path.name for path in sorted((tmp_path / "tensorboard" / "rank-0").iterdir())]
+    assert names == [f"events.out.tfevents.{number:010d}.trainwire" for number in (1, 2)]
+    assert [point[1:] for point in points(load(tmp_path), "loss")] == expected
+
+
+def test_a_file_is_never_truncated_under_a_reader_by_a_resumption(tmp_path: Path) -> None:
+    """A loader that has read the first file goes on to the second, and sees what was superseded no more."""
+    batches = record(attempt(0.0, range(1, 11)), [[resumed(5)], *attempt(1.0, range(6, 9))])
+    run_sink(TensorBoard, tmp_path, batches[:10])
+    accumulator = load(tmp_path)
+    assert len(points(accumulator, "loss")) == 10
+    run_sink(TensorBoard, tmp_path, batches)
+    accumulator.Reload()
+    assert [step for _, step, _ in points(accumulator, "loss")] == [1, 2, 3, 4, 5, 6, 7, 8]

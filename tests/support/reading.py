@@ -1,0 +1,44 @@
+"""Reads what a run's journal holds, and waits for what is to come, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from trainwire_protocol.events import Event
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.segments import JournalReader
+from trainwire_protocol.wire import Batch
+
+
+def read_batches(run_folder: Path, rank: int = 0, attempt: int | None = None) -> list[Batch]:
+    """All batches of a rank, or of one of its attempts, in order."""
+    batches: list[Batch] = []
+    for found in list_attempts(run_folder, rank):
+        if attempt in (None, found.number):
+            reader = JournalReader(found.folder)
+            while more := reader.read(final=True):
+                batches += more
+            reader.close()
+    return batches
+
+
+def read_events(run_folder: Path, rank: int = 0, attempt: int | None = None) -> list[Event]:
+    """All events of a rank, or of one of its attempts, in order."""
+    return [event for batch in read_batches(run_folder, rank, attempt) for event in batch.events]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for a condition of another thread or process."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition while the event loop goes on; for as long as the test may take."""
+    while not condition():
+        await asyncio.sleep(0.01)

@@ -1,0 +1,74 @@
+"""A training that takes a moment, for tests: a linear model on points that a line separates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from support.patient import close_patiently
+from trainwire import Corpus, ModelTrainer, Plugin, Result, hook
+from trainwire.training.hooks.payloads import HOOKS, MetricRecorded, Payload
+
+Told = TypeVar("Told", bound=Payload)
+
+
+def points(count: int, seed: int = 0) -> TensorDataset:
+    """Points of a plane in four coordinates, labelled by the side of a line on which they are."""
+    inputs = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(inputs, (inputs[:, 0] + inputs[:, 1] > 0).long())
+
+
+def corpus(train: int = 48, dev: int = 16, test: int = 16) -> Corpus:
+    """Points to train on, to choose by, and to test on."""
+    return Corpus(points(train, 0), points(dev, 1), points(test, 2))
+
+
+def linear() -> nn.Linear:
+    """A model with the same weights each time."""
+    model = nn.Linear(4, 2)
+    nn.init.constant_(model.weight, 0.01)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+def make_trainer(model: nn.Module | None = None, **arguments: Any) -> ModelTrainer:
+    """A trainer of the linear model that measures its accuracy."""
+    arguments = {
+        "loss": nn.CrossEntropyLoss(), "metrics": {"accuracy": MulticlassAccuracy(2, average="micro")}, **arguments,
+    }  # fmt: skip
+    return ModelTrainer(linear() if model is None else model, **arguments)
+
+
+def train(folder: Path, *plugins: Plugin, trainer: ModelTrainer | None = None, **options: Any) -> Result:
+    """Train for two epochs of three batches, unless told otherwise, and start no sinks."""
+    close_patiently()  # in a script of a test, which reads no conftest
+    defaults: dict[str, Any] = {"mini_batch_size": 16, "max_epochs": 2, "seed": 1, "sinks": ()}
+    if not {"train", "corpus"} & options.keys():
+        defaults["corpus"] = corpus()
+    return (trainer or make_trainer()).train(folder, plugins=plugins, **{**defaults, **options})
+
+
+class Recorder(Plugin):
+    """Keeps what every hook was told, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Payload] = []
+
+    @hook(*HOOKS)
+    def record(self, payload: Payload) -> None:
+        self.calls.append(payload)
+
+    def of(self, kind: type[Told]) -> list[Told]:
+        """What one hook was told."""
+        return [payload for payload in self.calls if isinstance(payload, kind)]
+
+    @property
+    def names(self) -> list[str]:
+        """The hooks in the order in which they were called, without `metric_recorded`."""
+        name_of = {kind: name for name, kind in HOOKS.items()}
+        return [name_of[type(payload)] for payload in self.calls if not isinstance(payload, MetricRecorded)]

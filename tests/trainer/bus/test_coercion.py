@@ -1,0 +1,155 @@
+"""Values that are read when they are recorded: tensors, arrays, and what lives on a GPU (here a fake one)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.reading import read_events, wait_until
+
+import trainwire
+from trainwire.bus import gpu
+from trainwire.bus.coercion import coerce_plain, coerce_scalars
+from trainwire.bus.drain import Drain
+from trainwire.bus.gpu import Deferred, Transfer
+from trainwire.bus.media import HISTOGRAM_BINS, bucket, coerce_histogram
+from trainwire.bus.queue import Logged
+
+
+class FakeCudaEvent:
+    """A copy that arrives when the test says so."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+
+    def query(self) -> bool:
+        return self.arrived
+
+
+def test_cpu_tensors_are_read_at_once(tmp_path: Path) -> None:
+    """A tensor that is changed in place after the call does not change what was recorded."""
+    loss = torch.tensor(1.5)
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.log({"loss": loss, "half": torch.tensor([0.5], dtype=torch.bfloat16), "count": torch.tensor(3)}, step=1)
+        loss.zero_()
+    values = {event.name: event.value for event in read_events(tmp_path) if event.type == "scalar"}
+    assert values == {"loss": 1.5, "half": 0.5, "count": 3}
+
+
+def test_numpy_values_are_plain_numbers() -> None:
+    """NumPy's scalars and arrays of one element become Python's numbers."""
+    values = coerce_scalars({"a": np.float32(0.5), "b": np.int64(3), "c": np.array([2.0]), "d": np.float64(0.25)})
+    assert values == {"a": 0.5, "b": 3, "c": 2.0, "d": 0.25}
+    assert {type(value) for value in values.values()} == {float, int}
+
+
+def test_plain_copies_anything() -> None:
+    """What is no plain value becomes its string; arrays become lists; keys become strings."""
+    plain = coerce_plain({"path": Path("/x"), 3: (1, {2}), "array": np.arange(2), "tensor": torch.ones(1), "n": None})
+    assert plain == {"path": "/x", "3": [1, [2]], "array": [0, 1], "tensor": [1.0], "n": None}
+
+
+def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
+    """Events come out in the order of the calls, also when a value of a GPU arrives late, with the call's step."""
+    arrived = FakeCudaEvent()
+    value = Deferred(Transfer(torch.tensor([2.5], dtype=torch.float64), arrived), 0)
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.log({"before": 1.0}, step=1)
+        bus._recorder.append("", {"gpu": value}, Logged.ANY, 2)
+        bus.lifecycle("epoch/finished", step=3, epoch=1)
+        wait_until(lambda: any(event.name == "before" for event in read_events(tmp_path)))
+        assert not any(event.name in ("gpu", "epoch/finished") for event in read_events(tmp_path))
+        arrived.arrived = True
+    events = read_events(tmp_path)[1:-1]
+    assert [(event.name, event.step) for event in events] == [("before", 1), ("gpu", 2), ("epoch/finished", 3)]
+    assert events[1].value == 2.5
+
+
+def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for its timeout at most, and names what it had to drop; the rest is recorded."""
+    monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
+    value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
+    bus = trainwire.open_bus(tmp_path)
+    bus._recorder.append("", {"stuck": value}, Logged.ANY, 1)
+    bus.log({"after": 1.0}, step=2)
+    bus.close(timeout=0.2)
+    events = read_events(tmp_path)
+    dropped = next(event for event in events if event.name == "events/dropped")
+    assert dropped.value["names"] == ("stuck",)
+    assert [event.value for event in events if event.name == "after"] == [1.0]
+    assert events[-1].name == "run/finished"
+
+
+def test_a_value_that_never_arrives_holds_back_nothing_at_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind a lifecycle event that cannot be had, itself behind others, is recorded."""
+    monkeypatch.setattr(Drain, "carry", lambda *_: False)
+    monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
+    value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
+    bus = trainwire.open_bus(tmp_path)
+    bus.log({"before": 1.0}, step=1)
+    bus._recorder.append("epoch/finished", {"loss": value}, "lifecycle", 1)
+    bus.lifecycle("checkpoint/saved", step=2)
+    bus.close(timeout=0.1)
+    events = read_events(tmp_path)
+    assert [event.name for event in events[1:]] == ["before", "checkpoint/saved", "events/dropped", "run/finished"]
+    assert events[-2].value["names"] == ("epoch/finished",)
+
+
+def test_tensors_of_a_gpu_travel_in_one_copy_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scalars of one call that live on a GPU are packed into one transfer, in the order of the mapping."""
+
+    class OnGpu:
+        is_cuda = True
+
+        def __init__(self, value: float, device: str) -> None:
+            self.value, self.device = value, device
+
+    packs = []
+
+    def pack(tensors):
+        packs.append([tensor.value for tensor in tensors])
+        return torch.tensor(packs[-1], dtype=torch.float64)
+
+    monkeypatch.setattr(gpu, "_pack", pack)
+    values = coerce_scalars({"a": OnGpu(1.0, "cuda:0"), "b": 2.0, "c": OnGpu(3.0, "cuda:1"), "d": OnGpu(4.0, "cuda:0")})
+    assert packs == [[1.0, 4.0], [3.0]]
+    resolved = {name: value.resolve() if isinstance(value, Deferred) else value for name, value in values.items()}
+    assert resolved == {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_logging_from_a_gpu_does_not_synchronise(tmp_path: Path) -> None:
+    """Under torch's own check no synchronisation is found, and an in-place update does not reach what was recorded."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with trainwire.open_bus(tmp_path) as bus:
+            loss = torch.zeros((), device="cuda")
+            for step in range(1000):
+                loss += 1
+                bus.log({"loss": loss}, step=step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [event.value for event in read_events(tmp_path) if event.name == "loss"] == [*map(float, range(1, 1001))]
+
+
+@pytest.mark.parametrize("numbers", [[], [1.0], [2.0, 2.0], [-1.0, 0.0, 5.5], [float("nan"), 1.0, float("inf")]])
+def test_a_tensor_and_a_list_have_the_same_histogram(numbers: list[float]) -> None:
+    """Bucketing where a tensor lives gives the counts that plain Python gives, special values left out."""
+    expected, found = bucket(numbers), coerce_histogram(torch.tensor(numbers, dtype=torch.float64)).resolve()
+    assert found.keys() == expected.keys()
+    for field, value in expected.items():
+        assert found[field] == pytest.approx(value), field
+    assert len(found["counts"]) == HISTOGRAM_BINS == len(found["edges"]) - 1
+
+
+def test_a_histogram_counts_every_value_in_its_bin() -> None:
+    """The counts agree with NumPy's for values that lie on no edge."""
+    numbers = np.random.default_rng(0).normal(size=1000)
+    found = bucket(numbers.tolist())
+    counts, edges = np.histogram(numbers, bins=HISTOGRAM_BINS)
+    assert found["counts"] == counts.tolist()
+    assert found["edges"] == pytest.approx(edges.tolist())

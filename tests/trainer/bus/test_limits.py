@@ -1,0 +1,292 @@
+"""What the training process keeps is bounded: each limit, and what is told when it is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.reading import read_events, wait_until
+
+import trainwire
+from trainwire.bus import drain, queue, rejections, watchers
+from trainwire.bus.batcher import MAX_EVENTS, SLICE_EVENTS, Batcher
+from trainwire.bus.drain import Drain
+from trainwire.bus.publisher import Publisher
+from trainwire.bus.queue import FLOATS, Logged
+from trainwire.bus.thread import BusThread
+from trainwire_protocol.events import Event
+from trainwire_protocol.journal.verification import verify_run
+from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
+from trainwire_protocol.wire import Batch, Header, encode_batch
+
+
+def dropped_in_record(folder: Path) -> int:
+    return sum(report.dropped for report in verify_run(folder))
+
+
+def test_the_queue_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large values are dropped past the queue's limit of bytes, and the record tells how many."""
+    bus = trainwire.open_bus(tmp_path, flush_interval=0.3)
+    monkeypatch.setattr(bus._recorder, "_max_bytes", 100_000)
+    bus._recorder.emptied()
+    for step in range(1, 101):
+        bus.text("note", "x" * 10_000, step=step)
+    queued = sum(record[5] for record in list(bus._recorder.queue))
+    dropped = bus.describe()["dropped"]
+    bus.close(timeout=5)
+    assert queued <= 120_000
+    assert dropped >= 80
+    assert dropped_in_record(tmp_path) == dropped
+    assert sum(event.name == "note" for event in read_events(tmp_path)) == 100 - dropped
+
+
+def test_the_queues_limits_are_those_that_are_documented() -> None:
+    """A million values or 256 MiB."""
+    assert (queue.MAX_QUEUED_VALUES, queue.MAX_QUEUED_BYTES) == (1_000_000, 256 << 20)
+
+
+def test_the_queue_has_room_again_when_it_was_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After drops recording goes on: nothing is dropped that came once there was room."""
+    bus = trainwire.open_bus(tmp_path)
+    monkeypatch.setattr(bus._recorder, "_max_values", 50)
+    bus._recorder.emptied()
+    for step in range(1, 201):
+        bus.log({"first": 1.0}, step=step)
+    wait_until(lambda: not bus._recorder.queue)
+    for step in range(201, 221):
+        bus.log({"second": 1.0}, step=step)
+    bus.close(timeout=5)
+    assert sum(event.name == "second" for event in read_events(tmp_path)) == 20
+
+
+def test_slow_watchers_lose_the_oldest_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its limit the watchers' queue drops its oldest events and counts them; the record has them all."""
+    monkeypatch.setattr(watchers, "MAX_WAITING", 100)
+    let_go = threading.Event()
+    seen: list[int] = []
+
+    async def slow(event: Event) -> None:
+        while not let_go.is_set():
+            await asyncio.sleep(0.005)
+        seen.append(event.step)
+
+    bus = trainwire.open_bus(tmp_path)
+    bus.watch(slow)
+    for step in range(1, 1001):
+        bus.log({"train/loss": 1.0}, step=step)
+    wait_until(lambda: sum(event.name == "train/loss" for event in read_events(tmp_path)) == 1000)
+    let_go.set()
+    bus.close(timeout=5)
+    assert bus._watchers.dropped >= 800
+    assert len(seen) + bus._watchers.dropped == 1002
+    assert seen[-50:] == [*range(952, 1001), 1000]
+    assert dropped_in_record(tmp_path) == 0
+
+
+def test_a_watcher_that_hangs_does_not_hold_up_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """close() leaves a watcher that never ends behind, after its timeout."""
+    monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
+    bus = trainwire.open_bus(tmp_path)
+
+    async def hang(event: Event) -> None:
+        await asyncio.sleep(3600)
+
+    bus.watch(hang)
+    bus.log({"train/loss": 1.0}, step=1)
+    closing = threading.Thread(target=bus.close, args=(0.2,))
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert read_events(tmp_path)[-1].name == "run/finished"
+
+
+def test_complaints_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many different mistakes there are, a limited number is told apart, and the log is not flooded."""
+    monkeypatch.setattr(rejections, "MAX_KINDS", 10)
+    told = rejections.Rejections()
+    with caplog.at_level(logging.WARNING):
+        for number in range(1000):
+            told.add(f"kind {number}", "mistake %d", number)
+    assert len(told.counts) <= 10
+    assert len(caplog.records) <= 10
+
+
+def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names without end cost no memory without end; all are recorded."""
+    monkeypatch.setattr("trainwire.bus.batcher.MAX_NAMES", 100)
+    bus = trainwire.open_bus(tmp_path)
+    for step in range(1, 501):
+        bus.log({f"name/{step}": 1.0}, step=step)
+    bus.close(timeout=5)
+    assert len(bus._thread._batcher._steps._steps) <= 101
+    assert sum(event.name.startswith("name/") for event in read_events(tmp_path)) == 500
+
+
+def test_empty_mappings_leave_nothing_behind(tmp_path: Path) -> None:
+    """A training that logs nothing again and again keeps nothing of it."""
+    bus = trainwire.open_bus(tmp_path)
+    for step in range(1, 101):
+        bus.log({}, step=step)
+    wait_until(lambda: not bus._recorder.queue and not bus._thread._batcher._packed)
+    bus.close()
+    assert [event.name for event in read_events(tmp_path)] == ["run/started", "run/finished"]
+
+
+def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
+    """What waits is limited in bytes of its body: its events would be many times as large."""
+    handed = watchers.Watchers()
+
+    async def watch(event: Event) -> None:
+        """Look at nothing."""
+
+    handed.add(watch)
+    batch = encode_batch(Header("run", 0, 0, "event", 0, 1, {}), [("a", 1.0, "scalar", 1.0, 1)])
+    unread = set(vars(batch))
+    handed.send([batch])
+    handed.close(timeout=10)
+    assert set(vars(batch)) == unread
+
+
+@pytest.mark.parametrize("count", [SLICE_EVENTS, SLICE_EVENTS + 1, MAX_EVENTS + 1, 3 * MAX_EVENTS + 7])
+def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
+    """However many metrics are logged in one call, they come in order, in few batches of the usual size."""
+    batcher = Batcher("run", 0, 0, rejections.Rejections())
+    floats = {f"metric/{number}": float(number) for number in range(count)}
+    integers: dict[str, float] = {f"count/{number}": number for number in range(count)}
+    for metrics, kind in ((floats, FLOATS), (floats, FLOATS), (integers, Logged.ANY), (integers, Logged.ANY)):
+        batcher.add(("", metrics, kind, 1.0, 1, 0))
+        batches = batcher.take()
+        assert [event[:2] for batch in batches for event in batch.events] == [*metrics.items()]
+        assert max(batch.header.count for batch in batches) < MAX_EVENTS + SLICE_EVENTS
+        assert len(batches) <= count / MAX_EVENTS + 1
+    assert sum(len(group.names) for group in batcher._groups.values()) == 2 * count
+
+
+def log_ten(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({f"metric/{number}": 1.0 for number in range(10)}, step=step)
+    return 10
+
+
+def log_and_draw(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({"train/loss": 1.0}, step=step)
+    bus.image("sample", {"data": b"png", "format": "png"}, step=step)
+    return 2
+
+
+def log_in_vain(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({"": 1.0}, step=step)
+    return 0
+
+
+def log_much_in_vain(bus: trainwire.EventBus, step: int) -> int:
+    bus.log({f"metric/{number}": None for number in range(10)}, step=step)  # type: ignore[dict-item]  # what is refused
+    return 0
+
+
+def bucket(bus: trainwire.EventBus, step: int) -> int:
+    if step % 20 == 0:
+        bus.histogram("weights", [1.0] * 5000, step=step)
+    return step % 20 == 0
+
+
+@pytest.mark.parametrize("record", [log_ten, log_and_draw, log_in_vain, log_much_in_vain, bucket])
+def test_little_is_done_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
+) -> None:
+    """Whatever waits, it is taken out in slices, between which others get the interpreter."""
+    packed, pack_slice = list[int](), Drain._pack_slice
+
+    def count(drain: Drain) -> None:
+        before = drain._batcher.seq + drain._batcher._count
+        pack_slice(drain)
+        packed.append(drain._batcher.seq + drain._batcher._count - before)
+
+    monkeypatch.setattr(Drain, "_pack_slice", count)
+    bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
+    recorded = sum(record(bus, step) for step in range(1, 2001))
+    bus.close(timeout=30)
+    assert sum(packed) == recorded + 1
+    assert max(packed) < 2 * SLICE_EVENTS
+    assert len(packed) >= {log_much_in_vain: 20_000 / SLICE_EVENTS, bucket: 50}.get(record, 2000 / SLICE_EVENTS)
+
+
+def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are watchers, batches are as small as slices, since they are decoded at once."""
+    handed, send = list[int](), watchers.Watchers.send
+
+    def count(watching: watchers.Watchers, batches: Sequence[Batch]) -> None:
+        handed.append(sum(batch.header.count for batch in batches))
+        send(watching, batches)
+
+    async def watch(event: Event) -> None:
+        """Look at nothing."""
+
+    monkeypatch.setattr(watchers.Watchers, "send", count)
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.watch(watch)
+        recorded = sum(log_ten(bus, step) for step in range(1, 2001))
+    assert sum(handed) == recorded + 2
+    assert max(handed) < 2 * SLICE_EVENTS
+
+
+def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken out is handed to the journal after a while, however much is still queued that fills no batch."""
+    monkeypatch.setattr(drain, "PORTION_SECONDS", -1.0)
+    publish, left = Publisher.publish, list[int]()
+
+    def note(publisher: Publisher, batches: Sequence[Batch]) -> None:
+        left.extend(len(bus._recorder.queue) for _ in batches)
+        publish(publisher, batches)
+
+    monkeypatch.setattr(Publisher, "publish", note)
+    bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
+    for step in range(1, 2001):
+        log_in_vain(bus, step)
+    bus.close(timeout=30)
+    assert len(left) == 2
+    assert left[0] > 0
+
+
+def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past close's timeout no more is taken out: what was left is counted and named, and lifecycle events are kept."""
+    monkeypatch.setattr(drain, "DROP_SECONDS", 0.0)
+    pack_slice, end, ending = Drain._pack_slice, BusThread.end, threading.Event()
+
+    def pack_once_it_ends(drain: Drain) -> None:
+        assert ending.wait(30)
+        pack_slice(drain)
+
+    def end_at_once(thread: BusThread, *arguments: Any) -> None:
+        end(thread, *arguments)
+        ending.set()
+
+    monkeypatch.setattr(Drain, "_pack_slice", pack_once_it_ends)
+    monkeypatch.setattr(BusThread, "end", end_at_once)
+    bus = trainwire.open_bus(tmp_path)
+    for step in range(1, 11):
+        bus.log({f"metric/{number}": 1.0 for number in range(SLICE_EVENTS)}, step=step)
+    bus.lifecycle("epoch/finished", epoch=1)
+    bus.close(timeout=0.0)
+    wait_until(lambda: read_events(tmp_path)[-1].name == "run/finished")
+    events = read_events(tmp_path)
+    dropped = next(event.value for event in events if event.name == "events/dropped")
+    assert dropped["reason"] == "not written in time"
+    assert dropped["count"] == 10 * SLICE_EVENTS - sum(event.name.startswith("metric/") for event in events) > 0
+    assert dropped["names"][:2] == ("metric/0", "metric/1")
+    assert [event.name for event in events[-3:]] == ["epoch/finished", "events/dropped", "run/finished"]
+
+
+@pytest.mark.parametrize("size", [632, 999, 1172])
+def test_batches_of_small_events_are_published(size: int) -> None:
+    """A batch that events fill to the last byte is no larger than what PUB sends."""
+    batcher = Batcher("run", 0, 0, rejections.Rejections())
+    for _ in range(480):
+        batcher.add(("note", "x" * size, "text", 1.0, 200, size))
+    bodies = [len(batch.body) for batch in batcher.take()]
+    assert len(bodies) > 1
+    assert max(bodies) <= MAX_PUBLISHED_BYTES

@@ -1,0 +1,66 @@
+"""`docs/plugins.md` says what plugins there are: here it is held to it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from support.paths import DOCS
+from support.reading import read_events
+from support.tiny import linear, points
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from trainwire import Plugin
+
+PAGE = (DOCS / "plugins.md").read_text()
+TABLES = [
+    [[cell.strip() for cell in row.strip("|").split("|")] for row in block.splitlines()[2:]]
+    for block in re.findall(r"(?:^\|.*\n)+", PAGE, flags=re.MULTILINE)
+]
+PLUGINS = {row[0].strip("`"): row for row in TABLES[0]}
+
+
+def made(module: str) -> Plugin:
+    """The example of a plugin."""
+    plugin = eval(PLUGINS[module][3].strip("`"), vars(import_module(f"trainwire.plugins.{module}")))
+    assert isinstance(plugin, Plugin)
+    return plugin
+
+
+@pytest.mark.parametrize("module", PLUGINS)
+def test_a_plugin_takes_what_the_page_says(module: str) -> None:
+    """The example makes a plugin of that module, whose arguments are those of the table and are documented."""
+    kind = type(made(module))
+    assert kind.__module__ == f"trainwire.plugins.{module}"
+    arguments = [] if kind.__init__ is Plugin.__init__ else list(inspect.signature(kind).parameters)
+    assert re.findall(r"`(\w+)`", PLUGINS[module][2]) == arguments
+    assert all(argument in (kind.__doc__ or "") for argument in arguments)
+
+
+def test_the_second_table_is_about_plugins_of_the_first() -> None:
+    """No plugin records something that is not in the list of plugins."""
+    assert {name for row in TABLES[1] for name in re.findall(r"`(\w+)`", row[0])} <= PLUGINS.keys()
+
+
+def test_the_page_names_who_may_fail() -> None:
+    """The plugins without which the training goes on are those of the page."""
+    section = PAGE.partition("## If one fails")[2]
+    assert set(re.findall(r"`(\w+)`", section)) == {name for name in PLUGINS if not made(name).essential}
+
+
+def test_the_snippet_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page begins with works, given a model, a loss, metrics and data."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    known = {
+        "model": linear(), "loss": nn.CrossEntropyLoss(), "data": points(1600), "dev": points(16),
+        "metrics": {"accuracy": MulticlassAccuracy(2, average="micro")},
+    }  # fmt: skip
+    exec(snippet.replace("max_epochs=3", "max_epochs=3, sinks=()"), known)
+    assert known["result"].status == "finished"  # type: ignore[attr-defined]  # set by the snippet
+    names = {event.name for event in read_events(tmp_path / "runs" / "mine")}
+    assert {"throughput/samples_per_second", "dev/accuracy", "run/finished"} <= names

@@ -1,0 +1,37 @@
+"""Where a training can be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.reading import read_events
+from support.tiny import train
+
+import trainwire
+from trainwire_protocol.transport.connection import connection_path, read_connection
+from trainwire_protocol.transport.key_files import make_key_files, read_public_key
+
+
+def test_a_training_listens_where_it_is_told(tmp_path: Path) -> None:
+    """The option says where and under which name; the run's hyperparameters tell it, and no keys."""
+    secret, public = make_key_files(tmp_path / "keys" / "cluster")
+    tcp = trainwire.Tcp("tcp://127.0.0.1:0", advertise="localhost", server_key=secret, clients=tmp_path / "keys")
+    train(tmp_path / "run", bind=tcp)
+    connection = read_connection(connection_path(tmp_path / "run", 0))
+    assert connection.publish.startswith("tcp://localhost:")
+    assert connection.keys
+    assert connection.keys.server == read_public_key(public)
+    told = str([event.value for event in read_events(tmp_path / "run") if event.type == "hparams"])
+    assert "tcp://127.0.0.1:0" in told
+    assert connection.keys.client.secret not in told
+
+
+def test_the_environment_says_it_for_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the option it is the environment's word that counts, for a bus as for a training."""
+    monkeypatch.setenv("TRAINWIRE_BIND", "tcp://127.0.0.1:0")
+    train(tmp_path / "run")
+    with trainwire.open_bus(tmp_path / "bus"):
+        pass
+    for folder in ("run", "bus"):
+        assert read_connection(connection_path(tmp_path / folder, 0)).publish.startswith("tcp://127.0.0.1:")

@@ -1,0 +1,81 @@
+"""Metrics by name, and the main one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from torchmetrics import MeanSquaredError, MetricCollection
+from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MulticlassConfusionMatrix
+
+from trainwire.training.metrics import MainMetric, main_metric, named_metrics
+from trainwire.training.options import TrainingOptions
+from trainwire_protocol.errors import OptionError, UsageError
+
+METRICS = {"accuracy": BinaryAccuracy(), "error": MeanSquaredError(), "confusion": MulticlassConfusionMatrix(2)}
+
+
+def choose(name: str | None, splits: tuple[str, ...] = ("dev",)) -> MainMetric | None:
+    return main_metric(TrainingOptions(main_evaluation_metric=name), METRICS, splits)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (None, []),
+        ({"a": BinaryAccuracy()}, ["a"]),
+        (BinaryAccuracy(), ["BinaryAccuracy"]),
+        ([BinaryAccuracy(), BinaryF1Score()], ["BinaryAccuracy", "BinaryF1Score"]),
+        (MetricCollection({"f1": BinaryF1Score(), "accuracy": BinaryAccuracy()}), ["accuracy", "f1"]),
+    ],
+)
+def test_metrics_are_named(given: Any, names: list[str]) -> None:
+    """A mapping names them; otherwise they are named after their classes."""
+    assert sorted(named_metrics(given)) == names
+
+
+@pytest.mark.parametrize(
+    "given", [{"a": 0.5}, {"loss": BinaryAccuracy()}, {"": BinaryAccuracy()}, [BinaryAccuracy(), BinaryAccuracy()]]
+)
+def test_what_cannot_be_a_metric_is_refused(given: Any) -> None:
+    """No number, no name twice, and `loss` is taken."""
+    with pytest.raises(OptionError, match="metric"):
+        named_metrics(given)
+
+
+def test_the_main_metric_is_the_first_unless_named() -> None:
+    """Its direction is the metric's own; lower is better for losses; without a dev split there is none."""
+    assert choose(None) == MainMetric("dev/accuracy", higher_is_better=True)
+    assert choose("dev/error") == MainMetric("dev/error", higher_is_better=False)
+    assert choose("dev/loss") == choose("dev/loss", ("dev", "test")) == MainMetric("dev/loss", higher_is_better=False)
+    assert choose(None, ()) is None
+    assert choose("train/loss", ()) == MainMetric("train/loss", higher_is_better=False)
+    assert main_metric(TrainingOptions(), {}, ["dev"]) == MainMetric("dev/loss", higher_is_better=False)
+
+
+def test_an_unknown_main_metric_is_refused_with_the_known_ones() -> None:
+    """A metric that will not be recorded, or has no direction, cannot choose a model."""
+    with pytest.raises(OptionError, match=r"'dev/accuracies'; what is recorded is .*dev/accuracy, dev/error"):
+        choose("dev/accuracies")
+    with pytest.raises(OptionError, match="'test/accuracy'"):
+        choose("test/accuracy")
+    with pytest.raises(OptionError, match="does not say whether higher is better"):
+        choose("dev/confusion")
+
+
+def test_epochs_are_ranked_by_score_and_then_by_loss() -> None:
+    """A better score outranks; of equal ones the lower loss does; NaN and what was not evaluated have no rank."""
+    accuracy = MainMetric("dev/accuracy", higher_is_better=True)
+    error = MainMetric("dev/error", higher_is_better=False)
+    ranks = [
+        accuracy.rank({"dev/accuracy": score, "dev/loss": loss})
+        for score, loss in [(0.5, 0.1), (0.9, math.nan), (0.9, 0.4), (0.9, 0.3), (1.0, 9.0)]
+    ]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) == 5
+    assert error.rank({"dev/error": 0.1}) > error.rank({"dev/error": 0.2})  # type: ignore[operator]  # both have one
+    assert accuracy.rank({"dev/accuracy": math.nan}) is None
+    assert accuracy.rank({"train/loss": 1.0}) is None
+    with pytest.raises(UsageError, match="list of 2 numbers"):
+        accuracy.rank({"dev/accuracy": [0.5, 0.6]})

@@ -1,0 +1,56 @@
+"""Models: what is refused, and how they are saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import linear
+from torch import nn
+
+from trainwire.training.models import checked_model, count_parameters, device_of, load_model, save_model
+from trainwire_protocol.errors import OptionError
+
+
+def test_a_saved_model_is_its_weights_and_nothing_else(tmp_path: Path) -> None:
+    """The file is a state_dict that loads with weights_only, and beside it nothing is left."""
+    model, other = linear(), nn.Linear(4, 2)
+    save_model(model, tmp_path / "model.pt")
+    assert torch.load(tmp_path / "model.pt", weights_only=True).keys() == model.state_dict().keys()
+    load_model(other, tmp_path / "model.pt")
+    assert torch.equal(other.weight, model.weight)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> None:
+    """If saving fails half-way, the file there is the one before, and nothing is left beside it."""
+
+    class Unsavable(nn.Linear):
+        def state_dict(self, *_: object, **__: object) -> dict[str, object]:
+            return {"lock": (value for value in ())}
+
+    (tmp_path / "model.pt").write_bytes(b"old")
+    with pytest.raises(TypeError):
+        save_model(Unsavable(1, 1), tmp_path / "model.pt")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.pt", b"old")]
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    """A model is an nn.Module with a trainable parameter."""
+    frozen = linear().requires_grad_(False)
+    assert count_parameters(linear()) == 10
+    assert checked_model(model := linear()) is model
+    with pytest.raises(OptionError, match=r"model is .*: it has to be a torch\.nn\.Module"):
+        checked_model(lambda inputs: inputs)
+    with pytest.raises(OptionError, match="the model Linear has no trainable parameter"):
+        checked_model(frozen)
+
+
+def test_the_device_is_the_models_own_unless_given() -> None:
+    """A device that is not there is refused by name."""
+    assert device_of(linear(), None) == torch.device("cpu")
+    assert device_of(linear(), "meta") == torch.device("meta")
+    for wrong in ("gpu", "cuda:99", 1.5):
+        with pytest.raises(OptionError, match="device is"):
+            device_of(linear(), wrong)  # type: ignore[arg-type]  # that is the test

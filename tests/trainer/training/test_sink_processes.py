@@ -1,0 +1,109 @@
+"""Sinks that a training starts for itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.reading import read_events, wait_until
+from support.tiny import train
+
+from trainwire.training import session
+from trainwire.training.sink_processes import SinkProcesses
+from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
+
+PRINT_SESSION = "import os; print(os.getsid(0))"
+
+
+@pytest.fixture
+def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Let a program of the test's own stand where the interpreter is, and so run as every sink."""
+
+    def write(script: str) -> None:
+        program = tmp_path / "program"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return write
+
+
+def test_a_lone_training_leaves_loss_and_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default sinks run beside a training that nobody launched, and are finished when `train` returns."""
+    monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
+    monkeypatch.setattr(session, "SINK_TIMEOUT", 50.0)
+    train(tmp_path / "run", sinks=("loss-file", "log-file"))
+    assert len((tmp_path / "run" / "loss.tsv").read_text().splitlines()) == 3
+    assert "run finished" in (tmp_path / "run" / "training.log").read_text().splitlines()[-1]
+    assert read_events(tmp_path / "run")[-1].name == "run/finished"
+
+
+def test_a_sink_is_called_with_the_run_and_its_rank(tmp_path: Path, python: Callable[[str], None]) -> None:
+    """It is a process of the `trainwire` command, in a session of its own."""
+    python(f'echo "$@" > {tmp_path}/arguments; {sys.executable} -c "{PRINT_SESSION}" > {tmp_path}/session')
+    sinks = SinkProcesses()
+    sinks.start([SinkCommand("loss-file"), SinkCommand("loss-file")], Path("runs/one"), 3)
+    assert sinks.wait(30) == {}
+    assert (tmp_path / "arguments").read_text() == "-m trainwire_sinks sink loss-file runs/one --rank 3\n"
+    assert int((tmp_path / "session").read_text()) != os.getsid(0)
+
+
+def test_a_sink_is_given_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options stand behind a sink's name, quoted as in a shell; a default sink that has some is the same sink."""
+    monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
+    monkeypatch.setattr(session, "SINK_TIMEOUT", 50.0)
+    train(tmp_path / "run", sinks=(f"jsonl --output '{tmp_path}/an other'", "log-file"), create_file_logs=False)
+    assert (tmp_path / "an other" / "events.jsonl").exists()
+    assert not (tmp_path / "run" / "training.log").exists()
+
+
+def test_what_launch_has_started_is_not_started_again(
+    tmp_path: Path, python: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names in TRAINWIRE_LAUNCHED_SINKS are left out."""
+    python(f"touch {tmp_path}/$4")
+    monkeypatch.setenv(LAUNCHED_SINKS, "log-file,tensorboard")
+    sinks = SinkProcesses()
+    sinks.start([SinkCommand("loss-file"), SinkCommand("log-file")], tmp_path, 0)
+    sinks.wait(30)
+    assert (tmp_path / "loss-file").exists()
+    assert not (tmp_path / "log-file").exists()
+
+
+def test_a_failing_sink_is_named(python: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
+    """A sink that ends with an error is reported with its exit code, and nothing is raised."""
+    python("exit 7")
+    sinks = SinkProcesses()
+    sinks.start([SinkCommand("alerts")], Path(), 0)
+    sinks.wait(30)
+    assert "the sink alerts ended with exit code 7" in caplog.text
+
+
+def test_a_sink_that_cannot_be_started_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing interpreter does not stop a training."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    sinks = SinkProcesses()
+    sinks.start([SinkCommand("alerts")], Path(), 0)
+    assert sinks.wait(30) == {}
+    assert "the sink alerts could not be started" in caplog.text
+
+
+def test_a_slow_sink_is_named_and_left_alive(
+    tmp_path: Path, python: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that has not finished in time is reported, and goes on by itself."""
+    python(f"mkfifo {tmp_path}/go; read line < {tmp_path}/go")
+    sinks = SinkProcesses()
+    sinks.start([SinkCommand("slow")], Path(), 0)
+    unfinished: dict[SinkCommand, subprocess.Popen[bytes]] = sinks.wait(0.0)
+    assert "still at work, and ending by themselves: the sinks slow" in caplog.text
+    assert unfinished[SinkCommand("slow")].poll() is None
+    wait_until((tmp_path / "go").exists)
+    (tmp_path / "go").write_text("go\n")
+    assert unfinished[SinkCommand("slow")].wait(30) == 0

@@ -1,0 +1,39 @@
+"""What is counted and added up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trainwire.training.state import EpochState, MeanLoss
+
+
+def test_the_mean_loss_weighs_samples() -> None:
+    """Batches count by their samples, and many small losses lose no digits."""
+    mean = MeanLoss()
+    assert mean.read() is None
+    mean.add(torch.tensor(1.0), 3)
+    mean.add(torch.tensor(5.0), 1)
+    assert mean.read() == 2.0
+    for _ in range(10_000):
+        mean.add(torch.tensor(0.1), 1)
+    assert mean.read() == pytest.approx((8 + 10_000 * 0.1) / 10_004, rel=1e-7)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_shows(loss: float) -> None:
+    """NaN and infinity are not hidden by the mean."""
+    mean = MeanLoss()
+    mean.add(torch.tensor(1.0), 1)
+    mean.add(torch.tensor(loss), 1)
+    assert repr(mean.read()) == repr(loss)
+
+
+def test_an_epoch_is_complete_when_all_its_batches_were_read() -> None:
+    """Either their number is known and reached, or the loader had no more."""
+    assert not EpochState(1, 5, batches=3, batch=2).complete
+    assert EpochState(1, 5, batches=3, batch=3).complete
+    assert not EpochState(1, 5, batches=None, batch=2).complete
+    assert EpochState(1, 5, batches=None, batch=2, exhausted=True).complete

@@ -1,0 +1,46 @@
+"""`docs/training.md` says how to train: here it is held to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from support.paths import DOCS
+from support.tiny import linear, points
+
+from trainwire import TrainingOptions
+from trainwire.plugins.defaults import FINE_TUNE, TRAIN
+
+PAGE = (DOCS / "training.md").read_text()
+
+
+def shown(value: object) -> str:
+    """A default as the page writes it."""
+    return f"`{value.__name__}`" if isinstance(value, type) else f"`{value!r}`"
+
+
+def test_the_page_has_every_option_with_its_defaults() -> None:
+    """In their order, with those of `fine_tune` where they differ."""
+    found = re.findall(r"^\| `(\w+)` \| (`.*?`) \| .+ \|$", PAGE, flags=re.MULTILINE)
+    recipes = [recipe.options({}) for recipe in (TRAIN, FINE_TUNE)]
+    expected = []
+    for option in dataclasses.fields(TrainingOptions):
+        defaults = [shown(getattr(recipe, option.name)) for recipe in recipes]
+        expected.append((option.name, ", ".join(dict.fromkeys(defaults))))
+    assert found == expected
+
+
+def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page shows works, given a model and data."""
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    known = {"model": linear(), "data": points(32), "dev": points(16), "test": points(16)}
+    exec(first, known)
+    exec(second, known)
+    batches = [{"inputs": inputs, "label": label} for inputs, label in points(32)]
+    result = known["MapTrainer"](linear(), loss=known["nn"].CrossEntropyLoss()).train(
+        "runs/maps", train=batches, max_epochs=1, sinks=()
+    )
+    assert result.steps == 1

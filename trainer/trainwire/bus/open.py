@@ -1,0 +1,207 @@
+"""Opens a bus on a run's folder: takes the next attempt, binds the sockets, and tells where they are."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import platform
+import secrets
+import sys
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from trainwire.bus.bus import EventBus
+from trainwire_protocol.environment import Launched
+from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
+from trainwire_protocol.journal.attempts import find_mark
+from trainwire_protocol.journal.files import write_atomically
+from trainwire_protocol.journal.run_folder import Attempt, begin_attempt, list_attempts
+from trainwire_protocol.process import ProcessIdentity
+from trainwire_protocol.transport.connection import Connection, connection_path, write_connection
+from trainwire_protocol.transport.endpoints import Endpoints, Tcp
+from trainwire_protocol.transport.server import HIGH_WATER_MARK, Server
+
+FLUSH_SECONDS: Final = 0.02
+"""How often the queue is emptied."""
+
+RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
+"""Environment variable that names the folder where `trainwire launch` looks for runs."""
+
+
+def open_bus(
+    folder: str | os.PathLike[str],
+    *,
+    hparams: Mapping[str, Any] | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    state: Mapping[str, Any] | None = None,
+    take_over: bool = False,
+    bind: str | Tcp | None = None,
+    flush_interval: float = FLUSH_SECONDS,
+    high_water_mark: int = HIGH_WATER_MARK,
+) -> EventBus:
+    """Begin a run in a folder, or the next attempt of the run that it holds.
+
+    Args:
+        folder: the run's folder; it is made if it is not there.
+        hparams: the run's hyperparameters, recorded first.
+        rank: which of `world_size` processes this is. Left out, it is what torchrun or Slurm say in the environment.
+        world_size: how many processes train together, and open a bus. Left out, it is theirs too.
+        state: what `state_dict` of an earlier attempt returned: this attempt goes on from there. Without it, a
+            further attempt begins anew, and supersedes all that was recorded before.
+        take_over: go on although another live trainer holds the run; that one then stops journaling.
+        bind: `tcp://address:port` to be reached from other hosts, encrypted; port 0 is any. A `Tcp` says more: under
+            which name, and by whom. Left out, it is what the environment's TRAINWIRE_BIND says, or a socket of this
+            host.
+        flush_interval: seconds between two looks at the queue.
+        high_water_mark: messages kept for a subscriber that does not read, before more are dropped.
+
+    Raises:
+        RunInUseError: a live trainer holds the run.
+        OptionError: an option has a value that it cannot have.
+        UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
+    """
+    launched = Launched.from_environment()
+    rank = launched.rank if rank is None else rank
+    world_size = launched.world_size if world_size is None else world_size
+    _check_options(rank, world_size, state, flush_interval, high_water_mark)
+    run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
+    resumed = _resumption(run_folder, rank, state)
+    attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
+    try:
+        endpoints = Endpoints.choose(Tcp.from_environment(bind))
+    except TrainwireError:
+        attempt.abandon()
+        raise
+    opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
+    bus = EventBus(run_folder, attempt, session, opener.open, flush_interval)
+    try:
+        _start(bus, world_size, launched, resumed)
+    except BaseException:
+        endpoints.remove()
+        attempt.abandon()
+        raise
+    bus.on_close(endpoints.remove)
+    if hparams is not None:
+        bus.hparams(hparams)
+    _close_at_exit(bus)
+    _announce(bus)
+    return bus
+
+
+def _start(bus: EventBus, world_size: int, launched: Launched, resumed: dict[str, Any]) -> None:
+    """Start the bus with its first event, which tells what began, and from where."""
+    begun = {"run": bus.run, "rank": bus.rank, "world_size": world_size, "python": platform.python_version()}
+    begun |= {"job": launched.job} if launched.job else {}
+    if bus.attempt:
+        bus.start("run/resumed", begun | resumed, resumed["from_step"])
+    else:
+        bus.start("run/started", begun, 0)
+
+
+def _check_options(rank: int, world_size: int, state: object, flush_interval: float, high_water_mark: int) -> None:
+    is_rank = _is_count(rank) and _is_count(world_size) and rank < world_size
+    is_interval = isinstance(flush_interval, (int, float)) and 0 < flush_interval < 3600
+    is_mark = _is_count(high_water_mark) and high_water_mark > 0
+    checks = {
+        f"rank is {rank!r}; it has to be a number below world_size, which is {world_size!r}": is_rank,
+        f"state is {state!r:.60}; it has to be what state_dict returned": state is None or isinstance(state, Mapping),
+        f"flush_interval is {flush_interval!r}; it has to be a number of seconds above 0 and below 3600": is_interval,
+        f"high_water_mark is {high_water_mark!r}; it has to be a number of at least 1": is_mark,
+    }
+    problem = next((told for told, is_right in checks.items() if not is_right), None)
+    if problem:
+        raise OptionError(f"open_bus: {problem}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Opens a bus's server, on the bus thread, and writes where it is."""
+
+    run_folder: Path
+    attempt: Attempt
+    session: str
+    world_size: int
+    endpoints: Endpoints
+    high_water_mark: int
+
+    def open(self, bus: EventBus) -> Server:
+        process = ProcessIdentity.of_this_process()
+
+        def introduce() -> dict[str, Any]:
+            known = {"session": self.session, "world_size": self.world_size, "process": process._asdict()}
+            return known | {"hparams": bus.hyperparameters}
+
+        attempt, endpoints = self.attempt, self.endpoints
+        server = Server.open(attempt, endpoints, bus.describe, introduce, self.high_water_mark)
+        server.responder.on_command = bus.receive_command
+        connection = Connection(
+            server.publish_endpoint, server.request_endpoint,
+            attempt.run, attempt.rank, self.world_size, self.session, attempt.number, process,
+            endpoints.client_keys,
+        )  # fmt: skip
+        try:
+            write_connection(connection_path(self.run_folder, attempt.rank), connection)
+        except OSError as error:
+            server.close(linger=0)
+            raise UsageError(f"the connection file in {self.run_folder} cannot be written: {error}") from error
+        return server
+
+
+def _resumption(run_folder: Path, rank: int, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `run/resumed` will tell: the position of the mark that is resumed from, and its step."""
+    if state is None:
+        return {"from": None, "from_step": 0}
+    run, number, mark, step = (state.get(field) for field in ("run", "attempt", "mark", "step"))
+    attempts = list_attempts(run_folder, rank)
+    if not attempts or run != attempts[0].run:
+        held = f"run {attempts[0].run!r}" if attempts else "no run"
+        raise UsageError(f"the state is of run {run!r}; {run_folder} holds {held}")
+    marked = next((attempt for attempt in attempts if attempt.number == number), None)
+    if marked is None or not isinstance(mark, int) or not isinstance(step, int):
+        raise UsageError(f"the state is of mark {mark!r} in attempt {number!r}, which {run_folder} does not hold")
+    return {"from": find_mark(marked, mark)._asdict(), "from_step": step}
+
+
+def _announce(bus: EventBus) -> None:
+    """Drop a pointer to the run where `trainwire launch` looks for it."""
+    rendezvous = os.environ.get(RENDEZVOUS)
+    if rendezvous and Path(rendezvous).is_dir():
+        pointer = {"folder": str(bus.folder), "rank": bus.rank}
+        write_atomically(Path(rendezvous) / f"{bus.session}.json", json.dumps(pointer).encode())
+
+
+def _close_at_exit(bus: EventBus) -> None:
+    """Close a bus that is still open when the interpreter exits, and disown it in forks."""
+    reference = weakref.ref(bus)
+
+    def close() -> None:
+        forgotten = reference()
+        if forgotten is not None:
+            forgotten.close_after(getattr(sys, "last_value", None))
+
+    atexit.register(close)
+    bus.on_close(lambda: atexit.unregister(close))
+    _open_buses().add(bus)
+
+
+@cache
+def _open_buses() -> weakref.WeakSet[EventBus]:
+    """The buses of this process, and with the first of them the handler that disowns them in forks."""
+    buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
+
+    def disown() -> None:
+        for bus in list(buses):
+            bus.disown()
+
+    os.register_at_fork(after_in_child=disown)
+    return buses

@@ -1,0 +1,1 @@
+"""Hooks: what plugins are, how they are called, and with what. Uses the bus."""
