@@ -19,10 +19,10 @@ from chaos.proxy import Proxy
 from support.reading import read_events, wait_until
 from support.trainer_process import Trainer
 
-from trainwire_protocol import curve
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_protocol.transport import auth
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, secure_client
 from trainwire_protocol.transport.connection import Connection, connection_path, write_connection
 from trainwire_protocol.transport.requester import Requester
@@ -101,8 +101,8 @@ def test_a_connection_that_is_cut_delayed_and_split(tmp_path: Path, seed: int) -
 
 def test_connections_that_are_lost_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader whose connections stay open and bring nothing any more makes new ones, and misses nothing."""
-    monkeypatch.setattr(curve, "PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(curve, "SILENCE_SECONDS", 0.6)
+    monkeypatch.setattr(auth, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(auth, "SILENCE_SECONDS", 0.6)
     trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
     proxies, away = [Proxy(1), Proxy(2)], trainer.connection
     for field, proxy in zip(("publish", "request"), proxies, strict=True):

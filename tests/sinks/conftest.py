@@ -73,7 +73,7 @@ def trainwire() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        started.append(subprocess.Popen(command, text=True, **{"preexec_fn": heed_signals, **pipes, **options}))
+        started.append(subprocess.Popen(command, text=True, **{**pipes, **options}))
         return started[-1]
 
     yield start
@@ -81,12 +81,6 @@ def trainwire() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             kill_with_children(process)
         process.communicate()
-
-
-def heed_signals() -> None:
-    """Ignore no signal that a terminal sends, whatever started the tests ignores."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_with_children(process: subprocess.Popen[str]) -> None:

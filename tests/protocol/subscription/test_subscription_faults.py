@@ -16,7 +16,6 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
-from support.paths import TESTS
 from support.publisher import Publisher, run
 from support.reading import read_batches, until
 from support.recording import Recorder, frames, scalar
@@ -36,7 +35,6 @@ from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.wire import HEARTBEAT, VERSION, Batch, Cursor, Header, encode_header, topic
 
 EVERYTHING = ("event", "media")
-PROGRAM = TESTS / "support" / "publisher.py"
 READER = """
 import asyncio, sys
 from pathlib import Path
@@ -78,7 +76,7 @@ async def line(process: asyncio.subprocess.Process) -> str:
 
 def trainer(folder: Path, batches: int = 200, *, end: bool = False) -> contextlib.AbstractAsyncContextManager[Any]:
     """A publisher in a process of its own, with so many batches of 10 events on two channels."""
-    return a_process(str(PROGRAM), str(folder), str(batches), "10", *["--end"] * end)
+    return a_process("-m", "support.publisher", str(folder), str(batches), "10", *["--end"] * end)
 
 
 def test_a_killed_publisher(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_rank_too_many_of_a_run_that_goes_on_is_refused(tmp_path: Path, trainw
 
 def test_a_run_that_died_is_told(tmp_path: Path, trainwire: Trainwire) -> None:
     """A sink whose trainer is killed writes all there is, says what has happened, and ends."""
-    command = [sys.executable, publisher.__file__, tmp_path / "run", "3", "2"]
+    command = [sys.executable, "-m", "support.publisher", tmp_path / "run", "3", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout is not None
         assert trainer.stdout.readline() == "6\n"

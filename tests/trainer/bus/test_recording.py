@@ -178,6 +178,6 @@ def test_nothing_is_built_for_hooks_without_listeners(tmp_path: Path, monkeypatc
         ("step", "BeforeTrainingBatch"), ("step", "BeforeTrainingOptimizerStep"), ("step", "AfterTrainingBatch"),
         ("run", "MetricRecorded"),
     ):  # fmt: skip
-        payload = getattr(__import__(f"trainwire.{module}", fromlist=[name]), name)
+        payload = getattr(__import__(f"trainwire.training.{module}", fromlist=[name]), name)
         monkeypatch.setattr(payload, "__init__", fail)
     train(tmp_path, default_plugins=False)
