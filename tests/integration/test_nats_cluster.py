@@ -15,9 +15,9 @@ from support.trainer_process import Trainer
 
 from trainwire_protocol.events import CHANNELS
 from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import resolve_target
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.nats.connection import connect
-from trainwire_sinks.nats.target import resolve_target
 
 STREAM = "trainwire"
 

@@ -1,71 +1,129 @@
-"""TARGET, as every command takes it: a run's folder, a connection file, or an address."""
+"""TARGET, as every command takes it: a run's folder, a connection file, or an address.
+
+An address is the ZeroMQ endpoint of a publisher, or a URL with a scheme that an installed package adds. A package whose
+name begins with `trainwire_` adds schemes by a module `target_schemes` with a mapping `RESOLVERS` from each scheme to a
+function from the address to its `Target`. The packages are searched only for an address that is not an endpoint.
+"""
 
 from __future__ import annotations
 
+import pkgutil
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from trainwire_protocol.errors import TargetError
+from trainwire_protocol.errors import OptionError, TargetError
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.transport.connection import Connection, connection_path, is_endpoint, read_connection
 
 if TYPE_CHECKING:
     from trainwire_protocol.subscription.history import ArchivedHistory
 
+PACKAGE_PREFIX: Final = "trainwire_"
+SCHEMES_MODULE: Final = "target_schemes"
+
 _HOST_AND_PORT: Final = re.compile(r"[\w.-]+:[0-9]{2,5}")
 
 
 class Archive(Protocol):
-    """A log that holds runs for readers: they get all that it has, and what comes, as history."""
+    """A log, apart from its publisher, that holds runs and receives new batches; readers get both from it."""
 
     def open(self, rank: int, channels: Collection[str]) -> ArchivedHistory:
-        """The stream of one rank."""
+        """Return the history of one rank."""
+
+    def for_sink(self, sink: str, output: Path, rank: int) -> Archive:
+        """Return this log as a sink reads it: it remembers the sink's position by what it writes and where."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A run, by its folder, by the address of its publisher's requests, or by both."""
+    """A run, identified by its folder, by its publisher's request endpoint, or both; or by an archive."""
 
     folder: Path | None
-    """The run's folder, from which journal and connection file are read; it may not be there yet."""
+    """The run's folder, which holds the journal and the connection file; it need not exist yet."""
     request: str | None = None
     """ZeroMQ endpoint of the publisher's ROUTER socket."""
     connection: Connection | None = None
-    """What a connection file said that stands in no run's folder: a copy, on another host."""
+    """The content of a connection file outside a run's folder, such as a copy on another host."""
     archive: Archive | None = None
-    """A log that holds the run; then there is neither folder nor publisher."""
+    """A log that holds the run; then there is neither a folder nor a publisher."""
 
     def __str__(self) -> str:
         return str(self.folder or self.request or self.archive)
 
+    def for_sink(self, sink: str, output: Path, rank: int) -> Target:
+        """Return the target as a sink reads it: an archive remembers the sink's position, a publisher is told it."""
+        return replace(self, archive=self.archive.for_sink(sink, output, rank)) if self.archive else self
+
 
 def resolve_target(text: str) -> Target:
-    """Understand a TARGET as it was typed.
+    """Return the run that a TARGET names.
 
     Raises:
-        TargetError: it names neither a folder nor a connection file nor an address, or cannot be looked at.
-        ConnectionFileError: it names a file that is no connection file.
+        TargetError: it is not a folder, connection file or address, or cannot be accessed.
+        ConnectionFileError: it is a file but not a valid connection file.
+        OptionError: it is an address of a known scheme, but not a valid one.
     """
     if "://" in text:
-        if not is_endpoint(text):
-            raise TargetError(f"the address {text!r} is neither tcp://host:port nor ipc://path")
-        return Target(folder=None, request=text)
+        return _from_address(text)
     try:
         return _from_path(Path(text))
     except (OSError, ValueError) as error:
-        raise TargetError(f"the target {text!r:.200} cannot be looked at: {error}") from error
+        raise TargetError(f"the target {text!r:.200} cannot be accessed: {error}") from error
+
+
+def resolve_publisher(text: str, purpose: str) -> Target:
+    """Return the run that a TARGET names, for a command that needs more than an archive.
+
+    Args:
+        text: the TARGET.
+        purpose: what the command does, for the error message.
+
+    Raises:
+        OptionError: it names an archive, or is not a valid address of its scheme.
+        TargetError: it is not a folder, connection file or address, or cannot be accessed.
+        ConnectionFileError: it is a file but not a valid connection file.
+    """
+    target = resolve_target(text)
+    if target.archive:
+        raise OptionError(
+            f"{purpose}, but {target} is a stream: give the run's folder, a connection file or tcp://host:port "
+            "(streams can be read by sinks, watch, tail, export, compare and replay)"
+        )
+    return target
+
+
+def _from_address(text: str) -> Target:
+    if is_endpoint(text):
+        return Target(folder=None, request=text)
+    scheme = text.partition("://")[0]
+    for resolvers in _installed_resolvers():
+        if scheme in resolvers:
+            return resolvers[scheme](text)
+    raise TargetError(f"the address {text!r:.200} is neither tcp://host:port nor ipc://path")
+
+
+def _installed_resolvers() -> Iterator[Mapping[str, Callable[[str], Target]]]:
+    for package in sorted(found.name for found in pkgutil.iter_modules() if found.name.startswith(PACKAGE_PREFIX)):
+        name = f"{package}.{SCHEMES_MODULE}"
+        try:
+            if find_spec(name):
+                yield import_module(name).RESOLVERS
+        except Exception as error:
+            raise TargetError(f"the address schemes in {name} cannot be loaded: {error!r}") from error
 
 
 def _from_path(path: Path) -> Target:
     if path.is_file():
         return _from_file(path)
     if not path.exists() and _HOST_AND_PORT.fullmatch(str(path)):
-        raise TargetError(f"there is no folder {path}, and an address begins with tcp://: tcp://{path}")
+        raise TargetError(f"the folder {path} does not exist; an address begins with tcp://, as in tcp://{path}")
     if not path.exists() and not path.absolute().parent.exists():
-        raise TargetError(f"there is no folder {path.absolute().parent} that a run {path.name!r} could be in")
+        raise TargetError(f"the folder {path.absolute().parent}, in which the run {path.name!r} would be, is missing")
     return Target(folder=path)
 
 

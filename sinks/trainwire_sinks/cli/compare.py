@@ -13,13 +13,12 @@ from rich.text import Text
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.cli.options import Filters, Selection, parse_rank
 from trainwire_sinks.cli.recorded import read_recorded
 from trainwire_sinks.cli.streams import make_table, print_table
 from trainwire_sinks.inspect.compare import Summary, compare_runs
-from trainwire_sinks.nats.target import resolve_target
 from trainwire_sinks.text.format import cut, one_line, plain
 from trainwire_sinks.text.json_lines import to_json
 

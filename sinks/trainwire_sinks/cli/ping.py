@@ -7,10 +7,9 @@ from typing import Any
 
 from trainwire_protocol.errors import IncompleteError
 from trainwire_protocol.subscription.source import Source, Wanted
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, resolve_publisher
 from trainwire_protocol.transport.requester import Requester
 from trainwire_sinks.cli.options import parse_rank
-from trainwire_sinks.nats.target import resolve_publisher
 from trainwire_sinks.text.format import one_line
 
 

@@ -9,10 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, OptionError
+from trainwire_protocol.subscription.target import resolve_publisher
 from trainwire_protocol.transport.endpoints import Tcp
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.signals import run_until_signal
-from trainwire_sinks.nats.target import is_stream, resolve_publisher
 from trainwire_sinks.relay.relay import Relay
 
 
@@ -45,8 +45,8 @@ def relay(
     """
     if not sources:
         raise OptionError("relay what? Give runs' folders, a folder of runs or of connection files, or addresses")
-    for source in filter(is_stream, sources):
-        resolve_publisher(source, "a relay copies from trainers and relays")
+    for address in (source for source in sources if "://" in source):
+        resolve_publisher(address, "a relay copies from trainers and relays")
     there = Tcp.from_environment()
     tcp = Tcp(
         bind or there.bind, advertise or there.advertise, server_key or there.server_key, clients or there.clients

@@ -10,10 +10,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import OutputError
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import DEFAULT, Reading, parse_rank
 from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
-from trainwire_sinks.nats.target import resolve_target
 from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink

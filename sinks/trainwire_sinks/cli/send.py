@@ -7,7 +7,7 @@ import asyncio
 from trainwire_protocol.commands import VERBS
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.subscription.command_client import send_command
-from trainwire_sinks.nats.target import resolve_publisher
+from trainwire_protocol.subscription.target import resolve_publisher
 
 
 def send(target: str, verb: str, *values: str, rank: int = 0, timeout: float = 30.0) -> int:

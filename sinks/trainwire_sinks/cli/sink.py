@@ -11,9 +11,9 @@ from cyclopts import App, Parameter
 
 from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import UsageError
+from trainwire_protocol.subscription.target import resolve_target
 from trainwire_sinks.cli.options import DEFAULT, Reading
 from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
-from trainwire_sinks.nats.target import resolve_target
 from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.registry import describe_sink, find_sink, sink_names
 

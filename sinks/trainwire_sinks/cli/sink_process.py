@@ -26,7 +26,6 @@ from trainwire_sinks.cli.progress_bars import Length, progress_bar, read_length
 from trainwire_sinks.cli.recorded import refuse_gaps
 from trainwire_sinks.cli.signals import run_until_signal
 from trainwire_sinks.launch.signal_forwarding import forwarded_signals
-from trainwire_sinks.nats.target import remembered
 from trainwire_sinks.runtime.base import NoOptions, Sink
 from trainwire_sinks.runtime.runner import SinkRunner
 
@@ -110,7 +109,7 @@ def run_sink(
     """
     rank, give_up = parse_rank(reading.rank), check_seconds("--give-up", reading.give_up)
     sink = make_sink()
-    target = remembered(target, sink.name, output, rank)
+    target = target.for_sink(sink.name, output, rank)
     length = read_length(target, rank) if what else Length({})
     subscriptions: list[Subscription] = []
 

@@ -18,12 +18,11 @@ from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.subscription.subscription import Subscription
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.cli.options import ALL, Filters, Selection, check_seconds
 from trainwire_sinks.cli.recorded import find_ranks, read_recorded, refuse_gaps
 from trainwire_sinks.cli.sink_process import wait_for_rank, wait_for_ranks
-from trainwire_sinks.nats.target import resolve_target
 from trainwire_sinks.text.event_lines import line_of
 from trainwire_sinks.text.json_lines import format_events
 

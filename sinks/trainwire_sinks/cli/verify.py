@@ -13,10 +13,10 @@ from cyclopts import Parameter
 from trainwire_protocol.errors import IncompleteError, TargetError
 from trainwire_protocol.journal.run_folder import read_run_name
 from trainwire_protocol.journal.verification import AttemptReport, verify_run
+from trainwire_protocol.subscription.target import resolve_publisher
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.cli.progress_bars import count_events, progress_bar
 from trainwire_sinks.inspect.progress import Progress, read_progress
-from trainwire_sinks.nats.target import resolve_publisher
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 

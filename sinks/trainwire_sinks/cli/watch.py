@@ -12,13 +12,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import MissingExtraError, OptionError
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import check_seconds, parse_rank
 from trainwire_sinks.cli.sink_process import wait_for_rank, wait_for_ranks
 from trainwire_sinks.monitor.plain import print_runs
 from trainwire_sinks.monitor.ranks import Ranks
 from trainwire_sinks.monitor.reader import Reader, logging_into_views
-from trainwire_sinks.nats.target import resolve_target
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 MAX_READERS = 64

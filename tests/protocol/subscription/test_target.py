@@ -56,10 +56,35 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
         resolve_target(address)
 
 
+def test_an_installed_package_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package named trainwire_* resolves the addresses of the schemes in its module target_schemes."""
+    package = tmp_path / "trainwire_elsewhere"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "target_schemes.py").write_text(
+        "from trainwire_protocol.subscription.target import Target\n"
+        "RESOLVERS = {'shelf': lambda text: Target(folder=None, request='ipc://' + text[8:])}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve_target("shelf://runs/7") == Target(folder=None, request="ipc://runs/7")
+
+
+def test_a_package_whose_schemes_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error on import of a package's schemes names the package; endpoints do not need it."""
+    package = tmp_path / "trainwire_broken"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "target_schemes.py").write_text("import trainwire_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TargetError, match=r"trainwire_broken\.target_schemes cannot be loaded: ModuleNotFoundError"):
+        resolve_target("shelf://runs/7")
+    assert resolve_target("tcp://localhost:5555").request
+
+
 def test_an_address_without_its_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host and a port are no folder that would be waited for, unless there is one of that name."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TargetError, match=r"begins with tcp://: tcp://127\.0\.0\.1:5601"):
+    with pytest.raises(TargetError, match=r"begins with tcp://, as in tcp://127\.0\.0\.1:5601"):
         resolve_target("127.0.0.1:5601")
     (tmp_path / "run:12").mkdir()
     assert resolve_target("run:12").folder == Path("run:12")
@@ -67,7 +92,7 @@ def test_an_address_without_its_beginning_is_refused(tmp_path: Path, monkeypatch
 
 def test_a_folder_in_no_folder_is_refused(tmp_path: Path) -> None:
     """A path in a folder that is not there is a typing error, and not waited for."""
-    with pytest.raises(TargetError, match=f"there is no folder {tmp_path / 'missing'}"):
+    with pytest.raises(TargetError, match=f"the folder {tmp_path / 'missing'}, .* is missing"):
         resolve_target(str(tmp_path / "missing" / "run"))
 
 

@@ -21,6 +21,7 @@ from support.recording import Recorder, frames, scalar
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.subscription import Subscription
+from trainwire_protocol.subscription.target import resolve_target
 from trainwire_protocol.wire import Batch, Cursor, Header
 from trainwire_sinks.cli import run as run_command
 from trainwire_sinks.nats import connection
@@ -28,7 +29,6 @@ from trainwire_sinks.nats.address import parse_address, parse_servers
 from trainwire_sinks.nats.connection import connect
 from trainwire_sinks.nats.stream_output import StreamOutput
 from trainwire_sinks.nats.subjects import PART_BYTES, escape, message_id, place_of, unescape
-from trainwire_sinks.nats.target import remembered, resolve_target
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 Trainwire = Callable[..., "subprocess.Popen[str]"]
@@ -209,7 +209,7 @@ def test_the_servers_remember_where_a_sink_is(
     """What a sink has committed is not sent to it again; one that writes elsewhere, or lost its output, gets it all."""
     folder = write_run(some_run())
     publish(folder, server, stream)
-    target = remembered(resolve_target(f"{server.url}/?stream={stream}"), "jsonl", tmp_path, 0)
+    target = resolve_target(f"{server.url}/?stream={stream}").for_sink("jsonl", tmp_path, 0)
 
     async def received(cursor: Cursor) -> int:
         """How many batches are delivered, and all are acknowledged; those before the cursor are not counted."""
