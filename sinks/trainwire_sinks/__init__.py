@@ -1,12 +1,20 @@
 """What runs outside the training process: the sinks, their runner and the `trainwire` command.
 
-Who writes a sink needs `AppendSink` or `ReplaceSink` (files), or `Sink` (anything else); `docs/add-a-sink.md` walks
-through one. Nothing here imports torch.
+To write a sink, derive from `AppendSink` or `ReplaceSink` if it writes a file, and from `Sink` otherwise;
+`docs/add-a-sink.md` walks through an example. Nothing in this package imports torch.
+
+The names are imported when they are first used, so that `import trainwire_sinks` costs next to nothing.
 """
 
-from trainwire_protocol.events import Event
-from trainwire_sinks.runtime.base import AppendSink, ReplaceSink, Sink, State
-from trainwire_sinks.runtime.output import AppendOutput, Output, OutputChangedError, ReplaceOutput, SeriesOutput
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from trainwire_protocol.events import Event
+    from trainwire_sinks.runtime.base import AppendSink, ReplaceSink, Sink, State
+    from trainwire_sinks.runtime.output import AppendOutput, Output, OutputChangedError, ReplaceOutput, SeriesOutput
 
 __all__ = [
     "AppendOutput",
@@ -20,3 +28,23 @@ __all__ = [
     "Sink",
     "State",
 ]
+
+_NAMES: Final = {
+    "trainwire_protocol.events": ("Event",),
+    "trainwire_sinks.runtime.base": ("AppendSink", "ReplaceSink", "Sink", "State"),
+    "trainwire_sinks.runtime.output": (
+        "AppendOutput", "Output", "OutputChangedError", "ReplaceOutput", "SeriesOutput",
+    ),
+}  # fmt: skip
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
