@@ -45,7 +45,6 @@ UPWARD: dict[str, set[str]] = {
         for name in ("best_model", "checkpoints", "defaults", "epoch_models", "regular_logging", "weight_extraction")
     },
     "trainwire.training.trainer": {"trainwire.checkpointing.snapshot", "trainwire.plugins.defaults"},
-    "trainwire_sinks.runtime.registry": {"trainwire_sinks.builtin"},
 }
 CIRCULAR = {
     "trainwire.checkpointing.snapshot", "trainwire.checkpointing.writer", "trainwire.plugins.checkpoints",

@@ -26,7 +26,7 @@ class NoSink:
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package with a sink, one that is none, and one that cannot be imported."""
+    """Installs a package that registers a sink, a class that is not a sink, and a module that does not exist."""
     (tmp_path / "jokes_of_a_third_party.py").write_text(THIRD_PARTY)
     information = tmp_path / "jokes-1.0.dist-info"
     information.mkdir()
@@ -39,31 +39,31 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_built_in_sinks_are_listed() -> None:
-    """The modules of the package are the sinks."""
+    """Each module of `trainwire_sinks.builtin` is listed as a sink."""
     assert {"log-file", "loss-file", "tensorboard"} <= set(sink_names())
 
 
 @pytest.mark.parametrize("name", sink_names())
-def test_a_sinks_name_is_that_of_its_module(name: str) -> None:
-    """What the command line calls a sink is what the sink calls itself, and it has a line of help."""
+def test_a_sink_is_named_like_its_module(name: str) -> None:
+    """The name on the command line is the `name` of the class, which has a line of help."""
     sink = find_sink(name)
     assert sink.name == name
     assert summary(sink).endswith(".")
 
 
 def test_a_sink_is_found_by_name() -> None:
-    """The class of a built-in sink is found in its module."""
+    """A built-in sink is the class that its module defines."""
     assert find_sink("loss-file") is LossFile
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
-    """A slip of the pen is answered with the name that was meant, and with all others."""
+def test_an_unknown_name_lists_all_sinks() -> None:
+    """A misspelled name raises an error that suggests the closest name and lists all others."""
     with pytest.raises(UsageError, match=r"no sink 'lossfile': did you mean loss-file\?.* log-file, loss-file"):
         find_sink("lossfile")
 
 
 def test_a_sink_whose_packages_are_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an extra, one line names it; the listing goes on."""
+    """The error names the extra to install, and the sink is still listed."""
     monkeypatch.setattr(LossFile, "packages", ("no_such_package",))
     monkeypatch.setattr(LossFile, "extra", "tensorboard")
     with pytest.raises(MissingExtraError, match=r"loss-file needs no_such_package: pip install 'trainwire\[tensorb"):
@@ -72,7 +72,7 @@ def test_a_sink_whose_packages_are_missing_names_the_extra(monkeypatch: pytest.M
 
 
 def test_listing_imports_nothing_heavy() -> None:
-    """Names and help of all sinks cost no import of TensorBoard or torch."""
+    """Listing the names and help of all sinks imports neither TensorBoard nor torch."""
     code = (
         "import sys; from trainwire_sinks.runtime.registry import *; [describe_sink(name) for name in sink_names()];"
         "print([name for name in ('torch', 'tensorboard', 'numpy', 'google_crc32c') if name in sys.modules])"
@@ -82,24 +82,24 @@ def test_listing_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.usefixtures("third_party")
-def test_a_third_partys_sink_is_one_of_the_sinks() -> None:
-    """A sink that another package registers is listed, described and found as the built-in ones are."""
+def test_a_third_party_sink_is_found() -> None:
+    """A sink that another package registers is listed, described and found like a built-in one."""
     assert "jokes" in sink_names()
     assert issubclass(find_sink("jokes"), Sink)
     assert describe_sink("jokes") == "Writes a joke for each event."
 
 
 @pytest.mark.usefixtures("third_party")
-@pytest.mark.parametrize(("name", "reason"), [("none", "no subclass"), ("broken", "No module named")])
-def test_a_broken_third_partys_sink_is_named(name: str, reason: str) -> None:
-    """One that cannot be loaded is an error with its reason, and does not keep the others from being listed."""
+@pytest.mark.parametrize(("name", "reason"), [("none", "not a subclass"), ("broken", "No module named")])
+def test_a_broken_third_party_sink_raises_the_reason(name: str, reason: str) -> None:
+    """A sink that cannot be loaded raises an error with the reason, and its description states it."""
     with pytest.raises(SinkLoadError, match=reason):
         find_sink(name)
     assert reason in describe_sink(name)
 
 
-def test_a_sink_is_found_by_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink that is not registered is named as `module:Class`, the module in the working directory."""
+def test_a_sink_is_found_by_module_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that is not registered is given as `module:Class`; the module may be in the working directory."""
     (tmp_path / "jokes_in_a_file.py").write_text(THIRD_PARTY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

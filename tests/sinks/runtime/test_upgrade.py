@@ -15,7 +15,7 @@ from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event
 from trainwire_sinks.cli import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
-from trainwire_sinks.runtime.registry import _builtin_names, find_sink
+from trainwire_sinks.runtime.registry import builtin_sink_names, find_sink
 from trainwire_sinks.testing.check_sink import record, run_sink
 
 WriteRun = Callable[..., Path]
@@ -63,7 +63,7 @@ def test_a_newer_connection_file_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 # The sink nats looks at no event, and needs a server.
-@pytest.mark.parametrize("name", [name for name in _builtin_names() if name != "nats"])
+@pytest.mark.parametrize("name", [name for name in builtin_sink_names() if name != "nats"])
 def test_every_sink_skips_what_it_does_not_know(tmp_path: Path, name: str) -> None:
     """Events of unknown types and names stop no sink, and what it writes of the others is the same."""
     sink = find_sink(name)
