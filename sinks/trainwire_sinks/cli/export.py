@@ -17,7 +17,7 @@ from trainwire_protocol.errors import IncompleteError, OptionError, OutputError
 from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import ALL, Filters, Selection
 from trainwire_sinks.cli.recorded import find_ranks, read_recorded
-from trainwire_sinks.export import Format, Writer, make_writer
+from trainwire_sinks.export.writer import Format, Writer, make_writer
 from trainwire_sinks.text.format import one_line
 
 STANDARD_OUTPUT: Final = Path("-")

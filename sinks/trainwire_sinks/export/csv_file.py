@@ -1,4 +1,4 @@
-"""Export as comma-separated values."""
+"""Exports events as comma-separated values."""
 
 from __future__ import annotations
 
@@ -12,54 +12,52 @@ from trainwire_sinks.text.json_lines import to_json
 
 COLUMNS: Final = ("name", "value", "type", "walltime", "step", "rank")
 
-FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
-"""Beginnings of a text that a spreadsheet may take for a formula (OWASP's list), and the apostrophe that marks them."""
+FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+"""First characters of a text that a spreadsheet may take for a formula (OWASP's list), and the apostrophe itself."""
 
 
 class CsvWriter:
-    """A row for each event; all text in quotes, so that no name can break a row, and all numbers without.
+    """Writes a row for each event; all text is quoted and no number is, so that no name can break a row.
 
-    A text that a spreadsheet could take for a formula has an apostrophe before it, and so has one that begins with
-    an apostrophe. The value of a scalar is its number in full precision, that of a text the text; any other is JSON,
-    in which an image or a sound has its size in bytes and not the bytes.
+    A text that a spreadsheet may take for a formula, or that begins with an apostrophe, is prefixed with an
+    apostrophe. The value of a scalar is its number in full precision, the value of a text event its text. Any other
+    value is JSON, in which the bytes of an image or sound are replaced by their number.
     """
 
     def __init__(self, file: BinaryIO, *, is_terminal: bool = False) -> None:
         self._file = file
         self._escape = one_line if is_terminal else str
-        self._text = lru_cache(4096)(self._make_text)
+        self._text = lru_cache(4096)(self._format_text)
         self._has_header = False
 
     def write(self, rank: int, events: Sequence[Event]) -> None:
-        """Append events of a rank, the first ones below the header."""
+        """Append the events of a rank, after the header if it is the first call."""
         if not self._has_header:
             self._has_header = True
             self._file.write((",".join(map(_quote, COLUMNS)) + "\n").encode())
         self._file.write("".join([self._row(rank, event) for event in events]).encode())
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
     def _row(self, rank: int, event: Event) -> str:
-        """What the `csv` module writes where it quotes all but numbers, in a quarter of the time."""
+        # Four times as fast as the `csv` module with QUOTE_NONNUMERIC, whose output it equals.
         name, value, kind, walltime, step = event
-        cell = value if kind == "scalar" else self._cell(event)
+        cell = value if kind == "scalar" else self._value_cell(kind, value)
         return f"{self._text(name)},{cell},{self._text(kind)},{walltime},{step},{rank}\n"
 
-    def _cell(self, event: Event) -> str:
-        return self._make_text(event.value) if event.type == "text" else _quote(to_json(_without_bytes(event)))
+    def _value_cell(self, kind: str, value: Any) -> str:
+        if kind == "text":
+            return self._format_text(value)
+        if kind in ("image", "audio"):
+            value = {**value, "data": len(value["data"])}
+        return _quote(to_json(value))
 
-    def _make_text(self, text: str) -> str:
+    def _format_text(self, text: str) -> str:
         escaped = self._escape(text)
-        return _quote(f"'{escaped}" if escaped.startswith(FORMULAS) else escaped)
+        return _quote(f"'{escaped}" if escaped.startswith(FORMULA_PREFIXES) else escaped)
 
 
 def _quote(text: str) -> str:
     doubled = text.replace('"', '""')
     return f'"{doubled}"'
-
-
-def _without_bytes(event: Event) -> Any:
-    if event.type not in ("image", "audio"):
-        return event.value
-    return {**event.value, "data": len(event.value["data"])}

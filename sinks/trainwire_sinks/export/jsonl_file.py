@@ -1,4 +1,4 @@
-"""Export as lines of JSON."""
+"""Exports events as lines of JSON."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trainwire_sinks.text.json_lines import format_events
 
 
 class JsonlWriter:
-    """The lines that the sink `jsonl` writes, with the rank in each."""
+    """Writes the same lines as the sink `jsonl`, with the rank added to each."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def write(self, rank: int, events: Sequence[Event]) -> None:
-        """Append events of a rank."""
+        """Append the events of a rank."""
         self._file.write(format_events(events, rank=rank).encode())
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""

@@ -1,4 +1,4 @@
-"""Export as Parquet, in row groups."""
+"""Exports events as Parquet."""
 
 from __future__ import annotations
 
@@ -23,22 +23,19 @@ SCHEMA: Final = pa.schema(
         pa.field("rank", pa.int32(), nullable=False),
     ]
 )
-"""`value` holds a scalar's number; `data` the bytes of an image or a sound; `text` a text, or any other value as JSON.
-
-A whole number that a double cannot hold exactly stands in `text` as well, in all its digits.
+"""`value` holds the number of a scalar, `data` the bytes of an image or sound, `text` a text or any other value as
+JSON. An integer that a double cannot represent exactly is in `text` as well, with all its digits.
 """
 
-ROW_GROUP: Final = 1 << 17
-"""Rows in a row group."""
+ROW_GROUP_ROWS: Final = 1 << 17
+"""Maximum number of rows in a row group."""
 
 ROW_GROUP_BYTES: Final = 64 << 20
-"""Bytes of texts and data after which a row group is ended before it is full."""
-
-Value = tuple[float | None, str | None, bytes | None]
+"""Bytes of text and data after which a row group is written before it is full."""
 
 
 class ParquetWriter:
-    """A row for each event, compressed by zstd."""
+    """Writes a row for each event, compressed with zstd."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._writer = pq.ParquetWriter(file, SCHEMA, compression="zstd")
@@ -46,19 +43,19 @@ class ParquetWriter:
         self._bytes = 0
 
     def write(self, rank: int, events: Sequence[Event]) -> None:
-        """Append events of a rank."""
+        """Append the events of a rank."""
         for name, value, kind, walltime, step in events:
             if kind == "scalar" and type(value) is float:
                 self._rows.append((name, value, None, None, kind, walltime, step, rank))
             else:
-                number, text, data = _split(kind, value)
+                number, text, data = _value_columns(kind, value)
                 self._rows.append((name, number, text, data, kind, walltime, step, rank))
                 self._bytes += len(text or "") + len(data or b"")
-            if len(self._rows) >= ROW_GROUP or self._bytes >= ROW_GROUP_BYTES:
+            if len(self._rows) >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
                 self._write_group()
 
     def close(self) -> None:
-        """Write the last row group, and the file's end."""
+        """Write the last row group and the footer."""
         self._write_group()
         self._writer.close()
 
@@ -68,11 +65,11 @@ class ParquetWriter:
             columns = [
                 pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
             ]
-            self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA), row_group_size=ROW_GROUP)
+            self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA), row_group_size=ROW_GROUP_ROWS)
 
 
-def _split(kind: str, value: Any) -> Value:
-    """What of an event's value goes into which column."""
+def _value_columns(kind: str, value: Any) -> tuple[float | None, str | None, bytes | None]:
+    """Return the cells of an event's value in the columns `value`, `text` and `data`."""
     if kind == "scalar":
         number = float(value)
         return number, (str(value) if type(value) is int and int(number) != value else None), None

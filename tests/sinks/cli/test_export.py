@@ -25,7 +25,7 @@ from support.strategies import events, normal
 from trainwire_protocol.events import Event
 from trainwire_sinks.cli import run
 from trainwire_sinks.cli.options import Filters, Selection
-from trainwire_sinks.export import Format, make_writer
+from trainwire_sinks.export.writer import Format, make_writer
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import record, sample_run
 
@@ -114,7 +114,7 @@ def test_parquet_is_written_in_row_groups(monkeypatch: pytest.MonkeyPatch) -> No
     """A row group is ended when it is full, or heavy, so that no more than one is held."""
     from trainwire_sinks.export import parquet_file
 
-    monkeypatch.setattr(parquet_file, "ROW_GROUP", 10)
+    monkeypatch.setattr(parquet_file, "ROW_GROUP_ROWS", 10)
     monkeypatch.setattr(parquet_file, "ROW_GROUP_BYTES", 100)
     light = pq.ParquetFile(io.BytesIO(write("parquet", [scalar(number) for number in range(25)])))
     assert [light.metadata.row_group(number).num_rows for number in range(3)] == [10, 10, 5]

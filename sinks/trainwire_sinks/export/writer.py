@@ -1,0 +1,51 @@
+"""What all formats of an export have in common, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO, Literal, Protocol, TypeAlias
+
+from trainwire_protocol.errors import MissingExtraError
+from trainwire_protocol.events import Event
+
+Format: TypeAlias = Literal["csv", "jsonl", "parquet"]
+
+
+class Writer(Protocol):
+    """Writes events as they arrive, in bounded memory."""
+
+    def write(self, rank: int, events: Sequence[Event]) -> None:
+        """Append the events of a rank.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+
+    def close(self) -> None:
+        """Write what is buffered and the end of the format; the file itself stays open."""
+
+
+def make_writer(form: Format, file: BinaryIO, *, is_terminal: bool = False) -> Writer:
+    """Return a writer of the given format.
+
+    Args:
+        form: the format.
+        file: the file to write to.
+        is_terminal: escape control characters, so that no name can steer the terminal.
+
+    Raises:
+        MissingExtraError: a package that the format needs is not installed.
+    """
+    if form == "csv":
+        from trainwire_sinks.export.csv_file import CsvWriter
+
+        return CsvWriter(file, is_terminal=is_terminal)
+    if form == "jsonl":
+        from trainwire_sinks.export.jsonl_file import JsonlWriter
+
+        return JsonlWriter(file)
+    try:
+        from trainwire_sinks.export.parquet_file import ParquetWriter
+    except ImportError as error:
+        raise MissingExtraError("the format parquet", "parquet", "pyarrow") from error
+    return ParquetWriter(file)
