@@ -197,14 +197,14 @@ def test_a_killed_trainer_is_dead(cases: Cases) -> None:
     """It is told at once, as its process is gone, and clears when the run is resumed."""
     case = cases[0]["killed"]
     assert case.words(but=BUSY) == ["dead fired", "dead cleared", "finished fired"]
-    assert case.alerts(but=BUSY)[0]["details"] == {"why": "its process is gone, and said nothing of its end"}
+    assert case.alerts(but=BUSY)[0]["details"] == {"why": "its process is gone and did not report its end"}
 
 
 def test_a_stopped_trainer_is_dead_until_it_goes_on(cases: Cases) -> None:
     """It is told when nothing was heard for so long, once, also by a sink started again; and clears when it goes on."""
     case = cases[0]["stopped"]
     assert case.words(but=BUSY) == ["dead fired", "dead cleared"]
-    assert case.alerts(but=BUSY)[0]["details"] == {"why": "nothing was heard of it for 3 s"}
+    assert case.alerts(but=BUSY)[0]["details"] == {"why": "no sign of life for 3 s"}
     assert case.took > SILENCE - 1.5
 
 

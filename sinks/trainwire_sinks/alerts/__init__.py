@@ -1,1 +1,1 @@
-"""Alerts: rules that look at a run, and notifiers that tell what they find. `docs/alerts.md` is the reference."""
+"""Alerts: the rules, the engine that evaluates them and the notifiers; uses `text`, `runtime` and `inspect`."""

@@ -1,4 +1,4 @@
-"""What is told: an alert that has fired, or has cleared."""
+"""Alerts, as they are stored and sent, and the templates of their messages."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainwire_sinks.text.format import number, one_line, plain, timestamp
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 
 COMMON_FIELDS: Final = ("rule", "severity", "run", "rank", "step", "time")
-"""What any message can name, beside the fields of its rule's kind."""
+"""Fields that every message can use, besides those of its rule's kind."""
 
 MAX_MESSAGE_CHARACTERS: Final = 2000
-"""What is beyond is cut off."""
+"""Longer messages are truncated."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """An event: where in a run, and when."""
+class Position:
+    """The position of an event in a run, with its time and step."""
 
     run: str
     rank: int
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Alert:
-    """What a rule has found. Its fields are those of a line of `alerts.jsonl`; `docs/alerts.md` describes them."""
+    """An alert that has fired or cleared. Its fields are those of a line of `alerts.jsonl`; see `docs/alerts.md`."""
 
     id: str
     state: Literal["fired", "cleared"]
@@ -52,53 +52,54 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """What tells it from every other message: the idempotency key."""
+        """The idempotency key, which no other message has."""
         return f"{self.id}/{self.state}"
 
     def cleared(self, walltime: float, step: int) -> Alert:
-        """The news that it is over."""
+        """Return the message that this alert has cleared."""
         message = f"cleared after {number(round(max(0.0, walltime - self.walltime), 1))} s: {self.message}"
-        return replace(self, state="cleared", message=cut(message), walltime=walltime, step=step)
+        return replace(self, state="cleared", message=truncate(message), walltime=walltime, step=step)
 
     def to_json(self) -> dict[str, Any]:
-        """The map that stands in the file, and in a webhook's body."""
+        """Return the map that is written to `alerts.jsonl` and posted to webhooks."""
         fields = asdict(self) | {"time": timestamp(self.walltime)}
-        return {name: _for_json(value) for name, value in fields.items()}
+        return {name: _json_value(value) for name, value in fields.items()}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Alert:
-        """The alert of a map of its fields, as JSON holds them."""
-        known = dict(fields)
-        return cls(**known | {"notifiers": tuple(fields["notifiers"])})
+        """Return the alert with these fields, as JSON stores them."""
+        return cls(**{**fields, "notifiers": tuple(fields["notifiers"])})
 
 
 def template_problem(template: str, known: tuple[str, ...]) -> str | None:
-    """What is wrong with a message's template: it may name known fields, in braces, and nothing more."""
-    names = ", ".join(f"{{{name}}}" for name in sorted(known))
+    """Return what is wrong with a message's template, or None. It may use known fields in braces and nothing else."""
+    choices = f"available are {', '.join(f'{{{name}}}' for name in sorted(known))}, and {{{{ for a brace"
     try:
         for _, field, specification, conversion in Formatter().parse(template):
-            if field is not None and (field not in known or specification or conversion):
-                return f"it cannot say {{{field[:80]}}}: it may hold {names}, and {{{{ for a brace"
+            if field is not None and field not in known:
+                return f"unknown field {{{field[:80]}}}: {choices}"
+            if specification or conversion:
+                return f"the field {{{field}}} has a conversion or a format, which is not supported: {choices}"
     except ValueError as error:
-        return f"it is no template ({error}): it may hold {names}, and {{{{ for a brace"
+        return f"invalid template ({error}): {choices}"
     return None
 
 
 def render(template: str, fields: Mapping[str, object], walltime: float) -> str:
-    """The message of a template that has no problem, on one line; `{time}` is the walltime."""
-    words = {name: plain(value) for name, value in fields.items()}
-    return cut(one_line(template.format(**words, time=timestamp(walltime, "seconds"))))
+    """Return the message of a valid template, on one line; `{time}` is the walltime."""
+    values = {name: plain(value) for name, value in fields.items()}
+    return truncate(one_line(template.format(**values, time=timestamp(walltime, "seconds"))))
 
 
-def cut(text: str) -> str:
-    """A text without what is too much of it."""
+def truncate(text: str) -> str:
+    """Return the text, shortened to `MAX_MESSAGE_CHARACTERS`."""
     return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
 
 
-def _for_json(value: Any) -> Any:
-    """JSON has no NaN or infinity: they are the strings that Python's `float` reads."""
+def _json_value(value: Any) -> Any:
+    """Replace NaN and the infinities, which JSON does not have, by the strings that Python's `float` accepts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {name: _for_json(item) for name, item in value.items()}
-    return [_for_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: _json_value(item) for name, item in value.items()}
+    return [_json_value(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""Puts events and the passing of time before rules, and makes alerts of what they find."""
+"""The engine: passes events and pulses to the rules, and turns their findings into alerts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any, Final
 
 from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.alerts.alert import Alert, Place, cut, render
+from trainwire_sinks.alerts.alert import Alert, Position, render, truncate
 from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rule import ALL, Finding, Rule
 from trainwire_sinks.runtime.base import Pulse, State
 
 MAX_KNOWN_NAMES: Final = 10_000
-"""Names of events of which is remembered which rules want them."""
+"""Event names for which the matching rules are cached."""
+
+_NOTIFICATION_SETTINGS: Final = ("severity", "cool_down", "message", "notifiers")
+"""Settings that do not influence what a rule finds; they may change between two starts."""
 
 
 @dataclass
-class Watch:
-    """A rule, and how it stands."""
+class RuleStatus:
+    """A rule with its alert."""
 
     name: str
     rule: Rule
@@ -28,182 +31,174 @@ class Watch:
     alert: Alert | None = None
     """The alert that has fired and has not cleared."""
     fired: float | None = None
-    """When the last one has, in seconds since the epoch."""
+    """When the last alert fired, in seconds since the epoch."""
 
     @property
-    def is_unsettled(self) -> bool:
-        """Whether the rule has found something that was not told, or finds no longer what was."""
+    def is_pending(self) -> bool:
+        """Whether an alert must fire or clear, as the finding has changed since the last one."""
         return (self.rule.finding is None) != (self.alert is None)
+
+    @property
+    def settings(self) -> str:
+        """The settings that decide what the rule finds; its state is restored only if they are the same."""
+        decisive = {name: value for name, value in asdict(self.rule).items() if name not in _NOTIFICATION_SETTINGS}
+        return repr((self.rule.kind, decisive))
+
+    def is_cooling_down(self, walltime: float) -> bool:
+        """Return whether the last alert fired less than `cool_down` seconds ago."""
+        return self.fired is not None and 0 <= walltime - self.fired < self.rule.cool_down
+
+    def fire(self, finding: Finding, position: Position, walltime: float) -> Alert:
+        """Fire an alert about a finding."""
+        rule = self.rule
+        details = {name: truncate(value) if isinstance(value := finding[name], str) else value for name in rule.fields}
+        common = {
+            "rule": self.name, "severity": rule.severity, "run": position.run, "rank": position.rank,
+            "step": position.step,
+        }  # fmt: skip
+        occasion = finding.get("occasion") or position.seq
+        self.fired = walltime
+        self.alert = Alert(
+            id=f"{position.run}/{position.rank}/{position.attempt}/{self.name}/{occasion}",
+            state="fired",
+            rule=self.name,
+            kind=rule.kind,
+            severity=rule.severity,
+            message=render(rule.message or rule.template, {**common, **details}, walltime),
+            walltime=walltime,
+            fired_walltime=walltime,
+            step=position.step,
+            run=position.run,
+            rank=position.rank,
+            attempt=position.attempt,
+            details=details,
+            notifiers=self.notifiers,
+        )
+        return self.alert
+
+    def state(self) -> dict[str, Any]:
+        """Return the state that `restore` needs."""
+        alert = self.alert and asdict(self.alert)
+        return {"settings": self.settings, "state": self.rule.state(), "alert": alert, "fired": self.fired}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the alert, and the rule unless its kind or settings have changed."""
+        self.alert = Alert.from_fields(state["alert"]) if state["alert"] else None
+        self.fired = state["fired"]
+        if state["settings"] == self.settings:
+            self.rule.restore(state["state"])
 
 
 class Engine:
-    """Fires each rule's alert once when there is something to tell, and reports when it has cleared.
+    """Fires the alert of a rule once when it has a finding, and clears it once when the finding is gone.
 
     Args:
-        rules: by their names.
-        notifiers: those that are told by a rule which tells all.
+        rules: the rules, by name.
+        all_notifiers: the notifiers of a rule that notifies all.
     """
 
-    def __init__(self, rules: Mapping[str, Rule], notifiers: Sequence[str]) -> None:
-        self._watches = [Watch(name, rule, _told(rule, notifiers)) for name, rule in rules.items()]
-        self._wanted: dict[tuple[str, str], list[Watch]] = {}
-        self._place: Place | None = None
+    def __init__(self, rules: Mapping[str, Rule], all_notifiers: Sequence[str]) -> None:
+        self._rules: list[RuleStatus] = []
+        for name, rule in rules.items():
+            named = ([notifier] if notifier != ALL else all_notifiers for notifier in rule.notifiers)
+            self._rules.append(RuleStatus(name, rule, tuple(dict.fromkeys(chain.from_iterable(named)))))
+        self._matching: dict[tuple[str, str], list[RuleStatus]] = {}
+        self._position: Position | None = None
         self._is_over = False
-        """Whether the attempt has ended, by itself or not."""
+        """Whether the attempt has ended, with a last event or without."""
 
     @property
     def run(self) -> str | None:
-        """The run that the events are of; None before the first."""
-        return self._place.run if self._place else None
+        """The run whose events are handled; None before the first event."""
+        return self._position.run if self._position else None
 
     def handle(self, batch: Batch, events: Sequence[Event]) -> Iterator[Alert]:
-        """Look at a batch's events; the alerts that they make fire or clear."""
-        header = batch.header
+        """Pass the events of a batch to the rules; yield the alerts that fire or clear."""
         yield from self._begin_attempt(batch, events)
-        for seq, event in enumerate(events, header.seq):
-            for watch in self._watches_of(event):
-                watch.rule.see(event)
-                if watch.is_unsettled:
-                    self._move(batch, seq, event)
-                    yield from self._settle(watch)
+        for seq, event in enumerate(events, batch.header.seq):
+            for status in self._rules_matching(event):
+                status.rule.observe(event)
+                if status.is_pending:
+                    self._advance(batch, seq, event)
+                    yield from self._update(status)
         if events:
-            self._move(batch, header.seq + len(events) - 1, events[-1])
+            self._advance(batch, batch.header.seq + len(events) - 1, events[-1])
 
-    def tick(self, pulse: Pulse, around: HostSnapshot) -> Iterator[Alert]:
-        """Look at what is known now; the alerts that it makes fire or clear."""
-        if self._place is None or self._is_over:
+    def tick(self, pulse: Pulse, host: HostSnapshot) -> Iterator[Alert]:
+        """Pass the present state to the timed rules; yield the alerts that fire or clear."""
+        if self._position is None or self._is_over:
             return
         if pulse.is_over:
-            yield from self._end(_last_sign(pulse, self._place))
+            heard = pulse.heartbeat.fields.get("walltime") if pulse.heartbeat else None
+            walltime = self._position.walltime
+            yield from self._end(max(walltime, heard) if isinstance(heard, (int, float)) else walltime)
             return
-        for watch in self._watches:
-            # What other rules find follows from the events alone, and when they tell it too.
-            if watch.rule.is_timed:
-                watch.rule.tick(pulse, around)
-                yield from self._settle(watch, pulse.now)
+        for status in self._rules:
+            # Alerts of other rules depend on the events alone, including their time.
+            if status.rule.is_timed:
+                status.rule.tick(pulse, host)
+                yield from self._update(status, pulse.now)
 
     def state(self) -> State:
-        """What it has to know to go on."""
+        """Return the state that `restore` needs."""
         return {
-            "place": self._place and asdict(self._place),
+            "place": self._position and asdict(self._position),
             "is_over": self._is_over,
-            "rules": {watch.name: _state_of(watch) for watch in self._watches},
+            "rules": {status.name: status.state() for status in self._rules},
         }
 
     def restore(self, state: State) -> None:
-        """Take up what `state` returned; a rule whose kind or settings are others now begins to look anew."""
+        """Restore the state that `state` returned; an empty one changes nothing."""
         if not state:
             return
-        self._place = Place(**state["place"]) if state["place"] else None
+        self._position = Position(**state["place"]) if state["place"] else None
         self._is_over = state["is_over"]
-        for watch in self._watches:
-            known = state["rules"].get(watch.name)
-            if known:
-                watch.alert = Alert.from_fields(known["alert"]) if known["alert"] else None
-                watch.fired = known["fired"]
-                if known["settings"] == _settings_of(watch.rule):
-                    watch.rule.restore(known["state"])
+        for status in self._rules:
+            if known := state["rules"].get(status.name):
+                status.restore(known)
 
-    def _watches_of(self, event: Event) -> list[Watch]:
+    def _rules_matching(self, event: Event) -> list[RuleStatus]:
         key = (event.type, event.name)
-        watches = self._wanted.get(key)
-        if watches is None:
-            if len(self._wanted) >= MAX_KNOWN_NAMES:
-                self._wanted.clear()
-            watches = self._wanted[key] = [watch for watch in self._watches if watch.rule.wants(event)]
-        return watches
+        matching = self._matching.get(key)
+        if matching is None:
+            if len(self._matching) >= MAX_KNOWN_NAMES:
+                self._matching.clear()
+            matching = self._matching[key] = [status for status in self._rules if status.rule.matches(event)]
+        return matching
 
-    def _move(self, batch: Batch, seq: int, event: Event) -> None:
+    def _advance(self, batch: Batch, seq: int, event: Event) -> None:
         header = batch.header
-        self._place = Place(header.run, header.rank, header.attempt, seq, event.walltime, event.step)
+        self._position = Position(header.run, header.rank, header.attempt, seq, event.walltime, event.step)
         self._is_over = event.name in LAST_EVENTS
 
     def _begin_attempt(self, batch: Batch, events: Sequence[Event]) -> Iterator[Alert]:
-        """If a further attempt begins, end the one before, and let the rules forget what is superseded."""
-        if self._place is None or batch.header.attempt == self._place.attempt or not events:
+        """If a new attempt begins, end the previous one and resume the rules."""
+        if self._position is None or batch.header.attempt == self._position.attempt or not events:
             return
         yield from self._end()
         first = events[0]
         step = first.value.get("from_step") if isinstance(first.value, Mapping) else None
-        self._move(batch, batch.header.seq, first)
-        for watch in self._watches:
-            watch.rule.resume(step if isinstance(step, int) else -1)
-            yield from self._settle(watch)
+        self._advance(batch, batch.header.seq, first)
+        for status in self._rules:
+            status.rule.resume(step if isinstance(step, int) else -1)
+            yield from self._update(status)
 
     def _end(self, now: float | None = None) -> Iterator[Alert]:
-        """The attempt is over: tell the rules, unless it has said so itself."""
+        """End the attempt, unless it had a last event."""
         if not self._is_over:
             self._is_over = True
-            for watch in self._watches:
-                watch.rule.end()
-                yield from self._settle(watch, now)
+            for status in self._rules:
+                status.rule.end()
+                yield from self._update(status, now)
 
-    def _settle(self, watch: Watch, now: float | None = None) -> Iterator[Alert]:
-        """Fire or clear, if what the rule has found says so."""
-        finding, place = watch.rule.finding, self._place
-        if not watch.is_unsettled or place is None:
+    def _update(self, status: RuleStatus, now: float | None = None) -> Iterator[Alert]:
+        """Fire or clear a rule's alert if it is pending; `now` is by default the time of the last event."""
+        finding, position = status.rule.finding, self._position
+        if not status.is_pending or position is None:
             return
-        walltime = place.walltime if now is None else now
-        if watch.alert is not None:
-            yield watch.alert.cleared(walltime, place.step)
-            watch.alert = None
-        elif finding is not None and not _is_cooling(watch, walltime):
-            watch.alert, watch.fired = _fire(watch, finding, place, walltime), walltime
-            yield watch.alert
-
-
-def _told(rule: Rule, all_of_them: Sequence[str]) -> tuple[str, ...]:
-    names = [[name] if name != ALL else all_of_them for name in rule.notifiers]
-    return tuple(dict.fromkeys(chain.from_iterable(names)))
-
-
-def _last_sign(pulse: Pulse, place: Place) -> float:
-    """When the publisher was last heard of, by its own clock."""
-    heard = pulse.heartbeat.fields.get("walltime") if pulse.heartbeat else None
-    return max(place.walltime, heard) if isinstance(heard, (int, float)) else place.walltime
-
-
-def _is_cooling(watch: Watch, walltime: float) -> bool:
-    return watch.fired is not None and 0 <= walltime - watch.fired < watch.rule.cool_down
-
-
-def _fire(watch: Watch, finding: Finding, place: Place, walltime: float) -> Alert:
-    rule = watch.rule
-    details = {name: cut(value) if isinstance(value := finding[name], str) else value for name in rule.fields}
-    about = {
-        "rule": watch.name, "severity": rule.severity, "run": place.run, "rank": place.rank, "step": place.step,
-    }  # fmt: skip
-    occasion = finding.get("occasion") or place.seq
-    return Alert(
-        id=f"{place.run}/{place.rank}/{place.attempt}/{watch.name}/{occasion}",
-        state="fired",
-        rule=watch.name,
-        kind=rule.kind,
-        severity=rule.severity,
-        message=render(rule.message or rule.template, {**about, **details}, walltime),
-        walltime=walltime,
-        fired_walltime=walltime,
-        step=place.step,
-        run=place.run,
-        rank=place.rank,
-        attempt=place.attempt,
-        details=details,
-        notifiers=watch.notifiers,
-    )
-
-
-def _state_of(watch: Watch) -> dict[str, Any]:
-    return {
-        "settings": _settings_of(watch.rule),
-        "state": watch.rule.state(),
-        "alert": watch.alert and asdict(watch.alert),
-        "fired": watch.fired,
-    }
-
-
-def _settings_of(rule: Rule) -> str:
-    """What of a rule decides what it finds; how and whom it tells may change."""
-    return repr((rule.kind, {name: value for name, value in asdict(rule).items() if name not in _TELLING}))
-
-
-_TELLING: Final = ("severity", "cool_down", "message", "notifiers")
+        walltime = position.walltime if now is None else now
+        if status.alert is not None:
+            yield status.alert.cleared(walltime, position.step)
+            status.alert = None
+        elif finding is not None and not status.is_cooling_down(walltime):
+            yield status.fire(finding, position, walltime)

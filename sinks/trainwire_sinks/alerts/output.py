@@ -1,4 +1,4 @@
-"""The alerts of a run, in a file that is their outbox as well."""
+"""The file `alerts.jsonl`, which is also the outbox of the notifiers."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ from trainwire_sinks.runtime.outbox import Outbox
 FILE_NAME: Final = "alerts.jsonl"
 
 IN_FLIGHT: Final = 4
-"""Alerts that one notifier is telling at once."""
+"""Alerts that one notifier sends at the same time."""
 
 logger = logging.getLogger("trainwire")
 
 
 class AlertsFile(Outbox):
-    """The file `alerts.jsonl`: a line for each alert, which is written before its notifiers are given it.
+    """The file `alerts.jsonl`: a line for each alert, written before its notifiers receive it.
 
     Args:
         path: the file.
-        marks: where it is noted what has arrived: a path with `{}` for a notifier's name.
-        notifiers: by their names. Each has a courier of its own, so that one that is down delays no other.
-        max_age: seconds after which an alert is no news any more: it is in the file, and told to nobody.
+        marks: the path of the files that record what was delivered, with `{}` for a notifier's name.
+        notifiers: the notifiers, by name. Each has a queue of its own, so that one that fails delays no other.
+        max_age: seconds after which an alert is written but no longer sent.
     """
 
     def __init__(self, path: Path, marks: str, notifiers: Mapping[str, Notifier], max_age: float) -> None:
-        self._by_name = {
+        self._queues = {
             name: DeliveryQueue(
                 Path(marks.format(name)),
-                functools.partial(_tell, notifier, max_age),
+                functools.partial(_send_if_recent, notifier, max_age),
                 notifier.persistence,
                 IN_FLIGHT,
-                news_before,
+                _predecessor,
             )
             for name, notifier in notifiers.items()
         }
-        super().__init__(path, self._by_name.values())
+        super().__init__(path, self._queues.values())
 
     async def fire(self, alert: Alert) -> None:
-        """Write an alert down, and have it told."""
+        """Write an alert, and send it after the next commit."""
         await self.add(alert.key, alert.to_json())
 
-    def encode(self, key: str, message: Message) -> str:  # noqa: ARG002  # it is in the message
-        """An alert's line."""
+    def encode(self, key: str, message: Message) -> str:  # noqa: ARG002  # the message contains it
+        """Return the line of an alert."""
         return json.dumps(message, allow_nan=False)
 
     def decode(self, line: bytes) -> tuple[str, Message]:
-        """The alert of a line.
+        """Return the key and the alert of a line.
 
         Raises:
-            ValueError, TypeError, KeyError: it is none.
+            ValueError, TypeError, KeyError: the line is not an alert.
         """
         message = dict(json.loads(line))
         message |= {"notifiers": list(message["notifiers"]), "walltime": float(message["walltime"])}
         return f"{message['id']}/{message['state']}", message
 
     def hand_over(self, key: str, message: Message) -> None:
-        """Give it to its notifiers, but for those that the rules file no longer has."""
+        """Pass an alert to its notifiers, except those that the rules file no longer has."""
         for name in message["notifiers"]:
-            if name in self._by_name:
-                self._by_name[name].take_up({key: message})
+            if name in self._queues:
+                self._queues[name].take_up({key: message})
 
 
-def news_before(key: str) -> str | None:
-    """That an alert has cleared is no news to who does not know of it."""
+def _predecessor(key: str) -> str | None:
+    """Return the key that must be delivered before this one: an alert is reported as cleared only after it fired."""
     name, _, state = key.rpartition("/")
     return f"{name}/fired" if state == "cleared" else None
 
 
-async def _tell(notifier: Notifier, max_age: float, key: str, alert: Message) -> None:
+async def _send_if_recent(notifier: Notifier, max_age: float, key: str, alert: Message) -> None:
     if time.time() - alert["walltime"] <= max_age:
         await notifier.send(key, alert)

@@ -1,4 +1,4 @@
-"""What a rule is: it looks at events, and at the time that passes, and knows whether there is something to tell."""
+"""The base classes of rules: a rule observes events and the passing of time, and reports a finding or none."""
 
 from __future__ import annotations
 
@@ -17,127 +17,126 @@ if TYPE_CHECKING:
     from trainwire_sinks.runtime.base import Pulse
 
 Finding: TypeAlias = Mapping[str, Any]
-"""What a rule has found: a value for each of its `fields`, and perhaps an `occasion`, as JSON can hold them."""
+"""What a rule has found: a JSON value for each of its `fields`, and optionally an `occasion`."""
 
 ALL: Final = "*"
-"""Stands for all notifiers of the file."""
+"""In a rule's `notifiers`: all notifiers of the file."""
 
 MAX_METRIC_CHARACTERS: Final = 1024
-"""A metric of `scalars` with a longer name is left."""
+"""Numbers of `scalars` whose metric has a longer name are ignored."""
 
 
 @dataclass(kw_only=True)
 class Rule:
-    """One rule of a rules file: its settings are those of its table, and beside them it has what it has seen.
+    """A rule of a rules file. Its settings are the fields of the dataclass; other attributes hold its state.
 
-    `finding` says what there is to tell now; None if there is nothing, or no longer. The engine looks at it after each
-    of the calls below. An `occasion` in it tells this one from others of the same rule; without one, the event that was
-    seen last does.
+    `finding` is what the rule reports now, or None. The engine reads it after each call of the methods below. The
+    `occasion` in a finding distinguishes it from other findings of the same rule; without one, the position of the
+    last event does.
     """
 
     kind: ClassVar[str]
-    """What the rules file calls it."""
+    """The kind's name in the rules file."""
     fields: ClassVar[tuple[str, ...]] = ()
-    """What its message can name, beside what any can."""
+    """Fields that its message can use, besides the common ones."""
     template: ClassVar[str]
-    """Its message if the rules file gives none."""
+    """The default message."""
     is_timed: ClassVar[bool] = False
-    """Whether it looks at the time that passes: `tick` is called."""
+    """Whether `tick` is called."""
 
     severity: Severity = "warning"
-    cool_down: Annotated[float, Bounds(least=0)] = 300.0
+    cool_down: Annotated[float, Bounds(minimum=0)] = 300.0
     message: str = ""
     notifiers: tuple[str, ...] = (ALL,)
 
     def __post_init__(self) -> None:
         self.finding: Finding | None = None
 
-    def wants(self, event: Event) -> bool:  # noqa: ARG002  # for those that look at events
-        """Whether it looks at events of this type and name."""
+    def matches(self, event: Event) -> bool:  # noqa: ARG002  # used by subclasses
+        """Return whether the rule observes events of this type and name."""
         return False
 
-    def see(self, event: Event) -> None:
-        """Look at an event that it wants."""
+    def observe(self, event: Event) -> None:
+        """Observe an event that matches."""
 
-    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:
-        """Look at what is known now, while the run goes on."""
+    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:
+        """Check the present state while the run continues."""
 
     def end(self) -> None:
-        """The attempt is over, without a last event."""
+        """The attempt has ended without a last event."""
 
     def resume(self, step: int) -> None:
-        """A further attempt has begun, and what was recorded after `step` counts no more."""
+        """A new attempt has begun; what was recorded after `step` is superseded."""
 
     def state(self) -> State:
-        """What it has to know to go on."""
+        """Return the state that `restore` needs."""
         return {"finding": self.finding}
 
     def restore(self, state: State) -> None:
-        """Take up what `state` returned."""
+        """Restore the state that `state` returned."""
         self.finding = state["finding"]
 
 
 @dataclass(kw_only=True)
 class MetricRule(Rule):
-    """A rule on metrics: it tells the first of those that something is wrong with, until there is none."""
+    """A rule on metrics. It reports the first metric with a finding, and clears when no metric has one."""
 
     max_metrics: ClassVar[int] = 1000
-    """Metrics that it remembers something of; further ones it leaves."""
+    """Metrics that the rule keeps state for; further ones are ignored."""
 
     metric: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.seen: dict[str, Any] = {}
-        """What it remembers of each metric."""
-        self.wrong: dict[str, Finding] = {}
+        """The state of each metric."""
+        self.findings: dict[str, Finding] = {}
         """The findings, by metric."""
 
-    def wants(self, event: Event) -> bool:
-        """Whether a number in it may be one of the metrics."""
+    def matches(self, event: Event) -> bool:
+        """Return whether the event may contain a value of one of the metrics."""
         return event.type == "scalars" or (event.type == "scalar" and fnmatchcase(event.name, self.metric))
 
-    def see(self, event: Event) -> None:
-        """Judge each of its numbers."""
+    def observe(self, event: Event) -> None:
+        """Check each value of the event."""
         for metric, value in measurements(event):
-            if fnmatchcase(metric, self.metric) and self._has_room(metric):
-                self._note(metric, self.judge(metric, value, event))
-        self.finding = next(iter(self.wrong.values()), None)
+            if not fnmatchcase(metric, self.metric) or not self._has_room(metric):
+                continue
+            finding = self.check(metric, value, event)
+            if finding is None:
+                self.findings.pop(metric, None)
+            else:
+                self.findings[metric] = finding
+        self.finding = next(iter(self.findings.values()), None)
 
-    def judge(self, metric: str, value: float, event: Event) -> Finding | None:
-        """What is wrong with this value of a metric; may keep what it needs to know in `seen[metric]`."""
+    def check(self, metric: str, value: float, event: Event) -> Finding | None:
+        """Return what is wrong with a value of a metric, or None. `seen[metric]` may be used to keep state."""
         raise NotImplementedError
 
     def resume(self, step: int) -> None:
-        """Forget what is superseded: what was wrong may show again."""
-        self.seen = {metric: kept for metric, memory in self.seen.items() if (kept := self.keep(memory, step))}
-        self.wrong, self.finding = {}, None
+        """Discard what is superseded, and all findings."""
+        self.seen = {metric: kept for metric, seen in self.seen.items() if (kept := self.rewind(seen, step))}
+        self.findings, self.finding = {}, None
 
-    def keep(self, memory: Any, step: int) -> Any:  # noqa: ARG002  # for those that remember steps
-        """What of the memory of a metric counts, now that what came after `step` does not; nothing if left out."""
+    def rewind(self, seen: Any, step: int) -> Any:  # noqa: ARG002  # used by subclasses
+        """Return a metric's state as it was at `step`; a false value discards it."""
         return None
 
     def state(self) -> State:
-        """What it remembers, and what is wrong."""
-        return {**super().state(), "seen": self.seen, "wrong": self.wrong}
+        """Return the state of the metrics and their findings."""
+        return {**super().state(), "seen": self.seen, "wrong": self.findings}
 
     def restore(self, state: State) -> None:
-        """Take up what `state` returned."""
+        """Restore the state that `state` returned."""
         super().restore(state)
-        self.seen, self.wrong = state["seen"], state["wrong"]
+        self.seen, self.findings = state["seen"], state["wrong"]
 
     def _has_room(self, metric: str) -> bool:
-        return metric in self.seen or metric in self.wrong or len(self.seen) + len(self.wrong) < self.max_metrics
-
-    def _note(self, metric: str, finding: Finding | None) -> None:
-        if finding is None:
-            self.wrong.pop(metric, None)
-        else:
-            self.wrong[metric] = finding
+        return metric in self.seen or metric in self.findings or len(self.seen) + len(self.findings) < self.max_metrics
 
 
 def measurements(event: Event) -> Iterator[tuple[str, float]]:
-    """The numbers of an event, each with the name of its metric: those of `scalars` are `<name>/<label or place>`."""
+    """Yield the numbers of an event with their metrics' names; those of `scalars` are `<name>/<label or index>`."""
     if event.type == "scalar":
         yield event.name, event.value
     elif isinstance(event.value, Mapping):
@@ -145,4 +144,4 @@ def measurements(event: Event) -> Iterator[tuple[str, float]]:
         # A label may be a megabyte long.
         yield from ((name, value) for name, value in named if len(name) <= MAX_METRIC_CHARACTERS)
     else:
-        yield from ((f"{event.name}/{place}", value) for place, value in enumerate(event.value))
+        yield from ((f"{event.name}/{index}", value) for index, value in enumerate(event.value))

@@ -46,13 +46,13 @@ class Alerts(Sink):
     def __init__(self, options: object = None) -> None:
         super().__init__(options)
         self._file = read_rules(self.options.rules)
-        self._engine = Engine(self._file.rules, self._file.told)
+        self._engine = Engine(self._file.rules, self._file.all_notifiers)
 
     def make_output(self, folder: Path, rank: int) -> AlertsFile:
         """The file, in a folder of its own for any rank but 0."""
         own = folder_of_rank(folder, rank)
         others = {rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder}
-        self._lookout = HostProbe(folder, rank, self.name, sorted(others))
+        self._probe = HostProbe(folder, rank, self.name, sorted(others))
         marks = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
         notifiers = {} if self.is_replay else self._file.notifiers
         return AlertsFile(own / FILE_NAME, str(marks), notifiers, self.options.max_age)
@@ -73,8 +73,8 @@ class Alerts(Sink):
     async def tick(self, pulse: Pulse) -> bool:
         """Put before the rules what is known now."""
         if self._engine.run is not None:
-            self._lookout.look(self._engine.run)
-        alerts = list(self._engine.tick(pulse, self._lookout.latest))
+            self._probe.refresh(self._engine.run)
+        alerts = list(self._engine.tick(pulse, self._probe.snapshot))
         for alert in alerts:
             await self.output.fire(alert)
         return bool(alerts)

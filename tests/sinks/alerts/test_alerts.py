@@ -1,4 +1,4 @@
-"""The alerts sink: what is told to whom, once, through failures, crashes and resumptions."""
+"""The alerts sink: each alert reaches its notifiers once, despite failures, crashes and resumed runs."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ WriteRun = Callable[..., Path]
 
 
 def losses(*values: float, walltime: float | None = None) -> list[Batch]:
-    """A batch for each loss, all of which were recorded now."""
+    """Return a batch for each loss, recorded now by default."""
     now = time.time() if walltime is None else walltime
     return record([[Event("loss", value, "scalar", now, step)] for step, value in enumerate(values, 1)])
 
 
-def told(alert: dict[str, Any]) -> tuple[str, int]:
+def state_and_step(alert: dict[str, Any]) -> tuple[str, int]:
     return alert["state"], alert["step"]
 
 
 def in_file(folder: Path) -> list[tuple[str, int]]:
-    return [told(json.loads(line)) for line in (folder / "alerts.jsonl").read_text().splitlines()]
+    return [state_and_step(json.loads(line)) for line in (folder / "alerts.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
 def alerts(tmp_path: Path) -> Callable[..., Callable[[], Alerts]]:
-    """Makes a maker of sinks, with rules of the test's own."""
+    """Return a function that makes a sink factory from the text of a rules file."""
 
     def make(text: str, **options: Any) -> Callable[[], Alerts]:
         path = tmp_path / "rules.toml"
@@ -56,9 +56,9 @@ def alerts(tmp_path: Path) -> Callable[..., Callable[[], Alerts]]:
     return make
 
 
-def test_each_alert_is_told_once(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """What fires and clears is in the file in order and is told to all; started again, nothing is told again."""
-    with Receiver(read=told) as one, Receiver(read=told) as other:
+def test_each_alert_is_sent_once(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """Alerts are written in order and sent to all notifiers; a restart sends none of them again."""
+    with Receiver(read=state_and_step) as one, Receiver(read=state_and_step) as other:
         make = alerts(HOOK.format("one", one.port) + HOOK.format("other", other.port) + NAN_RULE)
         batches = losses(1, math.nan, 2, math.inf)
         for upto in (2, 4, 4):
@@ -67,28 +67,31 @@ def test_each_alert_is_told_once(tmp_path: Path, alerts: Callable[..., Callable[
         assert sorted(one.tried) == sorted(other.tried) == sorted(in_file(tmp_path))
 
 
-def test_what_has_cleared_is_told_after_what_has_fired(
+def test_an_alert_is_sent_as_cleared_after_it_was_sent_as_fired(
     tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]
 ) -> None:
-    """However often a notifier fails, its last word on an alert is not the first one; other alerts do not wait."""
+    """A notifier that fails repeatedly still receives the messages of an alert in order; other alerts do not wait."""
     refusals = iter(range(6))
 
     def answer(alert: tuple[str, int]) -> int:
         return 500 if alert == ("fired", 2) and next(refusals, None) is not None else 200
 
-    with Receiver(answer, told) as receiver:
+    with Receiver(answer, state_and_step) as receiver:
         run_sink(alerts(HOOK.format("hook", receiver.port) + NAN_RULE), tmp_path, losses(1, math.nan, 2, math.nan, 3))
         assert receiver.values == [("fired", 4), ("cleared", 5), ("fired", 2), ("cleared", 3)]
 
 
-def test_a_notifier_that_is_down_delays_nobody(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """While one hangs and one fails, more often than any may be tried at once, the third gets everything, and the sink
-    reads on; the others get it when they have recovered."""
+def test_an_unavailable_notifier_delays_no_other(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """While one notifier hangs and one fails, the third receives everything and the sink continues; the others receive
+    everything once they have recovered."""
     count = 12
     values = [math.nan if number % 2 else 1.0 for number in range(count + 1)]
     down: dict[str, int | None] = {"hangs": None, "fails": 500}
-    with Receiver(lambda _: down["hangs"], told) as hangs, Receiver(lambda _: down["fails"], told) as fails:
-        with Receiver(read=told) as works:
+    with (
+        Receiver(lambda _: down["hangs"], state_and_step) as hangs,
+        Receiver(lambda _: down["fails"], state_and_step) as fails,
+    ):
+        with Receiver(read=state_and_step) as works:
             receivers = {"hangs": hangs, "fails": fails, "works": works}
             make = alerts("".join(HOOK.format(name, each.port) for name, each in receivers.items()) + NAN_RULE)
 
@@ -111,7 +114,7 @@ def test_a_notifier_that_is_down_delays_nobody(tmp_path: Path, alerts: Callable[
 
 
 def expected(count: int) -> list[tuple[str, tuple[str, int]]]:
-    """The keys and words of so many alerts, each of which clears at once."""
+    """Return the keys, states and steps of `count` messages of alerts that clear with the next step."""
     return [
         (f"{step - 1 if step % 2 == 0 else step - 2}/{'fired' if step % 2 == 0 else 'cleared'}",
          ("fired" if step % 2 == 0 else "cleared", step))
@@ -119,9 +122,9 @@ def expected(count: int) -> list[tuple[str, tuple[str, int]]]:
     ]  # fmt: skip
 
 
-def test_killed_at_any_moment_it_tells_everything(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """Wherever it is killed and started again, the file has the same bytes, and each key is told, with one message."""
-    with Receiver(read=told) as receiver:
+def test_no_alert_is_lost_when_the_sink_is_killed(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """Wherever the sink is killed and restarted, the file has the same bytes and each key is sent with one message."""
+    with Receiver(read=state_and_step) as receiver:
         make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE)
         check_sink(make, tmp_path / "runs", losses(1, math.nan, 2))
         assert {*receiver.taken} == {
@@ -131,20 +134,20 @@ def test_killed_at_any_moment_it_tells_everything(tmp_path: Path, alerts: Callab
 
 
 def test_the_default_rules_pass_the_check(tmp_path: Path) -> None:
-    """On a run that has everything in it, the default rules write the same bytes wherever they are killed."""
+    """With the default rules the sink writes the same bytes wherever it is killed."""
     check_sink(Alerts, tmp_path)
     assert in_file(tmp_path / "whole") == [("fired", 12), ("cleared", 4), ("fired", 12)]
 
 
 def test_a_resumed_run_keeps_its_alerts(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """What was told of events that are superseded stays; it has cleared, and may fire again."""
+    """Alerts about superseded events stay in the file; they clear and may fire again."""
     now = time.time()
     nan = Event("loss", math.nan, "scalar", now, 5)
     marked = Event("run/marked", {"mark": 1}, "lifecycle", now, 4)
     origin = {"from": {"attempt": 0, "seq": 0}, "from_step": 4}
     resumed = Event("run/resumed", origin, "lifecycle", now + 1, 4)
     first, second = [[marked], [nan]], [[resumed], [nan._replace(walltime=now + 2)]]
-    with Receiver(read=told) as receiver:
+    with Receiver(read=state_and_step) as receiver:
         make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE)
         run_sink(make, tmp_path, record(first))
         run_sink(make, tmp_path, record(first, second))
@@ -152,9 +155,9 @@ def test_a_resumed_run_keeps_its_alerts(tmp_path: Path, alerts: Callable[..., Ca
         assert len(receiver.tried) == 3
 
 
-def test_old_alerts_are_no_news(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """A sink that comes a week later writes everything down, and calls nobody."""
-    with Receiver(read=told) as receiver:
+def test_old_alerts_are_not_sent(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """An alert older than `max_age` is written and not sent."""
+    with Receiver(read=state_and_step) as receiver:
         make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE, max_age=3600)
         run_sink(make, tmp_path, losses(1, math.nan, walltime=time.time() - 7200))
         assert (in_file(tmp_path), receiver.tried) == ([("fired", 2)], [])
@@ -162,9 +165,9 @@ def test_old_alerts_are_no_news(tmp_path: Path, alerts: Callable[..., Callable[[
         assert receiver.tried == [("fired", 2)]
 
 
-def test_a_rule_names_who_is_told(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """A rule tells its own notifiers alone; one that the file no longer has is left out, with what waited for it."""
-    with Receiver(read=told) as one, Receiver(read=told) as other:
+def test_a_rule_names_its_notifiers(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """A rule uses only its own notifiers; pending messages of one that was removed from the file are not sent."""
+    with Receiver(read=state_and_step) as one, Receiver(read=state_and_step) as other:
         hooks = HOOK.format("one", one.port) + HOOK.format("other", other.port)
         run_sink(alerts(hooks + NAN_RULE + 'notifiers = ["other"]'), tmp_path, losses(1, math.nan))
         assert (one.tried, other.tried) == ([], [("fired", 2)])
@@ -174,8 +177,8 @@ def test_a_rule_names_who_is_told(tmp_path: Path, alerts: Callable[..., Callable
         assert (one.tried, other.tried) == ([], [("fired", 2)])
 
 
-def test_what_stands_around_a_run_is_told(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
-    """A disk without enough room, one that cannot be asked, and another sink's cursor that does not move."""
+def test_the_state_of_the_host_is_checked(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
+    """A full disk and a sink that does not progress fire alerts; a disk that cannot be read does not."""
     make = alerts(
         '[rules.disk-full]\nfree_gib = 1e9\n[rules.elsewhere]\nkind = "disk-full"\nfolder = "/no/such/folder"\n'
         "[rules.sink-behind]\nseconds = 0.1\n"
@@ -208,15 +211,15 @@ def test_what_stands_around_a_run_is_told(tmp_path: Path, alerts: Callable[..., 
     assert found[1]["details"] == {"sink": "slow-sink", "events": 5}
 
 
-def test_each_rank_has_its_file(tmp_path: Path) -> None:
-    """Rank 0 writes into the run's folder, any other into one of its own."""
+def test_each_rank_has_its_own_file(tmp_path: Path) -> None:
+    """Rank 0 writes to the run's folder, every other rank to a folder of its own."""
     sinks = [Alerts(), Alerts()]
     paths = [sink.make_output(tmp_path, rank).path for rank, sink in enumerate(sinks)]
     assert paths == [tmp_path / "alerts.jsonl", tmp_path / "rank-1" / "alerts.jsonl"]
 
 
-def test_a_file_that_somebody_has_changed_is_written_anew(tmp_path: Path) -> None:
-    """Lines that are no alerts are no reason to stop; nothing is told twice."""
+def test_a_modified_file_is_rewritten(tmp_path: Path) -> None:
+    """If a line is not an alert, the sink writes the file again from the events."""
     batches = losses(1, math.nan, walltime=1.0)
     run_sink(Alerts, tmp_path, batches)
     good = (tmp_path / "alerts.jsonl").read_bytes()
@@ -227,17 +230,17 @@ def test_a_file_that_somebody_has_changed_is_written_anew(tmp_path: Path) -> Non
         assert (tmp_path / "alerts.jsonl").read_bytes() == good
 
 
-def test_a_mistake_is_one_line(
+def test_an_error_in_the_rules_is_one_line(
     tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command ends at once, with the exit code for it, and has written nothing."""
+    """The command exits at once with the usage exit code and writes nothing."""
     (tmp_path / "bad.toml").write_text("[rules.dead]\nx = 1\n")
     folder = write_run(losses(1))
     monkeypatch.chdir(tmp_path)
     assert run_command(["sink", "alerts", str(folder), "--rules", "bad.toml"]) == ExitCode.USAGE
-    words = capsys.readouterr().err
-    assert words.startswith("trainwire: bad.toml:2: there is no setting 'x': the settings of kind dead are cool_down, ")
-    assert words.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("trainwire: bad.toml:2: unknown setting 'x': the settings of kind dead are cool_down, ")
+    assert error.count("\n") == 1
     assert not (folder / ".trainwire").exists()
     with pytest.raises(OptionError, match="--max-age is a number of seconds"):
         Options(max_age=math.nan)

@@ -1,4 +1,4 @@
-"""Each kind of notifier against what it is made for: an HTTP server, programs, a terminal."""
+"""Each kind of notifier with a real receiver: an HTTP server, programs, a terminal."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ FIRED = Alert(
 )  # fmt: skip
 
 APPRISE = pytest.mark.filterwarnings("ignore:'imghdr':DeprecationWarning", "ignore:.*:DeprecationWarning:apprise")
-"""What apprise imports."""
+"""Warnings of modules that apprise imports."""
 
 
 def send(notifier: Notifier, alert: Alert = FIRED, timeout: float = 20.0) -> None:
     asyncio.run(asyncio.wait_for(notifier.send(alert.key, alert.to_json()), timeout))
 
 
-def whole(body: Any) -> Any:
+def identity(body: Any) -> Any:
     return body
 
 
-def test_a_webhook_gets_the_whole_alert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is JSON as it stands in the file, with a key, and with headers that may come from the environment."""
+def test_a_webhook_receives_the_whole_alert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert is posted as JSON with its key, and with headers that may use the environment."""
     monkeypatch.setenv("HOOK_TOKEN", "secret")
-    with Receiver(read=whole) as receiver:
+    with Receiver(read=identity) as receiver:
         send(Webhook(url=f"http://127.0.0.1:{receiver.port}/a?b=c", headers=("Authorization: Bearer ${HOOK_TOKEN}",)))
         ((key, alert),) = receiver.taken
         assert key == "run%20%C3%BC/0/0/loss/7/fired"
@@ -62,17 +62,17 @@ def test_a_webhook_gets_the_whole_alert(monkeypatch: pytest.MonkeyPatch) -> None
     ("status", "error"),
     [(500, OSError), (503, OSError), (404, OSError), (429, OSError), (302, OSError), (400, RefusedError)],
 )
-def test_an_answer_that_is_no_success_is_an_error(status: int, error: type[Exception]) -> None:
-    """It is tried again, unless the receiver says that it will never take it; redirections are not followed."""
-    with Receiver(lambda _: status, whole) as receiver:
+def test_a_status_other_than_success_is_an_error(status: int, error: type[Exception]) -> None:
+    """The alert is retried unless the server refuses it permanently; redirections are not followed."""
+    with Receiver(lambda _: status, identity) as receiver:
         with pytest.raises(error, match=str(status)):
             send(Webhook(url=f"http://127.0.0.1:{receiver.port}/"))
         assert len(receiver.tried) == 1
 
 
 @contextmanager
-def rude_server(answer: bytes) -> Iterator[int]:
-    """A server that answers everything with the same bytes, and hangs up."""
+def raw_server(answer: bytes) -> Iterator[int]:
+    """Run a server that answers one request with these bytes and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -88,26 +88,26 @@ def rude_server(answer: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200, b"\0" * 70_000])
-def test_an_answer_that_is_no_http_is_an_error(answer: bytes) -> None:
-    """Whatever comes back, it is tried again."""
-    with rude_server(answer) as port, pytest.raises(OSError):
+def test_an_answer_that_is_not_http_is_an_error(answer: bytes) -> None:
+    """Any bytes that are not a valid answer raise OSError, after which the alert is retried."""
+    with raw_server(answer) as port, pytest.raises(OSError):
         send(Webhook(url=f"http://127.0.0.1:{port}/"))
 
 
 def test_a_webhook_without_a_server_is_an_error() -> None:
-    """Nobody listens there."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
+    """A refused connection raises OSError."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="refused"):
-            send(Webhook(url=f"http://127.0.0.1:{place.getsockname()[1]}/"))
+            send(Webhook(url=f"http://127.0.0.1:{unused.getsockname()[1]}/"))
 
 
 def python(code: str, **settings: float) -> Command:
     return Command(command=(sys.executable, "-c", code), **settings)
 
 
-def test_a_command_has_the_alert_in_its_environment(tmp_path: Path) -> None:
-    """Each field has a variable, and all of it is there as JSON; the program is run without a shell."""
+def test_a_command_receives_the_alert_in_its_environment(tmp_path: Path) -> None:
+    """The environment contains each field and the whole alert as JSON; no shell is involved."""
     code = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
     send(Command(command=(sys.executable, "-c", code, str(tmp_path / "$x; y"))))
     found = {name: value for name, value in json.loads((tmp_path / "$x; y").read_text()).items() if "ALERT" in name}
@@ -122,23 +122,23 @@ def test_a_command_has_the_alert_in_its_environment(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_is_an_error() -> None:
-    """What it says last is told."""
-    with pytest.raises(OSError, match=r"it ended with 3: no phone"):
+    """The error contains the exit code and the last line of standard error."""
+    with pytest.raises(OSError, match=r"the command exited with 3: no phone"):
         send(python("import sys; print('a', file=sys.stderr); print('no phone', file=sys.stderr); sys.exit(3)"))
-    with pytest.raises(OSError, match=r"it ended with 1: it said nothing"):
+    with pytest.raises(OSError, match=r"the command exited with 1: nothing on standard error"):
         send(Command(command=("false",)))
 
 
-def test_a_command_may_leave_something_behind(tmp_path: Path) -> None:
-    """A program that ends well has told, though something that it has started keeps its standard error open."""
-    began = threading.Event()
+def test_a_command_may_leave_a_process_behind(tmp_path: Path) -> None:
+    """A program that succeeds has delivered the alert even if a child process keeps its standard error open."""
+    returned = threading.Event()
     leave = "import subprocess; subprocess.Popen(['sleep', '30'], start_new_session=True)"
-    threading.Thread(target=lambda: (send(python(leave)), began.set()), daemon=True).start()
-    assert began.wait(20)
+    threading.Thread(target=lambda: (send(python(leave)), returned.set()), daemon=True).start()
+    assert returned.wait(20)
 
 
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
-    """Past its time neither it nor what it has started goes on."""
+    """Cancelling a delivery kills the program and the processes that it has started."""
     code = (
         "import subprocess, sys, time; child = subprocess.Popen(['sleep', '60']); "
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid) + ' '); time.sleep(60)"
@@ -156,8 +156,8 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def test_the_terminal_gets_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has time, severity, rule and message; in colours on a terminal only; a closed one is given up."""
+def test_the_terminal_receives_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line has the time, severity, rule and message, in colours on a terminal; a closed stream is not retried."""
     send(Terminal())
     assert capsys.readouterr().err == "2001-09-09T01:46:40.000+00:00 CRITICAL loss: loss is nan\n"
     assert "\x1b[1;31mCRITICAL\x1b[0m loss:" in format_line(FIRED.to_json(), colours=True)
@@ -171,9 +171,9 @@ def test_the_terminal_gets_a_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
 @APPRISE
 def test_apprise_reaches_a_service() -> None:
-    """A service that apprise knows gets the message, with a title and a type that say how bad it is."""
+    """A supported service receives the message with a title and a type that show the severity."""
     pytest.importorskip("apprise")
-    with Receiver(read=whole) as receiver:
+    with Receiver(read=identity) as receiver:
         notifier = AppriseUrl(url=f"json://127.0.0.1:{receiver.port}/")
         send(notifier)
         send(notifier, FIRED.cleared(1e9 + 5, 9))
@@ -183,27 +183,27 @@ def test_apprise_reaches_a_service() -> None:
             ("critical: loss", "cleared after 5 s: loss is nan", "success"),
         ]
         receiver.answer = lambda _: 500
-        with pytest.raises(OSError, match=r"apprise could not deliver it: .*500"):
+        with pytest.raises(OSError, match=r"apprise could not deliver the message: .*500"):
             send(notifier)
 
 
 @APPRISE
-def test_apprise_refuses_what_it_does_not_know() -> None:
-    """A URL of no service is a mistake with its line, and is not repeated, as it may hold a password."""
+def test_apprise_rejects_an_unsupported_url() -> None:
+    """The error names the line but does not repeat the URL, which may contain a password."""
     pytest.importorskip("apprise")
-    with pytest.raises(OptionError, match=r"^r\.toml:3: url is none that apprise knows") as told:
+    with pytest.raises(OptionError, match=r"^r\.toml:3: apprise does not support this url") as raised:
         parse_rules('[notifiers.x]\nkind = "apprise"\nurl = "nothing://hunter2"', "r.toml")
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(raised.value)
 
 
-def test_apprise_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, one line names it."""
+def test_apprise_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without apprise the error names the extra that installs it."""
     monkeypatch.setattr("trainwire_sinks.alerts.notifiers.apprise_url.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'trainwire\[alerts\]'"):
         parse_rules('[notifiers.x]\nkind = "apprise"\nurl = "json://localhost"', "r.toml")
 
 
-def test_every_kind_tells_what_it_is_for() -> None:
-    """The reference is made of these."""
+def test_every_kind_is_documented() -> None:
+    """The four kinds have docstrings."""
     assert list(KINDS) == ["apprise", "webhook", "command", "terminal"]
     assert all(kind.__doc__ for kind in KINDS.values())

@@ -1,4 +1,4 @@
-"""The rules file: what it may hold, and how its mistakes are told."""
+"""The rules file: what it may contain, and how its errors are reported."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from trainwire_protocol.errors import OptionError
 from trainwire_sinks.alerts import rules
 from trainwire_sinks.alerts.alert import COMMON_FIELDS, render, template_problem
 from trainwire_sinks.alerts.rules.threshold import Threshold
-from trainwire_sinks.alerts.rules_file import MAX_FILE_BYTES, parse_rules, read_rules
+from trainwire_sinks.alerts.rules_file import MAX_FILE_BYTES, line_of, parse_rules, read_rules
 from trainwire_sinks.alerts.settings import settings_of
-from trainwire_sinks.alerts.toml_lines import line_of
 
 WHOLE = """
 [notifiers.hook]
@@ -45,8 +44,8 @@ seconds = 60
 """
 
 
-def test_a_file_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings are taken, whole numbers where numbers with a point are meant too; a rule's name may be its kind."""
+def test_a_file_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are read, an integer may stand for a float, and a rule's name may be its kind."""
     monkeypatch.setenv("TRAINWIRE_TEST_TOKEN", "secret")
     file = parse_rules(WHOLE, "rules.toml")
     assert list(file.rules) == ["hot", "dead"]
@@ -56,69 +55,69 @@ def test_a_file_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     assert isinstance(file.rules["hot"].cool_down, float)
     assert file.rules["dead"].kind == "dead"
-    assert file.told == ("hook", "program")
+    assert file.all_notifiers == ("hook", "program")
     assert list(file.notifiers) == ["terminal", "hook", "program"]
 
 
 def test_without_a_file_there_are_default_rules() -> None:
-    """They are told to the terminal, or to the notifiers of a file that has no rules."""
+    """Their alerts go to the terminal, or to the notifiers of a file that has no rules."""
     file = read_rules(None)
     assert set(file.rules) >= {"stalled", "dead", "failed", "finished", "sink-behind", "disk-full"}
-    assert file.told == ("terminal",)
+    assert file.all_notifiers == ("terminal",)
     own = parse_rules('[notifiers.me]\nkind = "command"\ncommand = ["true"]', "rules.toml")
-    assert (list(own.rules), own.told) == (list(file.rules), ("me",))
+    assert (list(own.rules), own.all_notifiers) == (list(file.rules), ("me",))
 
 
-MISTAKES = {
-    "[rules": r"rules\.toml:1: this is not TOML: ",
-    '[rules.a]\nkind = "dead"\n\n[rules.b]\nkind = "ded"': r"rules\.toml:5: there is no kind of rules 'ded': did you "
-    r"mean dead\? the kinds are dead, disk-full, failed, finished, interrupted, not-finite, plateau, sink-behind, ",
-    "[rules.dead]\n[rules.oops]\nseconds = 3": r"rules\.toml:2: there is no kind of rules 'oops'",
-    "# a\n[rules.dead]\n# b\nsecnds = 3": r"rules\.toml:4: there is no setting 'secnds': did you mean seconds\? the "
+ERRORS = {
+    "[rules": r"rules\.toml:1: invalid TOML: ",
+    '[rules.a]\nkind = "dead"\n\n[rules.b]\nkind = "ded"': r"rules\.toml:5: unknown kind of rules 'ded' \(did you "
+    r"mean dead\?\): the kinds are dead, disk-full, failed, finished, interrupted, not-finite, plateau, sink-behind, ",
+    "[rules.dead]\n[rules.oops]\nseconds = 3": r"rules\.toml:2: unknown kind of rules 'oops'",
+    "# a\n[rules.dead]\n# b\nsecnds = 3": r"rules\.toml:4: unknown setting 'secnds' \(did you mean seconds\?\): the "
     r"settings of kind dead are cool_down, message, notifiers, seconds, severity",
-    '[rules.a]\nkind = "threshold"\nmetric = "x"\nvalue = 1': r"rules\.toml:1: kind threshold needs the setting op",
-    '[rules.dead]\nseconds = "3"': r"rules\.toml:2: seconds is '3', not a number",
-    "[rules.dead]\nseconds = true": r"rules\.toml:2: seconds is True, not a number",
-    "[rules.dead]\nseconds = nan": r"rules\.toml:2: seconds is nan, not a number between",
-    "[rules.dead]\nseconds = 0.5": r"rules\.toml:2: seconds is 0\.5, and has to be at least 1",
-    "[rules.stalled]\nfactor = 1" + "0" * 400: r"rules\.toml:2: factor is 10+",
-    "[rules.stalled]\nfactor = 0x" + "f" * 9999: r"rules\.toml:2: factor is a number beyond all bounds, not a number",
-    "[rules.stalled]\nfactor = " + "9" * 9999: r"rules\.toml:\d: this is not TOML: ",
-    "[rules.dead]\r\n\r\nsecnds = 1": r"rules\.toml:3: there is no setting 'secnds'",
-    "# x\n" * 2_000 + "[rules.dead]\nsecnds = 3": r"rules\.toml:2002: there is no setting 'secnds'",
-    '[rules.a]\nkind = "spike"\nmetric = "x"\nwindow = 10.0': r"rules\.toml:4: window is 10\.0, not a whole number",
-    '[rules.a]\nkind = "spike"\nmetric = "x"\nwindow = 100000': r"rules\.toml:4: window is 100000, and can be at most",
-    '[rules.a]\nkind = "spike"\nmetric = "x"\nthreshold = 0': r"rules\.toml:4: threshold is 0, and has to be above 0",
-    '[rules.dead]\nseverity = "bad"': r"rules\.toml:2: severity is 'bad', and has to be one of 'info', 'warning', 'cri",
-    '[rules.dead]\nseverity = ["bad"]': r"rules\.toml:2: severity is \['bad'\], and has to be one of",
-    "[rules.dead]\nmessage = 3": r"rules\.toml:2: message is 3, not a string",
-    '[rules.dead]\nmessage = "{metric}"': r"rules\.toml:2: message: it cannot say {metric}: it may hold {rank}, {ru",
-    '[rules.dead]\nmessage = "{run.x}"': r"rules\.toml:2: message: it cannot say {run\.x}",
-    '[rules.dead]\nmessage = "{run!r}"': r"rules\.toml:2: message: it cannot say {run}",
-    '[rules.dead]\nmessage = "{"': r"rules\.toml:2: message: it is no template",
-    '[rules.dead]\nnotifiers = ["me",\n"you"]': r"rules\.toml:2: there is no notifier 'me': .* are terminal",
-    '[rules.dead]\nnotifiers = "me"': r"rules\.toml:2: notifiers is 'me', not a list of strings",
-    "[rules.'a b']\nkind = 'dead'": r"rules\.toml:1: 'a b' is no name: at most 64 of A-Z",
-    "rules = 3": r"rules\.toml:1: rules is 3, not tables such as \[rules\.NAME\]",
-    "\n[rules]\ndead = 3": r"rules\.toml:3: dead is 3, not a table such as \[rules\.dead\]",
-    "[rulse.dead]": r"rules\.toml:1: there is no table 'rulse': did you mean rules\?",
-    '[notifiers.x]\nkind = "mail"': r"rules\.toml:2: there is no kind of notifiers 'mail': the kinds are apprise",
-    '[notifiers.x]\nkind = "webhook"\nurl = "ftp://x"': r"rules\.toml:3: url is no address that begins with http://",
-    '[notifiers.x]\nkind = "webhook"\nurl = "http://x:y"': r"rules\.toml:3: url is no address",
-    '[notifiers.x]\nkind = "webhook"\nurl = "http://x/a b"': r"rules\.toml:3: url is no address .* without spaces",
-    '[notifiers.x]\nkind = "webhook"\nurl = "http://me:pass@x"': r"rules\.toml:3: url holds a user",
-    '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a b"]': r"rules\.toml:4: a header is a string",
-    '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a: b\\n"]': r"rules\.toml:4: a header is a string",
-    '[notifiers.x]\nkind = "webhook"\nurl = "${NO_SUCH_THING}"': r"rules\.toml:3: url names the environment's variable",
+    '[rules.a]\nkind = "threshold"\nmetric = "x"\nvalue = 1': r"rules\.toml:1: kind threshold requires the setting op",
+    '[rules.dead]\nseconds = "3"': r"rules\.toml:2: seconds must be a number, not '3'",
+    "[rules.dead]\nseconds = true": r"rules\.toml:2: seconds must be a number, not True",
+    "[rules.dead]\nseconds = nan": r"rules\.toml:2: seconds must be a number between .*, not nan",
+    "[rules.dead]\nseconds = 0.5": r"rules\.toml:2: seconds must be at least 1, not 0\.5",
+    "[rules.stalled]\nfactor = 1" + "0" * 400: r"rules\.toml:2: factor must be a number between .*, not 10+",
+    "[rules.stalled]\nfactor = 0x" + "f" * 9999: r"rules\.toml:2: factor must be a number .*, not a very large integer",
+    "[rules.stalled]\nfactor = " + "9" * 9999: r"rules\.toml:\d: invalid TOML: ",
+    "[rules.dead]\r\n\r\nsecnds = 1": r"rules\.toml:3: unknown setting 'secnds'",
+    "# x\n" * 2_000 + "[rules.dead]\nsecnds = 3": r"rules\.toml:2002: unknown setting 'secnds'",
+    '[rules.a]\nkind = "spike"\nmetric = "x"\nwindow = 10.0': r"rules\.toml:4: window must be an integer, not 10\.0",
+    '[rules.a]\nkind = "spike"\nmetric = "x"\nwindow = 100000': r"rules\.toml:4: window must be at most 10000, not 1",
+    '[rules.a]\nkind = "spike"\nmetric = "x"\nthreshold = 0': r"rules\.toml:4: threshold must be above 0, not 0",
+    '[rules.dead]\nseverity = "bad"': r"rules\.toml:2: severity must be one of 'info', 'warning', 'critical', not",
+    '[rules.dead]\nseverity = ["bad"]': r"rules\.toml:2: severity must be one of .*, not \['bad'\]",
+    "[rules.dead]\nmessage = 3": r"rules\.toml:2: message must be a string, not 3",
+    '[rules.dead]\nmessage = "{metric}"': r"rules\.toml:2: message: unknown field {metric}: available are {rank}, {ru",
+    '[rules.dead]\nmessage = "{run.x}"': r"rules\.toml:2: message: unknown field {run\.x}",
+    '[rules.dead]\nmessage = "{run!r}"': r"rules\.toml:2: message: the field {run} has a conversion",
+    '[rules.dead]\nmessage = "{"': r"rules\.toml:2: message: invalid template",
+    '[rules.dead]\nnotifiers = ["me",\n"you"]': r"rules\.toml:2: unknown notifier 'me': .* are terminal",
+    '[rules.dead]\nnotifiers = "me"': r"rules\.toml:2: notifiers must be a list of strings, not 'me'",
+    "[rules.'a b']\nkind = 'dead'": r"rules\.toml:1: invalid name 'a b': use at most 64 letters",
+    "rules = 3": r"rules\.toml:1: rules must consist of tables such as \[rules\.NAME\], not 3",
+    "\n[rules]\ndead = 3": r"rules\.toml:3: dead must be a table such as \[rules\.dead\], not 3",
+    "[rulse.dead]": r"rules\.toml:1: unknown table 'rulse' \(did you mean rules\?\)",
+    '[notifiers.x]\nkind = "mail"': r"rules\.toml:2: unknown kind of notifiers 'mail': the kinds are apprise",
+    '[notifiers.x]\nkind = "webhook"\nurl = "ftp://x"': r"rules\.toml:3: url must begin with http://",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x:y"': r"rules\.toml:3: url must begin with http://",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x/a b"': r"rules\.toml:3: url must begin with http:// .* no spaces",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://me:pass@x"': r"rules\.toml:3: url must not contain a user",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a b"]': r"rules\.toml:4: each header must be",
+    '[notifiers.x]\nkind = "webhook"\nurl = "http://x"\nheaders = ["a: b\\n"]': r"rules\.toml:4: each header must be",
+    '[notifiers.x]\nkind = "webhook"\nurl = "${NO_SUCH_THING}"': r"rules\.toml:3: url uses the environment variable",
     '[notifiers.x]\nkind = "command"\ncommand = []': r"rules\.toml:3: command does not begin with a program",
     '[notifiers.x]\nkind = "command"\ncommand = ["/no/such"]': r"rules\.toml:3: command does not begin with a program",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_is_told_with_its_line_and_the_choices(text: str) -> None:
-    """The message begins with the file and the line, as compilers have it, and says what would be right."""
-    with pytest.raises(OptionError, match=rf"^{MISTAKES[text]}"):
+@pytest.mark.parametrize("text", ERRORS)
+def test_an_error_names_its_line_and_the_choices(text: str) -> None:
+    """The message begins with the file and the line, as those of compilers do, and gives the valid choices."""
+    with pytest.raises(OptionError, match=rf"^{ERRORS[text]}"):
         parse_rules(text, "rules.toml")
 
 
@@ -132,28 +131,28 @@ def test_a_mistake_is_told_with_its_line_and_the_choices(text: str) -> None:
         'kind = "command"\ncommand = "tell --password hunter2"',
     ],
 )
-def test_secrets_are_not_repeated(settings: str) -> None:
-    """What may hold a password does not stand in the message that tells what is wrong with it."""
-    with pytest.raises(OptionError) as told:
+def test_secrets_do_not_appear_in_messages(settings: str) -> None:
+    """The message about an invalid setting does not repeat a value that may contain a password."""
+    with pytest.raises(OptionError) as raised:
         parse_rules(f"[notifiers.x]\n{settings}", "rules.toml")
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(raised.value)
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    """One that is not there, a folder, a large one, and one that is not UTF-8."""
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    """The file may be missing, a folder, too large, not UTF-8 or nested too deeply."""
     path = tmp_path / "rules.toml"
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         read_rules(path)
     with pytest.raises(OptionError, match="cannot be read: Is a directory"):
         read_rules(tmp_path)
     path.write_bytes(b"# \n" + b"#\xff\n")
-    with pytest.raises(OptionError, match=r"rules\.toml:2: a rules file is UTF-8"):
+    with pytest.raises(OptionError, match=r"rules\.toml:2: the rules file is not UTF-8"):
         read_rules(path)
     path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
-    with pytest.raises(OptionError, match="has more than"):
+    with pytest.raises(OptionError, match="is larger than"):
         read_rules(path)
     path.write_text(f"x = {'[' * 5000}")
-    with pytest.raises(OptionError, match=r"nested too deeply|not TOML"):
+    with pytest.raises(OptionError, match=r"nested too deeply|invalid TOML"):
         read_rules(path)
 
 
@@ -167,7 +166,7 @@ TABLES = st.dictionaries(st.sampled_from([*SETTINGS, "kind", "url"]) | NAMES, PL
 
 
 def as_toml(groups: dict[str, dict[str, dict[str, object]]]) -> str:
-    """Tables as a file; a JSON string is one of TOML as well."""
+    """Return the text of a file with these tables; a JSON string is also a TOML string."""
     lines = []
     for group, tables in groups.items():
         for name, table in tables.items():
@@ -188,8 +187,8 @@ def _value(value: object) -> str:
         },
     )
 )  # fmt: skip
-def test_any_tables_are_taken_or_refused_with_a_line(groups: dict[str, dict[str, dict[str, object]]]) -> None:
-    """Whatever settings stand in a file, it is understood, or refused with a line that the file has."""
+def test_any_tables_are_parsed_or_rejected_with_a_line(groups: dict[str, dict[str, dict[str, object]]]) -> None:
+    """A file with any settings is parsed, or rejected with one of its lines."""
     text = as_toml(groups)
     try:
         file = parse_rules(text, "rules.toml")
@@ -202,8 +201,8 @@ def test_any_tables_are_taken_or_refused_with_a_line(groups: dict[str, dict[str,
 
 
 @given(st.text(max_size=200) | st.text("[]\"'=.#\n rules{}dead1", max_size=60))
-def test_any_text_is_taken_or_refused(text: str) -> None:
-    """Nothing that a file may hold is more than a refusal."""
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
+    """Any text is parsed or raises OptionError."""
     try:
         parse_rules(text, "rules.toml")
     except OptionError as error:
@@ -212,7 +211,7 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
 
 @given(st.lists(st.lists(st.sampled_from(["x = 1", "# x", "", 'y = """\nz = 1\n"""', "w = [\n1,\n]"]), max_size=4)))
 def test_the_line_of_a_statement_is_found(before: list[list[str]]) -> None:
-    """Whatever stands before it, also statements of several lines, the line is that where the statement begins."""
+    """The first line of a statement is found, also after statements of several lines."""
     text = "".join(
         f"[t{number}]\n" + "".join(f"{line}\n" for line in dict.fromkeys(lines)) for number, lines in enumerate(before)
     )
@@ -226,8 +225,8 @@ def test_the_line_of_a_statement_is_found(before: list[list[str]]) -> None:
 
 
 @given(st.text(max_size=30) | st.text("{}runvale!:.[]0", max_size=12), st.text(max_size=20))
-def test_any_template_is_refused_or_gives_one_line(template: str, value: str) -> None:
-    """A template either has a problem, or makes one line of whatever its fields hold."""
+def test_any_template_is_rejected_or_renders_one_line(template: str, value: str) -> None:
+    """A template either has a problem, or renders any values on one line."""
     if template_problem(template, (*COMMON_FIELDS, "value")) is None:
         fields = {name: value for name in (*COMMON_FIELDS, "value") if name != "time"}
         assert render(template, fields, 0.0).isprintable()

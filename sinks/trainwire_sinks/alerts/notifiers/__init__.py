@@ -1,4 +1,4 @@
-"""The kinds of notifiers: a file for each."""
+"""The kinds of notifiers, a file for each; uses the modules of `alerts` and `runtime`."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ from trainwire_sinks.alerts.notifiers.webhook import Webhook
 _CLASSES: Final[tuple[type[Notifier], ...]] = (AppriseUrl, Webhook, Command, Terminal)
 
 KINDS: Final[dict[str, type[Notifier]]] = {notifier.kind: notifier for notifier in _CLASSES}
-"""What the rules file calls them."""
+"""The notifiers by their kind's name in the rules file."""

@@ -1,4 +1,4 @@
-"""What a notifier is: it tells an alert to somebody."""
+"""The base class of notifiers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainwire_sinks.runtime.delivery_queue import Message, Persistence
 
 @dataclass(kw_only=True)
 class Notifier:
-    """One notifier of a rules file: its settings are those of its table."""
+    """A notifier of a rules file. Its settings are the fields of the dataclass."""
 
     kind: ClassVar[str]
-    """What the rules file calls it."""
+    """The kind's name in the rules file."""
 
     timeout: Annotated[float, Bounds(above=0)] = 10.0
     retry_after: Annotated[float, Bounds(above=0)] = 1.0
@@ -24,33 +24,33 @@ class Notifier:
 
     @property
     def persistence(self) -> Persistence:
-        """How it is tried again."""
+        """When a failed delivery is retried."""
         return Persistence(self.timeout, self.retry_after, max(self.retry_after, self.retry_at_most))
 
     async def send(self, key: str, alert: Message) -> None:
-        """Tell an alert, a map as it stands in `alerts.jsonl`.
+        """Send an alert.
 
         Args:
-            key: what tells it from every other one; it may come a second time.
-            alert: what to tell.
+            key: the idempotency key. The same alert may be sent more than once.
+            alert: the map of a line of `alerts.jsonl`.
 
         Raises:
-            RefusedError: trying again is of no use.
-            Exception: it has to be tried again.
+            RefusedError: the receiver rejects the alert; it is not retried.
+            Exception: the delivery failed and is retried.
         """
         raise NotImplementedError
 
 
-def with_environment(setting: str, text: str) -> str:
-    """A setting with the environment's variables in place of `${NAME}`: secrets need not stand in the file.
+def expand_environment(setting: str, text: str) -> str:
+    """Replace `${NAME}` by the environment variable of that name, so that the file need not contain secrets.
 
     Raises:
-        SettingError: there is no such variable.
+        SettingError: the variable is not set.
     """
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
-            raise SettingError((setting,), f"{setting} names the environment's variable {found[1]}, which is not set")
+            raise SettingError((setting,), f"{setting} uses the environment variable {found[1]}, which is not set")
         return os.environ[found[1]]
 
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)

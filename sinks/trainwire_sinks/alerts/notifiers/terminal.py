@@ -1,4 +1,4 @@
-"""Messages to whoever looks at the sink's terminal."""
+"""Notifications on the sink's terminal."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
 from trainwire_sinks.text.terminal import has_colours
 
 _COLOURS: Final = {"info": "36", "warning": "33", "critical": "1;31", "cleared": "32"}
-"""By severity, or of any that has cleared (ECMA-48, Select Graphic Rendition)."""
+"""By severity, and for any alert that has cleared (ECMA-48, Select Graphic Rendition)."""
 
 
 @dataclass(kw_only=True)
 class Terminal(Notifier):
     """Writes a line to standard error: the time, the severity, the rule and the message.
 
-    There always is one with the name `terminal`.
+    A notifier of this kind with the name `terminal` always exists.
     """
 
     kind = "terminal"
 
-    async def send(self, key: str, alert: Message) -> None:  # noqa: ARG002  # a person knows a line that comes again
-        """Write it, on a thread: a terminal can be halted."""
+    async def send(self, key: str, alert: Message) -> None:  # noqa: ARG002  # a reader recognises a repeated line
+        """Write the line, on a thread, since output to a terminal can be suspended."""
         await run_in_background(_write, alert)
 
 
 def format_line(alert: Message, *, colours: bool) -> str:
-    """The line of an alert."""
+    """Return the line of an alert."""
     is_cleared = alert["state"] == "cleared"
-    word = f"{alert['severity'].upper():<8}"
+    severity = f"{alert['severity'].upper():<8}"
     if colours:
-        word = f"\x1b[{_COLOURS['cleared' if is_cleared else alert['severity']]}m{word}\x1b[0m"
-    return f"{alert['time']} {word} {alert['rule']}: {alert['message']}\n"
+        severity = f"\x1b[{_COLOURS['cleared' if is_cleared else alert['severity']]}m{severity}\x1b[0m"
+    return f"{alert['time']} {severity} {alert['rule']}: {alert['message']}\n"
 
 
 def _write(alert: Message) -> None:

@@ -1,4 +1,4 @@
-"""Messages to an HTTP server."""
+"""Notifications by HTTP."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from http.client import HTTPException
 from typing import Final
 
 from trainwire_protocol.journal.files import run_in_background
-from trainwire_sinks.alerts.notifiers.base import Notifier, with_environment
+from trainwire_sinks.alerts.notifiers.base import Notifier, expand_environment
 from trainwire_sinks.alerts.settings import SettingError
 from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
 
-REFUSALS: Final = frozenset({400, 410, 413, 415, 422})
-"""Answers that say that this message will never be taken."""
+REFUSED_STATUSES: Final = frozenset({400, 410, 413, 415, 422})
+"""Status codes after which a message is not retried."""
 
 
 @dataclass(kw_only=True)
 class Webhook(Notifier):
-    """Posts the alert as JSON to a URL: a map as it stands in `alerts.jsonl`.
+    """Posts the alert to a URL as JSON: the map of a line of `alerts.jsonl`.
 
-    The header `Idempotency-Key` tells it from every other. An answer of 2xx takes it; 400, 410, 413, 415 and 422 refuse
-    it for good; anything else, a redirection too, is tried again. The environment's proxies are used.
+    The header `Idempotency-Key` contains the alert's key. A status of 2xx accepts the alert; 400, 410, 413, 415 and 422
+    refuse it permanently; after any other answer, including a redirection, it is retried. Proxies are taken from the
+    environment.
     """
 
     kind = "webhook"
@@ -34,15 +35,17 @@ class Webhook(Notifier):
     headers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._url = with_environment("url", self.url)
-        if not _is_address(self._url):
-            raise SettingError(("url",), "url is no address that begins with http:// or https://, without spaces")
+        self._url = expand_environment("url", self.url)
+        if not _is_http_url(self._url):
+            raise SettingError(("url",), "url must begin with http:// or https:// and contain no spaces")
         if "@" in urllib.parse.urlsplit(self._url).netloc:
-            raise SettingError(("url",), "url holds a user: give headers = ['Authorization: Basic ${TOKEN}'] instead")
-        self._headers = dict(_header(with_environment("headers", header)) for header in self.headers)
+            raise SettingError(
+                ("url",), "url must not contain a user: use headers = ['Authorization: Basic ${TOKEN}'] instead"
+            )
+        self._headers = dict(_parse_header(expand_environment("headers", header)) for header in self.headers)
 
     async def send(self, key: str, alert: Message) -> None:
-        """Post it, on a thread that keeps nobody from ending."""
+        """Post the alert, on a daemon thread."""
         await run_in_background(self._post, key, json.dumps(alert, allow_nan=False).encode())
 
     def _post(self, key: str, body: bytes) -> None:
@@ -58,20 +61,20 @@ class Webhook(Notifier):
                 return
         except urllib.error.HTTPError as error:
             error.close()
-            kind = RefusedError if error.code in REFUSALS else OSError
-            raise kind(f"the answer was {error.code} {error.reason}") from None
+            kind = RefusedError if error.code in REFUSED_STATUSES else OSError
+            raise kind(f"the server answered {error.code} {error.reason}") from None
         except HTTPException as error:
-            raise OSError(f"the answer was no HTTP: {error!r:.200}") from None
+            raise OSError(f"the server's answer is not valid HTTP: {error!r:.200}") from None
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET without its body."""
+    """Follows no redirection: a redirected POST would become a GET without its body."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
-def _is_address(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port
@@ -80,12 +83,9 @@ def _is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and re.fullmatch(r"[!-~]+", url) is not None
 
 
-def _header(text: str) -> tuple[str, str]:
+def _parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if (
-        not colon
-        or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
-        or not (value.isascii() and value.isprintable())
-    ):
-        raise SettingError(("headers",), "a header is a string such as 'Authorization: Bearer ${TOKEN}'")
+    is_token = re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is not None
+    if not colon or not is_token or not (value.isascii() and value.isprintable()):
+        raise SettingError(("headers",), "each header must be a string such as 'Authorization: Bearer ${TOKEN}'")
     return name, value.strip()

@@ -1,4 +1,4 @@
-"""The kinds of rules: a file for each."""
+"""The kinds of rules, a file for each; uses the modules of `alerts` and `runtime`."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ _CLASSES: Final[tuple[type[Rule], ...]] = (
 )  # fmt: skip
 
 KINDS: Final[dict[str, type[Rule]]] = {rule.kind: rule for rule in _CLASSES}
-"""What the rules file calls them."""
+"""The rules by their kind's name in the rules file."""

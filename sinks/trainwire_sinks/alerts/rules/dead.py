@@ -1,4 +1,4 @@
-"""A run's process is gone, or silent."""
+"""The rule `dead`: a run's process is gone or silent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Dead(Rule):
-    """The training's process is gone without a last event, or no sign of it was seen for so long.
+    """The training's process is gone without a last event, or was silent for `seconds` seconds.
 
-    That it is gone is known at once on the same host alone. A sign is a heartbeat, an event, or its lease renewed in
-    the run's folder. Clears when it is heard again, as one that was stopped may be, or when the run is resumed.
+    Only on the same host is it known at once that a process is gone. A process is silent if it sends neither events nor
+    heartbeats and does not renew its lease in the run's folder. Clears when the process is heard again, for example
+    after it was stopped, or when the run is resumed.
     """
 
     kind = "dead"
@@ -29,30 +30,30 @@ class Dead(Rule):
     is_timed = True
 
     severity: Severity = "critical"
-    cool_down: Annotated[float, Bounds(least=0)] = 0.0
-    seconds: Annotated[float, Bounds(least=1)] = 30.0
+    cool_down: Annotated[float, Bounds(minimum=0)] = 0.0
+    seconds: Annotated[float, Bounds(minimum=1)] = 30.0
 
-    def wants(self, event: Event) -> bool:
-        """Each event is a sign of life."""
+    def matches(self, event: Event) -> bool:
+        """Return True for the common types: any event is a sign of life."""
         return event.type in ("scalar", "scalars", "log", "lifecycle")
 
-    def see(self, event: Event) -> None:  # noqa: ARG002  # that it is there is enough
-        """It lives."""
+    def observe(self, event: Event) -> None:  # noqa: ARG002  # its existence is enough
+        """Clear: the process is alive."""
         self.finding = None
 
-    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
-        """Look how long it has been silent."""
+    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:  # noqa: ARG002  # only the pulse is needed
+        """Check how long the process has been silent."""
         heartbeat = pulse.heartbeat
         if pulse.silence >= self.seconds and self.finding is None:
-            last = f"silent-{heartbeat.fields.get('walltime')}" if heartbeat else ""
-            self.finding = {"why": f"nothing was heard of it for {self.seconds:g} s", "occasion": last}
+            occasion = f"silent-{heartbeat.fields.get('walltime')}" if heartbeat else ""
+            self.finding = {"why": f"no sign of life for {self.seconds:g} s", "occasion": occasion}
         elif heartbeat and pulse.silence < min(self.seconds, 1.0):
             self.finding = None
 
     def end(self) -> None:
-        """It is gone."""
-        self.finding = self.finding or {"why": "its process is gone, and said nothing of its end", "occasion": "gone"}
+        """Report that the process is gone."""
+        self.finding = self.finding or {"why": "its process is gone and did not report its end", "occasion": "gone"}
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # it has nothing to forget
-        """The run goes on."""
+    def resume(self, step: int) -> None:  # noqa: ARG002  # there is nothing to rewind
+        """Clear: the run continues."""
         self.finding = None

@@ -1,4 +1,4 @@
-"""There is little room on a disk."""
+"""The rule `disk-full`: a disk has little free space."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ GIB = float(1 << 30)
 
 @dataclass(kw_only=True)
 class DiskFull(Rule):
-    """A disk has less room than so much, or did not take what the training recorded.
+    """A disk has less than `free_gib` GiB of free space, or could not store what the training recorded.
 
-    It is the disk of the folder that alerts are written to, the run's own unless told otherwise, if `folder` names no
-    other. Clears when there is room.
+    The disk is that of `folder`, by default of the output folder of the alerts, which is the run's folder unless
+    `--output` says otherwise. Clears when there is enough space.
     """
 
     kind = "disk-full"
     fields = ("free", "folder")
-    template = "{free} GiB are left on the disk of {folder}"
+    template = "{free} GiB are free on the disk of {folder}"
     is_timed = True
 
     severity: Severity = "critical"
     free_gib: Annotated[float, Bounds(above=0)] = 1.0
     folder: str = ""
 
-    def wants(self, event: Event) -> bool:
-        """Whether it tells that events are not in the journal."""
+    def matches(self, event: Event) -> bool:
+        """Return whether the event reports that events are missing in the journal."""
         return event.type == "lifecycle" and event.name == "journal/missing"
 
-    def see(self, event: Event) -> None:  # noqa: ARG002  # that it is there is enough
-        """The journal's disk has failed."""
+    def observe(self, event: Event) -> None:  # noqa: ARG002  # its existence is enough
+        """Report that the journal's disk failed."""
         self.finding = self.finding or {"free": "too few", "folder": "the journal"}
 
-    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:
-        """Look how much room there is."""
-        free = around.free.get(self.folder)
+    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:
+        """Check the free space."""
+        free = host.free.get(self.folder)
         if free is None:
             return
         if free >= self.free_gib * GIB:
             self.finding = None
         elif self.finding is None:
-            folder = self.folder or around.folder
+            folder = self.folder or host.folder
             self.finding = {"free": round(free / GIB, 3), "folder": folder, "occasion": f"{pulse.now:.0f}"}

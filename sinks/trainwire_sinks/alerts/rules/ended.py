@@ -1,4 +1,4 @@
-"""A run has ended by itself."""
+"""The rules `failed`, `interrupted` and `finished`: a run has ended with a last event."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from trainwire_sinks.alerts.settings import Bounds
 
 @dataclass(kw_only=True)
 class Ended(Rule):
-    """A run has ended by itself, in one of three ways; clears when it goes on in a further attempt."""
+    """A run has ended with the last event `run/<kind>`; clears when the run is resumed."""
 
     fields = ("reason",)
 
-    cool_down: Annotated[float, Bounds(least=0)] = 0.0
+    cool_down: Annotated[float, Bounds(minimum=0)] = 0.0
 
-    def wants(self, event: Event) -> bool:
-        """Whether it is the last event of an attempt that ended in this way."""
+    def matches(self, event: Event) -> bool:
+        """Return whether the event is the last one of an attempt that ended in this way."""
         return event.type == "lifecycle" and event.name == f"run/{self.kind}"
 
-    def see(self, event: Event) -> None:
-        """Tell it."""
+    def observe(self, event: Event) -> None:
+        """Report the end with its reason."""
         reason = event.value.get("reason") if isinstance(event.value, Mapping) else None
         self.finding = {"reason": "no reason given" if reason is None else reason}
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # it has nothing to forget
-        """The run goes on."""
+    def resume(self, step: int) -> None:  # noqa: ARG002  # there is nothing to rewind
+        """Clear: the run continues."""
         self.finding = None
 
 
@@ -39,14 +39,14 @@ class Failed(Ended):
     """The training ended with an exception; clears when the run is resumed."""
 
     kind = "failed"
-    template = "{run} has failed at step {step}: {reason}"
+    template = "{run} failed at step {step}: {reason}"
 
     severity: Severity = "critical"
 
 
 @dataclass(kw_only=True)
 class Interrupted(Ended):
-    """The training was interrupted by its user or a signal; clears when the run is resumed."""
+    """The training was interrupted by its user or by a signal; clears when the run is resumed."""
 
     kind = "interrupted"
     template = "{run} was interrupted at step {step}: {reason}"
@@ -57,6 +57,6 @@ class Finished(Ended):
     """The training has finished; clears when the run is resumed."""
 
     kind = "finished"
-    template = "{run} has finished at step {step}"
+    template = "{run} finished at step {step}"
 
     severity: Severity = "info"

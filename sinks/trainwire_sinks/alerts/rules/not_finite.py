@@ -1,4 +1,4 @@
-"""A metric is NaN or infinite."""
+"""The rule `not-finite`: a metric is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainwire_sinks.alerts.rule import Finding, MetricRule
 
 @dataclass(kw_only=True)
 class NotFinite(MetricRule):
-    """A metric is NaN or infinite; clears when its next value is a number, for each metric that was."""
+    """A metric is NaN or infinite; clears when the next value of each such metric is finite."""
 
     kind = "not-finite"
     fields = ("metric", "value")
@@ -19,6 +19,6 @@ class NotFinite(MetricRule):
 
     metric: str = "*"
 
-    def judge(self, metric: str, value: float, event: Event) -> Finding | None:  # noqa: ARG002  # the step is the alert's
-        """Whether it is a number."""
+    def check(self, metric: str, value: float, event: Event) -> Finding | None:  # noqa: ARG002  # the alert has the step
+        """Return a finding unless the value is finite."""
         return None if math.isfinite(value) else {"metric": metric, "value": value}

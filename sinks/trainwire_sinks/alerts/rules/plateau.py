@@ -1,4 +1,4 @@
-"""A metric does not improve."""
+"""The rule `plateau`: a metric does not improve."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Mode: TypeAlias = Literal["min", "max"]
 
 @dataclass(kw_only=True)
 class Plateau(MetricRule):
-    """So many values of a metric in a row, one for each evaluation, were not better than the best before them.
+    """None of the last `evaluations` values of a metric was better than the best one before them.
 
-    NaN is never better. Clears with the next that is.
+    Each value counts as one evaluation. NaN is never better. Clears with the next improvement.
     """
 
     kind = "plateau"
@@ -24,11 +24,11 @@ class Plateau(MetricRule):
     template = "{metric} has not improved for {evaluations} evaluations: {value}, best {best} at step {best_step}"
 
     mode: Mode
-    evaluations: Annotated[int, Bounds(least=1, most=10_000)] = 10
-    min_delta: Annotated[float, Bounds(least=0)] = 0.0
+    evaluations: Annotated[int, Bounds(minimum=1, maximum=10_000)] = 10
+    min_delta: Annotated[float, Bounds(minimum=0)] = 0.0
 
-    def judge(self, metric: str, value: float, event: Event) -> Finding | None:
-        """Compare it to the best."""
+    def check(self, metric: str, value: float, event: Event) -> Finding | None:
+        """Compare the value with the best one."""
         history = self.seen.get(metric) or []
         if not history or self._is_better(value, history[0][1]):
             self.seen[metric] = [[event.step, value]]
@@ -40,11 +40,11 @@ class Plateau(MetricRule):
         step, best = history[0]
         return {"metric": metric, "value": value, "best": best, "best_step": step, "evaluations": self.evaluations}
 
-    def keep(self, memory: Any, step: int) -> Any:
-        """The best one and those after it, up to a step; nothing if the best one came after it."""
-        return [[at, value] for at, value in memory or () if at <= step]
+    def rewind(self, seen: Any, step: int) -> Any:
+        """Return the best value and those after it, up to `step`; an empty list if the best one came later."""
+        return [[at, value] for at, value in seen or () if at <= step]
 
     def _is_better(self, value: float, best: float) -> bool:
         gain = best - value if self.mode == "min" else value - best
-        # The first may have been NaN, and anything is better than that.
+        # The first value may be NaN; any number is better than NaN.
         return gain > self.min_delta or (best != best and value == value)

@@ -1,4 +1,4 @@
-"""Another sink of the run does not keep up."""
+"""The rule `sink-behind`: another sink of the run does not keep up."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SinkBehind(Rule):
-    """A sink with its output in the same folder has not got, in so long, to what was recorded then.
+    """A sink with the same output folder has not handled, within `seconds` seconds, what was recorded before them.
 
-    It may be slow, stopped, or dead. Clears when it has caught up.
+    The sink may be slow, stopped or dead. Clears when it has caught up.
     """
 
     kind = "sink-behind"
@@ -33,15 +33,15 @@ class SinkBehind(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._goals: dict[str, tuple[Cursor, float]] = {}
-        """For each sink where the record ended when it had last got as far, and when that was."""
+        """For each sink, the end of the record when it last reached its goal, and the time at which it did."""
 
-    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:
-        """Look how far each has got."""
-        if pulse.heartbeat is None or not around.is_known:
+    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:
+        """Check the progress of each sink."""
+        if pulse.heartbeat is None or not host.is_known:
             return
         header = pulse.heartbeat.header
         head = Cursor(header.attempt, header.before.get("event", -1))
-        sinks = {name: cursor for name, cursor in around.cursors.items() if fnmatchcase(name, self.sink)}
+        sinks = {name: cursor for name, cursor in host.cursors.items() if fnmatchcase(name, self.sink)}
         late = [name for name, cursor in sinks.items() if self._is_late(name, cursor, head, pulse.now)]
         if late and self.finding is None:
             cursor = sinks[late[0]]

@@ -1,4 +1,4 @@
-"""A metric leaps away from what it was."""
+"""The rule `spike`: a metric suddenly leaves its usual range."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class Spike(MetricRule):
 
     kind = "spike"
     fields = ("metric", "value", "median", "score")
-    template = "{metric} is {value} at step {step}: {score} deviations from its median {median}"
+    template = "{metric} is {value} at step {step}: {score} standard deviations from its median of {median}"
 
     max_metrics = 100  # it remembers more of each
 
     threshold: Annotated[float, Bounds(above=0)] = 10.0
-    window: Annotated[int, Bounds(least=5, most=10_000)] = 100
+    window: Annotated[int, Bounds(minimum=5, maximum=10_000)] = 100
     direction: Direction = "up"
 
-    def judge(self, metric: str, value: float, event: Event) -> Finding | None:
-        """Compare it to the window, and put it there."""
+    def check(self, metric: str, value: float, event: Event) -> Finding | None:
+        """Compare the value with the window, and add it to the window."""
         if not math.isfinite(value):
-            return self.wrong.get(metric)
+            return self.findings.get(metric)
         memory = self.seen.get(metric) or _begun()
         finding = self._compare(metric, value, memory)
         self._remember(memory, value, event.step)
         self.seen[metric] = memory
         return finding
 
-    def keep(self, memory: Any, step: int) -> Any:
-        """The values up to a step."""
-        kept = [[at, value] for at, value in memory["values"] if at <= step] if memory else []
+    def rewind(self, seen: Any, step: int) -> Any:
+        """Return the values up to `step`."""
+        kept = [[at, value] for at, value in seen["values"] if at <= step] if seen else []
         return _begun() | {"values": kept} if kept else None
 
     def _compare(self, metric: str, value: float, memory: dict[str, Any]) -> Finding | None:

@@ -1,4 +1,4 @@
-"""The training thread makes no progress, though its process lives."""
+"""The rule `stalled`: the training thread makes no progress although its process is alive."""
 
 from __future__ import annotations
 
@@ -15,75 +15,84 @@ if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
     from trainwire_sinks.runtime.base import Pulse
 
-KEPT_TIMES: Final = 100
-"""Times of which the median is the usual one."""
+WINDOW: Final = 100
+"""Durations whose median is the usual one."""
 
-LEAST_TIMES: Final = 3
-"""Steps from which on their usual time is known; one evaluation is enough."""
+MIN_STEPS: Final = 3
+"""Steps after which their usual duration is known; one evaluation is enough."""
 
-FRESH_SECONDS: Final = 5.0
-"""A publisher that was silent for longer has no heartbeats that go on."""
+MAX_SILENCE_SECONDS: Final = 5.0
+"""After a longer silence the last heartbeat is out of date."""
 
 TRAINING: Final = "training"
 EVALUATION: Final = "evaluation"
 
+_LIFECYCLE_EVENTS: Final = LAST_EVENTS | {"evaluation/started", "evaluation/finished"}
+
+_STATE: Final = ("times", "step", "since", "phase", "has_metrics", "awake", "is_silent")
+
 
 @dataclass(kw_only=True)
 class Stalled(Rule):
-    """The training thread has recorded no step for `factor` times as long as usual, though heartbeats go on.
+    """The training thread has recorded no step for `factor` times the usual duration, while heartbeats continue.
 
-    What is usual is the median time between the last 100 steps that it told of, and in an evaluation that of the
-    evaluations before. While that is not known, `unknown` seconds are waited for: a first step may have much to
-    compile. Time in which the training was paused, or its process silent, does not count, and a training that gives no
-    steps is not looked at. Clears with the next step, and when the training has ended by itself.
+    The usual duration is the median time between the last 100 recorded steps, and within an evaluation the median
+    duration of the evaluations before it. While it is not known, the rule waits for `unknown` seconds, since the first
+    step may have much to compile. Time in which the training was paused or its process silent does not count, and a
+    training that records no steps is ignored. Clears with the next step, and when the training ends by itself.
     """
 
     kind = "stalled"
     fields = ("idle", "usual")
-    template = "{run} has made no step for {idle} s, though it lives; the last is {step}, their usual time {usual}"
+    template = (
+        "{run} has made no step for {idle} s although its process is alive: last step {step}, usual duration {usual}"
+    )
     is_timed = True
 
     severity: Severity = "critical"
-    factor: Annotated[float, Bounds(least=1)] = 10.0
-    at_least: Annotated[float, Bounds(least=0)] = 300.0
-    unknown: Annotated[float, Bounds(least=0)] = 1800.0
+    factor: Annotated[float, Bounds(minimum=1)] = 10.0
+    at_least: Annotated[float, Bounds(minimum=0)] = 300.0
+    unknown: Annotated[float, Bounds(minimum=0)] = 1800.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._begin()
         self._times: dict[str, list[float]] = {TRAINING: [], EVALUATION: []}
-
-    def _begin(self) -> None:
+        """The last durations, by phase."""
         self._step: int | None = None
         self._since: float | None = None
+        """When the step or evaluation in progress began, by its event's walltime."""
         self._phase = TRAINING
         self._has_metrics = False
         self._awake = 0.0
         """When the training was last seen paused or back after a silence, by its clock: no step is expected before."""
         self._is_silent = False
 
-    def wants(self, event: Event) -> bool:
-        """Metrics tell steps, evaluations take their own time, and a training that has ended makes none."""
-        return event.type in ("scalar", "scalars") or (event.type == "lifecycle" and event.name in _TOLD)
+    def matches(self, event: Event) -> bool:
+        """Return whether the event shows a step, begins or ends an evaluation, or ends the training."""
+        return event.type in ("scalar", "scalars") or (event.type == "lifecycle" and event.name in _LIFECYCLE_EVENTS)
 
-    def see(self, event: Event) -> None:
-        """Measure the time between two steps, and that of an evaluation."""
+    def observe(self, event: Event) -> None:
+        """Measure the duration of a step or an evaluation."""
         if event.name in LAST_EVENTS:
             self.finding = None
         elif event.type == "lifecycle":
-            self._change_phase(event)
+            is_start = event.name == "evaluation/started"
+            if not is_start:
+                self._measure(EVALUATION, event.walltime)
+            self._phase = EVALUATION if is_start else TRAINING
+            self._since = event.walltime
         elif event.step != self._step:
             if self._step is not None:
                 self.finding = None
-                self._note(TRAINING, event.walltime)
+                self._measure(TRAINING, event.walltime)
             self._step, self._since = event.step, event.walltime
         self._has_metrics = True
 
-    def tick(self, pulse: Pulse, around: HostSnapshot) -> None:  # noqa: ARG002  # it looks at nothing beside the pulse
-        """Compare the time since the last step, by the publisher's own clock, to what is usual."""
+    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:  # noqa: ARG002  # only the pulse is needed
+        """Compare the time since the last step, by the publisher's clock, with the usual duration."""
         heartbeat = pulse.heartbeat
-        self._is_silent = self._is_silent or pulse.silence > FRESH_SECONDS
-        if heartbeat is None or pulse.silence > FRESH_SECONDS:
+        self._is_silent = self._is_silent or pulse.silence > MAX_SILENCE_SECONDS
+        if heartbeat is None or pulse.silence > MAX_SILENCE_SECONDS:
             return
         now, last = (heartbeat.fields.get(name) for name in ("walltime", "step_walltime"))
         if not isinstance(now, (int, float)) or not isinstance(last, (int, float)):
@@ -93,52 +102,40 @@ class Stalled(Rule):
             self._awake = now if state == "paused" else self._awake
             self.finding = None
         else:
-            # Its process may have been stopped, or its host asleep.
+            # After a silence, the process may have been stopped or its host suspended.
             self._awake, self._is_silent = now if self._is_silent else self._awake, False
-            self._judge(now - max(last, self._awake), last)
+            self._compare(now - max(last, self._awake), last)
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # it measures anew
-        """Another process: its steps may take another time."""
+    def resume(self, step: int) -> None:  # noqa: ARG002  # nothing is kept
+        """Measure again: the steps of the new process may take another time."""
         self.__post_init__()
 
     def state(self) -> State:
-        """What was measured."""
+        """Return the durations and the step in progress."""
         own: dict[str, Any] = {name: getattr(self, f"_{name}") for name in _STATE}
         return {**super().state(), **own}
 
     def restore(self, state: State) -> None:
-        """Take up what `state` returned."""
+        """Restore the state that `state` returned."""
         super().restore(state)
         for name in _STATE:
             setattr(self, f"_{name}", state[name])
 
-    def _change_phase(self, event: Event) -> None:
-        begins = event.name == "evaluation/started"
-        if not begins:
-            self._note(EVALUATION, event.walltime)
-        self._phase = EVALUATION if begins else TRAINING
-        self._since = event.walltime
-
-    def _note(self, phase: str, walltime: float) -> None:
-        """Note how long a step or an evaluation took; a step in which another phase began is none to measure."""
+    def _measure(self, phase: str, walltime: float) -> None:
+        """Keep the duration of a step or an evaluation, unless another phase began in between."""
         if self._since is not None and phase == self._phase and walltime > self._since:
-            self._times[phase] = [*self._times[phase], walltime - self._since][-KEPT_TIMES:]
+            self._times[phase] = [*self._times[phase], walltime - self._since][-WINDOW:]
 
-    def _judge(self, idle: float, last: float) -> None:
+    def _compare(self, idle: float, last: float) -> None:
         occasion = f"step-{last}"
-        usual = self._usual()
+        usual = self._usual_duration()
         if idle >= max(self.at_least, self.unknown if usual is None else self.factor * usual):
-            told = "unknown" if usual is None else f"{usual:.3g} s"
-            self.finding = self.finding or {"idle": round(idle, 1), "usual": told, "occasion": occasion}
+            shown = "unknown" if usual is None else f"{usual:.3g} s"
+            self.finding = self.finding or {"idle": round(idle, 1), "usual": shown, "occasion": occasion}
         elif self.finding and self.finding["occasion"] != occasion:
             self.finding = None
 
-    def _usual(self) -> float | None:
+    def _usual_duration(self) -> float | None:
         times = sorted(self._times[self._phase])
-        least = LEAST_TIMES if self._phase == TRAINING else 1
-        return times[(len(times) - 1) // 2] if len(times) >= least else None
-
-
-_TOLD: Final = LAST_EVENTS | {"evaluation/started", "evaluation/finished"}
-
-_STATE: Final = ("times", "step", "since", "phase", "has_metrics", "awake", "is_silent")
+        needed = MIN_STEPS if self._phase == TRAINING else 1
+        return times[(len(times) - 1) // 2] if len(times) >= needed else None

@@ -1,4 +1,4 @@
-"""A metric is beyond a value."""
+"""The rule `threshold`: a metric is above or below a value."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
 
 @dataclass(kw_only=True)
 class Threshold(MetricRule):
-    """A metric compares to a value, in so many of its events in a row and for so long; NaN is passed over.
+    """The comparison of a metric with a value holds for `events` values in a row and for `seconds` seconds.
 
-    Clears with the first value that does not.
+    NaN is ignored. Clears with the first value for which the comparison does not hold.
     """
 
     kind = "threshold"
@@ -32,14 +32,14 @@ class Threshold(MetricRule):
 
     operator: Operator
     value: float
-    events: Annotated[int, Bounds(least=1)] = 1
-    seconds: Annotated[float, Bounds(least=0)] = 0.0
+    events: Annotated[int, Bounds(minimum=1)] = 1
+    seconds: Annotated[float, Bounds(minimum=0)] = 0.0
 
-    def judge(self, metric: str, value: float, event: Event) -> Finding | None:
-        """Compare it, and count."""
+    def check(self, metric: str, value: float, event: Event) -> Finding | None:
+        """Compare the value, and count how many in a row satisfy the comparison."""
         count, since = self.seen.get(metric) or (0, event.walltime)
         if math.isnan(value):
-            return self.wrong.get(metric)
+            return self.findings.get(metric)
         if not _COMPARISONS[self.operator](value, self.value):
             self.seen.pop(metric, None)
             return None
