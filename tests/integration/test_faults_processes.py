@@ -85,13 +85,15 @@ def test_a_killed_trainer_loses_the_last_flush_at_most(tmp_path: Path, seed: int
 
 SHORT = """
 import sys
-from trainwire_protocol import follower, history, patience, requests, responder, run_folder
-from trainwire import journal_thread
-follower.SILENCE_SECONDS = patience.WORD_SECONDS = history.HELLO_SECONDS = 0.1
-requests.Requester.ask.__kwdefaults__["timeout"] = 0.1
+from trainwire.bus import writer
+from trainwire_protocol.journal import run_folder
+from trainwire_protocol.subscription import follower, history
+from trainwire_protocol.transport import requester, responder
+follower.SILENCE_SECONDS = follower.WORD_SECONDS = history.HELLO_SECONDS = 0.1
+requester.Requester.ask.__kwdefaults__["timeout"] = 0.1
 responder.ACKNOWLEDGEMENT_SECONDS = 0.2
 run_folder.LEASE_SECONDS = history.LEASE_SECONDS = 0.3
-journal_thread.RENEWAL_SECONDS = 0.1
+writer.RENEWAL_SECONDS = 0.1
 """
 """Every timeout of both sides, made short."""
 

@@ -46,16 +46,13 @@ def matches(expected: str, output: str) -> bool:
     return re.fullmatch(pattern.replace(r"\ .*", ".*").replace(r".*\ ", ".*"), words) is not None
 
 
-@pytest.mark.parametrize(("command", "expected"), COMMANDS)
-def test_a_command_does_what_the_page_says(
-    place: Path, write_run: Callable[..., Path], command: str, expected: str
-) -> None:
-    """Each command of the page ends well and prints what the page shows."""
-    if not (place / "runs").exists():
-        shutil.copytree(write_run(sample_run()), place / "runs" / "digits")
+def test_the_commands_do_what_the_page_says(place: Path, write_run: Callable[..., Path]) -> None:
+    """Each command of the page, in their order, exits with 0 and prints what the page shows."""
+    shutil.copytree(write_run(sample_run()), place / "runs" / "digits")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(
-        command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=50, check=False
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert matches(expected, result.stdout), result.stdout
+    for command, expected in COMMANDS:
+        result = subprocess.run(
+            command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=50, check=False
+        )
+        assert (result.returncode, result.stderr) == (0, ""), command
+        assert matches(expected, result.stdout), result.stdout
