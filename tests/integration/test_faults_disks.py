@@ -18,7 +18,8 @@ from trainwire_protocol.journal.verification import verify_run
 from trainwire_sinks import Event, cli
 from trainwire_sinks.builtin.jsonl import JsonLines
 from trainwire_sinks.runtime.exit_codes import ExitCode
-from trainwire_sinks.runtime.runner import Patience, SinkRunner
+from trainwire_sinks.runtime.retry import RetryPolicy
+from trainwire_sinks.runtime.runner import SinkRunner
 from trainwire_sinks.testing.check_sink import Recording, record, run_sink
 
 EVENTS = [
@@ -27,13 +28,13 @@ EVENTS = [
 ]
 
 
-def run_jsonl(output: Path, patience: Patience) -> None:
+def run_jsonl(output: Path, retry_policy: RetryPolicy) -> None:
     batches = record(EVENTS)
 
     def subscribe(cursor: object, skip: bool) -> Recording:
         return Recording(batch for batch in batches if batch.cursor > cursor)
 
-    asyncio.run(SinkRunner(JsonLines, subscribe, output, commit_interval=0, patience=patience).run())
+    asyncio.run(SinkRunner(JsonLines, subscribe, output, commit_interval=0, retry_policy=retry_policy).run())
 
 
 def expected_lines(tmp_path: Path) -> bytes:
@@ -46,7 +47,7 @@ def test_a_sinks_full_disk_that_gets_room(tmp_path: Path, caplog: pytest.LogCapt
     with small_disk(tmp_path / "disk", 256) as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(150 << 10))
-        writing = threading.Thread(target=run_jsonl, args=(disk, Patience(retries=1000, first_delay=0.001)))
+        writing = threading.Thread(target=run_jsonl, args=(disk, RetryPolicy(retries=1000, first_delay=0.001)))
         writing.start()
         wait_until(lambda: "No space left on device" in caplog.text)
         ballast.unlink()
@@ -60,9 +61,9 @@ def test_a_sinks_full_disk_that_stays_full(tmp_path: Path) -> None:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(150 << 10))
         with pytest.raises(OutputError, match="No space left on device"):
-            run_jsonl(disk, Patience(retries=2, first_delay=0.001))
+            run_jsonl(disk, RetryPolicy(retries=2, first_delay=0.001))
         ballast.unlink()
-        run_jsonl(disk, Patience(retries=0))
+        run_jsonl(disk, RetryPolicy(retries=0))
         assert (disk / "events.jsonl").read_bytes() == expected_lines(tmp_path)
 
 

@@ -16,10 +16,12 @@ from typing import Any, Self
 
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event, Sink
-from trainwire_sinks.runtime.outbox import Message, Outbox, Persistence, RefusedError, message_key
+from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
+from trainwire_sinks.runtime.outbox import Outbox, message_key
+from trainwire_sinks.runtime.retry import SendPolicy
 from trainwire_sinks.testing.check_sink import record, run_sink
 
-QUICK = Persistence(timeout=0.3, first_delay=0.01, longest_delay=0.05)
+QUICK = SendPolicy(timeout=0.3, first_delay=0.01, longest_delay=0.05)
 
 
 class Receiver:
@@ -107,14 +109,14 @@ class Poster(Sink):
 
     name = "poster"
 
-    def __init__(self, port: int, persistence: Persistence = QUICK) -> None:
+    def __init__(self, port: int, send_policy: SendPolicy = QUICK) -> None:
         super().__init__()
-        self.port, self.persistence = port, persistence
+        self.port, self.send_policy = port, send_policy
 
     output: Outbox
 
     def make_output(self, folder: Path, rank: int) -> Outbox:
-        return Outbox.of_sink(folder, self.name, rank, self.send, self.persistence)
+        return Outbox.of_sink(folder, self.name, rank, self.send, self.send_policy)
 
     async def send(self, key: str, message: Message) -> None:
         await post(self.port, key, message)

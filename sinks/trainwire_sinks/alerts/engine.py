@@ -1,4 +1,4 @@
-"""The engine: passes events and pulses to the rules, and turns their findings into alerts."""
+"""The engine: passes events and the publisher's status to the rules, and turns their findings into alerts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire_protocol.wire import Batch
 from trainwire_sinks.alerts.alert import Alert, Position, render, truncate
 from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rule import ALL, Finding, Rule
-from trainwire_sinks.runtime.base import Pulse, State
+from trainwire_sinks.runtime.base import PublisherStatus, State
 
 MAX_KNOWN_NAMES: Final = 10_000
 """Event names for which the matching rules are cached."""
@@ -124,20 +124,20 @@ class Engine:
         if events:
             self._advance(batch, batch.header.seq + len(events) - 1, events[-1])
 
-    def tick(self, pulse: Pulse, host: HostSnapshot) -> Iterator[Alert]:
+    def tick(self, publisher: PublisherStatus, host: HostSnapshot) -> Iterator[Alert]:
         """Pass the present state to the timed rules; yield the alerts that fire or clear."""
         if self._position is None or self._is_over:
             return
-        if pulse.is_over:
-            heard = pulse.heartbeat.fields.get("walltime") if pulse.heartbeat else None
+        if publisher.is_over:
+            heard = publisher.heartbeat.fields.get("walltime") if publisher.heartbeat else None
             walltime = self._position.walltime
             yield from self._end(max(walltime, heard) if isinstance(heard, (int, float)) else walltime)
             return
         for status in self._rules:
             # Alerts of other rules depend on the events alone, including their time.
             if status.rule.is_timed:
-                status.rule.tick(pulse, host)
-                yield from self._update(status, pulse.now)
+                status.rule.tick(publisher, host)
+                yield from self._update(status, publisher.now)
 
     def state(self) -> State:
         """Return the state that `restore` needs."""

@@ -38,7 +38,7 @@ class AlertsFile(Outbox):
             name: DeliveryQueue(
                 Path(marks.format(name)),
                 functools.partial(_send_if_recent, notifier, max_age),
-                notifier.persistence,
+                notifier.send_policy,
                 IN_FLIGHT,
                 _predecessor,
             )
@@ -64,11 +64,11 @@ class AlertsFile(Outbox):
         message |= {"notifiers": list(message["notifiers"]), "walltime": float(message["walltime"])}
         return f"{message['id']}/{message['state']}", message
 
-    def hand_over(self, key: str, message: Message) -> None:
+    def enqueue(self, key: str, message: Message) -> None:
         """Pass an alert to its notifiers, except those that the rules file no longer has."""
         for name in message["notifiers"]:
             if name in self._queues:
-                self._queues[name].take_up({key: message})
+                self._queues[name].add({key: message})
 
 
 def _predecessor(key: str) -> str | None:

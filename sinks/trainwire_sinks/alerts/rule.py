@@ -14,7 +14,7 @@ from trainwire_sinks.runtime.base import State
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import Pulse
+    from trainwire_sinks.runtime.base import PublisherStatus
 
 Finding: TypeAlias = Mapping[str, Any]
 """What a rule has found: a JSON value for each of its `fields`, and optionally an `occasion`."""
@@ -59,7 +59,7 @@ class Rule:
     def observe(self, event: Event) -> None:
         """Observe an event that matches."""
 
-    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:
+    def tick(self, status: PublisherStatus, host: HostSnapshot) -> None:
         """Check the present state while the run continues."""
 
     def end(self) -> None:

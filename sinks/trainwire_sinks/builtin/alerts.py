@@ -13,7 +13,7 @@ from trainwire_sinks.alerts.host_probe import HostProbe
 from trainwire_sinks.alerts.output import FILE_NAME, AlertsFile
 from trainwire_sinks.alerts.rules.disk_full import DiskFull
 from trainwire_sinks.alerts.rules_file import read_rules
-from trainwire_sinks.runtime.base import Pulse, Sink, State, folder_of_rank
+from trainwire_sinks.runtime.base import PublisherStatus, Sink, State, rank_folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Alerts(Sink):
 
     def make_output(self, folder: Path, rank: int) -> AlertsFile:
         """The file, in a folder of its own for any rank but 0."""
-        own = folder_of_rank(folder, rank)
+        own = rank_folder(folder, rank)
         others = {rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder}
         self._probe = HostProbe(folder, rank, self.name, sorted(others))
         marks = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
@@ -70,11 +70,11 @@ class Alerts(Sink):
         for alert in self._engine.handle(self.batch, events):
             await self.output.fire(alert)
 
-    async def tick(self, pulse: Pulse) -> bool:
+    async def tick(self, status: PublisherStatus) -> bool:
         """Put before the rules what is known now."""
         if self._engine.run is not None:
             self._probe.refresh(self._engine.run)
-        alerts = list(self._engine.tick(pulse, self._probe.snapshot))
+        alerts = list(self._engine.tick(status, self._probe.snapshot))
         for alert in alerts:
             await self.output.fire(alert)
         return bool(alerts)

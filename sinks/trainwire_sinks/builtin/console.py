@@ -14,7 +14,7 @@ from trainwire_protocol.errors import OutputError
 from trainwire_protocol.events import Event
 from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.text.format import one_line, timestamp
-from trainwire_sinks.text.sentences import level, sentence
+from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 from trainwire_sinks.text.terminal import has_colours
 
 QUIET: Final = frozenset({"epoch/started", "learning_rate/changed"})
@@ -58,7 +58,7 @@ class Console(Sink):
     def _tell(self, event: Event) -> tuple[str, str]:
         """An event's level and what it says; nothing if it does not matter enough."""
         if event.type == "lifecycle":
-            return level(event), "" if event.name in QUIET else sentence(event)
+            return lifecycle_level(event), "" if event.name in QUIET else describe_lifecycle(event)
         if event.type == "log" and _rank_of(event.value["level"]) >= _rank_of(self.options.level):
             return event.value["level"], _tell_record(event)
         return "", ""

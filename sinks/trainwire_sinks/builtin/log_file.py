@@ -9,7 +9,7 @@ from typing import Final
 from trainwire_protocol.events import Event
 from trainwire_sinks.runtime.base import AppendSink
 from trainwire_sinks.text.format import one_line, plain, timestamps
-from trainwire_sinks.text.sentences import Fields, level, sentence
+from trainwire_sinks.text.lifecycle import Fields, describe_lifecycle, lifecycle_level
 
 
 class LogFile(AppendSink):
@@ -51,8 +51,8 @@ def _tell_parameters(event: Event) -> str:
 
 
 def _tell_what_happened(event: Event) -> str:
-    told = sentence(event)
-    return f"{_beginning(level(event))}{told}\n" if told else ""
+    told = describe_lifecycle(event)
+    return f"{_beginning(lifecycle_level(event))}{told}\n" if told else ""
 
 
 _TELLERS: Final[dict[str, Callable[[Event], str]]] = {

@@ -10,7 +10,7 @@ from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import CHANNELS, Event
 from trainwire_sinks.nats.address import STREAM, check_stream, parse_servers
 from trainwire_sinks.nats.stream_output import StreamOutput
-from trainwire_sinks.runtime.base import Pulse, Sink, State
+from trainwire_sinks.runtime.base import PublisherStatus, Sink, State
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Nats(Sink):
         await self.output.publish(self.batch)
         self._run, self._attempt = self.batch.header.run, self.batch.header.attempt
 
-    async def tick(self, pulse: Pulse) -> bool:
+    async def tick(self, status: PublisherStatus) -> bool:
         """Tell readers that the training goes on, or that it is over: there are no heartbeats in a stream."""
-        if self._run and (pulse.is_over or pulse.silence < self.tick_interval):
-            await self.output.tell(self._run, self._rank, self._attempt, renewed=pulse.now, over=pulse.is_over)
+        if self._run and (status.is_over or status.silence < self.tick_interval):
+            await self.output.tell(self._run, self._rank, self._attempt, renewed=status.now, over=status.is_over)
         return False

@@ -23,7 +23,7 @@ from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.cli.options import ALL, Filters, Selection, check_seconds
 from trainwire_sinks.cli.recorded import find_ranks, read_recorded, refuse_gaps
 from trainwire_sinks.cli.sink_process import wait_for_rank, wait_for_ranks
-from trainwire_sinks.text.event_lines import line_of
+from trainwire_sinks.text.event_lines import format_event
 from trainwire_sinks.text.json_lines import format_events
 
 
@@ -156,7 +156,7 @@ class _Tail:
             text = format_events(events, rank=rank)
         else:
             prefix = f"rank {rank} | " if self._has_ranks else ""
-            text = "".join(f"{prefix}{line_of(event)}\n" for event in events)
+            text = "".join(f"{prefix}{format_event(event)}\n" for event in events)
         if text:
             sys.stdout.write(text)
             sys.stdout.flush()

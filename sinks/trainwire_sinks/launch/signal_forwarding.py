@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 
-from trainwire_sinks.text.terminal import is_sent_to_all
+from trainwire_sinks.text.terminal import is_sent_by_terminal
 
 Processes = list[subprocess.Popen[bytes]]
 
@@ -28,7 +28,7 @@ def forwarded_signals(
     is_complete = False
 
     def forward(number: int, _: FrameType | None) -> None:
-        had_it = len(processes) if is_sent_to_all(number) else 0
+        had_it = len(processes) if is_sent_by_terminal(number) else 0
         if is_complete:
             _send(number, processes[had_it:])
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire_sinks.runtime.base import folder_of_rank
+from trainwire_sinks.runtime.base import rank_folder
 
 FILE_NAME: Final = "alerts.jsonl"
 
@@ -37,7 +37,7 @@ class AlertsFile:
     """Follows the file of one rank as it grows."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
-        self._path = folder_of_rank(folder, rank) / FILE_NAME
+        self._path = rank_folder(folder, rank) / FILE_NAME
         self._place = 0
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.text.format import one_line, plain, timestamp
-from trainwire_sinks.text.sentences import level, sentence
+from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 
 MAX_LINES: Final = 1000
 """Lines of the log that are kept."""
@@ -80,7 +80,7 @@ def _tell(event: Event) -> tuple[str, str, list[str]]:
     """The level of an event, what it says, and further lines."""
     value = event.value
     if event.type == "lifecycle":
-        return level(event), sentence(event), []
+        return lifecycle_level(event), describe_lifecycle(event), []
     if event.type == "hparams":
         return "INFO", "parameters: " + ", ".join(f"{name} {plain(item)}" for name, item in value.items()), []
     if event.type == "log":

@@ -93,7 +93,7 @@ class RankFollower:
             self.serving.renew()
         # Tried again until it is heard: the trainer waits at its end for those alone that it has heard of.
         if now > (subscription.acknowledged or 0.0) + WORD_SECONDS:
-            acknowledger.tell(self.serving.copy.cursor)
+            acknowledger.send(self.serving.copy.cursor)
 
     async def _follow_from(self, cursor: Cursor) -> Cursor | None:
         """Read to the end; or where to read on, if the trainer's disk has lost what is copied here."""
@@ -124,5 +124,5 @@ class RankFollower:
             await self.serving.take(batches)
             if self.serving.copy.ended:
                 # Its trainer may be waiting for this word alone before it goes.
-                await acknowledger.tell_last(self.serving.copy.cursor)
-        await acknowledger.tell_last(self.serving.copy.cursor)
+                await acknowledger.send_last(self.serving.copy.cursor)
+        await acknowledger.send_last(self.serving.copy.cursor)

@@ -24,7 +24,7 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
-class Pulse:
+class PublisherStatus:
     """What is known at a moment of who publishes the run."""
 
     now: float
@@ -91,7 +91,7 @@ class Sink:
         """Take the events of one batch, in the order recorded, each once."""
         raise NotImplementedError
 
-    async def tick(self, pulse: Pulse) -> bool:  # noqa: ARG002  # for those that watch the time
+    async def tick(self, status: PublisherStatus) -> bool:  # noqa: ARG002  # for those that watch the time
         """Look at what is known now, for a sink that watches whether the training goes on.
 
         It is called every `tick_interval` seconds, while history is read as well, and once at the run's end. What it
@@ -121,7 +121,7 @@ class AppendSink(Sink):
 
     def make_output(self, folder: Path, rank: int) -> AppendOutput:
         """The file, in a folder of its own for any rank but 0."""
-        return AppendOutput(folder_of_rank(folder, rank) / self.file_name)
+        return AppendOutput(rank_folder(folder, rank) / self.file_name)
 
 
 class ReplaceSink(Sink):
@@ -132,9 +132,9 @@ class ReplaceSink(Sink):
 
     def make_output(self, folder: Path, rank: int) -> ReplaceOutput:
         """The file, in a folder of its own for any rank but 0."""
-        return ReplaceOutput(folder_of_rank(folder, rank) / self.file_name)
+        return ReplaceOutput(rank_folder(folder, rank) / self.file_name)
 
 
-def folder_of_rank(folder: Path, rank: int) -> Path:
+def rank_folder(folder: Path, rank: int) -> Path:
     """Where a rank's files are: rank 0 has those of a run that has no other."""
     return folder / f"rank-{rank}" if rank else folder

@@ -20,7 +20,7 @@ class CursorFileError(Exception):
 
 
 @dataclass(frozen=True)
-class Point:
+class Savepoint:
     """A place in a run that an output can be brought back to."""
 
     cursor: Cursor = START
@@ -36,8 +36,8 @@ class Commit:
 
     run: str | None = None
     """None as long as no event of the run was seen."""
-    point: Point = Point()
-    marks: tuple[Point, ...] = ()
+    point: Savepoint = Savepoint()
+    marks: tuple[Savepoint, ...] = ()
     """At most `KEPT_MARKS`, the newest last."""
 
 
@@ -72,12 +72,12 @@ class CursorFile:
         write_atomically(self.path, json.dumps(fields).encode())
 
 
-def _fields(point: Point) -> dict[str, Any]:
+def _fields(point: Savepoint) -> dict[str, Any]:
     return {**point.cursor._asdict(), "length": point.length, "state": point.state}
 
 
-def _point(fields: dict[str, Any]) -> Point:
+def _point(fields: dict[str, Any]) -> Savepoint:
     numbers = [fields["attempt"], fields["seq"], fields["length"]]
     if not all(type(number) is int for number in numbers) or not isinstance(fields["state"], dict):
         raise ValueError("a number or the state is of the wrong type")
-    return Point(Cursor(numbers[0], numbers[1]), numbers[2], fields["state"])
+    return Savepoint(Cursor(numbers[0], numbers[1]), numbers[2], fields["state"])

@@ -18,7 +18,7 @@ from trainwire_protocol.journal.attempts import resumed_from
 from trainwire_protocol.journal.files import remove_unfinished
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.runtime.base import Sink
-from trainwire_sinks.runtime.cursor import KEPT_MARKS, Commit, CursorFile, CursorFileError, Point
+from trainwire_sinks.runtime.cursor import KEPT_MARKS, Commit, CursorFile, CursorFileError, Savepoint
 from trainwire_sinks.runtime.output import OutputChangedError
 
 logger = logging.getLogger("trainwire")
@@ -76,7 +76,7 @@ class Delivery:
         """Begin the output, whatever it held."""
         # The cursor goes first: a crash between the two must not leave one that another output fits by chance.
         await self._save(Commit(self._commit.run))
-        await self._go_back(Point())
+        await self._go_back(Savepoint())
         await self._flush()
 
     async def deliver(self, batch: Batch) -> bool:
@@ -115,7 +115,7 @@ class Delivery:
         self.sink = self._make_sink()
         self.sink.output = self.sink.make_output(self._folder, self._rank)
 
-    async def _go_back(self, point: Point) -> None:
+    async def _go_back(self, point: Savepoint) -> None:
         await self.close()
         self._begin_sink()
         await self.sink.output.open(point.length)
@@ -163,8 +163,8 @@ class Delivery:
         await self.sink.flush()
         await self.sink.output.flush()
 
-    def _here(self) -> Point:
-        return Point(self.cursor, self.sink.output.length, self.sink.state())
+    def _here(self) -> Savepoint:
+        return Savepoint(self.cursor, self.sink.output.length, self.sink.state())
 
     async def _save(self, commit: Commit) -> None:
         await asyncio.to_thread(self._file.save, commit)

@@ -10,15 +10,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-
-def backoff_delay(failures: int, first: float, longest: float) -> float:
-    """Seconds to wait after so many failures, from 1 on: `first`, then twice as long each time, `longest` at most."""
-    return float(min(longest, first * 2 ** min(failures - 1, 30)))
-
+from trainwire_sinks.runtime.retry import SendPolicy
 
 Message: TypeAlias = Mapping[str, Any]
 """What is sent: a small map that JSON can hold. `Any`, as only the sender knows what is in it."""
@@ -39,28 +34,13 @@ class RefusedError(Exception):
     """A message that its receiver will never take."""
 
 
-@dataclass(frozen=True)
-class Persistence:
-    """How messages are tried again: for as long as the sink runs, and whenever it is started again."""
-
-    timeout: float = 30.0
-    """Longest time that one try may take, in seconds."""
-    first_delay: float = 1.0
-    """Seconds before the second try; each further one waits twice as long as the one before."""
-    longest_delay: float = 60.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures."""
-        return backoff_delay(failures, self.first_delay, self.longest_delay)
-
-
 class DeliveryQueue:
     """Sends to one receiver.
 
     Args:
         path: the file that has the keys of the messages that have arrived.
         send: delivers a message.
-        persistence: how it is tried again.
+        send_policy: how it is tried again.
         in_flight: messages that are being sent at once.
         follows: says which message, by its key, has to arrive before another; None if there is none.
     """
@@ -69,11 +49,11 @@ class DeliveryQueue:
         self,
         path: Path,
         send: Send,
-        persistence: Persistence = Persistence(),
+        send_policy: SendPolicy | None = None,
         in_flight: int = MAX_IN_FLIGHT,
         follows: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        self._send, self._persistence, self._follows = send, persistence, follows
+        self._send, self._send_policy, self._follows = send, send_policy or SendPolicy(), follows
         self._delivered = Delivered(path)
         self._waiting: dict[str, Message] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -91,7 +71,7 @@ class DeliveryQueue:
         self._closing = False
         await asyncio.to_thread(self._delivered.load)
 
-    def take_up(self, messages: Mapping[str, Message]) -> None:
+    def add(self, messages: Mapping[str, Message]) -> None:
         """Take on messages, by their keys; those that have arrived before are left out."""
         self._waiting |= {key: message for key, message in messages.items() if key not in self._delivered.keys}
 
@@ -124,7 +104,7 @@ class DeliveryQueue:
             if self._closing:
                 return
             failures += 1
-            await asyncio.sleep(self._persistence.delay(failures))
+            await asyncio.sleep(self._send_policy.delay(failures))
         del self._waiting[key], self._tasks[key]
         if not self._closing:
             self.start()
@@ -146,7 +126,7 @@ class DeliveryQueue:
 
     async def _send_once(self, key: str, message: Message) -> None:
         try:
-            async with asyncio.timeout(self._persistence.timeout):
+            async with asyncio.timeout(self._send_policy.timeout):
                 await self._send(key, message)
         except RefusedError as error:
             logger.error("the message %s was refused, and is given up: %s", key, error)

@@ -15,17 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.runtime.delivery_queue import (
-    MAX_IN_FLIGHT,
-    DeliveryQueue,
-    Message,
-    Persistence,
-    RefusedError,
-    Send,
-)
+from trainwire_sinks.runtime.delivery_queue import DeliveryQueue, Message, Send
 from trainwire_sinks.runtime.output import AppendOutput, OutputChangedError
-
-__all__ = ["MAX_IN_FLIGHT", "Message", "Outbox", "Persistence", "RefusedError", "Send", "message_key"]
+from trainwire_sinks.runtime.retry import SendPolicy
 
 
 def message_key(batch: Batch, place: int, sub: str = "") -> str:
@@ -37,7 +29,7 @@ def message_key(batch: Batch, place: int, sub: str = "") -> str:
 class Outbox:
     """An output of messages: `add` them in `handle`; they are sent once a commit has written them down.
 
-    Whoever sends to several receivers gives it several couriers, and overrides `encode`, `decode` and `hand_over`.
+    Whoever sends to several receivers gives it several couriers, and overrides `encode`, `decode` and `enqueue`.
     """
 
     def __init__(self, path: Path, couriers: Iterable[DeliveryQueue]) -> None:
@@ -48,10 +40,10 @@ class Outbox:
         self._added: dict[str, Message] = {}
 
     @classmethod
-    def of_sink(cls, folder: Path, name: str, rank: int, send: Send, persistence: Persistence | None = None) -> Outbox:
+    def of_sink(cls, folder: Path, name: str, rank: int, send: Send, send_policy: SendPolicy | None = None) -> Outbox:
         """The outbox of a sink, beside its cursor, and beside it the keys of messages that have arrived."""
         path = folder / ".trainwire" / f"{name}-rank{rank}.outbox"
-        return cls(path, [DeliveryQueue(path.with_name(f"{path.name}.delivered"), send, persistence or Persistence())])
+        return cls(path, [DeliveryQueue(path.with_name(f"{path.name}.delivered"), send, send_policy)])
 
     @property
     def length(self) -> int:
@@ -80,10 +72,10 @@ class Outbox:
         key, message = json.loads(line)
         return str(key), dict(message)
 
-    def hand_over(self, key: str, message: Message) -> None:
+    def enqueue(self, key: str, message: Message) -> None:
         """Give a message to whoever is to send it."""
         for courier in self._couriers:
-            courier.take_up({key: message})
+            courier.add({key: message})
 
     async def open(self, length: int) -> None:
         """Forget messages behind `length`, and take up those before it that have not arrived.
@@ -96,7 +88,7 @@ class Outbox:
         for courier in self._couriers:
             await courier.open()
         for key, message in (await asyncio.to_thread(self._read)).items():
-            self.hand_over(key, message)
+            self.enqueue(key, message)
 
     async def add(self, key: str, message: Message) -> None:
         """Have a message sent; one whose key was sent before is not sent again."""
@@ -109,7 +101,7 @@ class Outbox:
             await self._file.flush()
             await asyncio.to_thread(_sync, self.path)
             for key, message in self._added.items():
-                self.hand_over(key, message)
+                self.enqueue(key, message)
             self._added = {}
         for courier in self._couriers:
             courier.start()

@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +15,9 @@ from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.claim import Claim, ClaimedError
 from trainwire_sinks.runtime.delivery import Delivery
-from trainwire_sinks.runtime.delivery_queue import backoff_delay
 from trainwire_sinks.runtime.exit_codes import SinkError, will_pass
-from trainwire_sinks.runtime.source import Acknowledger, Batches, Ticker
+from trainwire_sinks.runtime.retry import RetryPolicy
+from trainwire_sinks.runtime.source import Acknowledger, BatchSource, Ticker
 
 logger = logging.getLogger("trainwire")
 
@@ -32,22 +31,8 @@ SETTLE_SECONDS: Final = 60.0
 """How long a sink may take, when the run is over, for what is still on its way."""
 
 
-Subscribe = Callable[[Cursor, bool], AbstractAsyncContextManager[Batches]]
+Subscribe = Callable[[Cursor, bool], AbstractAsyncContextManager[BatchSource]]
 """Subscribes from a cursor, and if the flag is set leaves out what a resumed run has superseded."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How often a sink that fails is tried again, from its last commit, without getting further."""
-
-    retries: int = 5
-    first_delay: float = 0.5
-    """Seconds before the first retry; each further one waits twice as long as the one before."""
-    longest_delay: float = 30.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures."""
-        return backoff_delay(failures, self.first_delay, self.longest_delay)
 
 
 async def at_once() -> None:
@@ -65,7 +50,7 @@ class SinkRunner:
         run: the run's name, if it is known before its first event: an output of another is then refused at once.
         begun: returns when there is a run; before that nothing is written.
         commit_interval: longest time between a batch and its commit, in seconds.
-        patience: how often a sink that fails is tried again.
+        retry_policy: how often a sink that fails is tried again.
     """
 
     def __init__(
@@ -78,14 +63,14 @@ class SinkRunner:
         run: str | None = None,
         begun: Callable[[], Coroutine[None, None, None]] = at_once,
         commit_interval: float = COMMIT_INTERVAL,
-        patience: Patience = Patience(),
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         self._delivery = Delivery(make_sink, folder, rank, run)
         self._subscribe = subscribe
         self._begun = begun
         self._claim = Claim(folder, self._delivery.sink.name, rank)
         self._commit_interval = commit_interval
-        self._patience = patience
+        self._retry_policy = retry_policy or RetryPolicy()
         self._skip_superseded = False
         self._commit_due: float | None = None
         self._stopping = asyncio.Event()
@@ -161,7 +146,7 @@ class SinkRunner:
             except IncompleteError as error:
                 incomplete = error
             await self._delivery.commit()
-            await acknowledger.tell_last(self._delivery.committed)
+            await acknowledger.send_last(self._delivery.committed)
             await self._settle()
         if incomplete is not None:
             raise incomplete
@@ -185,7 +170,7 @@ class SinkRunner:
             awaited.result()
         return awaited in done
 
-    async def _main_loop(self, batches: Batches, acknowledger: Acknowledger, ticker: Ticker) -> bool:
+    async def _main_loop(self, batches: BatchSource, acknowledger: Acknowledger, ticker: Ticker) -> bool:
         """Handle batches until there are no more, or none are wanted; False if the run has to be read again."""
         while not self._stopping.is_set():
             try:
@@ -200,10 +185,10 @@ class SinkRunner:
             if self._commit_due is not None and _now() >= self._commit_due:
                 await self._delivery.commit()
                 self._commit_due = None
-                acknowledger.tell(self._delivery.committed)
+                acknowledger.send(self._delivery.committed)
         return True
 
-    async def _next(self, batches: Batches, tick_due: float | None) -> Batch | None:
+    async def _next(self, batches: BatchSource, tick_due: float | None) -> Batch | None:
         """The next batch, or None when it is time to commit, to tick or to stop."""
         self._wait = asyncio.timeout_at(
             min((due for due in (self._commit_due, tick_due) if due is not None), default=None)
@@ -239,10 +224,10 @@ class SinkRunner:
         if isinstance(error, OSError) and not will_pass(error):
             raise OutputError(f"{where}; choose another folder with --output, or free this one") from error
         waits = isinstance(error, OSError) and self._delivery.sink.waits_for_output
-        if failures > self._patience.retries and not waits:
+        if failures > self._retry_policy.retries and not waits:
             gave_up = f"{where}; gave up after {failures} tries. What was committed stands: start it again to go on"
             raise (OutputError if isinstance(error, OSError) else SinkError)(gave_up) from error
-        delay = self._patience.delay(failures)
+        delay = self._retry_policy.delay(failures)
         logger.warning("%s; trying again in %g s", where, delay)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), delay)

@@ -10,12 +10,12 @@ from typing import Protocol, Self
 
 from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.wire import Batch, Cursor
-from trainwire_sinks.runtime.base import Pulse, Sink
+from trainwire_sinks.runtime.base import PublisherStatus, Sink
 
 logger = logging.getLogger("trainwire")
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """Where batches come from: a `Subscription`, or a recording in a test."""
 
     @property
@@ -38,29 +38,29 @@ class Batches(Protocol):
 class Acknowledger:
     """Tells the publisher how far a sink has got; apart from reading, as a trainer that is stopped does not answer."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: BatchSource) -> None:
         self._batches = batches
-        self._telling: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.gather(self._telling, return_exceptions=True)
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
 
-    def tell(self, cursor: Cursor) -> None:
+    def send(self, cursor: Cursor) -> None:
         """Tell it, unless the last telling has not come to an end."""
-        if self._telling is None or self._telling.done():
-            self._telling = asyncio.create_task(self._tell(cursor))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send(cursor))
 
-    async def tell_last(self, cursor: Cursor) -> None:
+    async def send_last(self, cursor: Cursor) -> None:
         """Tell it and wait for that."""
         await self.__aexit__()
-        await self._tell(cursor)
+        await self._send(cursor)
 
-    async def _tell(self, cursor: Cursor) -> None:
+    async def _send(self, cursor: Cursor) -> None:
         try:
             await self._batches.acknowledge(cursor)
         except Exception as error:
@@ -71,7 +71,7 @@ class Acknowledger:
 class Ticker:
     """Calls the `tick` of a sink that watches the time; the sink may be made anew at any moment."""
 
-    def __init__(self, batches: Batches, sink: Callable[[], Sink]) -> None:
+    def __init__(self, batches: BatchSource, sink: Callable[[], Sink]) -> None:
         self._batches, self._sink = batches, sink
         self.due: float | None = None
         """When the next call is due, on the loop's clock; None if there is none."""
@@ -85,8 +85,8 @@ class Ticker:
         """
         if self._sink().tick_interval is None:
             return False
-        pulse = Pulse(time.time(), self._batches.heartbeat, self._batches.silence, is_over)
-        has_something = await self._sink().tick(pulse)
+        status = PublisherStatus(time.time(), self._batches.heartbeat, self._batches.silence, is_over)
+        has_something = await self._sink().tick(status)
         self._set_due()
         return has_something
 

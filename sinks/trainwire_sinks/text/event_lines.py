@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.text.format import cut, number, one_line, plain, timestamp
-from trainwire_sinks.text.sentences import sentence
+from trainwire_sinks.text.lifecycle import describe_lifecycle
 
 LONGEST: Final = 200
 """Characters of a value before it is cut."""
 
 
-def line_of(event: Event) -> str:
+def format_event(event: Event) -> str:
     """Its time, step, name and value, on one line in which nothing can steer a terminal."""
     describe = _DESCRIPTIONS.get(event.type, _describe_other)
     value = cut(one_line(describe(event)), LONGEST)
@@ -44,7 +44,7 @@ def _describe_log(event: Event) -> str:
 
 
 def _describe_lifecycle(event: Event) -> str:
-    return sentence(event) or plain(event.value)
+    return describe_lifecycle(event) or plain(event.value)
 
 
 def _describe_other(event: Event) -> str:

@@ -15,7 +15,7 @@ def has_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def is_sent_to_all(number: int) -> bool:
+def is_sent_by_terminal(number: int) -> bool:
     """Whether the terminal has sent this signal to the processes that this one has started, too."""
     return number in _TYPED and _is_in_foreground()
 

@@ -19,7 +19,7 @@ from trainwire_protocol.wire import Batch, Cursor, Header
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.alerts import Alerts, Options
 from trainwire_sinks.cli import run as run_command
-from trainwire_sinks.runtime.cursor import Commit, CursorFile, Point
+from trainwire_sinks.runtime.cursor import Commit, CursorFile, Savepoint
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.runtime.runner import SinkRunner
 from trainwire_sinks.testing.check_sink import Recording, check_sink, record, run_sink
@@ -185,7 +185,7 @@ def test_the_state_of_the_host_is_checked(tmp_path: Path, alerts: Callable[..., 
     )
     for name, run in (("slow-sink", "recorded"), ("alerts-of-old", "another")):
         (tmp_path / ".trainwire").mkdir(exist_ok=True)
-        CursorFile(tmp_path, name, 0).save(Commit(run, Point(Cursor(0, 3))))
+        CursorFile(tmp_path, name, 0).save(Commit(run, Savepoint(Cursor(0, 3))))
     (tmp_path / ".trainwire" / "broken-rank0.cursor").write_text("{")
 
     def has_all() -> bool:

@@ -1,4 +1,4 @@
-"""Each kind of rule, tested with events and pulses."""
+"""Each kind of rule, tested with events and the publisher's status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainwire_sinks.alerts.alert import Alert
 from trainwire_sinks.alerts.engine import Engine
 from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rules_file import parse_rules
-from trainwire_sinks.runtime.base import Pulse
+from trainwire_sinks.runtime.base import PublisherStatus
 from trainwire_sinks.testing.check_sink import record
 
 UNKNOWN_HOST = HostSnapshot()
@@ -64,10 +64,10 @@ class Bench:
             self._state = engine.state()
         return [f"{alert.state} {alert.step}" for alert in self.alerts[before:]]
 
-    def tick(self, pulse: Pulse, host: HostSnapshot = UNKNOWN_HOST) -> list[str]:
-        """Pass a pulse to the rules; return the states of the alerts."""
+    def tick(self, status: PublisherStatus, host: HostSnapshot = UNKNOWN_HOST) -> list[str]:
+        """Pass a status to the rules; return the states of the alerts."""
         engine = self._engine()
-        found = list(engine.tick(pulse, host))
+        found = list(engine.tick(status, host))
         self.alerts += found
         self._state = engine.state()
         return [alert.state for alert in found]
@@ -75,16 +75,16 @@ class Bench:
 
 def beat(
     walltime: float, step_walltime: float, *, state: str = "running", silence: float = 0.0, head: int = 0, **more: Any
-) -> Pulse:
-    """Return a pulse with a heartbeat of these fields."""
+) -> PublisherStatus:
+    """Return a status with a heartbeat of these fields."""
     header = Header("run", 0, 0, "heartbeat", head + 1, 0, {"event": head})
     fields = {"walltime": walltime, "state": state, "step": 1, "step_walltime": step_walltime, "dropped": 0}
-    return Pulse(walltime, Heartbeat(header, fields, 0.0), silence, **more)
+    return PublisherStatus(walltime, Heartbeat(header, fields, 0.0), silence, **more)
 
 
-def silent(now: float, silence: float, *, is_over: bool = False) -> Pulse:
-    """Return a pulse without a heartbeat."""
-    return Pulse(now, None, silence, is_over)
+def silent(now: float, silence: float, *, is_over: bool = False) -> PublisherStatus:
+    """Return a status without a heartbeat."""
+    return PublisherStatus(now, None, silence, is_over)
 
 
 def test_a_value_that_is_not_finite_fires_once_and_clears() -> None:
@@ -332,7 +332,7 @@ def test_a_sink_that_is_started_late_reports_a_stall_at_once() -> None:
     """A sink that has not received a heartbeat yet does not take this for silence."""
     bench = Bench(STALLED)
     bench.show(steps(10, 0.5))
-    assert bench.tick(Pulse(900.0, None, 0.0)) == []
+    assert bench.tick(PublisherStatus(900.0, None, 0.0)) == []
     assert bench.tick(beat(900.0, 5.0)) == ["fired"]
 
 
@@ -343,7 +343,8 @@ def test_an_incomplete_heartbeat_is_ignored(fields: dict[str, Any]) -> None:
         bench = Bench(f'kind = "{kind}"')
         bench.show(steps(10, 0.5))
         header = Header("run", 0, 0, "heartbeat", 0, 0, {})
-        assert bench.tick(Pulse(1000.0, Heartbeat(header, fields, 0.0), 0.0), HostSnapshot(is_known=True)) == []
+        status = PublisherStatus(1000.0, Heartbeat(header, fields, 0.0), 0.0)
+        assert bench.tick(status, HostSnapshot(is_known=True)) == []
 
 
 def test_a_sink_that_does_not_keep_up_fires() -> None:
@@ -372,8 +373,8 @@ def test_a_full_disk_fires(tmp_path: Path) -> None:
     bench = Bench('kind = "disk-full"\nfree_gib = 2')
     bench.show(steps(3, 0.5))
     hosts = [HostSnapshot(folder="runs/x", free={"": gib << 30}, is_known=True) for gib in (3, 1, 2)]
-    pulse = silent(10.0, 0.0)
-    assert [bench.tick(pulse, host) for host in hosts] == [[], ["fired"], ["cleared"]]
+    status = silent(10.0, 0.0)
+    assert [bench.tick(status, host) for host in hosts] == [[], ["fired"], ["cleared"]]
     assert bench.alerts[0].message == "1 GiB are free on the disk of runs/x"
     missing = Bench('kind = "disk-full"')
     assert missing.show([scalar(1, 3), happened("journal/missing", 4.0, 3, first_seq=1, last_seq=2)]) == ["fired 3"]
@@ -399,7 +400,7 @@ def test_a_cool_down_ends_while_time_passes() -> None:
 
 
 def test_rules_on_events_ignore_time() -> None:
-    """A pulse does not fire the alert of a rule on events, even after its cool-down."""
+    """A tick does not fire the alert of a rule on events, even after its cool-down."""
     bench = Bench('kind = "not-finite"\ncool_down = 5')
     assert bench.show(losses(math.nan, 1, math.nan)) == ["fired 1", "cleared 2"]
     assert bench.tick(beat(1000.0, 1000.0)) == []

@@ -21,7 +21,7 @@ from trainwire_protocol.events import Event
 from trainwire_sinks.cli import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import sample_run
-from trainwire_sinks.text.event_lines import LONGEST, line_of
+from trainwire_sinks.text.event_lines import LONGEST, format_event
 
 WriteRun = Callable[..., Path]
 Trainwire = Callable[..., subprocess.Popen[str]]
@@ -156,16 +156,16 @@ def test_mistakes(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[s
 @given(events())
 def test_any_event_is_one_printable_line(event: Event) -> None:
     """Whatever its name and value hold, a line cannot be broken, nor steer a terminal, nor fill a screen."""
-    line = line_of(event)
+    line = format_event(event)
     assert line.isprintable()
     assert len(line) < LONGEST + 1000
 
 
 def test_lines_say_what_a_person_wants_to_know() -> None:
     """Numbers in six digits, sentences for what happened, sizes for what cannot be printed."""
-    shown = {event.type: line_of(event).split("  ")[-1] for batch in sample_run() for event in batch.events}
+    shown = {event.type: format_event(event).split("  ")[-1] for batch in sample_run() for event in batch.events}
     assert shown["image"] == "png, 4 bytes, width 8, height 8"
     assert shown["histogram"] == "7 values from 0.1 to 1.9"
     assert shown["table"] == "1 rows of class, f1"
     assert shown["lifecycle"] == "run finished"
-    assert line_of(Event("text", "x" * 5000, "text", 0.0, 1)).endswith("x…")
+    assert format_event(Event("text", "x" * 5000, "text", 0.0, 1)).endswith("x…")

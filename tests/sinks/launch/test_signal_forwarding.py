@@ -26,7 +26,7 @@ def test_a_signal_that_comes_too_early_is_handed_on() -> None:
 
 def test_what_the_terminal_sends_early_is_handed_on_to_those_that_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ctrl-C between two starts reaches the first process from the terminal, and the second from this one."""
-    monkeypatch.setattr(signal_forwarding, "is_sent_to_all", lambda number: True)
+    monkeypatch.setattr(signal_forwarding, "is_sent_by_terminal", lambda number: True)
 
     def start() -> Iterator[subprocess.Popen[bytes]]:
         yield subprocess.Popen(["sleep", "60"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwire_protocol.wire import Cursor
-from trainwire_sinks.runtime.cursor import Commit, CursorFile, CursorFileError, Point
+from trainwire_sinks.runtime.cursor import Commit, CursorFile, CursorFileError, Savepoint
 
 
 @pytest.fixture
@@ -20,15 +20,15 @@ def file(tmp_path: Path) -> CursorFile:
 
 def test_a_commit_is_read_as_it_was_written(file: CursorFile) -> None:
     """Saving and loading gives the same commit, marks and state included."""
-    mark = Point(Cursor(0, 5), 10, {"count": 1})
-    commit = Commit("run", Point(Cursor(1, 7), 20, {"open": {"a/b": "1\n"}}), (mark,))
+    mark = Savepoint(Cursor(0, 5), 10, {"count": 1})
+    commit = Commit("run", Savepoint(Cursor(1, 7), 20, {"open": {"a/b": "1\n"}}), (mark,))
     file.save(commit)
     assert file.load() == commit
 
 
 def test_the_cursors_file_holds_what_the_design_names(file: CursorFile, tmp_path: Path) -> None:
     """Run, rank, attempt, seq, length and state are its fields, beside the output under the sink's name and rank."""
-    file.save(Commit("run", Point(Cursor(1, 7), 20, {})))
+    file.save(Commit("run", Savepoint(Cursor(1, 7), 20, {})))
     fields = json.loads((tmp_path / ".trainwire" / "loss-file-rank2.cursor").read_text())
     assert fields == {"run": "run", "rank": 2, "attempt": 1, "seq": 7, "length": 20, "state": {}, "marks": []}
 

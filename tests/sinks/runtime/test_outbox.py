@@ -37,7 +37,7 @@ def test_any_key_is_remembered(tmp_path: Path) -> None:
     """A key may hold what ends a line, or any other character: its message is not sent again by a later start."""
     sent: list[str] = []
 
-    async def send(key: str, _: outbox.Message) -> None:
+    async def send(key: str, _: delivery_queue.Message) -> None:
         sent.append(key)
 
     async def deliver(length: int, *added: str) -> int:
@@ -194,7 +194,7 @@ def test_kill_at_every_point(tmp_path: Path) -> None:
                 if code == 0:
                     break
             assert sorted(set(receiver.taken)) == [(f"recorded/0/0/{n}/test", float(n)) for n in range(4)], at
-            assert len(receiver.taken) <= 4 + outbox.MAX_IN_FLIGHT
+            assert len(receiver.taken) <= 4 + delivery_queue.MAX_IN_FLIGHT
         if moment:
             break
     assert at > 20

@@ -14,14 +14,16 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from trainwire_protocol.errors import IncompleteError, OutputError
 from trainwire_protocol.wire import Batch, Cursor, Header, encode_batch
 from trainwire_sinks import AppendSink, Event, Sink
-from trainwire_sinks.runtime.base import Pulse
+from trainwire_sinks.runtime.base import PublisherStatus
 from trainwire_sinks.runtime.claim import Claim
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.exit_codes import SinkError
-from trainwire_sinks.runtime.runner import Batches, Patience, SinkRunner
+from trainwire_sinks.runtime.retry import RetryPolicy
+from trainwire_sinks.runtime.runner import SinkRunner
+from trainwire_sinks.runtime.source import BatchSource
 from trainwire_sinks.testing.check_sink import Recording, record, run_sink
 
-HASTE = Patience(retries=3, first_delay=0.001)
+HASTE = RetryPolicy(retries=3, first_delay=0.001)
 
 
 class Names(AppendSink):
@@ -64,12 +66,12 @@ def named(*names: str) -> list[Event]:
 BATCHES = record([named("a"), named("b"), named("c")])
 
 
-def subscribe_to(batches: Sequence[Batch]) -> Callable[[Cursor, bool], AbstractAsyncContextManager[Batches]]:
+def subscribe_to(batches: Sequence[Batch]) -> Callable[[Cursor, bool], AbstractAsyncContextManager[BatchSource]]:
     return lambda cursor, _: Recording(batch for batch in batches if batch.cursor > cursor)
 
 
 def run(sink: Callable[[], Sink], folder: Path, batches: Sequence[Batch] = BATCHES) -> None:
-    asyncio.run(SinkRunner(sink, subscribe_to(batches), folder, patience=HASTE, commit_interval=0).run())
+    asyncio.run(SinkRunner(sink, subscribe_to(batches), folder, retry_policy=HASTE, commit_interval=0).run())
 
 
 def names_in(folder: Path) -> list[str]:
@@ -214,7 +216,7 @@ def test_a_real_write_without_space_fails_the_output(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_not_waited_for(tmp_path: Path) -> None:
     """An output that no waiting makes writable ends the sink at its first failure."""
     (tmp_path / "rank-1").write_text("")
-    runner = SinkRunner(Names, subscribe_to(BATCHES), tmp_path, 1, patience=Patience(first_delay=3600))
+    runner = SinkRunner(Names, subscribe_to(BATCHES), tmp_path, 1, retry_policy=RetryPolicy(first_delay=3600))
     with pytest.raises(OutputError, match=r"rank-1.*--output"):
         asyncio.run(runner.run())
 
@@ -263,7 +265,7 @@ def test_an_output_of_another_run_is_refused_before_reading(tmp_path: Path) -> N
 
 def test_a_sink_that_watches_the_time_is_called(tmp_path: Path) -> None:
     """It is called while nothing comes and once when the run is over, and what it then has is committed."""
-    pulses: list[Pulse] = []
+    statuses: list[PublisherStatus] = []
 
     class Watcher(AppendSink):
         name = "watcher"
@@ -273,15 +275,15 @@ def test_a_sink_that_watches_the_time_is_called(tmp_path: Path) -> None:
         async def handle(self, events: Sequence[Event]) -> None:
             return
 
-        async def tick(self, pulse: Pulse) -> bool:
-            pulses.append(pulse)
+        async def tick(self, status: PublisherStatus) -> bool:
+            statuses.append(status)
             await self.output.write("tick\n")
             return True
 
     class Halting(Recording):
         async def __anext__(self) -> Batch:
             committed = tmp_path / ".trainwire" / "watcher-rank0.cursor"
-            while len(pulses) < 3 or json.loads(committed.read_bytes())["length"] < 10:
+            while len(statuses) < 3 or json.loads(committed.read_bytes())["length"] < 10:
                 await asyncio.sleep(0.005)
             return await super().__anext__()
 
@@ -290,5 +292,5 @@ def test_a_sink_that_watches_the_time_is_called(tmp_path: Path) -> None:
         await asyncio.wait_for(runner.run(), 20)
 
     asyncio.run(run())
-    assert [pulse.is_over for pulse in pulses] == [False] * (len(pulses) - 1) + [True]
-    assert (tmp_path / "watched.txt").read_text() == "tick\n" * len(pulses)
+    assert [status.is_over for status in statuses] == [False] * (len(statuses) - 1) + [True]
+    assert (tmp_path / "watched.txt").read_text() == "tick\n" * len(statuses)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from trainwire_sinks.alerts.settings import Bounds, SettingError
-from trainwire_sinks.runtime.delivery_queue import Message, Persistence
+from trainwire_sinks.runtime.delivery_queue import Message
+from trainwire_sinks.runtime.retry import SendPolicy
 
 
 @dataclass(kw_only=True)
@@ -23,9 +24,9 @@ class Notifier:
     retry_at_most: Annotated[float, Bounds(above=0)] = 60.0
 
     @property
-    def persistence(self) -> Persistence:
+    def send_policy(self) -> SendPolicy:
         """When a failed delivery is retried."""
-        return Persistence(self.timeout, self.retry_after, max(self.retry_after, self.retry_at_most))
+        return SendPolicy(self.retry_after, max(self.retry_after, self.retry_at_most), self.timeout)
 
     async def send(self, key: str, alert: Message) -> None:
         """Send an alert.

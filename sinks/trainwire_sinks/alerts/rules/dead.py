@@ -12,7 +12,7 @@ from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import Pulse
+    from trainwire_sinks.runtime.base import PublisherStatus
 
 
 @dataclass(kw_only=True)
@@ -41,13 +41,13 @@ class Dead(Rule):
         """Clear: the process is alive."""
         self.finding = None
 
-    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:  # noqa: ARG002  # only the pulse is needed
+    def tick(self, status: PublisherStatus, host: HostSnapshot) -> None:  # noqa: ARG002  # only the status is needed
         """Check how long the process has been silent."""
-        heartbeat = pulse.heartbeat
-        if pulse.silence >= self.seconds and self.finding is None:
+        heartbeat = status.heartbeat
+        if status.silence >= self.seconds and self.finding is None:
             occasion = f"silent-{heartbeat.fields.get('walltime')}" if heartbeat else ""
             self.finding = {"why": f"no sign of life for {self.seconds:g} s", "occasion": occasion}
-        elif heartbeat and pulse.silence < min(self.seconds, 1.0):
+        elif heartbeat and status.silence < min(self.seconds, 1.0):
             self.finding = None
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import Pulse
+    from trainwire_sinks.runtime.base import PublisherStatus
 
 GIB = float(1 << 30)
 
@@ -42,7 +42,7 @@ class DiskFull(Rule):
         """Report that the journal's disk failed."""
         self.finding = self.finding or {"free": "too few", "folder": "the journal"}
 
-    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:
+    def tick(self, status: PublisherStatus, host: HostSnapshot) -> None:
         """Check the free space."""
         free = host.free.get(self.folder)
         if free is None:
@@ -51,4 +51,4 @@ class DiskFull(Rule):
             self.finding = None
         elif self.finding is None:
             folder = self.folder or host.folder
-            self.finding = {"free": round(free / GIB, 3), "folder": folder, "occasion": f"{pulse.now:.0f}"}
+            self.finding = {"free": round(free / GIB, 3), "folder": folder, "occasion": f"{status.now:.0f}"}

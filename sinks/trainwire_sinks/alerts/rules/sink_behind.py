@@ -12,7 +12,7 @@ from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import Pulse
+    from trainwire_sinks.runtime.base import PublisherStatus
 
 
 @dataclass(kw_only=True)
@@ -35,14 +35,14 @@ class SinkBehind(Rule):
         self._goals: dict[str, tuple[Cursor, float]] = {}
         """For each sink, the end of the record when it last reached its goal, and the time at which it did."""
 
-    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:
+    def tick(self, status: PublisherStatus, host: HostSnapshot) -> None:
         """Check the progress of each sink."""
-        if pulse.heartbeat is None or not host.is_known:
+        if status.heartbeat is None or not host.is_known:
             return
-        header = pulse.heartbeat.header
+        header = status.heartbeat.header
         head = Cursor(header.attempt, header.before.get("event", -1))
         sinks = {name: cursor for name, cursor in host.cursors.items() if fnmatchcase(name, self.sink)}
-        late = [name for name, cursor in sinks.items() if self._is_late(name, cursor, head, pulse.now)]
+        late = [name for name, cursor in sinks.items() if self._is_late(name, cursor, head, status.now)]
         if late and self.finding is None:
             cursor = sinks[late[0]]
             events = head.seq - (cursor.seq if cursor.attempt == head.attempt else -1)

@@ -13,7 +13,7 @@ from trainwire_sinks.runtime.base import State
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import Pulse
+    from trainwire_sinks.runtime.base import PublisherStatus
 
 WINDOW: Final = 100
 """Durations whose median is the usual one."""
@@ -88,11 +88,11 @@ class Stalled(Rule):
             self._step, self._since = event.step, event.walltime
         self._has_metrics = True
 
-    def tick(self, pulse: Pulse, host: HostSnapshot) -> None:  # noqa: ARG002  # only the pulse is needed
+    def tick(self, status: PublisherStatus, host: HostSnapshot) -> None:  # noqa: ARG002  # only the status is needed
         """Compare the time since the last step, by the publisher's clock, with the usual duration."""
-        heartbeat = pulse.heartbeat
-        self._is_silent = self._is_silent or pulse.silence > MAX_SILENCE_SECONDS
-        if heartbeat is None or pulse.silence > MAX_SILENCE_SECONDS:
+        heartbeat = status.heartbeat
+        self._is_silent = self._is_silent or status.silence > MAX_SILENCE_SECONDS
+        if heartbeat is None or status.silence > MAX_SILENCE_SECONDS:
             return
         now, last = (heartbeat.fields.get(name) for name in ("walltime", "step_walltime"))
         if not isinstance(now, (int, float)) or not isinstance(last, (int, float)):

@@ -12,7 +12,7 @@ Fields = Mapping[str, Any]
 """The value of a lifecycle event, whose fields may be missing."""
 
 
-def sentence(event: Event) -> str:
+def describe_lifecycle(event: Event) -> str:
     """What a lifecycle event says, on one line; empty if it is no news to a person."""
     if event.name in _SILENT:
         return ""
@@ -20,7 +20,7 @@ def sentence(event: Event) -> str:
     return one_line(describe({"event": event.name, **event.value}))
 
 
-def level(event: Event) -> str:
+def lifecycle_level(event: Event) -> str:
     """How much a lifecycle event matters, as a level of Python's `logging`."""
     return "WARNING" if event.name in _WARNINGS else "INFO"
 
