@@ -48,7 +48,7 @@ def test_the_second_table_is_about_plugins_of_the_first() -> None:
 
 def test_the_page_names_who_may_fail() -> None:
     """The plugins without which the training goes on are those of the page."""
-    section = PAGE.partition("## If one fails")[2]
+    section = PAGE.partition("## If a plugin fails")[2]
     assert set(re.findall(r"`(\w+)`", section)) == {name for name in PLUGINS if not made(name).essential}
 
 
