@@ -1,11 +1,11 @@
-"""Serves one rank of a run from a relay's copy, with the protocol of the trainer that recorded it."""
+"""The server of a copy: it serves one rank of a run with the protocol of the trainer that recorded it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Final
@@ -16,107 +16,108 @@ from trainwire_protocol.transport.connection import Connection, connection_path,
 from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.transport.server import Server
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.relay.copy import Copy
+from trainwire_sinks.relay.copy import Copy, CopyWriter
 from trainwire_sinks.relay.endpoint_allocator import EndpointAllocator
-from trainwire_sinks.relay.writer import Writer
 
 RETRY_SECONDS: Final = 0.5
-"""How long after a failed write the next one is tried."""
+"""Pause after a failed write; it doubles with each further failure."""
 
-Command = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
+MAX_RETRY_SECONDS: Final = 10.0
+
+CommandSender = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("trainwire")
 
 
 class CopyServer:
-    """A copy and the server that publishes what is added to it."""
+    """Writes batches to a copy, and publishes them once they are on the disk."""
 
-    def __init__(self, copy: Copy, places: EndpointAllocator, session: str, writer: Writer) -> None:
-        """Bind the sockets, and tell where they are.
+    def __init__(self, copy: Copy, allocator: EndpointAllocator, session: str, writer: CopyWriter) -> None:
+        """Bind the sockets and write the connection file.
 
         Args:
-            copy: what is served.
-            places: gives the endpoints.
-            session: the relay's own.
-            writer: does what the copy has to do on the disk.
+            copy: the copy that is served.
+            allocator: assigns the endpoints.
+            session: the relay's session.
+            writer: calls the methods of the copy.
 
         Raises:
             UsageError: no endpoint can be bound, or the connection file cannot be written.
         """
         self.copy = copy
-        self.command: Command | None = None
-        """Passes a command on to the trainer, while there is one."""
+        self.command: CommandSender | None = None
+        """Sends a command to the trainer; None while the trainer is not followed."""
         self.world_size = 1
-        self._session, self._keys, self._writer = session, places.client_keys, writer
+        self._session, self._keys, self._writer = session, allocator.client_keys, writer
         self._renewal: asyncio.Future[None] | None = None
-        self._told: Mapping[str, Any] = {}
         self._heartbeat: Heartbeat | None = None
+        self._heartbeat_fields: Mapping[str, Any] = {}
         self._is_over = copy.ended is not None
-        self.server = self._open(places)
+        self.server = self._open(allocator)
         self.server.heads.update(copy.heads)
-        self.server.responder.on_command = self._pass_on
+        self.server.responder.on_command = self._forward_command
         try:
-            self._tell_place()
+            self._write_connection()
         except UsageError:
             self.server.close(linger=0)
             raise
         self._answering = asyncio.ensure_future(self.server.answer_requests())
 
-    async def hold(self, world_size: int) -> None:
-        """The rank is about to be followed."""
+    async def begin(self, world_size: int) -> None:
+        """Prepare for batches: announce the world size and take the lease."""
         self._is_over, self.world_size = False, world_size
-        self._tell_place()
-        await self._writer.submit(self.copy.hold)
+        self._write_connection()
+        await self._writer.submit(self.copy.write_lease)
 
-    def renew(self) -> None:
-        """Have the copy's lease renewed, unless a disk that hangs still has to do it for the last time."""
+    def renew_lease(self) -> None:
+        """Renew the copy's lease, unless the last renewal is still waiting for the disk."""
         if self._renewal is None or self._renewal.done():
-            self._renewal = self._writer.submit(self.copy.renew)
+            self._renewal = self._writer.submit(self.copy.renew_lease)
 
-    async def take(self, batches: Sequence[Batch]) -> None:
-        """Keep batches, and publish them once they are on the disk; one that fails is waited for."""
+    async def append(self, batches: Sequence[Batch]) -> None:
+        """Write batches and publish them once they are on the disk; a failed write is repeated until it succeeds."""
         for number, group in groupby(batches, lambda batch: batch.header.attempt):
             if number > self.copy.attempt.number:
-                await self._insist(self.copy.begin, number)
+                await self._write(self.copy.begin_attempt, number)
                 self.server.continue_with(self.copy.attempt)
-                self._tell_place()
-            kept = list(group)
-            await self._insist(self.copy.append, kept)
-            for batch in kept:
+                self._write_connection()
+            written = list(group)
+            await self._write(self.copy.append, written)
+            for batch in written:
                 self.server.publish(batch)
 
     async def end(self, trainer: ProcessIdentity | None) -> None:
-        """The run is over, as far as can be known."""
+        """End the copy: its run is over, with a last event or without."""
         self._is_over = True
-        await self._insist(self.copy.end, trainer)
+        await self._write(self.copy.end, trainer)
 
-    def beat(self, heartbeat: Heartbeat | None) -> None:
-        """Pass on the trainer's heartbeat, if it is a new one: a trainer that is silent is silent here too."""
+    def forward_heartbeat(self, heartbeat: Heartbeat | None) -> None:
+        """Publish the trainer's heartbeat, if it is a new one; a trainer that is silent is silent here as well."""
         if heartbeat and heartbeat is not self._heartbeat:
             self._heartbeat = heartbeat
-            self._told = {name: value for name, value in heartbeat.fields.items() if name != "walltime"}
+            self._heartbeat_fields = {name: value for name, value in heartbeat.fields.items() if name != "walltime"}
             self.server.beat()
 
     async def close(self) -> None:
-        """Close sockets and files; the copy stays for the next start."""
+        """Close the sockets and files. The copy remains for the next start."""
         self._answering.cancel()
         await asyncio.gather(self._answering, return_exceptions=True)
         self.server.close(linger=0.2)
         await self._writer.submit(self.copy.close)
 
-    def _open(self, places: EndpointAllocator) -> Server:
+    def _open(self, allocator: EndpointAllocator) -> Server:
         attempt, previous = self.copy.attempt, None
         with contextlib.suppress(ProtocolError):
             previous = read_connection(connection_path(self.copy.folder, self.copy.rank))
         problem: UsageError | None = None
-        for endpoints in places.offers(previous):
+        for endpoints in allocator.candidates(previous):
             try:
-                return Server.open(attempt, endpoints, self._describe, self._introduce, context=places.context)
+                return Server.open(attempt, endpoints, self._describe, self._introduce, context=allocator.context)
             except UsageError as error:
                 problem = error
         raise UsageError(f"no more ranks can be served: {problem}")
 
-    def _tell_place(self) -> None:
+    def _write_connection(self) -> None:
         attempt, server = self.copy.attempt, self.server
         connection = Connection(
             server.publish_endpoint, server.request_endpoint, attempt.run, attempt.rank, self.world_size, self._session,
@@ -129,7 +130,7 @@ class CopyServer:
 
     def _describe(self) -> dict[str, Any]:
         ended = {"state": self.copy.ended.removeprefix("run/")} if self.copy.ended else {}
-        return {**self._told, **ended}
+        return {**self._heartbeat_fields, **ended}
 
     def _introduce(self) -> dict[str, Any]:
         return {
@@ -141,25 +142,20 @@ class CopyServer:
             "over": self._is_over,
         }
 
-    async def _pass_on(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:
+    async def _forward_command(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:
         if self.command is None:
-            raise RequestError("this relay has nobody to pass commands on to: the training is over, or not reached yet")
+            raise RequestError("the relay cannot forward commands: the training is over, or not connected yet")
         await self.command(identifier, verb, arguments)
 
-    async def _insist(self, function: Callable[..., None], *arguments: object) -> None:
-        """Do something on the disk until it works: meanwhile the trainer's journal keeps what comes."""
-        for pause in _pauses():
+    async def _write(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a method of the copy until it succeeds. What is recorded meanwhile waits in the trainer's journal."""
+        pause = RETRY_SECONDS
+        while True:
             try:
                 await self._writer.submit(partial(function, *arguments))
-                break
+                return
             except OSError as error:
                 if pause == RETRY_SECONDS:
                     logger.warning("%s cannot be written: %s; trying again", self.copy.folder, error.strerror)
                 await asyncio.sleep(pause)
-
-
-def _pauses() -> Iterator[float]:
-    pause = RETRY_SECONDS
-    while True:
-        yield pause
-        pause = min(2 * pause, 10.0)
+                pause = min(2 * pause, MAX_RETRY_SECONDS)

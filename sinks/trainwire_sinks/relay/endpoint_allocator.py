@@ -1,4 +1,4 @@
-"""Which endpoints a relay gives to each rank of each run: the same again after it was killed, where they are free."""
+"""The endpoint allocator of a relay: each rank gets its own endpoints, after a restart the same if they are free."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from trainwire_protocol.transport.auth import ClientKeys
 from trainwire_protocol.transport.connection import Connection
@@ -15,94 +16,93 @@ from trainwire_protocol.transport.endpoints import Endpoints, Tcp
 from trainwire_protocol.transport.key_files import make_key_files, read_key_pair
 from trainwire_protocol.transport.server import ServerContext
 
+MAX_RANKS: Final = 10_000
+
 
 class EndpointAllocator:
-    """Gives out endpoints."""
+    """Assigns endpoints to ranks, and owns the ZeroMQ context and the keys of their sockets."""
 
     def __init__(self, tcp: Tcp, key_folder: Path) -> None:
-        """Prepare keys, or a folder for sockets.
+        """Prepare the keys, or a folder for the sockets.
 
         Args:
-            tcp: where the relay is reached from other hosts, if it is. A port that is given is that of the first rank;
-                each further one gets the next two.
-            key_folder: keeps the keys, so that a connection file that was copied is good as long as the relay is.
+            tcp: how other hosts reach the relay. A given port belongs to the first rank; each further rank gets the
+                next two.
+            key_folder: stores the keys, so that copies of a connection file stay valid when the relay is restarted.
 
         Raises:
-            UsageError: an address is none, or keys or a folder cannot be had.
+            UsageError: an address is invalid, a key cannot be read, or a folder cannot be created.
         """
         if tcp.bind and tcp.server_key is None:
-            tcp = dataclasses.replace(tcp, server_key=_own_key(key_folder / "relay"))
-        self._own = Endpoints.choose(tcp)
-        if self._own.server_keys and self._own.client_keys:
-            client = read_key_pair(_own_key(key_folder / "client"))
-            allowed = self._own.server_keys.allowed - {self._own.client_keys.client.public} | {client.public}
-            self._own = dataclasses.replace(
-                self._own,
-                server_keys=self._own.server_keys._replace(allowed=allowed),
-                client_keys=ClientKeys(self._own.client_keys.server, client),
+            tcp = dataclasses.replace(tcp, server_key=_stored_key(key_folder / "relay"))
+        self._base = Endpoints.choose(tcp)
+        if self._base.server_keys and self._base.client_keys:
+            client = read_key_pair(_stored_key(key_folder / "client"))
+            allowed = self._base.server_keys.allowed - {self._base.client_keys.client.public} | {client.public}
+            self._base = dataclasses.replace(
+                self._base,
+                server_keys=self._base.server_keys._replace(allowed=allowed),
+                client_keys=ClientKeys(self._base.client_keys.server, client),
             )
-        self.context = ServerContext(self._own.server_keys)
-        """For the sockets of all ranks."""
-        self._given = 0
-        self._left_behind: set[Path] = set()
+        self.context = ServerContext(self._base.server_keys)
+        """The context of all sockets."""
+        self._next_number = 0
+        self._abandoned_folders: set[Path] = set()
 
     @property
     def client_keys(self) -> ClientKeys | None:
-        """What clients of any rank need."""
-        return self._own.client_keys
+        """The keys that clients of any rank need; None without TCP."""
+        return self._base.client_keys
 
-    def offers(self, previous: Connection | None) -> Iterator[Endpoints]:
-        """Endpoints for one more rank, those that it had before first; to be tried one after the other."""
+    def candidates(self, previous: Connection | None) -> Iterator[Endpoints]:
+        """Yield endpoints for one more rank, to be tried in order; those of the previous start come first."""
         if previous:
-            yield from self._again(previous)
-        while self._given < 10_000:
-            number, self._given = self._given, self._given + 1
-            yield self._numbered(number)
+            yield from self._previous_endpoints(previous)
+        while self._next_number < MAX_RANKS:
+            number, self._next_number = self._next_number, self._next_number + 1
+            yield self._numbered_endpoints(number)
 
     def close(self) -> None:
-        """Close the context, after all of its sockets, and remove the sockets' folders."""
+        """Close the context, whose sockets must be closed already, and remove the folders of the sockets."""
         self.context.close()
-        self._own.remove()
-        for folder in self._left_behind:
+        self._base.remove()
+        for folder in self._abandoned_folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _again(self, previous: Connection) -> Iterator[Endpoints]:
+    def _previous_endpoints(self, previous: Connection) -> Iterator[Endpoints]:
         publish, request = previous.publish, previous.request
-        if self._own.folder:
+        if self._base.folder:
             folder = Path(publish.removeprefix("ipc://")).parent
-            # Left behind by a relay that was killed; one that anybody else owns is a trap.
+            # A relay that was killed has left it behind. A folder of another user must not be trusted.
             with contextlib.suppress(OSError):
                 if folder.name.startswith("trainwire-") and folder.stat().st_uid == os.geteuid():
-                    self._left_behind.add(folder)
-                    yield dataclasses.replace(self._own, publish=publish, request=request)
-        elif publish.startswith("tcp://") and self._first_port() is None and self._advertised_port() is None:
-            host = self._own.publish.rpartition(":")[0]
+                    self._abandoned_folders.add(folder)
+                    yield dataclasses.replace(self._base, publish=publish, request=request)
+        elif publish.startswith("tcp://") and _port(self._base.publish) is None and _port(self._base.advertise) is None:
+            host = self._base.publish.rpartition(":")[0]
             ports = (endpoint.rpartition(":")[2] for endpoint in (publish, request))
             own_publish, own_request = (f"{host}:{port}" for port in ports)
-            yield dataclasses.replace(self._own, publish=own_publish, request=own_request)
+            yield dataclasses.replace(self._base, publish=own_publish, request=own_request)
 
-    def _numbered(self, number: int) -> Endpoints:
-        if self._own.folder:
-            publish, request = (f"ipc://{self._own.folder}/{number}-{kind}" for kind in ("pub", "req"))
-            return dataclasses.replace(self._own, publish=publish, request=request)
-        first, advertised = self._first_port(), self._advertised_port()
-        host, name = self._own.publish.rpartition(":")[0], (self._own.advertise or "").rpartition(":")[0]
+    def _numbered_endpoints(self, number: int) -> Endpoints:
+        if self._base.folder:
+            publish, request = (f"ipc://{self._base.folder}/{number}-{kind}" for kind in ("pub", "req"))
+            return dataclasses.replace(self._base, publish=publish, request=request)
+        first, advertised = _port(self._base.publish), _port(self._base.advertise)
+        host, name = self._base.publish.rpartition(":")[0], (self._base.advertise or "").rpartition(":")[0]
         if first is None:
-            return self._own
+            return self._base
         publish, request = f"{host}:{first + 2 * number}", f"{host}:{first + 2 * number + 1}"
-        advertise = self._own.advertise if advertised is None else f"{name}:{advertised + 2 * number}"
-        return dataclasses.replace(self._own, publish=publish, request=request, advertise=advertise)
-
-    def _first_port(self) -> int | None:
-        port = self._own.publish.rpartition(":")[2]
-        return int(port) if port.isdecimal() else None
-
-    def _advertised_port(self) -> int | None:
-        port = (self._own.advertise or "").rpartition(":")[2]
-        return int(port) if port.isdecimal() else None
+        advertise = self._base.advertise if advertised is None else f"{name}:{advertised + 2 * number}"
+        return dataclasses.replace(self._base, publish=publish, request=request, advertise=advertise)
 
 
-def _own_key(name: Path) -> Path:
-    """The `.key` file of this name, made now if it is not there."""
+def _port(address: str | None) -> int | None:
+    port = (address or "").rpartition(":")[2]
+    return int(port) if port.isdecimal() else None
+
+
+def _stored_key(name: Path) -> Path:
+    """Return the `.key` file of this name; create it if it does not exist."""
     path = name.with_name(f"{name.name}.key")
     return path if path.exists() else make_key_files(name)[0]

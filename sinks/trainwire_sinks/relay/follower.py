@@ -1,4 +1,4 @@
-"""Follows one rank of a run for a relay, from where its copy ends to where the run does."""
+"""The follower of one rank: it reads the run from the end of the relay's copy to the end of the run."""
 
 from __future__ import annotations
 
@@ -15,88 +15,85 @@ from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.transport.polling import Gatherer
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.relay.copy_server import CopyServer
-from trainwire_sinks.relay.sources import Found
+from trainwire_sinks.relay.sources import FoundRank
 from trainwire_sinks.runtime.source import Acknowledger
 
-BEAT_SECONDS: Final = 0.25
-"""How often it is looked whether the trainer has sent a heartbeat."""
+TICK_SECONDS: Final = 0.25
+"""How often `RankFollower.tick` is called: how late a heartbeat may be forwarded."""
 
-WORD_SECONDS: Final = 2 * RENEWAL_SECONDS
-"""How often the lease is renewed, and the trainer told how far the copy is: both hold for half a minute."""
+REPORT_SECONDS: Final = 2 * RENEWAL_SECONDS
+"""How often the lease is renewed and the cursor acknowledged; both are valid for half a minute."""
 
 HIGH_WATER_MARK: Final = 16
-"""Live messages of one rank that wait here. What is more waits at its trainer, and what is dropped there is fetched."""
+"""Live messages of one rank that wait in the relay. Further ones wait at the trainer; dropped ones are fetched."""
 
 READ_AHEAD_BYTES: Final = 64 << 10
-"""How much of one rank is had before it can be written: all ranks may lag at the same time."""
+"""How much of one rank is read before it can be written. It is small, since all ranks may lag at the same time."""
 
 logger = logging.getLogger("trainwire")
 
 
 class RankFollower:
-    """Follows what was found, and has it served."""
+    """Reads the batches of one rank and passes them to its copy's server."""
 
     def __init__(
         self,
-        found: Found,
-        serving: CopyServer,
+        found: FoundRank,
+        server: CopyServer,
         context: zmq.asyncio.Context,
         gatherer: Gatherer,
         name: str,
         give_up: float | None = None,
     ) -> None:
-        """Say what to follow.
+        """Prepare to follow a rank.
 
         Args:
-            found: which rank, and where it is.
-            serving: takes what is read.
-            context: for the sockets.
-            gatherer: looks at what comes live.
-            name: under which the trainer knows this relay.
-            give_up: seconds after which a silent trainer on another host is no longer waited for.
+            found: the rank, and where to read it.
+            server: receives the batches.
+            context: the context of the sockets.
+            gatherer: polls the live sockets.
+            name: the name by which the trainer knows the relay.
+            give_up: seconds after which a silent trainer on another host is given up.
         """
-        self.found, self.serving = found, serving
+        self.found, self.server = found, server
         self._context, self._gatherer = context, gatherer
         self._name, self._give_up = name, give_up
-        self._reading: tuple[Subscription, Acknowledger] | None = None
+        self._open: tuple[Subscription, Acknowledger] | None = None
         self._renewal_due = 0.0
 
     async def run(self) -> None:
-        """Follow to the end of the run.
+        """Follow the rank to the end of its run.
 
         Raises:
-            IncompleteError: there is more, but it cannot be had.
+            IncompleteError: the rest of the run cannot be read.
         """
-        await self.serving.hold(self.found.world_size)
-        cursor: Cursor | None = self.serving.copy.cursor
+        await self.server.begin(self.found.world_size)
+        cursor: Cursor | None = self.server.copy.cursor
         while cursor is not None:
             cursor = await self._follow_from(cursor)
-        await self.serving.end(self.found.process)
+        await self.server.end(self.found.process)
 
-    def is_elsewhere(self, found: Found) -> bool:
-        """Whether a later attempt was found, at a place that this does not find by itself."""
+    def must_move_to(self, found: FoundRank) -> bool:
+        """Return whether a later attempt was found at an address that this follower does not find by itself."""
         there, here = found.target.connection, self.found.target.connection
         return found.attempt > self.found.attempt and there is not None and there != here
 
-    def beat(self) -> None:
-        """Pass the trainer's heartbeats on; renew the lease, and tell the trainer how far the copy is, now and then.
-
-        To be called every `BEAT_SECONDS`.
-        """
-        if self._reading is None:
+    def tick(self) -> None:
+        """Forward the trainer's heartbeat, renew the lease and acknowledge the cursor, as they become due."""
+        if self._open is None:
             return
-        subscription, acknowledger = self._reading
-        self.serving.beat(subscription.heartbeat)
+        subscription, acknowledger = self._open
+        self.server.forward_heartbeat(subscription.heartbeat)
         now = time.monotonic()
         if now > self._renewal_due:
-            self._renewal_due = now + WORD_SECONDS
-            self.serving.renew()
-        # Tried again until it is heard: the trainer waits at its end for those alone that it has heard of.
-        if now > (subscription.acknowledged or 0.0) + WORD_SECONDS:
-            acknowledger.send(self.serving.copy.cursor)
+            self._renewal_due = now + REPORT_SECONDS
+            self.server.renew_lease()
+        # Repeated until the trainer has received it: at its end it waits only for readers that it knows.
+        if now > (subscription.acknowledged or 0.0) + REPORT_SECONDS:
+            acknowledger.send(self.server.copy.cursor)
 
     async def _follow_from(self, cursor: Cursor) -> Cursor | None:
-        """Read to the end; or where to read on, if the trainer's disk has lost what is copied here."""
+        """Read to the end; return where to continue if the trainer's disk has lost what is copied here."""
         subscription = Subscription(
             self.found.target, rank=self.found.rank, channels=CHANNELS, cursor=cursor, give_up=self._give_up,
             name=self._name, context=self._context, high_water_mark=HIGH_WATER_MARK, read_ahead_bytes=READ_AHEAD_BYTES,
@@ -104,25 +101,25 @@ class RankFollower:
         )  # fmt: skip
         try:
             async with subscription, Acknowledger(subscription) as acknowledger:
-                self.serving.command = subscription.command
-                self._reading = subscription, acknowledger
-                await self._read(subscription, acknowledger)
+                self.server.command = subscription.command
+                self._open = subscription, acknowledger
+                await self._copy_batches(subscription, acknowledger)
         except CursorAheadError as error:
-            # What was lost there is superseded by the next attempt, and does no harm here.
-            logger.warning("%s: %s; going on with the next attempt", self.found.target, error)
-            return Cursor(self.serving.copy.cursor.attempt + 1, -1)
+            # The next attempt supersedes what the trainer's disk has lost.
+            logger.warning("%s: %s; continuing with the next attempt", self.found.target, error)
+            return Cursor(self.server.copy.cursor.attempt + 1, -1)
         finally:
-            self._reading = self.serving.command = None
+            self._open = self.server.command = None
         return None
 
-    async def _read(self, subscription: Subscription, acknowledger: Acknowledger) -> None:
+    async def _copy_batches(self, subscription: Subscription, acknowledger: Acknowledger) -> None:
         while True:
             try:
                 batches = await subscription.ready()
             except StopAsyncIteration:
                 break
-            await self.serving.take(batches)
-            if self.serving.copy.ended:
-                # Its trainer may be waiting for this word alone before it goes.
-                await acknowledger.send_last(self.serving.copy.cursor)
-        await acknowledger.send_last(self.serving.copy.cursor)
+            await self.server.append(batches)
+            if self.server.copy.ended:
+                # The trainer may be waiting for this acknowledgement before it exits.
+                await acknowledger.send_last(self.server.copy.cursor)
+        await acknowledger.send_last(self.server.copy.cursor)

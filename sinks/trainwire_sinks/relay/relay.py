@@ -1,4 +1,4 @@
-"""A relay's life: claim its folder, serve what is there, find what is to be copied, follow it, end."""
+"""The relay: finds the ranks of its sources, follows each, keeps a copy and serves it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from trainwire_protocol.errors import IncompleteError, TrainwireError
 from trainwire_protocol.journal.run_folder import list_ranks, read_run_name
 from trainwire_protocol.transport.endpoints import Tcp
 from trainwire_protocol.transport.polling import Gatherer
-from trainwire_sinks.relay.copy import Copy
+from trainwire_sinks.relay.copy import Copy, CopyWriter
 from trainwire_sinks.relay.copy_server import CopyServer
 from trainwire_sinks.relay.endpoint_allocator import EndpointAllocator
-from trainwire_sinks.relay.follower import BEAT_SECONDS, RankFollower
-from trainwire_sinks.relay.sources import AddressSource, FolderSource, Found, make_source
-from trainwire_sinks.relay.writer import Writer
+from trainwire_sinks.relay.follower import TICK_SECONDS, RankFollower
+from trainwire_sinks.relay.sources import AddressSource, FolderSource, FoundRank, make_source
 from trainwire_sinks.runtime.claim import Claim
 
 SCAN_SECONDS: Final = 1.0
-"""How often sources are looked at."""
+"""How often the sources are searched."""
 
 GATHER_SECONDS: Final = 0.02
-"""How long what the trainers send gathers before it is looked at: to wake for each message costs much more."""
+"""How long live messages are collected before they are read; waking for each message costs much more."""
 
 MAX_OPEN_FILES: Final = 1 << 16
 
@@ -39,14 +38,14 @@ logger = logging.getLogger("trainwire")
 
 
 class Relay:
-    """Copies all that its sources have into a folder, and serves it from there.
+    """Copies all runs of its sources to a folder, and serves them from there.
 
     Args:
-        sources: addresses, run folders, connection files, and folders of either.
-        folder: holds a run folder for each run.
-        tcp: where the relay is reached from other hosts, if it is.
-        give_up: seconds after which a silent trainer on another host is no longer waited for.
-        until_over: end when every source has been found, and all runs that were are over.
+        sources: addresses, run folders, connection files, and folders of run folders or connection files.
+        folder: receives a run folder for each run.
+        tcp: how other hosts reach the relay.
+        give_up: seconds after which a silent trainer on another host is given up.
+        until_over: stop when every source has had a run and all of these are over.
     """
 
     def __init__(
@@ -58,49 +57,52 @@ class Relay:
         give_up: float | None = None,
         until_over: bool = False,
     ) -> None:
-        self._names, self._folder, self._tcp = sources, folder, tcp
+        self._source_names, self._folder, self._tcp = sources, folder, tcp
         self._give_up, self._until_over = give_up, until_over
         self._session = secrets.token_hex(8)
         self._claim = Claim(folder, "relay", 0)
-        self._serving: dict[Key, CopyServer] = {}
-        self._following: dict[Key, RankFollower] = {}
+        self._servers: dict[Key, CopyServer] = {}
+        self._followers: dict[Key, RankFollower] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._done: dict[Key, tuple[str | None, int]] = {}
-        self._unseen: set[str] = set()
+        """Session and attempt up to which a rank was copied."""
+        self._empty_sources: set[str] = set()
+        """Sources in which no run was found yet."""
         self._stopping = asyncio.Event()
         self.incomplete: list[str] = []
         """Runs that could not be copied to their end."""
 
     async def run(self) -> None:
-        """Relay until `stop` is called, or all is over if that is wanted.
+        """Relay until `stop` is called, or with `until_over` until all runs are over.
 
         Raises:
-            OutputError: the folder cannot be written, or another relay writes it.
-            UsageError: a source or an address is none, or there are no keys for it.
+            OutputError: the folder cannot be written, or another relay uses it.
+            UsageError: a source or an address is invalid, or its keys are not available.
         """
         await asyncio.to_thread(self._claim.take)
-        _allow_many_files()
-        places = EndpointAllocator(self._tcp, self._folder / ".trainwire")
-        self._writer, self._gatherer = Writer(), Gatherer(GATHER_SECONDS)
+        _raise_open_files_limit()
+        allocator = EndpointAllocator(self._tcp, self._folder / ".trainwire")
+        self._writer, self._gatherer = CopyWriter(), Gatherer(GATHER_SECONDS)
         sources: list[FolderSource | AddressSource] = []
         try:
-            sources.extend(make_source(name, self._folder, places.context.zmq) for name in self._names)
-            await self._live(sources, places)
+            sources.extend(make_source(name, self._folder, allocator.context.zmq) for name in self._source_names)
+            await self._relay(sources, allocator)
         finally:
-            await self._close(sources, places)
+            await self._close(sources, allocator)
 
     def stop(self) -> None:
-        """End soon; what is copied is on the disk already. Call it on the relay's event loop."""
+        """Stop soon. Must be called on the relay's event loop."""
         self._stopping.set()
 
-    async def _live(self, sources: Sequence[FolderSource | AddressSource], places: EndpointAllocator) -> None:
-        for run, rank in await asyncio.to_thread(self._copied):
-            await self._serve((run, rank), places)
-        self._unseen = {str(source) for source in sources}
-        watching = [asyncio.ensure_future(self._watch(source, places)) for source in sources]
+    async def _relay(self, sources: Sequence[FolderSource | AddressSource], allocator: EndpointAllocator) -> None:
+        for run, rank in await asyncio.to_thread(self._find_copies):
+            await self._serve((run, rank), allocator)
+        self._empty_sources = {str(source) for source in sources}
         tasks: list[asyncio.Future[Any]] = [
-            *watching, asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._stopping.wait()),
-        ]  # fmt: skip
+            *(asyncio.ensure_future(self._search(source, allocator)) for source in sources),
+            asyncio.ensure_future(self._tick_followers()),
+            asyncio.ensure_future(self._stopping.wait()),
+        ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -110,96 +112,96 @@ class Relay:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _copied(self) -> list[Key]:
-        """The ranks that were copied before this start."""
+    def _find_copies(self) -> list[Key]:
+        """Return the ranks that were copied before this start."""
         folders = [path for path in sorted(self._folder.iterdir()) if read_run_name(path) == path.name]
         return [(folder.name, rank) for folder in folders for rank in list_ranks(folder)]
 
-    async def _serve(self, key: Key, places: EndpointAllocator) -> CopyServer:
-        if key not in self._serving:
+    async def _serve(self, key: Key, allocator: EndpointAllocator) -> CopyServer:
+        if key not in self._servers:
             run, rank = key
             copy = await asyncio.to_thread(Copy, self._folder / run, run, rank, self._session)
-            self._serving[key] = CopyServer(copy, places, self._session, self._writer)
-        return self._serving[key]
+            self._servers[key] = CopyServer(copy, allocator, self._session, self._writer)
+        return self._servers[key]
 
-    async def _beat(self) -> None:
+    async def _tick_followers(self) -> None:
         while True:
-            for following in self._following.values():
-                following.beat()
-            await asyncio.sleep(BEAT_SECONDS)
+            for follower in self._followers.values():
+                follower.tick()
+            await asyncio.sleep(TICK_SECONDS)
 
-    async def _watch(self, source: FolderSource | AddressSource, places: EndpointAllocator) -> None:
-        """Follow what a source has, and what comes into it."""
+    async def _search(self, source: FolderSource | AddressSource, allocator: EndpointAllocator) -> None:
+        """Search a source again and again, and follow the ranks that it has."""
         while True:
-            found = await (source.find() if isinstance(source, AddressSource) else asyncio.to_thread(source.find))
-            for one in found:
-                await self._consider(one, places)
-            if found:
-                self._unseen.discard(str(source))
-            if self._until_over and not self._unseen and not self._following:
+            ranks = await (source.find() if isinstance(source, AddressSource) else asyncio.to_thread(source.find))
+            for found in ranks:
+                await self._follow(found, allocator)
+            if ranks:
+                self._empty_sources.discard(str(source))
+            if self._until_over and not self._empty_sources and not self._followers:
                 self.stop()
             await asyncio.sleep(SCAN_SECONDS)
 
-    async def _consider(self, found: Found, places: EndpointAllocator) -> None:
-        """Follow what was found, unless it is followed already, or is over and copied."""
+    async def _follow(self, found: FoundRank, allocator: EndpointAllocator) -> None:
+        """Start a follower for a rank, unless the rank has one or is copied to its end."""
         key, state = (found.run, found.rank), (found.session, found.attempt)
-        following = self._following.get(key)
-        if (following and not following.is_elsewhere(found)) or self._done.get(key) == state:
+        follower = self._followers.get(key)
+        if (follower and not follower.must_move_to(found)) or self._done.get(key) == state:
             return
-        if following:
+        if follower:
             self._tasks[key].cancel()
             await asyncio.gather(self._tasks[key], return_exceptions=True)
         try:
-            serving = await self._serve(key, places)
+            server = await self._serve(key, allocator)
         except (TrainwireError, OSError) as error:
             logger.error("cannot relay rank %d of %s: %s", found.rank, found.run, error)
             self._done[key] = state
             return
-        if serving.copy.ended and serving.copy.attempt.number >= found.attempt:
+        if server.copy.ended and server.copy.attempt.number >= found.attempt:
             self._done[key] = state
             return
         logger.info("relaying rank %d of %s from %s", found.rank, found.run, found.target)
         name = f"relay on {socket.gethostname()} in {self._folder}"[:256]
-        following = RankFollower(found, serving, places.context.zmq, self._gatherer, name, self._give_up)
-        self._following[key] = following
-        self._tasks[key] = asyncio.ensure_future(self._follow(following, state))
-        self._tasks[key].add_done_callback(lambda _: self._forget(key))
+        follower = RankFollower(found, server, allocator.context.zmq, self._gatherer, name, self._give_up)
+        self._followers[key] = follower
+        self._tasks[key] = asyncio.ensure_future(self._run_follower(follower, state))
+        self._tasks[key].add_done_callback(lambda _: self._remove_follower(key))
 
-    def _forget(self, key: Key) -> None:
-        del self._following[key], self._tasks[key]
-
-    async def _follow(self, following: RankFollower, state: tuple[str | None, int]) -> None:
-        found = following.found
+    async def _run_follower(self, follower: RankFollower, state: tuple[str | None, int]) -> None:
+        found = follower.found
         try:
-            await following.run()
+            await follower.run()
         except TrainwireError as error:
             if isinstance(error, IncompleteError):
                 self.incomplete.append(found.run)
             logger.error("rank %d of %s is not relayed to its end: %s", found.rank, found.run, error)
         except Exception:
-            logger.exception("rank %d of %s is not relayed further; trying again", found.rank, found.run)
+            logger.exception("relaying rank %d of %s failed; trying again", found.rank, found.run)
             await asyncio.sleep(SCAN_SECONDS)
             return
         self._done[found.run, found.rank] = state
 
-    async def _close(self, sources: Sequence[FolderSource | AddressSource], places: EndpointAllocator) -> None:
+    def _remove_follower(self, key: Key) -> None:
+        del self._followers[key], self._tasks[key]
+
+    async def _close(self, sources: Sequence[FolderSource | AddressSource], allocator: EndpointAllocator) -> None:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(serving.close() for serving in self._serving.values()))
+        await asyncio.gather(*(server.close() for server in self._servers.values()))
         await self._writer.close()
         self._gatherer.close()
         for source in sources:
             if isinstance(source, AddressSource):
                 await source.close()
-        places.close()
+        allocator.close()
         self._claim.release()
 
 
-def _allow_many_files() -> None:
-    """Raise the number of open files, of which each rank takes some, as far as the system lets us."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+def _raise_open_files_limit() -> None:
+    """Raise the limit of open files, of which each rank needs several, as far as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,4 +1,4 @@
-"""Relays, with real publishers and real sockets."""
+"""Relays, tested with real publishers and sockets."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def relaying(*sources: Path | str, to: Path, **options: Any) -> AsyncIterator[Relay]:
-    """A relay that runs meanwhile."""
+    """Run a relay within the context."""
     relay = Relay([str(source) for source in sources], to, options.pop("tcp", Tcp()), **options)
-    living = asyncio.ensure_future(relay.run())
+    running = asyncio.ensure_future(relay.run())
     try:
         yield relay
     finally:
         relay.stop()
-        await living
+        await running
 
 
 async def until(condition: Any) -> None:
@@ -54,13 +54,13 @@ async def until(condition: Any) -> None:
 
 
 def journal(folder: Path, rank: int = 0) -> bytes:
-    """All records of a rank, one after the other."""
+    """Return the records of all attempts of a rank."""
     attempts = list_attempts(folder, rank)
     return b"".join(path.read_bytes() for attempt in attempts for path in list_segments(attempt.folder))
 
 
-async def all_of(target: Target, **options: Any) -> list[tuple[bytes, bytes]]:
-    """Every batch of a run that ends."""
+async def read_all(target: Target, **options: Any) -> list[tuple[bytes, bytes]]:
+    """Return every batch of a run, up to its end."""
     async with Subscription(target, channels=("event", "media"), **options) as subscription:
         return [frames(batch) async for batch in subscription]
 
@@ -69,8 +69,8 @@ def frames(batch: Batch) -> tuple[bytes, bytes]:
     return batch.header_bytes, batch.body
 
 
-def test_two_runs_of_two_ranks(tmp_path: Path) -> None:
-    """Each rank of each run is in a run folder of the relay's, byte for byte, and can be read from there live."""
+def test_two_runs_with_two_ranks_are_copied(tmp_path: Path) -> None:
+    """Each rank of each run is copied byte for byte to a run folder, and can be read live from there."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -84,8 +84,8 @@ def test_two_runs_of_two_ranks(tmp_path: Path) -> None:
                 one.scalars(5)
             await until(lambda: all(connection_path(copies[one.attempt.run], one.attempt.rank).exists()
                                     for one in publishers))  # fmt: skip
-            reading = [
-                asyncio.ensure_future(all_of(Target(copies[one.attempt.run]), rank=one.attempt.rank))
+            readers = [
+                asyncio.ensure_future(read_all(Target(copies[one.attempt.run]), rank=one.attempt.rank))
                 for one in publishers
             ]
             for number in range(30):
@@ -94,7 +94,7 @@ def test_two_runs_of_two_ranks(tmp_path: Path) -> None:
                 await asyncio.sleep(0.005)
             for one in publishers:
                 one.end()
-            for one, batches in zip(publishers, await asyncio.gather(*reading), strict=True):
+            for one, batches in zip(publishers, await asyncio.gather(*readers), strict=True):
                 assert batches == [frames(batch) for batch in one.recorded]
                 assert journal(copies[one.attempt.run], one.attempt.rank) == journal(one.folder, one.attempt.rank)
             assert not relay.incomplete
@@ -103,8 +103,8 @@ def test_two_runs_of_two_ranks(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_trainer_hears_how_far_the_copy_is(tmp_path: Path) -> None:
-    """The relay is one reader to the trainer, which waits for it at its end as for any sink."""
+def test_the_relay_acknowledges_what_it_has_copied(tmp_path: Path) -> None:
+    """The trainer sees the relay as one reader, and waits for it at its end as for any sink."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher, relaying(tmp_path / "run", to=tmp_path / "copies"):
@@ -118,8 +118,8 @@ def test_a_trainer_hears_how_far_the_copy_is(tmp_path: Path) -> None:
     run(main())
 
 
-def test_history_after_the_end_from_another_host(tmp_path: Path) -> None:
-    """Once trainer and run folder are gone, a client with nothing but the relay's address reads it all, over TCP."""
+def test_the_copy_is_served_after_the_end_of_the_run(tmp_path: Path) -> None:
+    """Without the trainer and its folder, a client reads the whole run from the relay over TCP."""
 
     async def main() -> None:
         copies = tmp_path / "copies"
@@ -132,23 +132,23 @@ def test_history_after_the_end_from_another_host(tmp_path: Path) -> None:
         (tmp_path / "run").rename(tmp_path / "gone")
         copy = copies / publisher.attempt.run
         tcp = Tcp("tcp://127.0.0.1:0")
-        places = []
+        connections = []
         for _ in range(2):
             before = connection_path(copy, 0).read_text()
             async with relaying(tmp_path / "run", to=copies, tcp=tcp):
                 await until(lambda before=before: connection_path(copy, 0).read_text() != before)
                 connection = read_connection(connection_path(copy, 0))
-                places.append((connection.publish, connection.request, connection.keys))
+                connections.append((connection.publish, connection.request, connection.keys))
                 away = Target(folder=None, request=connection.request, connection=connection)
-                assert await all_of(away) == [frames(batch) for batch in publisher.recorded]
-        assert places[0] == places[1]
-        assert places[0][2]
+                assert await read_all(away) == [frames(batch) for batch in publisher.recorded]
+        assert connections[0] == connections[1]
+        assert connections[0][2]
 
     run(main())
 
 
-def test_a_run_that_is_resumed(tmp_path: Path) -> None:
-    """A later attempt goes into the same copy, and readers of the copy go on with it."""
+def test_a_resumed_run_is_copied(tmp_path: Path) -> None:
+    """A later attempt is added to the same copy, and readers of the copy continue with it."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -157,23 +157,23 @@ def test_a_run_that_is_resumed(tmp_path: Path) -> None:
             copy = tmp_path / "copies" / first.attempt.run
             first.scalars(5)
             await until(lambda: journal(copy))
-            reading = asyncio.ensure_future(all_of(Target(copy)))
+            reading = asyncio.ensure_future(read_all(Target(copy)))
             away = read_connection(connection_path(copy, 0))
-            far = asyncio.ensure_future(all_of(Target(folder=None, request=away.request, connection=away)))
+            far = asyncio.ensure_future(read_all(Target(folder=None, request=away.request, connection=away)))
             second = await stack.enter_async_context(Publisher(tmp_path / "run", take_over=True))
             second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 4}, "from_step": 1})
             second.scalars(4)
             second.end()
-            wanted = [frames(batch) for batch in first.recorded + second.recorded]
-            assert await reading == wanted
-            assert await far == wanted
+            expected = [frames(batch) for batch in first.recorded + second.recorded]
+            assert await reading == expected
+            assert await far == expected
             assert journal(copy) == journal(tmp_path / "run")
 
     run(main())
 
 
-def test_a_resumed_run_known_by_a_copied_connection_file(tmp_path: Path) -> None:
-    """When the file is replaced by that of a later attempt, the relay leaves a silent trainer, and goes there."""
+def test_a_replaced_connection_file_moves_the_relay_to_the_new_attempt(tmp_path: Path) -> None:
+    """If a connection file is replaced by that of a later attempt, the relay leaves the silent trainer."""
 
     async def main() -> None:
         (tmp_path / "known").mkdir()
@@ -194,8 +194,8 @@ def test_a_resumed_run_known_by_a_copied_connection_file(tmp_path: Path) -> None
     run(main())
 
 
-def test_a_run_that_goes_on_after_its_copy_was_over(tmp_path: Path) -> None:
-    """A run that is over and copied is followed again once a later attempt begins."""
+def test_a_run_that_continues_after_its_end_is_followed_again(tmp_path: Path) -> None:
+    """A finished run that was copied is followed again when a later attempt begins."""
 
     async def main() -> None:
         async with relaying(tmp_path / "run", to=tmp_path / "copies"):
@@ -210,14 +210,14 @@ def test_a_run_that_goes_on_after_its_copy_was_over(tmp_path: Path) -> None:
     run(main())
 
 
-def test_commands_are_passed_on_or_refused(tmp_path: Path) -> None:
-    """A command to the relay reaches the trainer, whose refusal comes back; after the run's end it is refused."""
-    obeyed: list[str] = []
+def test_commands_are_forwarded_or_refused(tmp_path: Path) -> None:
+    """A command reaches the trainer, whose refusal is returned; after the end of the run the relay refuses it."""
+    applied: list[str] = []
 
     def apply_command(identifier: str, verb: str, arguments: object) -> None:
         if verb == "set":
             raise RequestError("not this one")
-        obeyed.append(f"{identifier} {verb} {arguments}")
+        applied.append(f"{identifier} {verb} {arguments}")
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher, relaying(tmp_path / "run", to=tmp_path / "copies"):
@@ -233,15 +233,15 @@ def test_commands_are_passed_on_or_refused(tmp_path: Path) -> None:
                     await subscription.command("b", "set", {})
                 publisher.end()
                 await until(lambda: all(attempt.read_lease().released for attempt in list_attempts(copy, 0)))
-                with pytest.raises(RequestError, match="nobody to pass commands on to"):
+                with pytest.raises(RequestError, match="the relay cannot forward commands"):
                     await subscription.command("c", "stop", {})
 
     run(main())
-    assert obeyed == ["a stop {'reason': 'enough'}"]
+    assert applied == ["a stop {'reason': 'enough'}"]
 
 
-def test_heartbeats_are_the_trainers(tmp_path: Path) -> None:
-    """State and step are those that the trainer tells; when it is silent, so is the relay."""
+def test_heartbeats_come_from_the_trainer(tmp_path: Path) -> None:
+    """State and step are those of the trainer; when the trainer is silent, so is the relay."""
 
     async def main() -> None:
         async with relaying(tmp_path / "run", to=tmp_path / "copies"), Publisher(tmp_path / "run") as publisher:
@@ -264,8 +264,8 @@ def test_heartbeats_are_the_trainers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 19, 30])
-def test_a_torn_record_at_the_end_is_written_again(tmp_path: Path, kept: int) -> None:
-    """What a killed relay has left of a record is cut off, and the record comes whole."""
+def test_a_torn_record_at_the_end_is_replaced(tmp_path: Path, kept: int) -> None:
+    """A partial record that a killed relay has left is cut off, and the whole record is copied again."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -285,8 +285,8 @@ def test_a_torn_record_at_the_end_is_written_again(tmp_path: Path, kept: int) ->
     run(main())
 
 
-def test_a_relay_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    """A sink on the copy does not take the relay's end for the run's, and goes on when it is back."""
+def test_a_reader_waits_for_a_relay_that_restarts(tmp_path: Path) -> None:
+    """A reader of the copy does not mistake the relay's end for that of the run, and continues after a restart."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -294,7 +294,7 @@ def test_a_relay_that_is_away_is_waited_for(tmp_path: Path) -> None:
             async with relaying(tmp_path / "run", to=tmp_path / "copies"):
                 copy = tmp_path / "copies" / publisher.attempt.run
                 await until(lambda: journal(copy))
-                reading = asyncio.ensure_future(all_of(Target(copy)))
+                reading = asyncio.ensure_future(read_all(Target(copy)))
             publisher.scalars(3)
             await asyncio.sleep(1)
             assert not reading.done()
@@ -305,8 +305,8 @@ def test_a_relay_that_is_away_is_waited_for(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_trainer_that_dies(tmp_path: Path) -> None:
-    """The copy of a run whose process was killed is over too, and without an end."""
+def test_the_copy_of_a_dead_trainer_is_over(tmp_path: Path) -> None:
+    """The copy of a run whose process was killed is over, without a last event."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -321,16 +321,16 @@ def test_a_trainer_that_dies(tmp_path: Path) -> None:
             await until(lambda: relay._done)
             copy = tmp_path / "copies" / publisher.attempt.run
             away = read_connection(connection_path(copy, 0))
-            wanted = [frames(batch) for batch in publisher.recorded]
-            assert await all_of(Target(copy)) == wanted
-            assert await all_of(Target(folder=None, request=away.request, connection=away)) == wanted
+            expected = [frames(batch) for batch in publisher.recorded]
+            assert await read_all(Target(copy)) == expected
+            assert await read_all(Target(folder=None, request=away.request, connection=away)) == expected
         assert [(report.ending, report.is_live) for report in verify_run(copy)] == [(None, False)]
 
     run(main())
 
 
-def test_a_run_whose_publisher_is_long_gone(tmp_path: Path) -> None:
-    """A run's folder without a connection file is copied as well."""
+def test_a_run_without_a_connection_file_is_copied(tmp_path: Path) -> None:
+    """A run's folder without a connection file is copied from its journal."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -344,10 +344,10 @@ def test_a_run_whose_publisher_is_long_gone(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_disk_that_is_full_for_a_while(
+def test_a_full_disk_delays_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the relay's disk does not take is tried again, and nothing is lost; the trainer does not notice."""
+    """A failed write is repeated and logged once; nothing is lost."""
     append, failures = JournalWriter.append, iter([True, True])
 
     def fail_first(writer: JournalWriter, batches: list[Batch]) -> None:
@@ -369,8 +369,8 @@ def test_a_disk_that_is_full_for_a_while(
     assert caplog.text.count("No space left") == 1
 
 
-def test_what_waits_for_a_slow_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While its disk hangs a relay takes a bounded number of batches, however many come; then it gets the others."""
+def test_read_ahead_is_bounded_while_the_disk_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its disk hangs the relay reads a bounded amount, and the rest once the disk has recovered."""
     append, disk = JournalWriter.append, threading.Event()
 
     def hang(writer: JournalWriter, batches: list[Batch]) -> None:
@@ -386,8 +386,8 @@ def test_what_waits_for_a_slow_disk_is_bounded(tmp_path: Path, monkeypatch: pyte
             shutil.copy(connection_path(tmp_path / "run", 0), away)
             async with copying as relay:
                 publisher.scalars(1)
-                await until(lambda: [one for one in relay._following.values() if one._reading])
-                ready = next(iter(relay._following.values()))._reading[0]._ready
+                await until(lambda: [follower for follower in relay._followers.values() if follower._open])
+                ready = next(iter(relay._followers.values()))._open[0]._ready
                 for _ in range(100):
                     for _ in range(10):
                         publisher.scalars(100)
@@ -403,8 +403,8 @@ def test_what_waits_for_a_slow_disk_is_bounded(tmp_path: Path, monkeypatch: pyte
     run(main())
 
 
-def test_what_cannot_be_read_is_copied_as_it_is(tmp_path: Path) -> None:
-    """A batch whose body holds no events is in the copy too, as in the original: its readers skip it, and tell."""
+def test_an_unreadable_batch_is_copied_unchanged(tmp_path: Path) -> None:
+    """A batch whose body is not a list of events is copied byte for byte; its readers skip and report it."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -418,8 +418,8 @@ def test_what_cannot_be_read_is_copied_as_it_is(tmp_path: Path) -> None:
     run(main())
 
 
-def test_one_relay_for_a_folder(tmp_path: Path) -> None:
-    """A second relay on the same folder is refused, and says who holds it."""
+def test_a_folder_has_one_relay(tmp_path: Path) -> None:
+    """A second relay on the same folder is refused with a message that names the first one."""
 
     async def main() -> None:
         (tmp_path / "runs").mkdir()
@@ -432,7 +432,7 @@ def test_one_relay_for_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_relay_does_not_copy_its_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Copies below the folder that is watched are no sources; nor is a damaged file, which is told of once."""
+    """Copies below a source's folder are ignored; a damaged connection file is reported once."""
 
     async def main() -> None:
         runs = tmp_path / "runs"
