@@ -1,93 +1,132 @@
-"""Every exception that Trainwire raises on purpose.
+"""Every exception that the three packages define.
 
 TrainwireError
-├── UsageError                 what the caller asked for cannot be done as asked
-│   ├── InvalidEventError      a name, value, type, walltime or step that an event cannot have
-│   ├── TargetError            a TARGET that names no run
-│   ├── KeyFileError           a file of keys that cannot be read, or none where one is needed
-│   ├── OptionError            an option or parameter with a value it cannot have
-│   ├── MissingExtraError      a feature whose optional packages are not installed
-│   └── OutputError            an output that cannot be written, or that another process holds
-├── RunInUseError              a second live trainer on one run's folder
-├── ProtocolError              bytes that are not what the wire's specification says
-│   ├── MalformedBatchError    a header or body that cannot be decoded
-│   ├── BadRecordError         a damaged record of a journal
-│   ├── ConnectionFileError    a connection file that cannot be read
-│   ├── RequestError           a request or reply that cannot be understood
-│   │   └── RefusedError       a request that the publisher does not grant
-│   └── UnsupportedVersionError  a newer major version of the wire
-├── IncompleteError            events that exist somewhere, but could not be had
-└── CursorAheadError           a cursor behind the end of the record
+├── UsageError                       the request cannot be carried out as given
+│   ├── InvalidEventError            an invalid name, value, type, walltime or step
+│   ├── TargetError                  a TARGET that does not name a run
+│   ├── KeyFileError                 a key file that is missing or cannot be read
+│   ├── OptionError                  an invalid value of an option or parameter
+│   ├── MissingExtraError            an optional package that is not installed
+│   ├── SinkLoadError                a third-party sink that cannot be imported, or is not a sink
+│   ├── DamagedCheckpointError       a checkpoint whose contents have changed
+│   ├── InterruptedReadingError      a data loader's worker ended by a signal
+│   └── OutputError                  an output that cannot be written
+│       └── ClaimedError             an output that another process writes
+├── RunInUseError                    a second live trainer on one run folder
+├── ProtocolError                    bytes that do not follow the wire's specification
+│   ├── MalformedBatchError          a header or body that cannot be decoded
+│   ├── BadRecordError               a damaged record of a journal
+│   ├── ConnectionFileError          a connection file that cannot be read
+│   ├── RequestError                 a request or reply that cannot be understood
+│   │   └── RefusedError             a request that the publisher refused
+│   └── UnsupportedVersionError      a newer major version of the wire
+├── IncompleteError                  events that were recorded, but are unavailable
+├── CursorAheadError                 a cursor past the end of what is recorded
+├── SinkError                        a sink whose own code kept failing
+├── ScriptError                      a script that `trainwire launch` cannot start
+└── NothingMatchesError              a run without anything that was asked for
+
+Those below do not derive from TrainwireError, because the sinks handle them and never report them as their result:
+
+Exception
+├── OutputChangedError               an output that differs from its last commit
+├── CursorFileError                  a cursor file that does not contain a cursor
+├── DeliveryRefusedError             a message that its receiver rejects
+├── SettingError                     an invalid setting in a rules file
+└── OSError
+    └── NatsError                    a NATS server that is unreachable or refuses a request
 """
 
 from __future__ import annotations
 
 
 class TrainwireError(Exception):
-    """Base of all errors of Trainwire: catch it to catch them all."""
+    """Base class of the errors that Trainwire reports; catch it to catch them all."""
 
 
 class UsageError(TrainwireError):
-    """What the caller asked for cannot be done as asked."""
+    """The request cannot be carried out as given."""
 
 
 class InvalidEventError(UsageError):
-    """A name, value, type, walltime or step that an event cannot have."""
+    """An event has an invalid name, value, type, walltime or step."""
 
 
 class TargetError(UsageError):
-    """A TARGET that names no run."""
+    """A TARGET does not name a run."""
 
 
 class KeyFileError(UsageError):
-    """A file of keys that cannot be read, or none where one is needed."""
+    """A key file is missing or cannot be read."""
 
 
 class OptionError(UsageError):
-    """An option or parameter with a value it cannot have."""
+    """An option or parameter has an invalid value."""
 
 
 class MissingExtraError(UsageError):
-    """A feature whose optional packages are not installed."""
+    """An optional package that a feature needs is not installed.
+
+    Args:
+        feature: what needs the package.
+        extra: the extra of `trainwire` that installs it.
+        package: the package.
+    """
 
     def __init__(self, feature: str, extra: str, package: str) -> None:
         super().__init__(f"{feature} needs {package}: pip install 'trainwire[{extra}]'")
 
 
+class SinkLoadError(UsageError):
+    """A sink of another package cannot be imported, or is not a sink."""
+
+
+class DamagedCheckpointError(UsageError):
+    """A checkpoint's file does not match the length and checksum in its label, or cannot be read."""
+
+
+class InterruptedReadingError(UsageError):
+    """No more batches can be read, because the signal that stops the training also ended a data loader's worker."""
+
+
 class OutputError(UsageError):
-    """An output that cannot be written, or that another process holds."""
+    """An output cannot be written."""
+
+
+class ClaimedError(OutputError):
+    """Another process writes this output."""
 
 
 class RunInUseError(TrainwireError):
-    """A second live trainer on one run's folder."""
+    """Another live trainer records into this run folder."""
 
 
 class ProtocolError(TrainwireError):
-    """Bytes that are not what the wire's specification says."""
+    """Bytes do not follow the wire's specification."""
 
 
 class MalformedBatchError(ProtocolError):
-    """A header or body that cannot be decoded."""
+    """A header or body cannot be decoded."""
 
 
 class BadRecordError(ProtocolError):
-    """A damaged record of a journal."""
+    """A record of a journal is damaged."""
 
 
 class ConnectionFileError(ProtocolError):
-    """A connection file that cannot be read."""
+    """A connection file cannot be read."""
 
 
 class RequestError(ProtocolError):
-    """A request or reply that cannot be understood."""
+    """A request or reply cannot be understood."""
 
 
 class RefusedError(RequestError):
-    """A request that the publisher does not grant.
+    """The publisher refused a request.
 
     Args:
-        verb: what was asked for.
-        reason: why not, in the publisher's words.
+        verb: the request's verb.
+        reason: the publisher's reason.
     """
 
     def __init__(self, verb: str, reason: str) -> None:
@@ -96,12 +135,53 @@ class RefusedError(RequestError):
 
 
 class UnsupportedVersionError(ProtocolError):
-    """A newer major version of the wire."""
+    """A newer major version of the wire was used."""
 
 
 class IncompleteError(TrainwireError):
-    """Events that exist somewhere, but could not be had."""
+    """Events were recorded, but are unavailable."""
 
 
 class CursorAheadError(TrainwireError):
-    """A cursor behind the end of the record: a disk has lost what it had taken, as when its host crashes."""
+    """A cursor is past the end of what is recorded, as after a host crash in which its disk lost written data."""
+
+
+class SinkError(TrainwireError):
+    """A sink's own code kept failing; its cursor is intact, so the sink can be started again."""
+
+
+class ScriptError(TrainwireError):
+    """`trainwire launch` cannot start the script."""
+
+
+class NothingMatchesError(TrainwireError):
+    """A run contains nothing of what was asked for."""
+
+
+class OutputChangedError(Exception):
+    """An output differs from its last commit, because another program changed it; it must be written again."""
+
+
+class CursorFileError(Exception):
+    """A cursor file does not contain a cursor."""
+
+
+class DeliveryRefusedError(Exception):
+    """A receiver rejects a message, and would reject it again."""
+
+
+class SettingError(Exception):
+    """A setting in a rules file is unknown, missing or invalid.
+
+    Args:
+        keys: the setting's path in the file, one key for each table that contains it and then its own.
+        problem: what is wrong.
+    """
+
+    def __init__(self, keys: tuple[str, ...], problem: str) -> None:
+        super().__init__(problem)
+        self.keys = keys
+
+
+class NatsError(OSError):
+    """A NATS server is unreachable, or refuses a request."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from trainwire_protocol.errors import DeliveryRefusedError
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event, Sink
-from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
+from trainwire_sinks.runtime.delivery_queue import Message
 from trainwire_sinks.runtime.outbox import Outbox, message_key
 from trainwire_sinks.runtime.retry import SendPolicy
 from trainwire_sinks.testing.check_sink import record, run_sink
@@ -99,7 +100,7 @@ async def post(port: int, key: str, message: Message) -> None:
     finally:
         writer.close()
     if status == 400:
-        raise RefusedError("bad request")
+        raise DeliveryRefusedError("bad request")
     if status != 200:
         raise OSError(f"status {status}")
 

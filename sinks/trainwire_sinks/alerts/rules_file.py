@@ -10,13 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import OptionError, SettingError
 from trainwire_sinks.alerts import notifiers, rules
 from trainwire_sinks.alerts.alert import COMMON_FIELDS, template_problem
 from trainwire_sinks.alerts.notifiers.base import Notifier
 from trainwire_sinks.alerts.notifiers.terminal import Terminal
 from trainwire_sinks.alerts.rule import ALL, Rule
-from trainwire_sinks.alerts.settings import Keys, SettingError, read_settings, short, unknown
+from trainwire_sinks.alerts.settings import Keys, read_settings, short, unknown
 
 MAX_FILE_BYTES: Final = 1 << 18
 

@@ -8,6 +8,8 @@ from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from trainwire_protocol.errors import SettingError
+
 Keys: TypeAlias = tuple[str, ...]
 """The path of a setting in the file: the keys of the tables that contain it, then its own."""
 
@@ -18,14 +20,6 @@ LARGEST: Final = 1e15
 
 SECRET: Final = frozenset({"url", "headers", "command"})
 """Settings that may contain a password; messages do not repeat their values."""
-
-
-class SettingError(Exception):
-    """A setting is unknown, missing or invalid."""
-
-    def __init__(self, keys: Keys, problem: str) -> None:
-        super().__init__(problem)
-        self.keys = keys
 
 
 @dataclass(frozen=True)

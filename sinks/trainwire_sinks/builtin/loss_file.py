@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from trainwire_protocol.errors import OutputChangedError
 from trainwire_protocol.events import Event
 from trainwire_sinks.runtime.base import ReplaceSink, State
-from trainwire_sinks.runtime.output import OutputChangedError
 from trainwire_sinks.text.format import timestamp
 
 Row = dict[str, str]

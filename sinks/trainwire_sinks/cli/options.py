@@ -10,9 +10,8 @@ from typing import Annotated, Final, TypeVar
 
 from cyclopts import Parameter
 
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import NothingMatchesError, OptionError
 from trainwire_protocol.events import CHANNELS, Event, EventType
-from trainwire_sinks.runtime.exit_codes import NothingMatchesError
 from trainwire_sinks.text.format import one_line
 
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from trainwire_protocol.errors import UsageError
+from trainwire_protocol.errors import CursorFileError, UsageError
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.runtime.base import Sink
-from trainwire_sinks.runtime.cursor import CursorFile, CursorFileError
+from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
 
 _NAME: Final = re.compile(r"(.+)-rank(\d+)\.cursor")

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
+from trainwire_protocol.errors import ScriptError
 from trainwire_protocol.process import wait_until_relayed
 from trainwire_sinks.launch.signal_forwarding import forwarded_signals
-from trainwire_sinks.runtime.exit_codes import ScriptError
 
 logger = logging.getLogger("trainwire")
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from trainwire_protocol.errors import MissingExtraError
+from trainwire_protocol.errors import MissingExtraError, NatsError
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -19,10 +19,6 @@ CONNECT_SECONDS: Final = 5.0
 
 ANSWER_SECONDS: Final = 5.0
 """How long it has to answer a question."""
-
-
-class NatsError(OSError):
-    """A server that cannot be reached, or that does not do what it was asked."""
 
 
 async def connect(servers: Sequence[str]) -> Client:

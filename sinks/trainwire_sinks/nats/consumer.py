@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from trainwire_sinks.nats.connection import NatsError, told
+from trainwire_protocol.errors import NatsError
+from trainwire_sinks.nats.connection import told
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg

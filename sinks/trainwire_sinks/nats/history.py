@@ -7,13 +7,13 @@ import json
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from trainwire_protocol.errors import TargetError
+from trainwire_protocol.errors import NatsError, TargetError
 from trainwire_protocol.journal.attempts import resumed_from
 from trainwire_protocol.journal.records import RecordScanner
 from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks.nats.address import Address
-from trainwire_sinks.nats.connection import ANSWER_SECONDS, NatsError, connect, last_message, told
+from trainwire_sinks.nats.connection import ANSWER_SECONDS, connect, last_message, told
 from trainwire_sinks.nats.consumer import Consumer
 from trainwire_sinks.nats.subjects import MESSAGE_ID, place_of, rank_subject, unescape
 

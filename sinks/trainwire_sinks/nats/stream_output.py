@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from trainwire_protocol.errors import NatsError
 from trainwire_protocol.journal.records import encode_record
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.nats.connection import ANSWER_SECONDS, NatsError, connect, last_message, told
+from trainwire_sinks.nats.connection import ANSWER_SECONDS, connect, last_message, told
 from trainwire_sinks.nats.subjects import (
     MESSAGE_ID,
     PART_BYTES,

@@ -10,13 +10,9 @@ import socket
 from pathlib import Path
 from typing import Final, TextIO
 
-from trainwire_protocol.errors import OutputError
+from trainwire_protocol.errors import ClaimedError, OutputError
 
 logger = logging.getLogger("trainwire")
-
-
-class ClaimedError(OutputError):
-    """Another process writes this output."""
 
 
 class Claim:

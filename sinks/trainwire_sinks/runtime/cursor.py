@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from trainwire_protocol.errors import CursorFileError
 from trainwire_protocol.journal.files import write_atomically
 from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.runtime.base import State
 
 KEPT_MARKS: Final = 8
 """How many marks an output can be brought back to without reading the run again."""
-
-
-class CursorFileError(Exception):
-    """A cursor's file that does not hold one."""
 
 
 @dataclass(frozen=True)

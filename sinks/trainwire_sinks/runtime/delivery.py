@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainwire_protocol.errors import MalformedBatchError, OutputError
+from trainwire_protocol.errors import CursorFileError, MalformedBatchError, OutputChangedError, OutputError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import resumed_from
 from trainwire_protocol.journal.files import remove_unfinished
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.runtime.base import Sink
-from trainwire_sinks.runtime.cursor import KEPT_MARKS, Commit, CursorFile, CursorFileError, Savepoint
-from trainwire_sinks.runtime.output import OutputChangedError
+from trainwire_sinks.runtime.cursor import KEPT_MARKS, Commit, CursorFile, Savepoint
 
 logger = logging.getLogger("trainwire")
 

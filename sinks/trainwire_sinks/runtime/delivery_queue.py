@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from trainwire_protocol.errors import DeliveryRefusedError
 from trainwire_sinks.runtime.retry import SendPolicy
 
 Message: TypeAlias = Mapping[str, Any]
 """What is sent: a small map that JSON can hold. `Any`, as only the sender knows what is in it."""
 
 Send: TypeAlias = Callable[[str, Message], Awaitable[None]]
-"""Delivers the message of a key, or raises; `RefusedError` if trying again is of no use."""
+"""Delivers the message of a key, or raises; `DeliveryRefusedError` if trying again is of no use."""
 
 MAX_IN_FLIGHT: Final = 64
 """Messages that are being sent at once; those that wait for their next try are not counted."""
@@ -28,10 +29,6 @@ CLOSE_SECONDS: Final = 2.0
 """How long a message that is being sent may take to arrive when its courier is closed."""
 
 logger = logging.getLogger("trainwire")
-
-
-class RefusedError(Exception):
-    """A message that its receiver will never take."""
 
 
 class DeliveryQueue:
@@ -128,7 +125,7 @@ class DeliveryQueue:
         try:
             async with asyncio.timeout(self._send_policy.timeout):
                 await self._send(key, message)
-        except RefusedError as error:
+        except DeliveryRefusedError as error:
             logger.error("the message %s was refused, and is given up: %s", key, error)
 
 

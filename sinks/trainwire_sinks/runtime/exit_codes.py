@@ -8,24 +8,15 @@ from enum import IntEnum
 from trainwire_protocol.errors import (
     CursorAheadError,
     IncompleteError,
+    NothingMatchesError,
     OutputError,
     ProtocolError,
     RunInUseError,
+    ScriptError,
+    SinkError,
     TrainwireError,
     UsageError,
 )
-
-
-class SinkError(TrainwireError):
-    """A sink whose own code kept failing; its cursor is intact, so it can be started again."""
-
-
-class ScriptError(TrainwireError):
-    """A script that `launch` cannot start."""
-
-
-class NothingMatchesError(TrainwireError):
-    """A run in which there is nothing of what was asked for."""
 
 
 class ExitCode(IntEnum):

@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainwire_protocol.errors import OutputChangedError
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.runtime.delivery_queue import DeliveryQueue, Message, Send
-from trainwire_sinks.runtime.output import AppendOutput, OutputChangedError
+from trainwire_sinks.runtime.output import AppendOutput
 from trainwire_sinks.runtime.retry import SendPolicy
 
 

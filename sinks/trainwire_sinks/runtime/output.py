@@ -15,14 +15,11 @@ from typing import Final, Protocol
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
+from trainwire_protocol.errors import OutputChangedError
 from trainwire_protocol.journal.files import remove_unfinished, write_atomically
 
 BUFFER_BYTES: Final = 1 << 20
 """How much an append output holds back before it writes, commit or not."""
-
-
-class OutputChangedError(Exception):
-    """An output is not what was committed: somebody else changed it. It has to be written anew."""
 
 
 class Output(Protocol):

@@ -13,17 +13,13 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Final
 
-from trainwire_protocol.errors import MissingExtraError, UsageError
+from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageError
 from trainwire_sinks.runtime.base import Sink
 
 BUILTIN_PACKAGE: Final = "trainwire_sinks.builtin"
 """The package of the built-in sinks: a module for each, named like the sink, with "_" for "-"."""
 
 ENTRY_POINT_GROUP: Final = "trainwire.sinks"
-
-
-class SinkLoadError(UsageError):
-    """A sink that is not one of Trainwire's own and cannot be imported, or that is none."""
 
 
 def builtin_sink_names() -> list[str]:

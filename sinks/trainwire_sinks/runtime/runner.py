@@ -10,12 +10,19 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
-from trainwire_protocol.errors import CursorAheadError, IncompleteError, OutputError, TrainwireError
+from trainwire_protocol.errors import (
+    ClaimedError,
+    CursorAheadError,
+    IncompleteError,
+    OutputError,
+    SinkError,
+    TrainwireError,
+)
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks.runtime.base import Sink
-from trainwire_sinks.runtime.claim import Claim, ClaimedError
+from trainwire_sinks.runtime.claim import Claim
 from trainwire_sinks.runtime.delivery import Delivery
-from trainwire_sinks.runtime.exit_codes import SinkError, will_pass
+from trainwire_sinks.runtime.exit_codes import will_pass
 from trainwire_sinks.runtime.retry import RetryPolicy
 from trainwire_sinks.runtime.source import Acknowledger, BatchSource, Ticker
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.receiver import Receiver
 
-from trainwire_protocol.errors import MissingExtraError, OptionError
+from trainwire_protocol.errors import DeliveryRefusedError, MissingExtraError, OptionError
 from trainwire_protocol.process import process_start_time
 from trainwire_sinks.alerts.alert import Alert
 from trainwire_sinks.alerts.notifiers import KINDS, AppriseUrl
@@ -25,7 +25,6 @@ from trainwire_sinks.alerts.notifiers.command import Command
 from trainwire_sinks.alerts.notifiers.terminal import Terminal, format_line
 from trainwire_sinks.alerts.notifiers.webhook import Webhook
 from trainwire_sinks.alerts.rules_file import parse_rules
-from trainwire_sinks.runtime.delivery_queue import RefusedError
 
 FIRED = Alert(
     id="run ü/0/0/loss/7", state="fired", rule="loss", kind="not-finite", severity="critical", message="loss is nan",
@@ -60,7 +59,7 @@ def test_a_webhook_receives_the_whole_alert(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(500, OSError), (503, OSError), (404, OSError), (429, OSError), (302, OSError), (400, RefusedError)],
+    [(500, OSError), (503, OSError), (404, OSError), (429, OSError), (302, OSError), (400, DeliveryRefusedError)],
 )
 def test_a_status_other_than_success_is_an_error(status: int, error: type[Exception]) -> None:
     """The alert is retried unless the server refuses it permanently; redirections are not followed."""
@@ -165,7 +164,7 @@ def test_the_terminal_receives_a_line(capsys: pytest.CaptureFixture[str], monkey
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
-    with pytest.raises(RefusedError, match="standard error is closed"):
+    with pytest.raises(DeliveryRefusedError, match="standard error is closed"):
         send(Terminal())
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_protocol.errors import OutputError
-from trainwire_sinks.runtime.claim import Claim, ClaimedError
+from trainwire_protocol.errors import ClaimedError, OutputError
+from trainwire_sinks.runtime.claim import Claim
 
 HOLDER = """
 import sys

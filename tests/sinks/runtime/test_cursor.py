@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainwire_protocol.errors import CursorFileError
 from trainwire_protocol.wire import Cursor
-from trainwire_sinks.runtime.cursor import Commit, CursorFile, CursorFileError, Savepoint
+from trainwire_sinks.runtime.cursor import Commit, CursorFile, Savepoint
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_sinks.runtime.output import BUFFER_BYTES, AppendOutput, OutputChangedError, ReplaceOutput
+from trainwire_protocol.errors import OutputChangedError
+from trainwire_sinks.runtime.output import BUFFER_BYTES, AppendOutput, ReplaceOutput
 
 
 def test_an_append_output_makes_its_folder_and_an_empty_file(tmp_path: Path) -> None:

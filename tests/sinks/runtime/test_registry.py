@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_protocol.errors import MissingExtraError, UsageError
+from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageError
 from trainwire_sinks import Sink
 from trainwire_sinks.builtin.loss_file import LossFile
-from trainwire_sinks.runtime.registry import SinkLoadError, describe_sink, find_sink, sink_names, summary
+from trainwire_sinks.runtime.registry import describe_sink, find_sink, sink_names, summary
 
 THIRD_PARTY = '''
 from trainwire_sinks import AppendSink

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_sinks.runtime.output import OutputChangedError, SeriesOutput
+from trainwire_protocol.errors import OutputChangedError
+from trainwire_sinks.runtime.output import SeriesOutput
 
 
 async def _write_series(output: SeriesOutput) -> list[int]:

@@ -16,15 +16,11 @@ from typing import Any, Final
 import torch
 
 from trainwire.training.models import save_atomically
-from trainwire_protocol.errors import UsageError
+from trainwire_protocol.errors import DamagedCheckpointError, UsageError
 from trainwire_protocol.journal.files import write_atomically
 
 FOLDER: Final = "checkpoints"
 """In the run's folder."""
-
-
-class DamagedCheckpointError(UsageError):
-    """A checkpoint that is not what was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

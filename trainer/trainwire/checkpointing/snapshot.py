@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from trainwire.checkpointing.checkpoint import Checkpoint, DamagedCheckpointError, Label, list_checkpoints
+from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.models import BEST_MODEL
 from trainwire.training.random_states import random_states, restore_random_states
 from trainwire.training.state import EpochState, MeanLoss, TrainingState
-from trainwire_protocol.errors import OptionError, UsageError
+from trainwire_protocol.errors import DamagedCheckpointError, OptionError, UsageError
 from trainwire_protocol.journal.attempts import NOTHING, read_resumed_from
 from trainwire_protocol.journal.run_folder import list_attempts
 

@@ -10,14 +10,10 @@ from torch.utils.data import DataLoader
 
 from trainwire.training.data import samplers_of, set_epoch
 from trainwire.training.random_states import random_states, restore_random_states
-from trainwire_protocol.errors import UsageError
+from trainwire_protocol.errors import InterruptedReadingError, UsageError
 
 if TYPE_CHECKING:
     from trainwire.training.run import TrainingRun
-
-
-class InterruptedReadingError(UsageError):
-    """No more batches can be read, as the signal that ends the training has ended a loader's worker."""
 
 
 def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from trainwire.checkpointing.snapshot import Resumption, restore_parts, restore_state
 from trainwire.training.control import apply_command
 from trainwire.training.distributed import TrainingForward
-from trainwire.training.epoch_reader import InterruptedReadingError, training_batches
+from trainwire.training.epoch_reader import training_batches
 from trainwire.training.evaluation import evaluate
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -22,6 +22,7 @@ from trainwire.training.optimizers import learning_rates, set_learning_rates
 from trainwire.training.result import Result
 from trainwire.training.run import TrainingRun
 from trainwire.training.step import training_step
+from trainwire_protocol.errors import InterruptedReadingError
 
 if TYPE_CHECKING:
     from trainwire.training.control import Requests

@@ -6,10 +6,9 @@ import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from trainwire_protocol.errors import MissingExtraError
+from trainwire_protocol.errors import MissingExtraError, SettingError
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_sinks.alerts.notifiers.base import Notifier, expand_environment
-from trainwire_sinks.alerts.settings import SettingError
 from trainwire_sinks.runtime.delivery_queue import Message
 
 

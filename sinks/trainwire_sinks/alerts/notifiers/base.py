@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from trainwire_sinks.alerts.settings import Bounds, SettingError
+from trainwire_protocol.errors import SettingError
+from trainwire_sinks.alerts.settings import Bounds
 from trainwire_sinks.runtime.delivery_queue import Message
 from trainwire_sinks.runtime.retry import SendPolicy
 
@@ -36,7 +37,7 @@ class Notifier:
             alert: the map of a line of `alerts.jsonl`.
 
         Raises:
-            RefusedError: the receiver rejects the alert; it is not retried.
+            DeliveryRefusedError: the receiver rejects the alert; it is not retried.
             Exception: the delivery failed and is retried.
         """
         raise NotImplementedError

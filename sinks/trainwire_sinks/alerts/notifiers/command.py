@@ -13,8 +13,8 @@ from asyncio.subprocess import DEVNULL, Process
 from dataclasses import dataclass
 from typing import IO, Final
 
+from trainwire_protocol.errors import SettingError
 from trainwire_sinks.alerts.notifiers.base import Notifier, expand_environment
-from trainwire_sinks.alerts.settings import SettingError
 from trainwire_sinks.runtime.delivery_queue import Message
 
 PREFIX: Final = "TRAINWIRE_ALERT_"

@@ -6,9 +6,10 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
+from trainwire_protocol.errors import DeliveryRefusedError
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_sinks.alerts.notifiers.base import Notifier
-from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
+from trainwire_sinks.runtime.delivery_queue import Message
 from trainwire_sinks.text.terminal import has_colours
 
 _COLOURS: Final = {"info": "36", "warning": "33", "critical": "1;31", "cleared": "32"}
@@ -43,4 +44,4 @@ def _write(alert: Message) -> None:
         sys.stderr.write(format_line(alert, colours=has_colours(sys.stderr)))
         sys.stderr.flush()
     except (OSError, ValueError) as error:
-        raise RefusedError(f"standard error is closed: {error}") from error
+        raise DeliveryRefusedError(f"standard error is closed: {error}") from error

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Final
 
+from trainwire_protocol.errors import DeliveryRefusedError, SettingError
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_sinks.alerts.notifiers.base import Notifier, expand_environment
-from trainwire_sinks.alerts.settings import SettingError
-from trainwire_sinks.runtime.delivery_queue import Message, RefusedError
+from trainwire_sinks.runtime.delivery_queue import Message
 
 REFUSED_STATUSES: Final = frozenset({400, 410, 413, 415, 422})
 """Status codes after which a message is not retried."""
@@ -61,7 +61,7 @@ class Webhook(Notifier):
                 return
         except urllib.error.HTTPError as error:
             error.close()
-            kind = RefusedError if error.code in REFUSED_STATUSES else OSError
+            kind = DeliveryRefusedError if error.code in REFUSED_STATUSES else OSError
             raise kind(f"the server answered {error.code} {error.reason}") from None
         except HTTPException as error:
             raise OSError(f"the server's answer is not valid HTTP: {error!r:.200}") from None
