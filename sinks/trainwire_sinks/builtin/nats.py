@@ -69,5 +69,7 @@ class Nats(Sink):
     async def tick(self, status: PublisherStatus) -> bool:
         """Tell readers that the training goes on, or that it is over: there are no heartbeats in a stream."""
         if self._run and (status.is_over or status.silence < self.tick_interval):
-            await self.output.tell(self._run, self._rank, self._attempt, renewed=status.now, over=status.is_over)
+            await self.output.publish_status(
+                self._run, self._rank, self._attempt, renewed=status.now, over=status.is_over
+            )
         return False

@@ -1,4 +1,4 @@
-"""Speaking to NATS servers."""
+"""Connections to NATS servers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from nats.js.api import RawStreamMsg
 
 CONNECT_SECONDS: Final = 5.0
-"""How long a server has to let somebody in, of all that were named."""
+"""How long connecting to one of the servers may take."""
 
 ANSWER_SECONDS: Final = 5.0
-"""How long it has to answer a question."""
+"""How long a server may take to answer a request."""
 
 
 async def connect(servers: Sequence[str]) -> Client:
-    """A connection to one of the servers, which goes over to another when that one is gone.
+    """Connect to one of the servers; the client moves to another one when that one is lost.
 
     Raises:
-        NatsError: none of them lets us in.
+        NatsError: no server accepts the connection.
         MissingExtraError: nats-py is not installed.
     """
     try:
@@ -38,12 +38,12 @@ async def connect(servers: Sequence[str]) -> Client:
 
     async def note(error: Exception) -> None:
         nonlocal reason
-        # The server says why it lets nobody in, and hangs up: of the two its word says more.
+        # A server that refuses a client reports why and then closes the connection; keep the former.
         if not reason or isinstance(error, Error):
             reason = str(error)
 
     try:
-        with told(f"{len(servers)} servers" if len(servers) > 1 else "the server"):
+        with nats_errors(f"{len(servers)} servers" if len(servers) > 1 else "the server"):
             async with asyncio.timeout(CONNECT_SECONDS):
                 await client.connect(
                     list(servers),
@@ -55,14 +55,14 @@ async def connect(servers: Sequence[str]) -> Client:
     except NatsError as error:
         with contextlib.suppress(Exception):
             await client.close()
-        # It tries again and again, so that time runs out: what went wrong each time says more.
+        # The client retries until the timeout; the reason why it failed is more useful than the timeout.
         raise NatsError(f"NATS: {reason}" if reason else str(error)) from error
     return client
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Turn what the client raises into a `NatsError` that says of what it speaks."""
+def nats_errors(what: str) -> Iterator[None]:
+    """Turn the client's exceptions into a `NatsError` whose message begins with `what`."""
     import nats.errors
 
     try:
@@ -74,14 +74,14 @@ def told(what: str) -> Iterator[None]:
 
 
 async def last_message(context: JetStreamContext, stream: str, subject: str) -> RawStreamMsg | None:
-    """The last message on a subject, which may hold wildcards; None if there is none.
+    """Return the last message on a subject, which may contain wildcards; None if there is none.
 
     Raises:
-        NatsError: it cannot be had.
+        NatsError: the servers do not answer.
     """
     from nats.js.errors import NotFoundError
 
-    with told(f"the last message on {subject}"):
+    with nats_errors(f"the last message on {subject}"):
         try:
             return await context.get_last_msg(stream, subject)
         except NotFoundError:

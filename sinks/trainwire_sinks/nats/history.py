@@ -1,11 +1,11 @@
-"""What a stream holds of one rank, as the history that subscriptions read."""
+"""The history of one rank as a stream stores it, for subscriptions to read."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainwire_protocol.errors import NatsError, TargetError
 from trainwire_protocol.journal.attempts import resumed_from
@@ -13,9 +13,9 @@ from trainwire_protocol.journal.records import RecordScanner
 from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks.nats.address import Address
-from trainwire_sinks.nats.connection import ANSWER_SECONDS, connect, last_message, told
+from trainwire_sinks.nats.connection import ANSWER_SECONDS, connect, last_message, nats_errors
 from trainwire_sinks.nats.consumer import Consumer
-from trainwire_sinks.nats.subjects import MESSAGE_ID, place_of, rank_subject, unescape
+from trainwire_sinks.nats.subjects import MESSAGE_ID, parse_message_id, rank_subject, unescape
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -23,21 +23,29 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 
+class _Unacknowledged(NamedTuple):
+    """The last message of a batch, and the generation of the consumer that received it."""
+
+    cursor: Cursor
+    generation: int
+    message: Msg
+
+
 class StreamHistory:
-    """The attempts of one rank, read from a stream in order, with what comes into it.
+    """The attempts of one rank, read in order from a stream that may still grow.
 
     Args:
-        address: where the stream is, and which run.
-        rank: whose batches are read.
-        channels: those that are wanted.
-        reader: what its consumer is called; without a name nothing is remembered of it.
+        address: the stream and the run.
+        rank: the rank whose batches are read.
+        channels: the channels that are read.
+        reader: the name of the consumer; without one, the servers do not keep the reader's position.
     """
 
     def __init__(self, address: Address, rank: int, channels: Collection[str], reader: str | None) -> None:
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
-        # No lease says that an attempt ended by itself.
+        # A stream contains no leases, so nothing shows that an attempt ended by itself.
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
         self.quiet_seconds = 0.0
@@ -49,17 +57,17 @@ class StreamHistory:
         self._run = address.run
         self._resumed: dict[int, Cursor | None] = {}
         self._scanners: dict[str, RecordScanner] = {}
-        self._held: list[Batch] = []
-        self._places: list[tuple[Cursor, int, Msg]] = []
+        self._received: list[Batch] = []
+        self._unacknowledged: list[_Unacknowledged] = []
 
     async def attempts(self) -> dict[int, Cursor | None]:
-        """For each attempt the position that it says it resumes from.
+        """Return each attempt with the position that it resumes from.
 
         Raises:
             TimeoutError: the servers cannot be reached.
-            TargetError: the address names no run, and there are several.
+            TargetError: the address names no run and the stream has several.
         """
-        with _as_silence():
+        with _as_timeout():
             context = await self._connect()
             if not await self._find_run(context):
                 return {}
@@ -71,55 +79,55 @@ class StreamHistory:
             return {number: self._resumed[number] for number in numbers}
 
     async def is_over(self, attempt: int) -> bool:
-        """Whether a later attempt has begun, or the sink that publishes has left word that the run is over.
+        """Return whether a later attempt has begun, or the publishing sink has stored that the attempt is over.
 
         Raises:
             TimeoutError: the servers cannot be reached.
         """
         attempts = await self.attempts()
-        with _as_silence():
-            word = await last_message(await self._connect(), self._address.stream, f"{self._prefix}.{attempt}")
-        told = _read_word(word.data if word else None)
-        renewed = told.get("renewed")
+        with _as_timeout():
+            last = await last_message(await self._connect(), self._address.stream, f"{self._prefix}.{attempt}")
+        status = _parse_status(last.data if last else None)
+        renewed = status.get("renewed")
         self.renewed = renewed if isinstance(renewed, float) else self.renewed
-        return told.get("over") is True or any(number > attempt for number in attempts)
+        return status.get("over") is True or any(number > attempt for number in attempts)
 
-    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # the stream's end is its end
-        """The next batches behind `after`.
+    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # a stream shows its own end
+        """Return the next batches after `after` of its attempt; none if there are none yet.
 
         Raises:
             TimeoutError: the servers cannot be reached.
         """
-        with _as_silence():
-            consumer = self._consumer or await self._begin(after)
-            while not (found := self._wanted(after)) and not self._held:
+        with _as_timeout():
+            consumer = self._consumer or await self._start_consumer(after)
+            while not (found := self._take_received(after)) and not self._received:
                 messages = await consumer.receive()
                 self.is_at_end = not messages or messages[-1].metadata.num_pending == 0
                 for message in messages:
-                    self._take(message, consumer.beginnings)
+                    self._decode(message, consumer.generation)
                 if not messages:
-                    if await self._is_at_end(consumer):
+                    if await self._has_received_all(consumer):
                         break
                     await consumer.recover()
         self.ended = self.ended or any(batch.header.last for batch in found)
         return found
 
     async def acknowledge(self, cursor: Cursor) -> None:
-        """Have the servers remember that this reader has all up to `cursor`."""
-        begun = self._consumer.beginnings if self._consumer else 0
-        self._places = [row for row in self._places if row[1] == begun]
-        done = [message for place, _, message in self._places if place <= cursor]
-        self._places = self._places[len(done) :]
-        if done:
-            with contextlib.suppress(NatsError), told("the acknowledgement"):
-                await done[-1].ack()
+        """Store in the servers that this reader has handled everything up to `cursor`."""
+        generation = self._consumer.generation if self._consumer else 0
+        self._unacknowledged = [row for row in self._unacknowledged if row.generation == generation]
+        handled = [row.message for row in self._unacknowledged if row.cursor <= cursor]
+        self._unacknowledged = self._unacknowledged[len(handled) :]
+        if handled:
+            with contextlib.suppress(NatsError), nats_errors("the acknowledgement"):
+                await handled[-1].ack()
 
     async def close(self) -> None:
         """Close the connection."""
         if self._consumer:
             await self._consumer.close()
         if self._client:
-            with contextlib.suppress(NatsError), told("closing"):
+            with contextlib.suppress(NatsError), nats_errors("closing"):
                 await self._client.close()
 
     async def _connect(self) -> JetStreamContext:
@@ -128,12 +136,13 @@ class StreamHistory:
         return self._client.jetstream(timeout=ANSWER_SECONDS)
 
     async def _find_run(self, context: JetStreamContext) -> bool:
-        """Whether there is the run of the address, or one if it names none."""
+        """Return whether the stream has the address's run, or its only run if the address names none."""
         if self._run is None:
             subjects = await self._subjects(context, f"{self._address.stream}.*.{self._rank}.event.*")
             runs = sorted({unescape(subject.split(".")[1]) for subject in subjects})
             if len(runs) > 1:
-                raise TargetError(f"{self._address} holds several runs, so name one at its end: {', '.join(runs[:20])}")
+                names = ", ".join(runs[:20])
+                raise TargetError(f"{self._address} has several runs; add a run's name to the address: {names}")
             self._run = runs[0] if runs else None
         if self._run is not None:
             self._prefix = rank_subject(self._address.stream, self._run, self._rank)
@@ -142,7 +151,7 @@ class StreamHistory:
     async def _subjects(self, context: JetStreamContext, pattern: str) -> Collection[str]:
         from nats.js.errors import NotFoundError
 
-        with told(f"the stream {self._address.stream}"):
+        with nats_errors(f"the stream {self._address.stream}"):
             try:
                 info = await context.stream_info(self._address.stream, subjects_filter=pattern)
             except NotFoundError:
@@ -150,10 +159,10 @@ class StreamHistory:
         return info.state.subjects or ()
 
     async def _read_resumed_from(self, context: JetStreamContext, attempt: int) -> Cursor | None:
-        """What the first event of an attempt says."""
+        """Return the position that the first event of an attempt resumes from."""
         scanner, number = RecordScanner(), 0
         while not (batches := scanner.records()):
-            with told(f"attempt {attempt}"):
+            with nats_errors(f"attempt {attempt}"):
                 message = await context.get_msg(
                     self._address.stream, number + 1, f"{self._prefix}.event.{attempt}", next=True
                 )
@@ -162,64 +171,68 @@ class StreamHistory:
         events = events_of(batches[0])
         return resumed_from(events[0]) if events else None
 
-    async def _begin(self, after: Cursor) -> Consumer:
-        """Read from where this reader was, or from the beginning if its cursor lies before that."""
+    async def _start_consumer(self, after: Cursor) -> Consumer:
+        """Start where this reader stopped, or at the beginning if its cursor is before that."""
         context = await self._connect()
         subjects = [f"{self._prefix}.{channel}.*" for channel in self._channels]
         consumer = Consumer(context, self._address.stream, subjects, self._reader)
-        floor = await consumer.floor()
-        await consumer.begin(floor if floor and await self._lies_before(context, floor, after) else 0)
+        acknowledged = await consumer.acknowledged()
+        can_continue = acknowledged and await self._is_handled(context, acknowledged, after)
+        await consumer.start(acknowledged if can_continue else 0)
         self._consumer = consumer
         return consumer
 
-    async def _lies_before(self, context: JetStreamContext, number: int, after: Cursor) -> bool:
-        """Whether a message of the stream is of a batch that the reader has."""
+    async def _is_handled(self, context: JetStreamContext, number: int, after: Cursor) -> bool:
+        """Return whether a message of the stream belongs to a batch that the reader has handled."""
         from nats.js.errors import NotFoundError
 
-        with told(f"message {number}"):
+        with nats_errors(f"message {number}"):
             try:
                 message = await context.get_msg(self._address.stream, number)
             except NotFoundError:
                 return False
-        place = place_of((message.headers or {}).get(MESSAGE_ID), self._run or "", self._rank)
-        return place is not None and (place.attempt, place.seq) <= after
+        key = parse_message_id((message.headers or {}).get(MESSAGE_ID), self._run or "", self._rank)
+        return key is not None and (key.attempt, key.seq) <= after
 
-    def _take(self, message: Msg, begun: int) -> None:
+    def _decode(self, message: Msg, generation: int) -> None:
         scanner = self._scanners.setdefault(message.subject, RecordScanner())
         scanner.feed(message.data)
         for batch in scanner.records():
-            self._held.append(batch)
-            self._places.append((batch.cursor, begun, message))
+            self._received.append(batch)
+            self._unacknowledged.append(_Unacknowledged(batch.cursor, generation, message))
         self.damages += [f"{message.subject}: {damage.length} bytes: {damage.reason}" for damage in scanner.damages]
         scanner.damages.clear()
 
-    def _wanted(self, after: Cursor) -> list[Batch]:
-        """The batches of this attempt behind the cursor; those of later attempts are kept until they are asked for."""
-        held, self._held = self._held, [batch for batch in self._held if batch.header.attempt > after.attempt]
-        return [batch for batch in held if batch.header.attempt == after.attempt and batch.cursor > after]
+    def _take_received(self, after: Cursor) -> list[Batch]:
+        """Return the batches of this attempt after the cursor, and keep those of later attempts."""
+        received, self._received = (
+            self._received,
+            [batch for batch in self._received if batch.header.attempt > after.attempt],
+        )
+        return [batch for batch in received if batch.header.attempt == after.attempt and batch.cursor > after]
 
-    async def _is_at_end(self, consumer: Consumer) -> bool:
-        """Whether everything was received that is stored now."""
+    async def _has_received_all(self, consumer: Consumer) -> bool:
+        """Return whether the consumer has received everything that is stored now."""
         context = await self._connect()
         for channel in self._channels:
             last = await last_message(context, self._address.stream, f"{self._prefix}.{channel}.*")
-            if last and (last.seq or 0) > consumer.at:
+            if last and (last.seq or 0) > consumer.last_received:
                 return False
         return True
 
 
 @contextlib.contextmanager
-def _as_silence() -> Iterator[None]:
-    """Servers that cannot be reached are waited for, as publishers are that do not answer."""
+def _as_timeout() -> Iterator[None]:
+    """Raise TimeoutError if the servers cannot be reached, so that readers wait as for a silent publisher."""
     try:
         yield
     except NatsError as error:
         raise TimeoutError(str(error)) from error
 
 
-def _read_word(data: bytes | None) -> dict[str, Any]:
+def _parse_status(data: bytes | None) -> dict[str, Any]:
     try:
-        word = json.loads(data or b"{}")
+        status = json.loads(data or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return word if isinstance(word, dict) else {}
+    return status if isinstance(status, dict) else {}

@@ -1,4 +1,4 @@
-"""NATS servers that let in only whom they know."""
+"""NATS servers that require a password."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trainwire_sinks.cli import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
-def test_a_server_that_wants_a_password(
+def test_a_server_with_a_password(
     tmp_path: Path,
     write_run: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Name and the environment's password let in; without them the server's own word is told, and no password is."""
+    """The password is taken from the environment; an error shows the server's reason and never a password."""
     folder = write_run([Recorder("digits").scalars(3)])
     with nats_servers(tmp_path / "nats", also="authorization { user: ann, password: s3cret }") as (server,):
         address = server.url.replace("nats://", "nats://ann@")

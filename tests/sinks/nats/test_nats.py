@@ -1,4 +1,4 @@
-"""The sink `nats`, and nats:// as a TARGET, with a real server."""
+"""The sink `nats`, and nats:// as a TARGET, tested with a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainwire_sinks.nats import connection
 from trainwire_sinks.nats.address import parse_address, parse_servers
 from trainwire_sinks.nats.connection import connect
 from trainwire_sinks.nats.stream_output import StreamOutput
-from trainwire_sinks.nats.subjects import PART_BYTES, escape, message_id, place_of, unescape
+from trainwire_sinks.nats.subjects import PART_BYTES, escape, message_id, parse_message_id, unescape
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 Trainwire = Callable[..., "subprocess.Popen[str]"]
@@ -37,24 +37,24 @@ WriteRun = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """One server for the tests of this file, which use streams of their own."""
+    """Run one server for the tests of this file, each of which uses a stream of its own."""
     with nats_servers(tmp_path_factory.mktemp("nats")) as servers:
         yield servers[0]
 
 
 @pytest.fixture
 def stream() -> str:
-    """The name of a stream that is not there yet."""
+    """Return the name of a stream that does not exist yet."""
     return f"s-{uuid4().hex[:8]}"
 
 
-def big(step: int) -> Event:
-    """An event that takes several messages."""
+def large_image(step: int) -> Event:
+    """Return an event that needs several messages."""
     return Event("image", {"data": bytes(3 * PART_BYTES), "format": "png"}, "image", 1.75e9, step)
 
 
 def some_run(attempts: int = 1, name: str = "digits.1 ü") -> list[Batch]:
-    """Both channels, large batches, and further attempts that keep some of what was before."""
+    """Return batches of both channels, including large ones, and of attempts that resume from earlier ones."""
     batches: list[Batch] = []
     for attempt in range(attempts):
         recorder = Recorder(name, attempt=attempt)
@@ -62,7 +62,7 @@ def some_run(attempts: int = 1, name: str = "digits.1 ü") -> list[Batch]:
         batches.append(recorder.happened("run/resumed" if attempt else "run/started", **start))
         for number in range(6):
             batches.append(recorder.scalars(2))
-            batches.append(recorder.record([big(number)] if number == 3 else [scalar(number)], "media"))
+            batches.append(recorder.record([large_image(number)] if number == 3 else [scalar(number)], "media"))
         batches.append(recorder.happened("run/finished", last_seq=recorder.seq))
     return batches
 
@@ -73,7 +73,7 @@ def publish(folder: Path, server: NatsServer, stream: str, output: Path | None =
 
 
 def read(target: str, **options: object) -> list[Batch]:
-    """All that a target has."""
+    """Read every batch of a target."""
 
     async def main() -> list[Batch]:
         async with Subscription(resolve_target(target), channels=("event", "media"), **options) as subscription:  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def read(target: str, **options: object) -> list[Batch]:
 
 
 async def stored_batches(server: NatsServer, stream: str) -> list[tuple[str, str, bytes]]:
-    """Subject, id and data of every message that holds a batch, or a part of one, in the stream's order."""
+    """Return the subject, id and data of every message with a batch or a part of one, in the stream's order."""
     client = await connect([server.url])
     try:
         context = client.jetstream()
@@ -96,10 +96,10 @@ async def stored_batches(server: NatsServer, stream: str) -> list[tuple[str, str
     return [(message.subject, (message.headers or {})["Nats-Msg-Id"], message.data) for message in messages]
 
 
-def test_what_is_published_is_what_was_journaled(
+def test_published_batches_equal_the_journal(
     write_run: WriteRun, server: NatsServer, stream: str, tmp_path: Path
 ) -> None:
-    """Every batch of both channels and of all attempts comes back byte for byte, large ones too."""
+    """Every batch of both channels and all attempts is read back byte for byte, including large ones."""
     folder = write_run(some_run(2))
     assert publish(folder, server, stream) == 0
     found = read(f"{server.url}/{'digits.1 ü'}?stream={stream}")
@@ -110,21 +110,21 @@ def test_what_is_published_is_what_was_journaled(
     assert f"{stream}.digits=2E1=20=C3=BC.0.media.0" in subjects
 
 
-def test_published_again_nothing_is_stored_twice(
+def test_publishing_again_stores_nothing_twice(
     write_run: WriteRun, server: NatsServer, stream: str, tmp_path: Path
 ) -> None:
-    """A second sink, that knows nothing of the first, adds no message: not even where the servers forget ids."""
+    """A second sink without the first one's state adds no message, even if the servers have forgotten the ids."""
     folder = write_run(some_run())
 
-    async def forgetful() -> None:
+    async def create_stream() -> None:
         from nats.js.api import StreamConfig
 
         client = await connect([server.url])
-        wanted = StreamConfig(name=stream, subjects=[f"{stream}.>"], duplicate_window=0.1, allow_rollup_hdrs=True)
-        await client.jetstream().add_stream(wanted)
+        config = StreamConfig(name=stream, subjects=[f"{stream}.>"], duplicate_window=0.1, allow_rollup_hdrs=True)
+        await client.jetstream().add_stream(config)
         await client.close()
 
-    asyncio.run(forgetful())
+    asyncio.run(create_stream())
     assert publish(folder, server, stream, tmp_path / "first") == 0
     before = [identity for _, identity, _ in asyncio.run(stored_batches(server, stream))]
     assert publish(folder, server, stream, tmp_path / "second") == 0
@@ -132,14 +132,14 @@ def test_published_again_nothing_is_stored_twice(
     assert len(set(before)) == len(before) == 14 + 3
 
 
-def test_a_publisher_that_is_killed_goes_on_where_the_stream_ends(server: NatsServer, stream: str) -> None:
-    """One that dies between two parts of a batch is followed by one that stores the rest, and nothing else."""
+def test_a_killed_publisher_continues_at_the_end_of_the_stream(server: NatsServer, stream: str) -> None:
+    """After a sink was killed between two parts of a batch, the next one stores the rest and nothing else."""
     batches = some_run()
 
     async def main() -> None:
-        for most in (3, 6, 100):
-            output = Dying(parse_servers(server.url), stream, 1)
-            output.left = most
+        for limit in (3, 6, 100):
+            output = LimitedOutput(parse_servers(server.url), stream, 1)
+            output.left = limit
             await output.open(0)
             with contextlib.suppress(asyncio.CancelledError):
                 for batch in batches:
@@ -155,23 +155,23 @@ def parts(batch: Batch) -> int:
     return 4 if len(batch.body) > PART_BYTES else 1
 
 
-class Dying(StreamOutput):
-    """Comes to its end after so many messages."""
+class LimitedOutput(StreamOutput):
+    """Is cancelled after `left` messages."""
 
     left = 0
 
-    async def _put(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
+    async def _store(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
         if not self.left:
             raise asyncio.CancelledError
         self.left -= 1
-        await super()._put(subject, data, headers)
+        await super()._store(subject, data, headers)
 
 
 @pytest.mark.timeout(90)
-def test_every_sink_reads_it_and_goes_on_where_it_was(
+def test_a_sink_reads_a_stream_and_continues_after_a_kill(
     trainwire: Trainwire, server: NatsServer, stream: str, tmp_path: Path
 ) -> None:
-    """A sink on the stream of a live run writes what one on its folder writes, though it is killed in between."""
+    """A sink on a live run's stream is killed and restarted, and writes the same file as a sink on the run's folder."""
     target, far = f"{server.url}/?stream={stream}", tmp_path / "far"
 
     async def main() -> None:
@@ -203,16 +203,16 @@ def lines(folder: Path) -> int:
     return len((folder / "events.jsonl").read_bytes().splitlines())
 
 
-def test_the_servers_remember_where_a_sink_is(
+def test_the_servers_store_the_position_of_a_sink(
     write_run: WriteRun, server: NatsServer, stream: str, tmp_path: Path
 ) -> None:
-    """What a sink has committed is not sent to it again; one that writes elsewhere, or lost its output, gets it all."""
+    """Committed batches are not sent to a sink again, but all are if it has lost its output."""
     folder = write_run(some_run())
     publish(folder, server, stream)
     target = resolve_target(f"{server.url}/?stream={stream}").for_sink("jsonl", tmp_path, 0)
 
     async def received(cursor: Cursor) -> int:
-        """How many batches are delivered, and all are acknowledged; those before the cursor are not counted."""
+        """Read and acknowledge everything after a cursor; return the number of batches."""
         async with Subscription(target, channels=("event", "media"), cursor=cursor) as subscription:
             batches = [batch async for batch in subscription]
             await subscription.acknowledge(batches[-1].cursor if batches else cursor)
@@ -224,10 +224,10 @@ def test_the_servers_remember_where_a_sink_is(
         whole = await received(Cursor(0, -1))
         client = await connect([server.url])
         reader = target.archive.reader  # type: ignore[union-attr]
-        floor = await Consumer(client.jetstream(), stream, [], reader).floor()
+        acknowledged = await Consumer(client.jetstream(), stream, [], reader).acknowledged()
         last = (await client.jetstream().get_last_msg(stream, f"{stream}.*.*.event.*")).seq
         await client.close()
-        return [whole, await received(Cursor(0, 20)), await received(Cursor(0, -1)), floor - (last or 0)]
+        return [whole, await received(Cursor(0, 20)), await received(Cursor(0, -1)), acknowledged - (last or 0)]
 
     assert asyncio.run(asyncio.wait_for(main(), 40)) == [14, 0, 14, 0]
 
@@ -241,7 +241,7 @@ def test_the_servers_remember_where_a_sink_is(
         ("replay", ["--to", "jsonl", "--output", "{}"]),
     ],
 )
-def test_every_command_reads_it(
+def test_every_command_reads_a_stream(
     write_run: WriteRun,
     server: NatsServer,
     tmp_path: Path,
@@ -249,7 +249,7 @@ def test_every_command_reads_it(
     command: str,
     options: list[str],
 ) -> None:
-    """What a command tells of a stream is what it tells of the run's folder."""
+    """A command shows the same for a stream as for the run's folder."""
     stream, folder, written = f"commands-{command}", write_run(some_run(2, "digits")), tmp_path / "written"
     publish(folder, server, stream)
     shown = []
@@ -261,16 +261,16 @@ def test_every_command_reads_it(
         file = written / str(len(shown)) / "events.jsonl"
         shown.append(file.read_text() if file.exists() else capsys.readouterr().out)
     if command == "watch":
-        # The lines that begin so tell the moment at which it looked.
+        # These lines contain the time at which they were printed.
         shown = ["".join(line for line in text.splitlines() if not line.startswith("-- ")) for text in shown]
     assert shown[0]
     assert shown[0] == shown[1]
 
 
-def test_runs_are_compared(
+def test_a_stream_is_compared_with_a_folder(
     write_run: WriteRun, server: NatsServer, stream: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run in a stream has the metrics of its folder, and no password is shown."""
+    """A run in a stream has the same metrics as its folder, and no password is shown."""
     folder = write_run(some_run(2, "digits"))
     publish(folder, server, stream)
     capsys.readouterr()
@@ -284,10 +284,10 @@ def test_runs_are_compared(
 @pytest.mark.parametrize(
     "command", [["ping"], ["verify"], ["send", "stop"], ["relay", "--output", "copies"]], ids=lambda command: command[0]
 )
-def test_what_takes_no_stream(
+def test_commands_that_accept_no_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    """A command that speaks to a publisher, or reads a journal, says in one line what it takes."""
+    """A command that needs a publisher or a journal rejects a stream and lists what it accepts, in one line."""
     monkeypatch.chdir(tmp_path)
     name, *rest = command
     assert run_command([name, "nats://ann:secret@127.0.0.1/run", *rest]) == ExitCode.USAGE
@@ -297,13 +297,13 @@ def test_what_takes_no_stream(
 
 
 @pytest.mark.parametrize("command", ["tail", "export"])
-def test_a_run_that_goes_on_is_read_up_to_now(
+def test_a_live_run_is_read_up_to_its_present_end(
     trainwire: Trainwire, server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    """Who does not follow a run gets what is stored by now, and ends, however fast the run goes on."""
+    """A command that does not follow the run reads what is stored now and ends, however fast the run continues."""
     stream = f"now-{command}"
 
-    async def go_on(publisher: Publisher) -> None:
+    async def keep_publishing(publisher: Publisher) -> None:
         while True:
             publisher.scalars(1)
             publisher.renew()
@@ -313,11 +313,11 @@ def test_a_run_that_goes_on_is_read_up_to_now(
         async with Publisher(tmp_path / "run") as publisher:
             publisher.happened("run/started")
             sending = trainwire("sink", "nats", tmp_path / "run", "--server", server.url, "--stream", stream)
-            going = asyncio.create_task(go_on(publisher))
+            publishing = asyncio.create_task(keep_publishing(publisher))
             await wait_in_thread(lambda: asyncio.run(has_begun(server, stream)))
             arguments = [command, f"{server.url}/?stream={stream}"]
             assert await asyncio.wait_for(asyncio.to_thread(run_command, arguments), 20) == 0
-            going.cancel()
+            publishing.cancel()
             sending.kill()
 
     run(main())
@@ -332,39 +332,39 @@ async def has_begun(server: NatsServer, stream: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("target", "code", "told"),
+    ("target", "code", "message"),
     [
         ("nats://", ExitCode.USAGE, "is not nats://host:port/run"),
         ("nats://ann:secret@a b/run", ExitCode.USAGE, "is not nats://host:port/run"),
-        ("nats://127.0.0.1/run?stream=a.b", ExitCode.USAGE, "'a.b' is none"),
+        ("nats://127.0.0.1/run?stream=a.b", ExitCode.USAGE, "invalid stream name 'a.b'"),
         ("nats://127.0.0.1/run?other=1", ExitCode.USAGE, "is not nats://host:port/run"),
         ("nats://127.0.0.1:1/run", ExitCode.INCOMPLETE, "no publisher answers at nats://127.0.0.1:1/run"),
     ],
 )
-def test_what_cannot_be_read(
-    target: str, code: ExitCode, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_target_that_cannot_be_read(
+    target: str, code: ExitCode, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong address is one line that says what is wrong, and never the password."""
+    """The error is one line that states the problem and never contains the password."""
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.3)
     assert run_command(["export", target]) == code
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "secret" not in error
     assert len(error.splitlines()) == 1
 
 
-def test_one_of_several_runs_has_to_be_named(
+def test_one_of_several_runs_must_be_named(
     write_run: WriteRun, server: NatsServer, stream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An address without a run's name stands for the only one there is, and says which there are if there are more."""
+    """An address without a run's name is an error if the stream has several runs; the message lists them."""
     for name in ("a", "b"):
         publish(write_run(some_run(name=name), tmp_path / name), server, stream)
     assert run_command(["export", f"{server.url}?stream={stream}"]) == ExitCode.USAGE
-    assert "name one at its end: a, b" in capsys.readouterr().err
+    assert "add a run's name to the address: a, b" in capsys.readouterr().err
 
 
-def test_a_server_that_is_not_there_is_waited_for(write_run: WriteRun, trainwire: Trainwire, tmp_path: Path) -> None:
-    """The sink says so, goes on trying, and ends when it is told to."""
+def test_the_sink_waits_for_an_unavailable_server(write_run: WriteRun, trainwire: Trainwire, tmp_path: Path) -> None:
+    """The sink reports the failure, keeps trying, and stops on a signal."""
     folder = write_run(some_run())
     process = trainwire("sink", "nats", folder, "--server", "nats://127.0.0.1:1")
     assert process.stderr
@@ -374,27 +374,27 @@ def test_a_server_that_is_not_there_is_waited_for(write_run: WriteRun, trainwire
 
 
 @given(st.text(min_size=1, max_size=128))
-def test_any_name_can_stand_in_a_subject(name: str) -> None:
-    """Escaping gives one part of a subject, and can be undone."""
+def test_any_name_can_be_escaped(name: str) -> None:
+    """An escaped name is one token of a subject and can be unescaped."""
     name = name.encode(errors="replace").decode()
-    part = escape(name)
-    assert re.fullmatch(r"[A-Za-z0-9_=-]+", part)
-    assert unescape(part) == name
+    token = escape(name)
+    assert re.fullmatch(r"[A-Za-z0-9_=-]+", token)
+    assert unescape(token) == name
 
 
 @given(st.text(), st.text(), st.integers(0, 9), st.integers(0, 2**63), st.integers(0, 200))
-def test_an_id_says_where_a_message_stands(noise: str, run: str, rank: int, seq: int, part: int) -> None:
-    """An id gives back its place for its own run and rank, and anything else gives none."""
+def test_a_message_id_contains_its_batch_and_part(noise: str, run: str, rank: int, seq: int, part: int) -> None:
+    """An id is parsed for its own run and rank; any other id returns None."""
     run = f"r{run}".encode(errors="replace").decode()
     header = Header(run, rank, 3, "event", seq, 1, {})
-    assert place_of(message_id(header, part), run, rank) == (3, seq, part)
-    assert place_of(message_id(header, part), run, rank + 1) is None
-    place_of(noise, run, rank)
+    assert parse_message_id(message_id(header, part), run, rank) == (3, seq, part)
+    assert parse_message_id(message_id(header, part), run, rank + 1) is None
+    parse_message_id(noise, run, rank)
 
 
 @given(st.text() | st.text().map(lambda text: f"nats://{text}"))
-def test_an_address_is_understood_or_refused(text: str) -> None:
-    """Whatever is typed is an address or an error that says what one is."""
+def test_an_address_is_parsed_or_rejected(text: str) -> None:
+    """Any text is a valid address or raises OptionError."""
     try:
         address = parse_address(text)
     except OptionError:
@@ -403,8 +403,8 @@ def test_an_address_is_understood_or_refused(text: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_-]+", address.stream)
 
 
-def test_an_address_names_servers_stream_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each server gets the scheme, and a user without a password the environment's; neither is shown."""
+def test_an_address_has_servers_stream_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each server has the scheme, and a user without a password that of the environment; neither is shown."""
     monkeypatch.setenv("TRAINWIRE_NATS_PASSWORD", "hidden")
     address = parse_address("nats://ann@a:4222,b,bob:pw@[::1]:4/digits-1?stream=own")
     assert address.servers == ("nats://ann:hidden@a:4222", "nats://b", "nats://bob:pw@[::1]:4")
