@@ -78,7 +78,7 @@ def test_a_record_that_lost_its_end_and_goes_on(
     train(folder, range(2, 5), state)
     run_sinks(folder, output, ExitCode.INCOMPLETE)
     run_sinks(folder, tmp_path / "late", ExitCode.INCOMPLETE)
-    assert "its disk has lost the end; writing its output anew" in capsys.readouterr().err.replace("\n", " ")
+    assert "its disk has lost the end; rewriting its output" in capsys.readouterr().err.replace("\n", " ")
     assert outputs(output) == outputs(tmp_path / "late")
 
 

@@ -132,7 +132,7 @@ def run_sink(
 
     async def run() -> int:
         run_name = read_run_name(target.folder) if target.folder else None
-        runner = SinkRunner(make_sink, subscribe, output, rank, run=run_name, begun=begun)
+        runner = SinkRunner(make_sink, subscribe, output, rank, run=run_name, wait_for_run=begun)
         return await run_until_signal(runner)
 
     with progress_bar(what, length.total) as tell:

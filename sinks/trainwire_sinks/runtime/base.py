@@ -1,4 +1,4 @@
-"""What a sink is: events go in, something outside the training process comes out."""
+"""The base classes of sinks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainwire_protocol.transport.live import Heartbeat
 
 State: TypeAlias = dict[str, Any]
-"""What a sink has to know to go on: a small map that JSON can hold. `Any`, as only its sink knows what it put there."""
+"""What a sink needs to resume: a small map that JSON can hold. `Any`, because only the sink knows its contents."""
 
 
 @dataclass(frozen=True)
@@ -25,77 +25,79 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class PublisherStatus:
-    """What is known at a moment of who publishes the run."""
+    """What is known at one moment about the process that publishes the run."""
 
     now: float
     """Seconds since the epoch, by this host's clock."""
     heartbeat: Heartbeat | None
-    """The last one that was heard; None as long as history is read, and where none can be heard."""
+    """The last heartbeat received; None while history is read, and if the source has no heartbeats."""
     silence: float
-    """Seconds for which no sign of it was seen: no heartbeat, event or renewed lease; 0 as long as there are any."""
+    """Seconds without a heartbeat, an event or a renewed lease; 0 while they arrive."""
     is_over: bool = False
-    """The run is over, and everything was handled."""
+    """Whether the run is over and every event was handled."""
 
 
 class Sink:
     """Turns the events of one rank of a run into something outside the training process.
 
-    The first line of a sink's docstring is its help. The runner calls, always in this order: `restore` once, then
-    `handle` for each batch, `flush` and `state` whenever it commits. What a sink writes has to follow from the events
-    alone: no clock, host name or random number, so that it does not matter when, where or how often it ran. A batch's
-    bounds never change, so they may matter.
+    The runner calls `restore` once, then `handle` for each batch, and `flush` followed by `state` for each commit. An
+    exception from any of them makes the runner return to the last commit and try again.
 
-    An exception from any of these makes the runner go back to the last commit and try again.
+    What a sink writes must depend on the events alone, not on the clock, the host or a random number, so that it is
+    the same whenever, wherever and however often the sink runs. It may depend on the bounds of batches, which never
+    change.
+
+    The first line of the class's docstring is its help on the command line.
     """
 
     name: ClassVar[str]
-    """What the command line calls it: lower-case words joined by "-"."""
+    """The name on the command line: lower-case words joined by "-"."""
     channels: ClassVar[frozenset[str]] = frozenset({"event"})
-    """The channels whose events it wants; "media" has images, sounds and large values."""
+    """The channels whose events the sink receives; "media" has images, sounds and large values."""
     keeps_superseded: ClassVar[bool] = False
-    """Whether events stay in the output that a resumed run has superseded. If not, the runner takes them out."""
+    """Whether the output keeps events that a resumed run has superseded. If not, the runner removes them."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Importable packages it needs that the base install does not hold."""
+    """Importable packages that the sink needs beyond the base install."""
     extra: ClassVar[str] = ""
     """The extra of Trainwire that installs `packages`."""
     tick_interval: ClassVar[float | None] = None
-    """How often, in seconds, `tick` is called; None for never."""
+    """Seconds between calls of `tick`; None if it is never called."""
     waits_for_output: ClassVar[bool] = False
-    """Whether what it writes to may be away for long: then an OSError is tried again for as long as the sink runs."""
+    """Whether an OSError is retried without limit, because the output may be unavailable for long."""
     options: object = NoOptions()
-    """Its options: a frozen dataclass with a default for each field. The command line is derived from it."""
+    """A frozen dataclass with a default for each field, from which the command line is derived."""
 
     is_replay: bool = False
-    """Whether its output is written again, by `trainwire replay`: what would be news live is to be told to nobody."""
+    """Whether `trainwire replay` writes the output again, so that nobody must be notified."""
     output: Output
-    """Where it writes; set by the runner before `restore`."""
+    """Where the sink writes; set by the runner before `restore`."""
     batch: Batch
-    """The batch whose events `handle` is given; set by the runner, for sinks that need an event's identity."""
+    """The batch whose events `handle` receives; set by the runner, for sinks that need an event's identity."""
 
     def __init__(self, options: object = None) -> None:
         if options is not None:
             self.options = options
 
-    def make_output(self, folder: Path, rank: int) -> Output:  # noqa: ARG002  # for those that write files
-        """What it writes to, below the output folder; a file of its own for each rank."""
+    def make_output(self, folder: Path, rank: int) -> Output:  # noqa: ARG002  # for sinks that write files
+        """Return the output, in the output folder; each rank has its own."""
         return NoOutput()
 
     async def restore(self, state: State) -> None:
-        """Take up where `state` was taken; it is empty if the output is.
+        """Resume from what `state` returned at the last commit; the map is empty if the output is.
 
         Raises:
-            OutputChangedError: the output is not what `state` says, and has to be written anew.
+            OutputChangedError: the output does not match `state` and must be rewritten.
         """
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Take the events of one batch, in the order recorded, each once."""
+        """Handle the events of one batch. Events arrive in the order recorded, each once."""
         raise NotImplementedError
 
-    async def tick(self, status: PublisherStatus) -> bool:  # noqa: ARG002  # for those that watch the time
-        """Look at what is known now, for a sink that watches whether the training goes on.
+    async def tick(self, status: PublisherStatus) -> bool:  # noqa: ARG002  # for sinks that watch the time
+        """Check whether the training makes progress.
 
-        It is called every `tick_interval` seconds, while history is read as well, and once at the run's end. What it
-        writes does not follow from the events alone: give it a key that does, if it is a message.
+        It is called every `tick_interval` seconds, also while history is read, and once when the run is over. What it
+        writes may depend on the clock; a message sent from here needs a key that does not.
 
         Returns:
             whether there is something to commit.
@@ -103,38 +105,38 @@ class Sink:
         return False
 
     async def flush(self) -> None:
-        """Hand everything to the output: a commit follows."""
+        """Write everything to the output; a commit follows."""
 
     def state(self) -> State:
-        """What `restore` needs to go on from here. Taken right after `flush`."""
+        """Return what `restore` needs to resume from here. It is called right after `flush`."""
         return {}
 
     async def settle(self) -> None:
-        """Wait for what is still on its way when the run is over; cancelled if it takes too long."""
+        """Wait for pending work when the run is over; cancelled if it takes too long."""
 
 
 class AppendSink(Sink):
-    """A sink that appends to one file: `await self.output.write("a line\\n")`."""
+    """A sink that appends to one file, with `await self.output.write("a line\\n")`."""
 
     file_name: ClassVar[str]
     output: AppendOutput
 
     def make_output(self, folder: Path, rank: int) -> AppendOutput:
-        """The file, in a folder of its own for any rank but 0."""
+        """Return the file; that of any rank but 0 is in a folder of its own."""
         return AppendOutput(rank_folder(folder, rank) / self.file_name)
 
 
 class ReplaceSink(Sink):
-    """A sink that writes its one file anew when something has changed: `await self.output.replace(data)` in `flush`."""
+    """A sink that rewrites its one file in `flush`, with `await self.output.replace(data)`."""
 
     file_name: ClassVar[str]
     output: ReplaceOutput
 
     def make_output(self, folder: Path, rank: int) -> ReplaceOutput:
-        """The file, in a folder of its own for any rank but 0."""
+        """Return the file; that of any rank but 0 is in a folder of its own."""
         return ReplaceOutput(rank_folder(folder, rank) / self.file_name)
 
 
 def rank_folder(folder: Path, rank: int) -> Path:
-    """Where a rank's files are: rank 0 has those of a run that has no other."""
+    """Return the folder of a rank's files; rank 0 uses the output folder itself."""
     return folder / f"rank-{rank}" if rank else folder

@@ -1,7 +1,7 @@
-"""Exactly once: brings batches into one sink's output, whatever happens in between.
+"""Exactly-once delivery of batches into one sink's output.
 
-A commit is the cursor, the output's length and the sink's state, written after the output was flushed. Going back to
-it, and handling again what came after, gives the same bytes as if nothing had happened.
+A commit is the cursor, the output's length and the sink's state, saved after the output was flushed. Rolling back to it
+and handling the later events again gives the same bytes as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trainwire_protocol.errors import CursorFileError, MalformedBatchError, OutputChangedError, OutputError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.attempts import resumed_from
+from trainwire_protocol.journal.attempts import MARK, resumed_from
 from trainwire_protocol.journal.files import remove_unfinished
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.runtime.base import Sink
@@ -27,7 +27,7 @@ class Delivery:
     """One sink, its output and its cursor.
 
     Args:
-        make_sink: makes the sink; a fresh one each time its output is brought back.
+        make_sink: creates the sink; called again each time the output is rolled back.
         folder: the output folder.
         rank: the rank whose events are delivered.
         run: the run's name, if it is known already.
@@ -38,11 +38,11 @@ class Delivery:
         self._folder = folder
         self._rank = rank
         self._run = run
-        self._begin_sink()
+        self._create_sink()
         self._file = CursorFile(folder, self.sink.name, rank)
         self._commit = Commit()
         self.cursor = START
-        """After the last batch that was delivered, committed or not."""
+        """Position after the last batch that was delivered, committed or not."""
 
     @property
     def committed(self) -> Cursor:
@@ -50,46 +50,46 @@ class Delivery:
         return self._commit.point.cursor
 
     async def restore(self) -> None:
-        """Bring output and sink back to the last commit, or begin them if there is none.
+        """Roll output and sink back to the last commit, or start the output if there is none.
 
         Raises:
-            OutputError: the output is another run's, or a file is in its place that no sink wrote.
+            OutputError: the output belongs to another run, or is a file that no sink wrote.
         """
         try:
             await asyncio.to_thread(remove_unfinished, self._file.path)
             commit = await asyncio.to_thread(self._file.load)
             if commit is None:
                 await self._refuse_foreign_file()
-                await self.begin()
-            else:
-                self._commit = commit
-                self._check_run(self._run)
-                await self._go_back(commit.point)
-                # What an earlier process left undone is taken up at once; an output that is empty is begun.
-                await (self.sink.output.flush() if commit.point.length else self._flush())
+                await self.start_over()
+                return
+            self._commit = commit
+            self._check_run(self._run)
+            await self._roll_back(commit.point)
+            # Flushing the output continues what an earlier process left pending; an empty output is written at once.
+            await (self.sink.output.flush() if commit.point.length else self._flush())
         except (OutputChangedError, CursorFileError) as error:
-            logger.warning("%s: %s; writing it anew from the run's beginning", self.sink.name, error)
-            await self.begin()
+            logger.warning("%s: %s; rewriting it from the beginning of the run", self.sink.name, error)
+            await self.start_over()
 
-    async def begin(self) -> None:
-        """Begin the output, whatever it held."""
-        # The cursor goes first: a crash between the two must not leave one that another output fits by chance.
+    async def start_over(self) -> None:
+        """Empty the output and the sink, and commit that."""
+        # The cursor goes first: after a crash between the two, an old cursor must not match another output by chance.
         await self._save(Commit(self._commit.run))
-        await self._go_back(Savepoint())
+        await self._roll_back(Savepoint())
         await self._flush()
 
     async def deliver(self, batch: Batch) -> bool:
-        """Hand a batch to the sink.
+        """Pass a batch to the sink.
 
         Returns:
-            False if the output was begun anew instead, as a resumed run has superseded what it holds and the mark that
-            the run was resumed from is not known here: it has to be given all that is not superseded.
+            False if the output was emptied instead: it holds events that a resumed run has superseded, and there is no
+            savepoint at the mark that the run was resumed from. The caller must read again what is not superseded.
 
         Raises:
-            OutputError: the output is another run's.
+            OutputError: the output belongs to another run.
         """
         self._check_run(batch.header.run)
-        events = _events(batch)
+        events = _decode(batch)
         origin = resumed_from(events[0]) if events else None
         if origin is not None and not await self._supersede(origin):
             return False
@@ -97,26 +97,28 @@ class Delivery:
             self.sink.batch = batch
             await self.sink.handle(events)
         self.cursor = batch.cursor
-        if events and events[-1].name == "run/marked" and not self.sink.keeps_superseded:
-            await self._remember_mark()
+        if events and events[-1].name == MARK and not self.sink.keeps_superseded:
+            await self._flush()
+            marks = (*self._commit.marks, self._savepoint())[-KEPT_MARKS:]
+            self._commit = replace(self._commit, marks=marks)
         return True
 
     async def commit(self) -> None:
-        """Flush the output and write down how far it has got."""
+        """Flush the output and save how far it has got."""
         await self._flush()
-        await self._save(replace(self._commit, point=self._here()))
+        await self._save(replace(self._commit, point=self._savepoint()))
 
     async def close(self) -> None:
-        """Let go of the output as it stands: what was not committed is lost, and will be read again."""
+        """Close the output as it is: what was not committed is dropped, and read again later."""
         await self.sink.output.close()
 
-    def _begin_sink(self) -> None:
+    def _create_sink(self) -> None:
         self.sink = self._make_sink()
         self.sink.output = self.sink.make_output(self._folder, self._rank)
 
-    async def _go_back(self, point: Savepoint) -> None:
+    async def _roll_back(self, point: Savepoint) -> None:
         await self.close()
-        self._begin_sink()
+        self._create_sink()
         await self.sink.output.open(point.length)
         await self.sink.restore(point.state)
         self.cursor = point.cursor
@@ -124,7 +126,7 @@ class Delivery:
     async def _refuse_foreign_file(self) -> None:
         if await asyncio.to_thread(self.sink.output.exists):
             raise OutputError(
-                f"there is an output of {self.sink.name} in {self._folder} already, with no cursor beside it: "
+                f"the output of {self.sink.name} exists in {self._folder} already, without a cursor: "
                 "move it away, or choose another folder with --output"
             )
 
@@ -133,36 +135,31 @@ class Delivery:
             self._commit = replace(self._commit, run=run)
         elif run is not None and self._commit.run != run:
             raise OutputError(
-                f"the output of {self.sink.name} in {self._folder} is of run {self._commit.run}, and this is run "
+                f"the output of {self.sink.name} in {self._folder} belongs to run {self._commit.run}, not to run "
                 f"{run}: choose another folder with --output"
             )
 
     async def _supersede(self, origin: Cursor) -> bool:
-        """Bring the output back to where the run was resumed from; False if it had to be begun anew."""
+        """Roll back to the mark that the run was resumed from; return False if the output had to be emptied."""
         if self.sink.keeps_superseded or self.cursor <= origin:
             return True
         marks = tuple(mark for mark in self._commit.marks if mark.cursor <= origin)
         try:
             if marks and marks[-1].cursor == origin:
-                # The cursor goes back first, as a crash after it only reads again what is superseded.
+                # The cursor goes first: after a crash between the two, superseded events are merely read again.
                 await self._save(replace(self._commit, point=marks[-1], marks=marks))
-                await self._go_back(marks[-1])
+                await self._roll_back(marks[-1])
                 return True
         except OutputChangedError as error:
             logger.warning("%s: %s", self.sink.name, error)
-        await self.begin()
+        await self.start_over()
         return origin <= START
-
-    async def _remember_mark(self) -> None:
-        await self._flush()
-        marks = (*self._commit.marks, self._here())
-        self._commit = replace(self._commit, marks=marks[-KEPT_MARKS:])
 
     async def _flush(self) -> None:
         await self.sink.flush()
         await self.sink.output.flush()
 
-    def _here(self) -> Savepoint:
+    def _savepoint(self) -> Savepoint:
         return Savepoint(self.cursor, self.sink.output.length, self.sink.state())
 
     async def _save(self, commit: Commit) -> None:
@@ -170,9 +167,9 @@ class Delivery:
         self._commit = commit
 
 
-def _events(batch: Batch) -> Sequence[Event]:
+def _decode(batch: Batch) -> Sequence[Event]:
     try:
         return batch.events
     except MalformedBatchError as error:
-        logger.warning("the batch at attempt %d, seq %d: %s; skipped", batch.header.attempt, batch.header.seq, error)
+        logger.warning("skipped the batch at attempt %d, seq %d: %s", batch.header.attempt, batch.header.seq, error)
         return ()

@@ -1,7 +1,7 @@
-"""Sends messages until each has arrived, and remembers on the disk which have.
+"""Sends messages until each is delivered, and records on disk which are.
 
-Each message is tried by itself, so that one that fails delays no other. Their order is not kept, unless one is said to
-follow another.
+Messages are sent independently, so that one that fails delays no other. Their order is not kept, unless a message has
+a predecessor.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from trainwire_protocol.errors import DeliveryRefusedError
 from trainwire_sinks.runtime.retry import SendPolicy
 
 Message: TypeAlias = Mapping[str, Any]
-"""What is sent: a small map that JSON can hold. `Any`, as only the sender knows what is in it."""
+"""A small map that JSON can hold. `Any`, because only the sender knows its contents."""
 
 Send: TypeAlias = Callable[[str, Message], Awaitable[None]]
-"""Delivers the message of a key, or raises; `DeliveryRefusedError` if trying again is of no use."""
+"""Delivers the message of a key, or raises: `DeliveryRefusedError` if it must not be sent again, otherwise to retry."""
 
 MAX_IN_FLIGHT: Final = 64
-"""Messages that are being sent at once; those that wait for their next try are not counted."""
+"""Maximum number of messages that are being sent at the same time; those that wait for a retry are not counted."""
 
 CLOSE_SECONDS: Final = 2.0
-"""How long a message that is being sent may take to arrive when its courier is closed."""
+"""Longest time to wait, when a queue is closed, for the messages that are being sent, in seconds."""
 
 logger = logging.getLogger("trainwire")
 
 
 class DeliveryQueue:
-    """Sends to one receiver.
+    """Sends messages to one receiver.
 
     Args:
-        path: the file that has the keys of the messages that have arrived.
+        path: the file of the keys of delivered messages.
         send: delivers a message.
-        send_policy: how it is tried again.
-        in_flight: messages that are being sent at once.
-        follows: says which message, by its key, has to arrive before another; None if there is none.
+        send_policy: how a message that fails is sent again.
+        in_flight: maximum number of messages that are being sent at the same time.
+        predecessor: returns the key of the message that must be delivered before another; None if there is none.
     """
 
     def __init__(
@@ -48,42 +48,43 @@ class DeliveryQueue:
         send: Send,
         send_policy: SendPolicy | None = None,
         in_flight: int = MAX_IN_FLIGHT,
-        follows: Callable[[str], str | None] = lambda _: None,
+        predecessor: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        self._send, self._send_policy, self._follows = send, send_policy or SendPolicy(), follows
-        self._delivered = Delivered(path)
-        self._waiting: dict[str, Message] = {}
+        self._send, self._send_policy, self._predecessor = send, send_policy or SendPolicy(), predecessor
+        self._delivered = DeliveredKeys(path)
+        self._pending: dict[str, Message] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sending: set[str] = set()
         self._closing = False
-        self._places = asyncio.Semaphore(in_flight)
+        self._slots = asyncio.Semaphore(in_flight)
 
     @property
     def undelivered(self) -> int:
-        """Messages that were taken up and have not arrived."""
-        return len(self._waiting)
+        """Number of messages that were added and are not delivered."""
+        return len(self._pending)
 
     async def open(self) -> None:
-        """Read which messages have arrived."""
+        """Read which messages are delivered already."""
         self._closing = False
         await asyncio.to_thread(self._delivered.load)
 
     def add(self, messages: Mapping[str, Message]) -> None:
-        """Take on messages, by their keys; those that have arrived before are left out."""
-        self._waiting |= {key: message for key, message in messages.items() if key not in self._delivered.keys}
+        """Add messages by their keys, except those delivered before. `start` begins to send them."""
+        self._pending |= {key: message for key, message in messages.items() if key not in self._delivered.keys}
 
     def start(self) -> None:
-        """Begin to send what waits."""
-        for key in [key for key in self._waiting if key not in self._tasks and self._follows(key) not in self._waiting]:
-            self._tasks[key] = asyncio.create_task(self._deliver(key, self._waiting[key]))
+        """Begin to send pending messages."""
+        for key, message in list(self._pending.items()):
+            if key not in self._tasks and self._predecessor(key) not in self._pending:
+                self._tasks[key] = asyncio.create_task(self._deliver(key, message))
 
     async def settle(self) -> None:
-        """Wait until every message has arrived."""
+        """Wait until every message that was started is delivered."""
         while tasks := [task for task in self._tasks.values() if not task.done()]:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        """Stop sending, and forget what has not arrived."""
+        """Stop sending, and forget what is not delivered."""
         self._closing = True
         for key in self._tasks.keys() - self._sending:
             self._tasks[key].cancel()
@@ -92,31 +93,31 @@ class DeliveryQueue:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks, self._waiting = {}, {}
+        self._tasks, self._pending = {}, {}
 
     async def _deliver(self, key: str, message: Message) -> None:
-        """Try until the message has arrived, and that is written down."""
+        """Send a message until it is delivered and its key is on disk."""
         failures = 0
-        while not await self._try(key, message, is_first=not failures):
+        while not await self._attempt(key, message, is_first=not failures):
             if self._closing:
                 return
             failures += 1
             await asyncio.sleep(self._send_policy.delay(failures))
-        del self._waiting[key], self._tasks[key]
+        del self._pending[key], self._tasks[key]
         if not self._closing:
             self.start()
 
-    async def _try(self, key: str, message: Message, *, is_first: bool) -> bool:
-        """Whether nothing more is to be done for the message."""
-        async with self._places:
+    async def _attempt(self, key: str, message: Message, *, is_first: bool) -> bool:
+        """Send a message and record its key; return whether both are done."""
+        async with self._slots:
             self._sending.add(key)
             try:
                 if key not in self._delivered.keys:
                     await self._send_once(key, message)
-                await self._delivered.note(key)
+                await self._delivered.add(key)
             except Exception as error:
                 if is_first:
-                    logger.warning("the message %s could not be sent: %r; trying again", key, error)
+                    logger.warning("the message %s could not be sent: %r; retrying", key, error)
             finally:
                 self._sending.discard(key)
         return self._delivered.is_on_disk(key)
@@ -126,13 +127,13 @@ class DeliveryQueue:
             async with asyncio.timeout(self._send_policy.timeout):
                 await self._send(key, message)
         except DeliveryRefusedError as error:
-            logger.error("the message %s was refused, and is given up: %s", key, error)
+            logger.error("the message %s was refused and will not be sent again: %s", key, error)
 
 
-class Delivered:
-    """The keys of messages that have arrived, a line each, escaped as Python would, in a file that only grows.
+class DeliveredKeys:
+    """The keys of delivered messages, in a file that only grows: one on a line, escaped as in a Python string.
 
-    It is never cut: events that were seen before can always be given again, from the run's beginning on.
+    Keys are never removed, because a sink may receive old events again, from the beginning of the run on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +143,7 @@ class Delivered:
         self._lock = asyncio.Lock()
 
     def load(self) -> None:
-        """Read the keys; the end of a line that was cut off by a crash is taken away."""
+        """Read the keys, and truncate an incomplete last line that a crash has left."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch()
         whole, newline, _ = self._path.read_bytes().rpartition(b"\n")
@@ -150,14 +151,14 @@ class Delivered:
         self.keys = {line.decode("unicode_escape", errors="replace") for line in whole.splitlines()}
 
     def is_on_disk(self, key: str) -> bool:
-        """Whether it is written down that a message has arrived."""
+        """Return whether a key was added and is on disk."""
         return key in self.keys and key not in self._unwritten
 
-    async def note(self, key: str) -> None:
-        """Write down that a message has arrived.
+    async def add(self, key: str) -> None:
+        """Add a key, and write it to disk.
 
         Raises:
-            OSError: it could not be written; it is known all the same, as long as this process lives.
+            OSError: the key cannot be written; it is kept in memory.
         """
         self.keys.add(key)
         self._unwritten.add(key)

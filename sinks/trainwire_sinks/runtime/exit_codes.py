@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from enum import IntEnum
 
 from trainwire_protocol.errors import (
@@ -20,32 +19,32 @@ from trainwire_protocol.errors import (
 
 
 class ExitCode(IntEnum):
-    """What a command ended with."""
+    """How a command ended."""
 
     OK = 0
-    """It did what was asked."""
+    """The command succeeded."""
     OUTPUT = 1
-    """The output cannot be written, or another process writes it."""
+    """The output cannot be written, or another process is writing it."""
     USAGE = 2
-    """It cannot be done as asked: a wrong option, TARGET or name, or a missing package."""
+    """An option, a TARGET or a name is invalid, or a package is missing."""
     INCOMPLETE = 3
-    """Events that exist somewhere could not be had; what was had is written, and a later start goes on from there."""
+    """Some events are unavailable; what was read is written, and a later start continues from there."""
     SINK = 4
-    """The sink's own code kept failing; a later start goes on from the last commit."""
+    """The sink's own code kept raising; a later start continues from the last commit."""
     PROTOCOL = 5
-    """What was read is not what the wire's specification says, or is of a newer version of it."""
+    """The data read is not valid by the wire protocol, or is of a newer version of it."""
     NOT_WHOLE = 6
-    """`verify`: the run's record lacks something that was recorded."""
+    """`verify`: events that were recorded are missing from the journal."""
     NO_MATCH = 7
-    """`export` and `tail`: nothing in the run is what was asked for."""
+    """`export` and `tail`: no event of the run matches the filters."""
     INTERNAL = 70
-    """A mistake in Trainwire."""
+    """A bug in Trainwire."""
     NOT_FOUND = 127
     """`launch`: the script cannot be started."""
     INTERRUPTED = 130
     """Ended by SIGINT, with everything committed."""
     BROKEN_PIPE = 141
-    """Whoever read standard output is gone, as `head` is once it has enough."""
+    """The reader of standard output closed it, as `head` does."""
     TERMINATED = 143
     """Ended by SIGTERM, with everything committed."""
 
@@ -64,15 +63,5 @@ _CODES: tuple[tuple[type[TrainwireError], ExitCode], ...] = (
 
 
 def exit_code(error: TrainwireError) -> ExitCode:
-    """The exit code of a command that ends with `error`."""
+    """Return the exit code of a command that ends with `error`."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)
-
-
-def will_pass(error: OSError) -> bool:
-    """Whether writing may succeed later without anybody changing folders or rights: a full disk, say."""
-    return error.errno not in _LASTING
-
-
-_LASTING = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
-}  # fmt: skip

@@ -1,4 +1,4 @@
-"""An HTTP server beside a sink's event loop: it accepts there, and answers each request in a thread of its own."""
+"""An HTTP server for a sink: it accepts on the sink's event loop, and answers each request in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 REQUEST_SECONDS: Final = 5.0
-"""Longest time that a client may be silent in the middle of its request, or may not take the answer."""
+"""Longest time to wait for a client to send its request or to receive the answer, in seconds."""
 
 
 class HttpEndpoint:
-    """Answers by a WSGI application, from its making until it is closed. Make it on the event loop's thread.
+    """Serves a WSGI application until it is closed. Create it on the event loop's thread.
 
     Raises:
-        OSError: the address is taken, or none of this host's.
+        OSError: the address is in use, or does not belong to this host.
     """
 
     def __init__(self, host: str, port: int, application: WSGIApplication) -> None:
         self._loop = asyncio.get_running_loop()
         self._read = asyncio.Event()
-        self.era = 0
-        """Counts the times that a reader was waited for: what was asked for before is no sign of one after."""
+        self.generation = 0
+        """Number of calls of `wait_for_reader`, which tells requests made before the call from later ones."""
         self._server = _Server(host, port, self)
         self._server.set_app(application)
         self._loop.add_reader(self._server.fileno(), self._server.handle_request)
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return self._server.server_port
 
     @property
     def url(self) -> str:
-        """Where it is to be found."""
+        """The address that clients connect to."""
         host = str(self._server.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     @property
     def was_read(self) -> bool:
-        """If somebody has read what is served."""
+        """Whether a client has received an answer."""
         return self._read.is_set()
 
     async def wait_for_reader(self, seconds: float) -> None:
-        """Wait until somebody has read what is served from now on; not at all if nobody has read anything so far."""
+        """Wait until a client has read what is served from now on. Returns at once if none has read anything so far."""
         if self.was_read:
-            self.era += 1
+            self.generation += 1
             self._read.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._read.wait(), seconds)
 
     def close(self) -> None:
-        """Stop listening; requests that were begun are answered."""
+        """Stop listening; requests in progress are answered."""
         self._loop.remove_reader(self._server.fileno())
         self._server.server_close()
 
-    def note_reader(self, era: int) -> None:
-        """Note, from a request's thread, that an answer went out to a request that came in an era."""
-        if era == self.era:
-            # The loop may be closed by now.
+    def report_answer(self, generation: int) -> None:
+        """Report, on a request's thread, an answer to a request of this generation."""
+        if generation == self.generation:
+            # The loop may be closed already.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._read.set)
 
@@ -77,17 +77,17 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.endpoint = endpoint
         super().__init__((host, port), _Handler)
-        # A client may be gone again when it is accepted.
+        # The client may have disconnected before it is accepted.
         self.socket.setblocking(False)
 
     def server_bind(self) -> None:
-        """Bind, without asking for this host's name as the base class does: that may take seconds."""
+        """Bind without looking up the host's name, which the base class does and which may take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that breaks off is no matter of ours."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -95,12 +95,12 @@ class _Handler(WSGIRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        era = self.server.endpoint.era
+        generation = self.server.endpoint.generation
         super().handle()
-        self.server.endpoint.note_reader(era)
+        self.server.endpoint.report_answer(generation)
 
     def get_stderr(self) -> TextIO:
         return io.StringIO()
 
     def log_message(self, format: str, *_: object) -> None:
-        """Standard error is for what its reader can do something about."""
+        """Log nothing: requests are not worth a line on standard error."""

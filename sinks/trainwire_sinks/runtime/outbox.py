@@ -1,9 +1,9 @@
-"""What cannot be taken back, as a message that was sent: written down first, then delivered at least once.
+"""An output for messages that cannot be taken back: each is written to disk first, then sent at least once.
 
-A message has a key, made of the identity of the event that it is about. It is on the disk before it is sent, and what
-was delivered is written down apart. So a sink that is killed at any moment sends what it had not, and one that is
-brought back and given the same events again sends nothing twice. Between a delivery and its being written down there is
-a moment that no sender can close: whoever receives a message is given its key, and can tell that it came before.
+A message has a key, made from the identity of the event that it is about. It is on disk before it is sent, and the keys
+of delivered messages are recorded separately. So a sink that is killed at any moment sends what it had not sent, and
+one that is rolled back and receives the same events again sends nothing twice. A crash between a delivery and its
+record still leads to a second delivery; the receiver gets the key, and can discard duplicates.
 """
 
 from __future__ import annotations
@@ -21,100 +21,106 @@ from trainwire_sinks.runtime.output import AppendOutput
 from trainwire_sinks.runtime.retry import SendPolicy
 
 
-def message_key(batch: Batch, place: int, sub: str = "") -> str:
-    """The key of a message about the event at `place` in a batch's events; `sub` tells several of one event apart."""
+def message_key(batch: Batch, index: int, sub: str = "") -> str:
+    """Return the key of a message about the event at `index` in a batch.
+
+    `sub` distinguishes several messages about one event.
+    """
     header = batch.header
-    return f"{header.run}/{header.rank}/{header.attempt}/{header.seq + place}/{sub}"
+    return f"{header.run}/{header.rank}/{header.attempt}/{header.seq + index}/{sub}"
 
 
 class Outbox:
-    """An output of messages: `add` them in `handle`; they are sent once a commit has written them down.
+    """An output of messages: a sink calls `add` in `handle`, and the next commit writes and sends them.
 
-    Whoever sends to several receivers gives it several couriers, and overrides `encode`, `decode` and `enqueue`.
+    For several receivers, derive from it, pass a queue for each, and override `encode`, `decode` and `enqueue`.
+
+    Args:
+        path: the file of messages.
+        queues: the delivery queues that send them.
     """
 
-    def __init__(self, path: Path, couriers: Iterable[DeliveryQueue]) -> None:
-        """Keep messages in `path`."""
+    def __init__(self, path: Path, queues: Iterable[DeliveryQueue]) -> None:
         self.path = path
         self._file = AppendOutput(path)
-        self._couriers = tuple(couriers)
+        self._delivery_queues = tuple(queues)
         self._added: dict[str, Message] = {}
 
     @classmethod
     def of_sink(cls, folder: Path, name: str, rank: int, send: Send, send_policy: SendPolicy | None = None) -> Outbox:
-        """The outbox of a sink, beside its cursor, and beside it the keys of messages that have arrived."""
+        """Return the outbox of a sink with one receiver; its files are beside the sink's cursor."""
         path = folder / ".trainwire" / f"{name}-rank{rank}.outbox"
         return cls(path, [DeliveryQueue(path.with_name(f"{path.name}.delivered"), send, send_policy)])
 
     @property
     def length(self) -> int:
-        """How long the file of messages is, in bytes, with what waits to be written."""
+        """Length of the file of messages in bytes, buffered ones included."""
         return self._file.length
 
     @property
     def undelivered(self) -> int:
-        """Messages that are written down and have not arrived."""
-        return sum(courier.undelivered for courier in self._couriers)
+        """Number of messages that are written and not delivered."""
+        return sum(queue.undelivered for queue in self._delivery_queues)
 
     def exists(self) -> bool:
-        """Whether there are messages on the disk already."""
+        """Return whether there are messages on disk."""
         return self._file.exists()
 
     def encode(self, key: str, message: Message) -> str:
-        """The line of a message in the file, without its end."""
+        """Return the line of a message in the file, without its newline."""
         return json.dumps([key, message])
 
     def decode(self, line: bytes) -> tuple[str, Message]:
-        """The key and message of a line.
+        """Return the key and the message of a line.
 
         Raises:
-            ValueError, TypeError: it is none.
+            ValueError, TypeError, KeyError: the line is not a message.
         """
         key, message = json.loads(line)
         return str(key), dict(message)
 
     def enqueue(self, key: str, message: Message) -> None:
-        """Give a message to whoever is to send it."""
-        for courier in self._couriers:
-            courier.add({key: message})
+        """Pass a message to the queues that send it."""
+        for queue in self._delivery_queues:
+            queue.add({key: message})
 
     async def open(self, length: int) -> None:
-        """Forget messages behind `length`, and take up those before it that have not arrived.
+        """Drop messages past `length`, and queue those before it that are not delivered.
 
         Raises:
-            OutputChangedError: the file is not what it was.
+            OutputChangedError: the file was changed.
         """
         await self.close()
         await self._file.open(length)
-        for courier in self._couriers:
-            await courier.open()
+        for queue in self._delivery_queues:
+            await queue.open()
         for key, message in (await asyncio.to_thread(self._read)).items():
             self.enqueue(key, message)
 
     async def add(self, key: str, message: Message) -> None:
-        """Have a message sent; one whose key was sent before is not sent again."""
+        """Add a message; one whose key was delivered before is not sent again."""
         await self._file.write(self.encode(key, message) + "\n")
         self._added[key] = message
 
     async def flush(self) -> None:
-        """Write down what was added, and begin to send it."""
+        """Write added messages to disk, and begin to send them."""
         if self._added:
             await self._file.flush()
             await asyncio.to_thread(_sync, self.path)
             for key, message in self._added.items():
                 self.enqueue(key, message)
             self._added = {}
-        for courier in self._couriers:
-            courier.start()
+        for queue in self._delivery_queues:
+            queue.start()
 
     async def settle(self) -> None:
-        """Wait until every message has arrived."""
-        for courier in self._couriers:
-            await courier.settle()
+        """Wait until every message is delivered."""
+        for queue in self._delivery_queues:
+            await queue.settle()
 
     async def close(self) -> None:
-        """Stop sending. What has not arrived is kept, and sent by whoever opens the outbox again."""
-        await asyncio.gather(*(courier.close() for courier in self._couriers))
+        """Stop sending. Messages that are not delivered stay on disk, and are sent when the outbox is opened again."""
+        await asyncio.gather(*(queue.close() for queue in self._delivery_queues))
         self._added = {}
         await self._file.close()
 
@@ -122,7 +128,7 @@ class Outbox:
         try:
             return dict(map(self.decode, self.path.read_bytes().splitlines()))
         except (ValueError, TypeError, KeyError) as error:
-            raise OutputChangedError(f"{self.path} holds something else than messages ({error!r})") from error
+            raise OutputChangedError(f"{self.path} has lines that are not messages ({error!r})") from error
 
 
 def _sync(path: Path) -> None:

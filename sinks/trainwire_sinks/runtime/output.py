@@ -1,7 +1,7 @@
-"""What sinks write to, so that it can be brought back to what it was at a commit.
+"""What sinks write to: outputs that can be restored to their state at a commit.
 
-Outputs are of two kinds: *append* (truncated to the length it had) and *replace* (written whole by rename, from the
-sink's state). How far an output has got is one number, its length in bytes.
+There are two kinds. An *append* output is truncated to its earlier length. A *replace* output is written as a whole, by
+rename, from the sink's state. Either way, one number says how far an output has got: its length in bytes.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from trainwire_protocol.errors import OutputChangedError
 from trainwire_protocol.journal.files import remove_unfinished, write_atomically
 
 BUFFER_BYTES: Final = 1 << 20
-"""How much an append output holds back before it writes, commit or not."""
+"""Buffered bytes at which an append output writes without waiting for a commit."""
 
 
 class Output(Protocol):
-    """What a sink writes to."""
+    """What a sink writes to, such that it can be restored to an earlier length."""
 
     @property
     def length(self) -> int:
-        """How long it is, in bytes, with what waits to be written."""
+        """Length in bytes, buffered data included."""
 
     def exists(self) -> bool:
-        """Whether there is something on the disk already."""
+        """Return whether there is data on disk."""
 
     async def open(self, length: int) -> None:
-        """Bring it back to `length` bytes; 0 begins it.
+        """Restore the output to `length` bytes; 0 starts it empty.
 
         Raises:
-            OutputChangedError: it is shorter than that, or gone.
-            OSError: it cannot be written.
+            OutputChangedError: the output is shorter than that, or missing.
+            OSError: the output cannot be written.
         """
 
     async def flush(self) -> None:
-        """Hand everything to the operating system."""
+        """Pass all data to the operating system."""
 
     async def close(self) -> None:
-        """Let go of it, as it stands on the disk: what was not flushed is dropped."""
+        """Close the output; data that was not flushed is dropped."""
 
 
 class NoOutput:
@@ -53,37 +53,37 @@ class NoOutput:
     length = 0
 
     def exists(self) -> bool:
-        """There is never anything."""
+        """Return False."""
         return False
 
     async def open(self, length: int) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
     async def flush(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
 
 class AppendOutput:
-    """A file that only grows. Its folder is made when it is opened."""
+    """A file that only grows. Opening it creates its folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: AsyncBufferedIOBase | None = None
         self._written = 0
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._buffer: list[bytes] = []
+        self._buffered = 0
 
     @property
     def length(self) -> int:
-        """How long it is, in bytes, with what waits to be written."""
-        return self._written + self._waiting_bytes
+        """Length in bytes, buffered data included."""
+        return self._written + self._buffered
 
     def exists(self) -> bool:
-        """Whether the file is there with something in it."""
-        return size_of(self.path) > 0
+        """Return whether the file exists and is not empty."""
+        return _size(self.path) > 0
 
     async def open(self, length: int) -> None:
         """Truncate the file to `length` bytes."""
@@ -93,51 +93,147 @@ class AppendOutput:
         self._written = length
 
     async def write(self, data: str | bytes) -> None:
-        """Append `data`, text as UTF-8."""
+        """Append data; text is encoded as UTF-8."""
         encoded = data.encode() if isinstance(data, str) else data
-        self._waiting.append(encoded)
-        self._waiting_bytes += len(encoded)
-        if self._waiting_bytes >= BUFFER_BYTES:
+        self._buffer.append(encoded)
+        self._buffered += len(encoded)
+        if self._buffered >= BUFFER_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits."""
-        if self._file is None or not self._waiting:
+        """Write buffered data to the file."""
+        if self._file is None or not self._buffer:
             return
-        data = b"".join(self._waiting)
+        data = b"".join(self._buffer)
         await self._file.write(data)
         await self._file.flush()
         self._written += len(data)
-        self._waiting, self._waiting_bytes = [], 0
+        self._buffer, self._buffered = [], 0
 
     async def close(self) -> None:
-        """Close the file; what waits is dropped."""
-        self._waiting, self._waiting_bytes = [], 0
+        """Close the file; buffered data is dropped."""
+        self._buffer, self._buffered = [], 0
         file, self._file = self._file, None
         if file is not None:
-            # After a failed write the buffer is still full: closing fails as the write did, which was told already.
+            # After a failed write the file's own buffer is still full, so closing fails with the error already raised.
             with contextlib.suppress(OSError):
                 await file.close()
 
 
+class SeriesOutput:
+    """A series of numbered files that grows at its end, as TensorBoard's event files do. Its length is their sum.
+
+    Args:
+        folder: the folder of the files.
+        pattern: the files' name, with `{}` for a number of ten digits that starts at 1.
+    """
+
+    def __init__(self, folder: Path, pattern: str) -> None:
+        self.folder = folder
+        self.pattern = pattern
+        self._earlier_length = 0
+        self._number = 1
+        self._last = AppendOutput(self._path(1))
+
+    @property
+    def length(self) -> int:
+        """Length of all files together in bytes, buffered data included."""
+        return self._earlier_length + self._last.length
+
+    def exists(self) -> bool:
+        """Return whether there is any file of the series."""
+        return bool(self._paths_from(1))
+
+    async def open(self, length: int) -> None:
+        """Truncate the file that contains position `length`, and remove the later ones."""
+        await self.close()
+        self._number, self._earlier_length = await asyncio.to_thread(self._locate, length)
+        await asyncio.to_thread(self._remove_from, self._number + 1 if length else 1)
+        self._last = AppendOutput(self._path(self._number))
+        if length:
+            await self._last.open(length - self._earlier_length)
+
+    async def write(self, data: bytes) -> None:
+        """Append to the last file, which is created if there is none."""
+        if not self.length:
+            await self._last.open(0)
+        await self._last.write(data)
+
+    async def begin_next(self) -> None:
+        """End the last file and begin another."""
+        await self._last.flush()
+        self._earlier_length += self._last.length
+        await self._last.close()
+        self._number += 1
+        self._last = AppendOutput(self._path(self._number))
+        await self._last.open(0)
+
+    async def repeat(self, begin: int, end: int) -> None:
+        """Append again the bytes from `begin` to `end`, which must be within one of the files before the last.
+
+        Raises:
+            OutputChangedError: the bytes are missing.
+        """
+        while begin < end:
+            data = await asyncio.to_thread(self._read, begin, min(end, begin + BUFFER_BYTES))
+            await self.write(data)
+            begin += len(data)
+
+    async def flush(self) -> None:
+        """Write buffered data to the last file."""
+        await self._last.flush()
+
+    async def close(self) -> None:
+        """Close the last file; buffered data is dropped."""
+        await self._last.close()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / self.pattern.format(f"{number:010d}")
+
+    def _paths_from(self, number: int) -> list[Path]:
+        return [path for path in sorted(self.folder.glob(self.pattern.format("*"))) if path >= self._path(number)]
+
+    def _locate(self, length: int) -> tuple[int, int]:
+        """Return the number of the file that contains position `length`, and the length of the earlier files."""
+        number, earlier = 1, 0
+        while length > earlier + (size := _size(self._path(number))):
+            if not size:
+                raise OutputChangedError(f"{self.folder} has {earlier} bytes of events and should have {length}")
+            number, earlier = number + 1, earlier + size
+        return number, earlier
+
+    def _read(self, begin: int, end: int) -> bytes:
+        number, earlier = self._locate(begin + 1)
+        with self._path(number).open("rb") as file:
+            file.seek(begin - earlier)
+            data = file.read(end - begin)
+        if len(data) < end - begin:
+            raise OutputChangedError(f"{self._path(number)} lacks {end - begin - len(data)} bytes that were written")
+        return data
+
+    def _remove_from(self, number: int) -> None:
+        for path in reversed(self._paths_from(number)):
+            path.unlink()
+
+
 class ReplaceOutput:
-    """A file that is written whole by rename: a reader sees the old one or the new one."""
+    """A file that is replaced as a whole, by rename, so that a reader sees either the old or the new content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.length = 0
 
     def exists(self) -> bool:
-        """Whether the file is there with something in it."""
-        return size_of(self.path) > 0
+        """Return whether the file exists and is not empty."""
+        return _size(self.path) > 0
 
     async def open(self, length: int) -> None:
-        """Check that the file is there; one of length 0 is removed, a newer one than was committed stays as it is."""
+        """Check that the file exists; 0 removes it, and a newer file than was committed is left as it is."""
         await asyncio.to_thread(_check_or_remove, self.path, length)
         self.length = length
 
     async def read(self) -> bytes:
-        """What the file holds; nothing if there is none."""
+        """Return the content of the file; empty if it does not exist."""
         try:
             async with aiofiles.open(self.path, "rb") as file:
                 return await file.read()
@@ -145,20 +241,20 @@ class ReplaceOutput:
             return b""
 
     async def replace(self, data: str | bytes) -> None:
-        """Put `data` in the file's place, text as UTF-8."""
+        """Replace the content with `data`; text is encoded as UTF-8."""
         encoded = data.encode() if isinstance(data, str) else data
         await asyncio.to_thread(write_atomically, self.path, encoded)
         self.length = len(encoded)
 
     async def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is kept open."""
 
 
-def size_of(path: Path) -> int:
-    """The size of a file in bytes; 0 if it is not there."""
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -184,101 +280,5 @@ def _check_or_remove(path: Path, length: int) -> None:
 
 
 def _check_length(path: Path, length: int) -> None:
-    if (size := size_of(path)) < length:
+    if (size := _size(path)) < length:
         raise OutputChangedError(f"{path} has {size} bytes and should have {length}")
-
-
-class SeriesOutput:
-    """A series of numbered files that grows at its end, as TensorBoard's event files do. Its length is that of all.
-
-    Args:
-        folder: where they are.
-        pattern: the file's name, with `{}` for a number of ten digits that begins at 1.
-    """
-
-    def __init__(self, folder: Path, pattern: str) -> None:
-        self.folder = folder
-        self.pattern = pattern
-        self._before = 0
-        self._number = 1
-        self._last = AppendOutput(self._path(1))
-
-    @property
-    def length(self) -> int:
-        """How long all files are together, in bytes."""
-        return self._before + self._last.length
-
-    def exists(self) -> bool:
-        """Whether the first file is there with something in it."""
-        return bool(self._paths_from(1))
-
-    async def open(self, length: int) -> None:
-        """Truncate the file in which `length` falls, and remove those behind it."""
-        await self.close()
-        self._number, self._before = await asyncio.to_thread(self._locate, length)
-        await asyncio.to_thread(self._remove_from, self._number + 1 if length else 1)
-        self._last = AppendOutput(self._path(self._number))
-        if length:
-            await self._last.open(length - self._before)
-
-    async def write(self, data: bytes) -> None:
-        """Append to the last file, which is made now if there is none."""
-        if not self.length:
-            await self._last.open(0)
-        await self._last.write(data)
-
-    async def begin_next(self) -> None:
-        """End the last file and begin another."""
-        await self._last.flush()
-        self._before += self._last.length
-        await self._last.close()
-        self._number += 1
-        self._last = AppendOutput(self._path(self._number))
-        await self._last.open(0)
-
-    async def repeat(self, begin: int, end: int) -> None:
-        """Append once more what stands from `begin` to `end`, within one of the files before the last.
-
-        Raises:
-            OutputChangedError: it is not there any more.
-        """
-        while begin < end:
-            data = await asyncio.to_thread(self._read, begin, min(end, begin + BUFFER_BYTES))
-            await self.write(data)
-            begin += len(data)
-
-    async def flush(self) -> None:
-        """Write what waits."""
-        await self._last.flush()
-
-    async def close(self) -> None:
-        """Close the last file; what waits is dropped."""
-        await self._last.close()
-
-    def _path(self, number: int) -> Path:
-        return self.folder / self.pattern.format(f"{number:010d}")
-
-    def _paths_from(self, number: int) -> list[Path]:
-        return [path for path in sorted(self.folder.glob(self.pattern.format("*"))) if path >= self._path(number)]
-
-    def _locate(self, length: int) -> tuple[int, int]:
-        """The number of the file in which `length` falls, and the length of those before it."""
-        number, before = 1, 0
-        while length > before + (size := size_of(self._path(number))):
-            if not size:
-                raise OutputChangedError(f"{self.folder} holds {before} bytes of events and should hold {length}")
-            number, before = number + 1, before + size
-        return number, before
-
-    def _read(self, begin: int, end: int) -> bytes:
-        number, before = self._locate(begin + 1)
-        with self._path(number).open("rb") as file:
-            file.seek(begin - before)
-            data = file.read(end - begin)
-        if len(data) < end - begin:
-            raise OutputChangedError(f"{self._path(number)} lacks {end - begin - len(data)} bytes that it held")
-        return data
-
-    def _remove_from(self, number: int) -> None:
-        for path in reversed(self._paths_from(number)):
-            path.unlink()

@@ -1,4 +1,4 @@
-"""Where a runner gets its batches from, and what else it has to do with whoever publishes them."""
+"""What a runner reads from, and what it does beside reading: acknowledge commits and call `tick`."""
 
 from __future__ import annotations
 
@@ -16,72 +16,75 @@ logger = logging.getLogger("trainwire")
 
 
 class BatchSource(Protocol):
-    """Where batches come from: a `Subscription`, or a recording in a test."""
+    """An iterator of batches: a `Subscription`, or a recording in a test."""
 
     @property
     def heartbeat(self) -> Heartbeat | None:
-        """The last heartbeat that was heard."""
+        """The last heartbeat received."""
 
     @property
     def silence(self) -> float:
-        """Seconds for which no sign of the publisher was seen; 0 as long as there are any."""
+        """Seconds without a sign of the publisher; 0 while there are any."""
 
     def __aiter__(self) -> Self: ...
 
     async def __anext__(self) -> Batch:
-        """The next batch; cancelling it loses none."""
+        """Return the next batch. Cancelling the call loses no batch."""
 
     async def acknowledge(self, cursor: Cursor) -> None:
-        """Take note that everything up to `cursor` is committed."""
+        """Report to the publisher that everything up to `cursor` is committed."""
 
 
 class Acknowledger:
-    """Tells the publisher how far a sink has got; apart from reading, as a trainer that is stopped does not answer."""
+    """Reports commits to the publisher in a task of its own, because a stopped trainer does not answer."""
 
     def __init__(self, batches: BatchSource) -> None:
         self._batches = batches
-        self._sending: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.gather(self._sending, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def send(self, cursor: Cursor) -> None:
-        """Tell it, unless the last telling has not come to an end."""
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send(cursor))
+        """Report a commit, unless the previous report is still being sent."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._acknowledge(cursor))
 
     async def send_last(self, cursor: Cursor) -> None:
-        """Tell it and wait for that."""
+        """Report the last commit, and wait until it is sent."""
         await self.__aexit__()
-        await self._send(cursor)
+        await self._acknowledge(cursor)
 
-    async def _send(self, cursor: Cursor) -> None:
+    async def _acknowledge(self, cursor: Cursor) -> None:
         try:
             await self._batches.acknowledge(cursor)
         except Exception as error:
-            # What counts is the cursor's file; the publisher only waits a little shorter for who has told it.
-            logger.warning("cannot tell the trainer how far this sink has got: %r", error)
+            # The cursor file is authoritative; without a report the trainer only waits less long when it closes.
+            logger.warning("cannot report this sink's progress to the trainer: %r", error)
 
 
 class Ticker:
-    """Calls the `tick` of a sink that watches the time; the sink may be made anew at any moment."""
+    """Calls the `tick` of a sink at its interval. `sink` returns the current sink, which a retry replaces."""
 
     def __init__(self, batches: BatchSource, sink: Callable[[], Sink]) -> None:
         self._batches, self._sink = batches, sink
         self.due: float | None = None
-        """When the next call is due, on the loop's clock; None if there is none."""
+        """When the next call is due, by the event loop's clock; None if the sink has no interval."""
         self._set_due()
 
     async def tick(self, *, is_over: bool = False) -> bool:
-        """Call it, if the sink wants it; whether there is something to commit.
+        """Call the sink's `tick`, if it has an interval.
 
         Args:
-            is_over: the run is over, and everything was handled.
+            is_over: whether the run is over and every event was handled.
+
+        Returns:
+            whether there is something to commit.
         """
         if self._sink().tick_interval is None:
             return False

@@ -216,7 +216,7 @@ def test_a_sink_goes_on(
             CHECKS[path.suffix](path)
     captured = capfd.readouterr()
     assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
-    assert "trying again" not in captured.err
+    assert "retrying" not in captured.err
 
 
 def _check_end(folder: Path, name: str, last: Batch) -> None:

@@ -123,7 +123,7 @@ def test_a_table_that_somebody_changed_is_written_anew(tmp_path: Path, caplog: p
     expected = table(tmp_path, batches)
     (tmp_path / "loss.tsv").write_text("sorted by a spreadsheet, and longer than before\n" * 20)
     assert table(tmp_path, batches) == expected
-    assert caplog.text.count("writing it anew") == 1
+    assert caplog.text.count("rewriting it") == 1
 
 
 def test_a_newer_table_than_was_committed_is_taken_back(tmp_path: Path) -> None:

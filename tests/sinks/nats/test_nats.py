@@ -368,7 +368,7 @@ def test_the_sink_waits_for_an_unavailable_server(write_run: WriteRun, trainwire
     folder = write_run(some_run())
     process = trainwire("sink", "nats", folder, "--server", "nats://127.0.0.1:1")
     assert process.stderr
-    assert "trying again" in process.stderr.readline()
+    assert "retrying" in process.stderr.readline()
     process.terminate()
     assert process.wait(30) == ExitCode.TERMINATED
 

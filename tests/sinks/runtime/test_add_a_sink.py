@@ -1,4 +1,4 @@
-"""Does what docs/add-a-sink.md says, in a folder of its own."""
+"""Runs the files and commands of docs/add-a-sink.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page's files."""
+    """Return a folder with the page's files."""
     folder = tmp_path_factory.mktemp("page")
     for name, text in FILES.items():
         (folder / name).write_text(text)
@@ -34,13 +34,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_has_files_and_commands() -> None:
-    """The page is read as it is written."""
+    """All files and commands of the page are found."""
     assert sorted(FILES) == ["epoch_times.py", "loss_drop.py", "test_epoch_times.py", "test_loss_drop.py"]
     assert len(COMMANDS) == 5
 
 
 def matches(expected: str, output: str) -> bool:
-    """Whether the output is as expected, but for spaces and frames, with anything for "..."."""
+    """Return whether the output is as expected; "..." matches anything, and spaces and frames are ignored."""
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", output).split())
     pattern = ".*".join(re.escape(" ".join(part.split())) for part in expected.split("..."))
     return re.fullmatch(pattern.replace(r"\ .*", ".*").replace(r".*\ ", ".*"), words) is not None

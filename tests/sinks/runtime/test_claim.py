@@ -23,7 +23,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the claim on `tmp_path`."""
+    """Start another process that holds the claim on `tmp_path`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -34,14 +34,14 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_a_second_claim_says_who_holds_the_first(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    """While one process holds the claim, another one is told its pid."""
+def test_a_second_claim_names_the_holder_of_the_first(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """While one process holds the claim, the error in another names its pid."""
     with pytest.raises(ClaimedError, match=f"process {holder.pid} on"):
         Claim(tmp_path, "loss-file", 0).take()
 
 
-def test_the_claim_of_a_killed_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    """A claim ends with its holder, however that ends."""
+def test_the_claim_of_a_killed_process_is_released(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """A claim ends with its holder, however the holder ends."""
     holder.kill()
     holder.wait()
     claim = Claim(tmp_path, "loss-file", 0)
@@ -49,15 +49,15 @@ def test_the_claim_of_a_killed_process_is_free(tmp_path: Path, holder: subproces
     claim.release()
 
 
-def test_another_sink_or_rank_has_a_claim_of_its_own(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    """Sinks and ranks do not get in each other's way."""
+def test_each_sink_and_rank_has_its_own_claim(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """The claims of other sinks and ranks are independent."""
     for claim in (Claim(tmp_path, "log-file", 0), Claim(tmp_path, "loss-file", 1)):
         claim.take()
         claim.release()
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the folder's way is an error that says what to do."""
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    """A file in place of the folder raises an error that says what to do."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"loss-file in .*file.*--output"):
         Claim(tmp_path / "file", "loss-file", 0).take()

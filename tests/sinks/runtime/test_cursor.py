@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> CursorFile:
     return CursorFile(tmp_path, "loss-file", 2)
 
 
-def test_a_commit_is_read_as_it_was_written(file: CursorFile) -> None:
+def test_a_commit_is_loaded_as_it_was_saved(file: CursorFile) -> None:
     """Saving and loading gives the same commit, marks and state included."""
     mark = Savepoint(Cursor(0, 5), 10, {"count": 1})
     commit = Commit("run", Savepoint(Cursor(1, 7), 20, {"open": {"a/b": "1\n"}}), (mark,))
@@ -27,15 +27,15 @@ def test_a_commit_is_read_as_it_was_written(file: CursorFile) -> None:
     assert file.load() == commit
 
 
-def test_the_cursors_file_holds_what_the_design_names(file: CursorFile, tmp_path: Path) -> None:
-    """Run, rank, attempt, seq, length and state are its fields, beside the output under the sink's name and rank."""
+def test_the_cursor_file_has_these_fields(file: CursorFile, tmp_path: Path) -> None:
+    """The file is named for the sink and its rank, and holds the commit's fields as JSON."""
     file.save(Commit("run", Savepoint(Cursor(1, 7), 20, {})))
     fields = json.loads((tmp_path / ".trainwire" / "loss-file-rank2.cursor").read_text())
     assert fields == {"run": "run", "rank": 2, "attempt": 1, "seq": 7, "length": 20, "state": {}, "marks": []}
 
 
-def test_no_file_is_no_commit(file: CursorFile) -> None:
-    """A sink that never committed has no cursor."""
+def test_a_missing_file_is_no_commit(file: CursorFile) -> None:
+    """Loading returns None if the sink never committed."""
     assert file.load() is None
 
 
@@ -43,8 +43,8 @@ def test_no_file_is_no_commit(file: CursorFile) -> None:
     "content",
     [b"", b"{}", b"[]", b"\xff", b"7", b"null", b'{"run": 1}', b'{"run": null, "attempt": "0", "seq": 1, "length": 0}'],
 )
-def test_a_file_that_holds_no_cursor_is_an_error(file: CursorFile, content: bytes) -> None:
-    """Anything but a cursor is refused, with the file's name."""
+def test_a_file_without_a_cursor_raises(file: CursorFile, content: bytes) -> None:
+    """Any other content raises an error that names the file."""
     file.path.write_bytes(content)
     with pytest.raises(CursorFileError, match="loss-file-rank2"):
         file.load()
@@ -60,8 +60,8 @@ def test_a_file_that_holds_no_cursor_is_an_error(file: CursorFile, content: byte
         ),
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_no_content_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    """Whatever stands in the file, loading gives a commit or a `CursorFileError`."""
+def test_no_content_raises_another_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Whatever the file contains, loading returns a commit or raises CursorFileError."""
     folder = tmp_path_factory.mktemp("cursor")
     file = CursorFile(folder, "a", 0)
     file.path.parent.mkdir()

@@ -16,7 +16,7 @@ from trainwire_sinks.testing.check_sink import record
 
 
 class Names(AppendSink):
-    """Appends the names of all events."""
+    """Appends the name of each event."""
 
     name = "names"
     file_name = "names.txt"
@@ -26,7 +26,7 @@ class Names(AppendSink):
 
 
 class Total(ReplaceSink):
-    """Keeps the number of all events in its file."""
+    """Keeps the number of events in its file."""
 
     name = "total"
     file_name = "total.txt"
@@ -59,11 +59,11 @@ def resumed(attempt: int | None, seq: int = 0) -> Event:
 
 MARK = lifecycle("run/marked", mark=0)
 ATTEMPT = [[*named("a"), MARK], named("b", "c")]
-"""Its mark has seq 1, its last event seq 3."""
+"""The mark has seq 1, the last event seq 3."""
 
 
 def deliver(make_sink: Callable[[], Sink], folder: Path, batches: Sequence[Batch]) -> bool:
-    """Restore a delivery, deliver, commit and close; returns what the last batch's delivery did."""
+    """Restore, deliver, commit and close; return the result of the last `deliver`."""
 
     async def run() -> bool:
         delivery = Delivery(make_sink, folder, 0)
@@ -86,16 +86,16 @@ def names_in(folder: Path) -> list[str]:
     return (folder / "names.txt").read_text().split()
 
 
-def test_an_output_is_there_before_any_event(tmp_path: Path) -> None:
-    """A sink's output exists from its start on."""
+def test_an_output_exists_before_any_event(tmp_path: Path) -> None:
+    """A sink's output exists as soon as the sink has started."""
     deliver(Names, tmp_path, [])
     deliver(Total, tmp_path, [])
     assert (tmp_path / "names.txt").read_text() == ""
     assert (tmp_path / "total.txt").read_text() == "0"
 
 
-def test_delivery_goes_on_behind_the_last_commit(tmp_path: Path) -> None:
-    """A second delivery of the same batches adds only what came after the first one's commit."""
+def test_delivery_continues_after_the_last_commit(tmp_path: Path) -> None:
+    """A second delivery of the same batches adds only what follows the first one's commit."""
     batches = record(ATTEMPT)
     for sink in (Names, Total):
         deliver(sink, tmp_path, batches[:1])
@@ -104,8 +104,8 @@ def test_delivery_goes_on_behind_the_last_commit(tmp_path: Path) -> None:
     assert (tmp_path / "total.txt").read_text() == "4"
 
 
-def test_what_was_written_after_the_commit_is_taken_back(tmp_path: Path) -> None:
-    """Bytes behind the committed length, as a crash leaves them, are cut off."""
+def test_what_was_written_after_the_commit_is_truncated(tmp_path: Path) -> None:
+    """Bytes past the committed length, as a crash leaves them, are removed."""
     batches = record(ATTEMPT)
     deliver(Names, tmp_path, batches[:1])
     with (tmp_path / "names.txt").open("a") as file:
@@ -114,8 +114,8 @@ def test_what_was_written_after_the_commit_is_taken_back(tmp_path: Path) -> None
     assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
 
 
-def test_what_a_killed_sink_left_half_written_is_removed(tmp_path: Path) -> None:
-    """Beside its output and its cursor, under the hidden names that they have until they are whole."""
+def test_the_temporary_files_of_a_killed_sink_are_removed(tmp_path: Path) -> None:
+    """Files that were being written beside the output and the cursor are removed."""
     batches = record(ATTEMPT)
     deliver(Total, tmp_path, batches[:1])
     left = [tmp_path / ".total.txt.0123abcd", tmp_path / ".trainwire" / ".total-rank0.cursor.4567cdef"]
@@ -127,8 +127,8 @@ def test_what_a_killed_sink_left_half_written_is_removed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("sink", [Names, Total])
-def test_a_resumed_run_takes_the_output_back_to_its_mark(tmp_path: Path, sink: type[Sink]) -> None:
-    """What was recorded after the mark that the run was resumed from leaves the output; both kinds of it."""
+def test_a_resumed_run_rolls_the_output_back_to_its_mark(tmp_path: Path, sink: type[Sink]) -> None:
+    """Events after the mark that the run was resumed from are removed, from both kinds of output."""
     deliver(sink, tmp_path, record(ATTEMPT, [[resumed(0, 1), *named("d")]]))
     if sink is Names:
         assert names_in(tmp_path) == ["a", "run/marked", "run/resumed", "d"]
@@ -137,7 +137,7 @@ def test_a_resumed_run_takes_the_output_back_to_its_mark(tmp_path: Path, sink: t
 
 
 def test_a_mark_is_known_after_a_restart(tmp_path: Path) -> None:
-    """Marks are part of the commit: another process can go back to them."""
+    """Marks are part of the commit, so another process can roll back to them."""
     batches = record(ATTEMPT, [[resumed(0, 1), *named("d")]])
     deliver(Names, tmp_path, batches[:2])
     assert deliver(Names, tmp_path, batches)
@@ -145,20 +145,20 @@ def test_a_mark_is_known_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_run_that_starts_again_empties_the_output(tmp_path: Path) -> None:
-    """Resumed from nothing, a run has superseded everything."""
+    """A run that starts from its beginning supersedes everything."""
     assert deliver(Names, tmp_path, record(ATTEMPT, [[resumed(None), *named("d")]]))
     assert names_in(tmp_path) == ["run/resumed", "d"]
 
 
-def test_a_resumption_behind_everything_delivered_takes_nothing_back(tmp_path: Path) -> None:
-    """An output that holds nothing superseded stays as it is, though it knows no mark."""
+def test_a_resumption_after_everything_delivered_removes_nothing(tmp_path: Path) -> None:
+    """An output without superseded events is left as it is, even without a mark."""
     batches = record([named("a", "b")], [[resumed(0, 1), *named("c")]])
     assert deliver(Names, tmp_path, batches)
     assert names_in(tmp_path) == ["a", "b", "run/resumed", "c"]
 
 
-def test_an_unknown_mark_begins_the_output_anew(tmp_path: Path) -> None:
-    """Without the mark that the run was resumed from, the output is emptied and asks to be given what still counts."""
+def test_an_unknown_mark_empties_the_output(tmp_path: Path) -> None:
+    """Without a savepoint at the mark, the output is emptied and the kept events are requested again."""
     batches = record([named("a"), named("b")], [[resumed(0, 0), *named("c")]])
     assert not deliver(Names, tmp_path, batches)
     assert names_in(tmp_path) == []
@@ -166,7 +166,7 @@ def test_an_unknown_mark_begins_the_output_anew(tmp_path: Path) -> None:
 
 
 def test_only_the_last_marks_are_kept(tmp_path: Path) -> None:
-    """The cursor's file stays small: it holds the last eight marks."""
+    """The cursor file stays small: it holds the last eight marks."""
     deliver(Names, tmp_path, record([[*named(f"n{number}"), MARK] for number in range(20)]))
     commit = CursorFile(tmp_path, "names", 0).load()
     assert commit is not None
@@ -174,7 +174,7 @@ def test_only_the_last_marks_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_mark_that_is_superseded_is_forgotten(tmp_path: Path) -> None:
-    """A run cannot be resumed from a mark of a stretch that is superseded itself."""
+    """Marks after the one that the run was resumed from are dropped."""
     attempt = [[*named("a"), MARK], [*named("b"), MARK]]
     deliver(Names, tmp_path, record(attempt, [[resumed(0, 1)], [*named("c"), MARK]]))
     commit = CursorFile(tmp_path, "names", 0).load()
@@ -183,15 +183,15 @@ def test_a_mark_that_is_superseded_is_forgotten(tmp_path: Path) -> None:
 
 
 def test_an_output_of_another_run_is_refused(tmp_path: Path) -> None:
-    """The runs' names differ: the error names both and says what to do; the output stays."""
+    """The error names both runs and says what to do; the output is unchanged."""
     deliver(Names, tmp_path, record(ATTEMPT, run="first"))
-    with pytest.raises(OutputError, match=r"of run first, and this is run second.*--output"):
+    with pytest.raises(OutputError, match=r"belongs to run first, not to run second.*--output"):
         deliver(Names, tmp_path, record([*ATTEMPT, named("d")], run="second"))
     assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
 
 
 def test_a_file_that_no_sink_wrote_is_not_overwritten(tmp_path: Path) -> None:
-    """A file in the output's place, with no cursor beside it, is somebody else's."""
+    """A file in the place of the output, without a cursor beside it, is left unchanged."""
     (tmp_path / "names.txt").write_text("my thesis")
     with pytest.raises(OutputError, match="move it away"):
         deliver(Names, tmp_path, record(ATTEMPT))
@@ -199,10 +199,10 @@ def test_a_file_that_no_sink_wrote_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "gone", "no cursor"])
-def test_a_changed_output_is_written_anew_with_a_warning(
+def test_a_changed_output_is_rewritten_with_a_warning(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An output that is shorter than its cursor says, gone, or with a damaged cursor: one warning, then all again."""
+    """An output that is too short or missing, or has a damaged cursor, is rewritten after one warning."""
     deliver(Names, tmp_path, record(ATTEMPT))
     if damage == "shorter":
         (tmp_path / "names.txt").write_text("a\n")
@@ -213,11 +213,11 @@ def test_a_changed_output_is_written_anew_with_a_warning(
     with caplog.at_level(logging.WARNING, "trainwire"):
         deliver(Names, tmp_path, record(ATTEMPT))
     assert names_in(tmp_path) == ["a", "run/marked", "b", "c"]
-    assert ["writing it anew" in record.message for record in caplog.records] == [True]
+    assert ["rewriting it" in record.message for record in caplog.records] == [True]
 
 
 def test_a_batch_that_cannot_be_read_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A body that holds no events is told of, and does not stop the sink."""
+    """A body that cannot be decoded is reported, and does not stop the sink."""
     first, last = record([named("a"), named("b")])
     header = Header("recorded", 0, 0, "event", 1, 1, {})
     deliver(Names, tmp_path, [first, Batch(header, b"", b"\xc1"), record([named("x", "y"), named("b")])[1]])
@@ -227,7 +227,7 @@ def test_a_batch_that_cannot_be_read_is_skipped(tmp_path: Path, caplog: pytest.L
 
 
 def test_a_sink_gets_only_its_channels(tmp_path: Path) -> None:
-    """A sink of another channel does not see the events that are read for the runner's sake."""
+    """Events that the runner reads for itself do not reach a sink of another channel."""
 
     class Pictures(Names):
         channels = frozenset({"media"})

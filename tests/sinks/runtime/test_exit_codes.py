@@ -21,13 +21,13 @@ ERRORS = {
 
 
 def test_the_page_lists_every_code() -> None:
-    """The page on the command line has each exit code with its name, and no other."""
+    """The page on the command line lists each exit code with its name, and no other."""
     rows = re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert {name: int(number) for number, name in rows} == {code.name: int(code) for code in ExitCode}
 
 
 @pytest.mark.parametrize("name", sorted(ERRORS.keys() - {"TrainwireError"}))
 def test_every_error_has_a_code(name: str) -> None:
-    """No error that Trainwire raises on purpose ends as a mistake in Trainwire."""
+    """No error that Trainwire raises on purpose has the exit code of a bug."""
     error = ERRORS[name].__new__(ERRORS[name])
     assert exit_code(error) is not ExitCode.INTERNAL

@@ -1,4 +1,4 @@
-"""Messages that cannot be taken back: through failures, hangs, refusals, crashes and resumptions, against real HTTP."""
+"""Messages over real HTTP, through failures, timeouts, refusals, crashes and resumptions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def happened(name: str, **value: object) -> Event:
     return Event(name, value, "lifecycle", 0.0, 0)
 
 
-def test_each_message_arrives_once(tmp_path: Path) -> None:
-    """Every message arrives before the sink ends, with the identity of its event as its key, and is sent once."""
+def test_each_message_is_delivered_once(tmp_path: Path) -> None:
+    """Every message is delivered before the sink ends, once, with its event's identity as the key."""
     with Receiver() as receiver:
         run_sink(lambda: Poster(receiver.port), tmp_path, alerts(6))
         assert sorted(receiver.taken) == [(f"recorded/0/0/{n}/test", float(n)) for n in range(6)]
@@ -34,7 +34,7 @@ def test_each_message_arrives_once(tmp_path: Path) -> None:
 
 
 def test_any_key_is_remembered(tmp_path: Path) -> None:
-    """A key may hold what ends a line, or any other character: its message is not sent again by a later start."""
+    """Whatever characters a key has, its message is not sent again after a restart."""
     sent: list[str] = []
 
     async def send(key: str, _: delivery_queue.Message) -> None:
@@ -56,8 +56,8 @@ def test_any_key_is_remembered(tmp_path: Path) -> None:
     assert sorted(sent) == sorted(keys)
 
 
-def test_a_server_that_fails_is_tried_again(tmp_path: Path) -> None:
-    """A message that fails is sent again until it arrives."""
+def test_a_message_that_fails_is_sent_again(tmp_path: Path) -> None:
+    """A message is sent again until it is delivered."""
     failures = iter([500, 503, 500])
     with Receiver(lambda value: next(failures, 200)) as receiver:
         run_sink(lambda: Poster(receiver.port), tmp_path, alerts(2))
@@ -66,7 +66,7 @@ def test_a_server_that_fails_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_message_that_fails_delays_no_other(tmp_path: Path) -> None:
-    """While some fail and some hang, those behind them arrive; the others do when the server has recovered."""
+    """While some fail and some time out, later ones are delivered; the others are once the server recovers."""
     bad = {0.0: 500, 1.0: None, 2.0: 500}
     with Receiver(lambda value: bad.get(value, 200)) as receiver:
 
@@ -81,8 +81,8 @@ def test_a_message_that_fails_delays_no_other(tmp_path: Path) -> None:
         assert sorted(receiver.values) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_a_refused_message_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What the receiver will never take is told once, and not sent again, by a later start neither."""
+def test_a_refused_message_is_not_sent_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A message that the receiver refuses is reported once, and not sent again, even after a restart."""
     with Receiver(lambda value: 400 if value == 1.0 else 200) as receiver:
         for _ in range(2):
             run_sink(lambda: Poster(receiver.port), tmp_path, alerts(4))
@@ -90,8 +90,8 @@ def test_a_refused_message_is_given_up(tmp_path: Path, caplog: pytest.LogCapture
         assert "recorded/0/0/1/test was refused" in caplog.text
 
 
-def test_a_sink_that_ends_keeps_what_has_not_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is down to the end costs a clear error; another start sends what is left, with the same keys."""
+def test_a_sink_that_ends_keeps_undelivered_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the server stays down, the sink ends with an error; a restart sends the rest with the same keys."""
     monkeypatch.setattr("trainwire_sinks.runtime.runner.SETTLE_SECONDS", 0.1)
     with Receiver(lambda value: 500) as receiver:
         with pytest.raises(OutputError, match=r"could not deliver everything in 0\.1 s: start it again"):
@@ -101,8 +101,8 @@ def test_a_sink_that_ends_keeps_what_has_not_arrived(tmp_path: Path, monkeypatch
         assert sorted(receiver.taken) == [(f"recorded/0/0/{n}/test", float(n)) for n in range(4)]
 
 
-def test_what_is_left_is_sent_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink started again on a run in which nothing happens sends what it had not, and is stopped at once."""
+def test_undelivered_messages_are_sent_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink restarted on an idle run sends the undelivered messages, and stops at once."""
     monkeypatch.setattr("trainwire_sinks.runtime.runner.SETTLE_SECONDS", 0.05)
     with Receiver(lambda value: 500) as receiver:
         with pytest.raises(OutputError):
@@ -125,8 +125,8 @@ def test_what_is_left_is_sent_before_anything_is_read(tmp_path: Path, monkeypatc
         asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def test_a_run_that_is_resumed_sends_nothing_twice(tmp_path: Path) -> None:
-    """Brought back to a mark, or begun anew and given everything again, a sink sends only what it had not sent."""
+def test_a_resumed_run_sends_nothing_twice(tmp_path: Path) -> None:
+    """After a rollback to a mark, or to the beginning, a sink sends only what it had not sent."""
     first = [[happened("run/started"), alert(1)], [happened("run/marked", mark=1)], [alert(2)]]
     known = record(first, [[happened("run/resumed", **{"from": {"attempt": 0, "seq": 2}}), alert(3)]])
     unknown = record(first, [[happened("run/resumed", **{"from": {"attempt": 0, "seq": 1}}), alert(3)]])
@@ -138,14 +138,14 @@ def test_a_run_that_is_resumed_sends_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_sink_with_an_outbox_passes_the_check(tmp_path: Path) -> None:
-    """Killed at every moment of the runner and started again, a sink sends everything, each key's message once."""
+    """Killed at every step and restarted, a sink sends every message, each key once."""
     with Receiver() as receiver:
         check_sink(lambda: Poster(receiver.port), tmp_path, alerts(4))
         assert sorted(set(receiver.taken)) == [(f"recorded/0/0/{n}/test", float(n)) for n in range(4)]
 
 
-def test_a_full_disk_does_not_send_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it cannot be written down that a message arrived, that is tried again, and not the sending."""
+def test_a_full_disk_does_not_cause_a_second_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a delivery cannot be recorded, recording it is retried, and not the sending."""
     refused = iter([True, True, False])
     append = delivery_queue._append
 
@@ -162,8 +162,8 @@ def test_a_full_disk_does_not_send_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["poster-rank0.outbox", "poster-rank0.outbox.delivered"])
-def test_a_file_that_is_torn_or_rubbish_is_survived(tmp_path: Path, name: str) -> None:
-    """A line cut off by a crash, or bytes that are no message, cost at most sending again."""
+def test_a_damaged_file_does_not_stop_the_sink(tmp_path: Path, name: str) -> None:
+    """An incomplete line or invalid bytes lead at most to sending again."""
     with Receiver() as receiver:
         for damage in (b'["recorded/0/0', b"\xff\n{}\n"):
             run_sink(lambda: Poster(receiver.port), tmp_path, alerts(4))
@@ -176,10 +176,9 @@ def test_a_file_that_is_torn_or_rubbish_is_survived(tmp_path: Path, name: str) -
 
 @pytest.mark.timeout(120)
 def test_kill_at_every_point(tmp_path: Path) -> None:
-    """Killed with kill -9 before and after each write and each sending, and started again: everything arrives.
+    """Killed with SIGKILL before and after each write and each delivery, and restarted, a sink delivers everything.
 
-    A message is sent a second time, with the same key, only if the process died before it was written down that it
-    had arrived.
+    A message is sent a second time, with the same key, only if the process died before its delivery was recorded.
     """
     context = make_context()
     for at in range(1, 1000):

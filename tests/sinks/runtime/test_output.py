@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from trainwire_protocol.errors import OutputChangedError
-from trainwire_sinks.runtime.output import BUFFER_BYTES, AppendOutput, ReplaceOutput
+from trainwire_sinks.runtime.output import BUFFER_BYTES, AppendOutput, ReplaceOutput, SeriesOutput
 
 
-def test_an_append_output_makes_its_folder_and_an_empty_file(tmp_path: Path) -> None:
-    """Opening an append output at 0 makes its folder and an empty file."""
+def test_an_append_output_creates_its_folder_and_an_empty_file(tmp_path: Path) -> None:
+    """Opening an append output at length 0 creates its folder and an empty file."""
 
     async def begin() -> None:
         output = AppendOutput(tmp_path / "a" / "b.txt")
@@ -21,8 +21,8 @@ def test_an_append_output_makes_its_folder_and_an_empty_file(tmp_path: Path) -> 
     assert (tmp_path / "a" / "b.txt").read_bytes() == b""
 
 
-def test_an_append_output_is_truncated_to_what_was_committed(tmp_path: Path) -> None:
-    """What is behind the committed length is cut off, and writing goes on there."""
+def test_an_append_output_is_truncated_to_the_committed_length(tmp_path: Path) -> None:
+    """Bytes past the committed length are removed, and writing continues there."""
     path = tmp_path / "file"
     path.write_text("committed, torn")
 
@@ -40,8 +40,8 @@ def test_an_append_output_is_truncated_to_what_was_committed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [None, b"short"])
-def test_an_output_that_is_gone_or_shorter_is_not_continued(tmp_path: Path, content: bytes | None) -> None:
-    """An output that is shorter than was committed, or gone, is an error that says both lengths."""
+def test_an_output_that_is_missing_or_too_short_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """An output that is shorter than committed, or missing, raises an error with both lengths."""
     path = tmp_path / "file"
     if content is not None:
         path.write_bytes(content)
@@ -50,8 +50,8 @@ def test_an_output_that_is_gone_or_shorter_is_not_continued(tmp_path: Path, cont
             asyncio.run(output.open(6))
 
 
-def test_an_append_output_drops_what_was_not_flushed(tmp_path: Path) -> None:
-    """Closing without a flush leaves the file as it was."""
+def test_an_append_output_drops_unflushed_data(tmp_path: Path) -> None:
+    """Closing without a flush leaves the file unchanged."""
 
     async def write() -> None:
         output = AppendOutput(tmp_path / "file")
@@ -63,8 +63,8 @@ def test_an_append_output_drops_what_was_not_flushed(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_an_append_output_holds_back_a_bounded_amount(tmp_path: Path) -> None:
-    """Past the buffer's limit it writes without being told to."""
+def test_an_append_output_buffers_a_bounded_amount(tmp_path: Path) -> None:
+    """Once its buffer is full, it writes without a flush."""
 
     async def write() -> int:
         output = AppendOutput(tmp_path / "file")
@@ -77,8 +77,8 @@ def test_an_append_output_holds_back_a_bounded_amount(tmp_path: Path) -> None:
     assert asyncio.run(write()) == BUFFER_BYTES
 
 
-def test_a_replace_output_puts_the_whole_file_in_place(tmp_path: Path) -> None:
-    """Replacing leaves the new content, its length and no other file."""
+def test_a_replace_output_replaces_the_whole_file(tmp_path: Path) -> None:
+    """Replacing leaves the new content and its length, and no other file."""
 
     async def write() -> tuple[int, bytes]:
         output = ReplaceOutput(tmp_path / "file")
@@ -92,8 +92,101 @@ def test_a_replace_output_puts_the_whole_file_in_place(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_replace_output_that_begins_removes_an_older_file(tmp_path: Path) -> None:
-    """Opening a replace output at 0 removes what was there."""
+def test_a_replace_output_opened_at_0_removes_an_older_file(tmp_path: Path) -> None:
+    """Opening a replace output at length 0 removes the file."""
     (tmp_path / "file").write_text("old")
     asyncio.run(ReplaceOutput(tmp_path / "file").open(0))
     assert not (tmp_path / "file").exists()
+
+
+async def _write_series(output: SeriesOutput) -> list[int]:
+    """Write three files; return the length after each."""
+    lengths = []
+    await output.open(0)
+    for number in range(3):
+        if number:
+            await output.begin_next()
+        await output.write(str(number).encode() * 4)
+        lengths.append(output.length)
+    await output.flush()
+    await output.close()
+    return lengths
+
+
+def _contents(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def test_the_length_of_a_series_is_that_of_all_files(tmp_path: Path) -> None:
+    """The length of a series is the sum of its files, whose names sort in the order written."""
+    output = SeriesOutput(tmp_path, "part-{}.bin")
+    assert asyncio.run(_write_series(output)) == [4, 8, 12]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"part-{n:010d}.bin" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("length", "contents"),
+    [
+        (0, []),
+        (3, [b"000"]),
+        (4, [b"0000"]),
+        (5, [b"0000", b"1"]),
+        (8, [b"0000", b"1111"]),
+        (12, [b"0000", b"1111", b"2222"]),
+    ],
+)
+def test_a_series_can_be_restored_to_any_length(tmp_path: Path, length: int, contents: list[bytes]) -> None:
+    """The file that contains the position is truncated, and later ones are removed."""
+
+    async def restore() -> int:
+        await _write_series(SeriesOutput(tmp_path, "part-{}.bin"))
+        output = SeriesOutput(tmp_path, "part-{}.bin")
+        await output.open(length)
+        await output.close()
+        return output.length
+
+    assert asyncio.run(restore()) == length
+    assert _contents(tmp_path) == contents
+
+
+def test_a_restored_series_can_be_continued(tmp_path: Path) -> None:
+    """Writing after a restore appends to the file that contains the position."""
+
+    async def write_more() -> None:
+        await _write_series(SeriesOutput(tmp_path, "part-{}.bin"))
+        output = SeriesOutput(tmp_path, "part-{}.bin")
+        await output.open(6)
+        await output.write(b"x")
+        await output.begin_next()
+        await output.write(b"y")
+        await output.flush()
+        await output.close()
+
+    asyncio.run(write_more())
+    assert _contents(tmp_path) == [b"0000", b"11x", b"y"]
+
+
+def test_a_series_with_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """A series without one of its files is too short."""
+    asyncio.run(_write_series(SeriesOutput(tmp_path, "part-{}.bin")))
+    (tmp_path / "part-0000000001.bin").unlink()
+    with pytest.raises(OutputChangedError, match="should have 12"):
+        asyncio.run(SeriesOutput(tmp_path, "part-{}.bin").open(12))
+
+
+def test_a_range_of_a_series_can_be_repeated(tmp_path: Path) -> None:
+    """Bytes of any earlier file are appended to the last one; missing bytes raise an error."""
+
+    async def repeat() -> None:
+        output = SeriesOutput(tmp_path, "part-{}.bin")
+        await _write_series(output)
+        await output.open(12)
+        for begin, end in ((0, 4), (5, 7), (8, 8)):
+            await output.repeat(begin, end)
+        await output.flush()
+        with pytest.raises(OutputChangedError):
+            await output.repeat(6, 9)
+        await output.close()
+
+    asyncio.run(repeat())
+    assert _contents(tmp_path) == [b"0000", b"1111", b"2222000011"]

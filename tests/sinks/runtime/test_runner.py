@@ -22,11 +22,11 @@ from trainwire_sinks.runtime.runner import SinkRunner
 from trainwire_sinks.runtime.source import BatchSource
 from trainwire_sinks.testing.check_sink import Recording, record, run_sink
 
-HASTE = RetryPolicy(retries=3, first_delay=0.001)
+QUICK = RetryPolicy(retries=3, first_delay=0.001)
 
 
 class Names(AppendSink):
-    """Appends the names of all events."""
+    """Appends the name of each event."""
 
     name = "names"
     file_name = "names.txt"
@@ -36,7 +36,7 @@ class Names(AppendSink):
 
 
 class Live(Recording):
-    """A recording after whose end the run goes on without events, or breaks off with an error."""
+    """A recording after which the run continues without events, or ends with an error."""
 
     def __init__(self, batches: Sequence[Batch], end: Exception | None = None) -> None:
         super().__init__(batches)
@@ -70,7 +70,7 @@ def subscribe_to(batches: Sequence[Batch]) -> Callable[[Cursor, bool], AbstractA
 
 
 def run(sink: Callable[[], Sink], folder: Path, batches: Sequence[Batch] = BATCHES) -> None:
-    asyncio.run(SinkRunner(sink, subscribe_to(batches), folder, retry_policy=HASTE, commit_interval=0).run())
+    asyncio.run(SinkRunner(sink, subscribe_to(batches), folder, retry_policy=QUICK, commit_interval=0).run())
 
 
 def names_in(folder: Path) -> list[str]:
@@ -91,13 +91,13 @@ def test_a_sink_reads_to_the_runs_end(tmp_path: Path) -> None:
 
 
 def test_the_event_loop_is_never_blocked(tmp_path: Path, blocking_calls: BlockBuster) -> None:
-    """No file is touched on the event loop, which the subscription needs as well."""
+    """No file is accessed on the event loop, which the subscription uses as well."""
     run(Names, tmp_path)
     assert names_in(tmp_path) == ["a", "b", "c"]
 
 
-def test_a_commit_comes_while_nothing_happens(tmp_path: Path) -> None:
-    """What was handled is committed and acknowledged after the interval, though no further event comes."""
+def test_a_commit_does_not_need_another_event(tmp_path: Path) -> None:
+    """Handled events are committed and acknowledged after the interval, without a further event."""
     live = Live(BATCHES)
 
     async def run() -> None:
@@ -112,8 +112,8 @@ def test_a_commit_comes_while_nothing_happens(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_sink_that_is_stopped_leaves_everything_committed(tmp_path: Path) -> None:
-    """Stopping ends the wait for the next batch, and commits what was handled."""
+def test_a_sink_that_is_stopped_commits_everything(tmp_path: Path) -> None:
+    """Stopping ends the wait for the next batch, and commits the handled events."""
 
     async def run() -> None:
         live = Live(BATCHES)
@@ -129,11 +129,11 @@ def test_a_sink_that_is_stopped_leaves_everything_committed(tmp_path: Path) -> N
     assert CursorFile(tmp_path, "names", 0).load().point.cursor == Cursor(0, 2)  # type: ignore[union-attr]  # it is there
 
 
-def test_what_could_be_had_is_committed_before_the_incomplete_end(tmp_path: Path) -> None:
-    """A subscription that cannot go on ends the sink with its error, and with the cursor at what it had."""
+def test_what_was_read_is_committed_before_an_incomplete_end(tmp_path: Path) -> None:
+    """An error of the subscription ends the sink after a commit of everything read before it."""
 
     async def run() -> None:
-        live = Live(BATCHES, IncompleteError("the rest cannot be had"))
+        live = Live(BATCHES, IncompleteError("the rest is unavailable"))
         await SinkRunner(Names, lambda *_: live, tmp_path, commit_interval=3600).run()
 
     with pytest.raises(IncompleteError, match="the rest"):
@@ -142,15 +142,15 @@ def test_what_could_be_had_is_committed_before_the_incomplete_end(tmp_path: Path
     assert CursorFile(tmp_path, "names", 0).load().point.cursor == Cursor(0, 2)  # type: ignore[union-attr]  # it is there
 
 
-def test_a_batch_that_is_on_no_disk_is_left(tmp_path: Path) -> None:
-    """A batch marked unjournaled does not reach the output, and comes again once it is journaled."""
+def test_an_unjournaled_batch_is_skipped(tmp_path: Path) -> None:
+    """A batch marked unjournaled does not reach the output, which receives it once it is journaled."""
     header = Header("recorded", 0, 0, "event", 1, 1, {"event": 0}, unjournaled=True)
     run(Names, tmp_path, [BATCHES[0], encode_batch(header, named("live")), BATCHES[1]])
     assert names_in(tmp_path) == ["a", "b"]
 
 
 def failing_at(name: str, times: int, error: Exception) -> Callable[[], Sink]:
-    """Makes sinks that fail, all together so many times, when they get an event of this name."""
+    """Create sinks that raise when they receive an event of this name, `times` times in total."""
     left = [times]
 
     class Failing(Names):
@@ -167,26 +167,26 @@ def failing_at(name: str, times: int, error: Exception) -> Callable[[], Sink]:
 def test_a_sink_that_fails_is_tried_again_from_its_last_commit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failure takes back what was written since the commit, so that the retry writes it once."""
+    """A failure rolls back what was written since the commit, so that the retry writes it once."""
     with caplog.at_level(logging.WARNING, "trainwire"):
         run(failing_at("b", 2, ValueError("no")), tmp_path)
     assert names_in(tmp_path) == ["a", "b", "c"]
     assert [record.message.partition(";")[0] for record in caplog.records] == [
-        "names failed behind attempt 0, seq 0: ValueError: no"
+        "names failed after attempt 0, seq 0: ValueError: no"
     ] * 2
 
 
 def test_a_sink_that_keeps_failing_stops_with_its_reason(tmp_path: Path) -> None:
-    """After its retries a sink gives up, with the place and the cursor of its last commit; a later start goes on."""
-    with pytest.raises(SinkError, match=r"seq 0: ValueError: no; gave up after 4 tries") as caught:
+    """After its retries a sink stops with an error that names the position; a later start continues."""
+    with pytest.raises(SinkError, match=r"seq 0: ValueError: no; gave up after 4 attempts") as caught:
         run(failing_at("b", 99, ValueError("no")), tmp_path)
     assert isinstance(caught.value.__cause__, ValueError)
     run(Names, tmp_path)
     assert names_in(tmp_path) == ["a", "b", "c"]
 
 
-def test_failures_count_anew_after_progress(tmp_path: Path) -> None:
-    """Only failures without any progress between them add up."""
+def test_failures_are_counted_from_the_last_progress(tmp_path: Path) -> None:
+    """Only failures without a commit in between are added up."""
     failing = failing_at("a", 3, ValueError("first"))
     also = failing_at("c", 3, ValueError("later"))
     instances = []
@@ -199,29 +199,29 @@ def test_failures_count_anew_after_progress(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a", "b", "c"]
 
 
-def test_a_full_disk_is_waited_for_and_then_named(tmp_path: Path) -> None:
-    """A write that fails for want of space is tried again, and ends the sink as a failed output."""
-    with pytest.raises(OutputError, match=r"No space left.*gave up after 4 tries"):
+def test_a_full_disk_is_retried_and_then_reported(tmp_path: Path) -> None:
+    """A write that fails for lack of space is retried, and then ends the sink with an output error."""
+    with pytest.raises(OutputError, match=r"No space left.*gave up after 4 attempts"):
         run(failing_at("b", 99, OSError(errno.ENOSPC, "No space left on device")), tmp_path)
 
 
 def test_a_real_write_without_space_fails_the_output(tmp_path: Path) -> None:
-    """On a device that is always full the sink ends with an output error, and no traceback from closing the file."""
+    """On a full device the sink ends with an output error, not with one from closing the file."""
     (tmp_path / "names.txt").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="No space left"):
         run(Names, tmp_path)
 
 
-def test_a_file_in_the_way_is_not_waited_for(tmp_path: Path) -> None:
-    """An output that no waiting makes writable ends the sink at its first failure."""
+def test_a_permanent_error_is_not_retried(tmp_path: Path) -> None:
+    """An output that waiting does not make writable ends the sink at its first failure."""
     (tmp_path / "rank-1").write_text("")
     runner = SinkRunner(Names, subscribe_to(BATCHES), tmp_path, 1, retry_policy=RetryPolicy(first_delay=3600))
     with pytest.raises(OutputError, match=r"rank-1.*--output"):
         asyncio.run(runner.run())
 
 
-def test_an_output_that_is_held_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process writes the output the runner waits a moment, and then says who it is."""
+def test_a_claimed_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process writes the output, the runner waits a moment and then names the process."""
     monkeypatch.setattr("trainwire_sinks.runtime.runner.CLAIM_WAIT", 0.2)
     claim = Claim(tmp_path, "names", 0)
     claim.take()
@@ -230,8 +230,8 @@ def test_an_output_that_is_held_is_refused(tmp_path: Path, monkeypatch: pytest.M
     claim.release()
 
 
-def test_an_output_that_is_let_go_of_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A sink that is just ending, as of a run that is resumed at once, is waited for."""
+def test_an_output_that_is_released_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink that is just ending, as when a run is resumed at once, is waited for."""
 
     async def start() -> None:
         claim = Claim(tmp_path, "names", 0)
@@ -247,23 +247,23 @@ def test_an_output_that_is_let_go_of_is_taken_over(tmp_path: Path, caplog: pytes
     assert names_in(tmp_path) == ["a", "b", "c"]
 
 
-def test_the_run_is_read_again_without_what_is_superseded(tmp_path: Path) -> None:
-    """A resumption from a mark that is not known leads to a second reading, and to the output that it should have."""
+def test_the_run_is_read_again_without_superseded_events(tmp_path: Path) -> None:
+    """A resumption from an unknown mark leads to a second pass, and to the correct output."""
     resumed = Event("run/resumed", {"from": {"attempt": 0, "seq": 0}, "from_step": 0}, "lifecycle", 0.0, 0)
     run_sink(Names, tmp_path, record([named("a"), named("b")], [[resumed, *named("c")]]))
     assert names_in(tmp_path) == ["a", "run/resumed", "c"]
 
 
 def test_an_output_of_another_run_is_refused_before_reading(tmp_path: Path) -> None:
-    """If the run's name is known, nothing of it has to be read to refuse."""
+    """If the run's name is known, the output is refused before any event is read."""
     run(Names, tmp_path)
     runner = SinkRunner(Names, lambda *_: Live([]), tmp_path, run="another")
-    with pytest.raises(OutputError, match="this is run another"):
+    with pytest.raises(OutputError, match="not to run another"):
         asyncio.run(runner.run())
 
 
-def test_a_sink_that_watches_the_time_is_called(tmp_path: Path) -> None:
-    """It is called while nothing comes and once when the run is over, and what it then has is committed."""
+def test_tick_is_called_at_its_interval(tmp_path: Path) -> None:
+    """It is called while no event arrives and once when the run is over, and its result is committed."""
     statuses: list[PublisherStatus] = []
 
     class Watcher(AppendSink):

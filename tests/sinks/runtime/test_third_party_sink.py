@@ -1,4 +1,4 @@
-"""Installs the package in examples/third_party_sink as its user would, and uses its sink by name."""
+"""Installs the package in examples/third_party_sink as a user would, and uses its sink by name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a module of Python where the package is installed, which is neither fetched nor put into our environment."""
+    """Return a function that runs a Python module where the package is installed, in a folder of its own."""
     folder = tmp_path_factory.mktemp("third-party")
-    # Building leaves files behind, so not in the checkout.
+    # Building leaves files behind, so the sources are copied out of the checkout.
     shutil.copytree(PACKAGE, folder / "source", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
 
     environment = os.environ | {"PYTHONPATH": str(folder / "site")}
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_the_page_shows_the_package() -> None:
-    """The files that the page shows are those of the package, so that its test is the one that the page runs."""
+    """The files that the page shows are those of the package."""
     page = (ROOT / "docs" / "add-a-sink.md").read_text()
     shown = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", page, re.DOTALL))
     for name in ("epoch_times.py", "test_epoch_times.py", "pyproject.toml"):
@@ -51,18 +51,18 @@ def test_the_page_shows_the_package() -> None:
 
 
 def test_it_is_listed_with_its_options(run: Run) -> None:
-    """Once installed, the sink is in the list, and its help tells its options."""
+    """Once installed, the sink is listed, and its help shows its options."""
     assert (
         "\nepoch-times   Writes epoch-times.txt: how long each epoch took.\n"
         in run("trainwire_sinks", "sink", "--list").stdout
     )
-    told = run("trainwire_sinks", "sink", "epoch-times", "--help").stdout
-    assert "Writes epoch-times.txt" in told
-    assert "--minimum" in told
+    help_text = run("trainwire_sinks", "sink", "epoch-times", "--help").stdout
+    assert "Writes epoch-times.txt" in help_text
+    assert "--minimum" in help_text
 
 
 def test_it_runs(run: Run, write_run: Callable[..., Path]) -> None:
-    """It writes its file by its name, and what it does not know does not stop it."""
+    """The sink runs under its name, and events with unexpected fields do not stop it."""
     odd: list[object] = [{}, {"epoch": "x", "seconds": 1.0}, {"epoch": 9, "seconds": "x"}, {"epoch": 4, "seconds": 2.0}]
     events = [Event("epoch/finished", value, "lifecycle", 0.0, 0) for value in odd]
     folder = write_run(record([[Event("epoch/finished", 1.0, "scalar", 0.0, 0), *events]], run="odd"))
@@ -72,7 +72,7 @@ def test_it_runs(run: Run, write_run: Callable[..., Path]) -> None:
 
 
 def test_replay_takes_it(run: Run, write_run: Callable[..., Path]) -> None:
-    """`replay` writes by it, too, with its options."""
+    """`replay` runs the sink with its options."""
     folder = write_run(sample_run())
     result = run("trainwire_sinks", "replay", folder, "--to", "epoch-times", "--minimum", "9")
     assert (result.returncode, (folder / "replay" / "epoch-times.txt").read_text()) == (0, "")

@@ -1,4 +1,4 @@
-"""What a later version has written: refused with a line that says what to install, or skipped."""
+"""Data of a later version is refused with a line that says what to install, or skipped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LATER = [
 
 
 def with_changed_header(batch: Batch, **fields: object) -> Batch:
-    """The batch as a later version may have written it."""
+    """Return the batch as a later version may write it."""
     header = msgpack.packb(msgpack.unpackb(batch.header_bytes) | fields)
     return Batch(batch.header, header, batch.body)
 
@@ -43,7 +43,7 @@ def with_changed_header(batch: Batch, **fields: object) -> Batch:
 def test_a_newer_major_version_is_refused(
     write_run: WriteRun, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    """Every command that reads a newer version's journal ends with one line that says what to install."""
+    """Every command that reads the journal of a newer version prints one line that says what to install."""
     folder = write_run(record(RUN))
     (segment,) = list_attempts(folder, 0)[0].folder.glob("*.journal")
     segment.write_bytes(b"".join(encode_record(with_changed_header(batch, version=2)) for batch in record(RUN)))
@@ -55,17 +55,17 @@ def test_a_newer_major_version_is_refused(
 
 
 def test_a_newer_connection_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A connection file of a newer version, whatever else is in it, says what to install."""
+    """A connection file of a newer version leads to a line that says what to install."""
     (tmp_path / "copied.json").write_text(json.dumps({"version": 2, "publish": {"quic": 1}}))
     command = ["sink", "loss-file", str(tmp_path / "copied.json"), "--output", str(tmp_path)]
     assert run(command) == ExitCode.PROTOCOL
     assert "pip install --upgrade trainwire" in capsys.readouterr().err
 
 
-# The sink nats looks at no event, and needs a server.
+# The sink nats does not look at events, and needs a server.
 @pytest.mark.parametrize("name", [name for name in builtin_sink_names() if name != "nats"])
-def test_every_sink_skips_what_it_does_not_know(tmp_path: Path, name: str) -> None:
-    """Events of unknown types and names stop no sink, and what it writes of the others is the same."""
+def test_every_sink_skips_unknown_events(tmp_path: Path, name: str) -> None:
+    """Events of unknown types and names stop no sink, and do not change what it writes."""
     sink = find_sink(name)
     run_sink(sink, tmp_path / "known", record(RUN))
     run_sink(sink, tmp_path / "later", record([RUN[0], [*RUN[1], *LATER], LATER, *RUN[2:]]))
@@ -78,7 +78,7 @@ def test_every_sink_skips_what_it_does_not_know(tmp_path: Path, name: str) -> No
 
 
 def test_header_fields_of_later_versions_are_skipped(write_run: WriteRun) -> None:
-    """A batch whose header has more fields is read as any other, by every command."""
+    """A batch whose header has unknown fields is read like any other."""
     folder = write_run(record(RUN))
     (segment,) = list_attempts(folder, 0)[0].folder.glob("*.journal")
     changed = [with_changed_header(batch, colour="blue", nested={"a": [1]}) for batch in record(RUN)]
