@@ -16,8 +16,8 @@ PLUGINS = "trainwire.plugins"
 # not import each other. What no room claims is the face of its package and stands above all floors.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "trainwire_protocol": (
-        ("errors",), ("process",), ("events", "commands"), ("environment",), ("wire",), ("journal",), ("transport",),
-        ("subscription",),
+        ("errors", "statistics"), ("process",), ("events", "commands"), ("environment",), ("wire",), ("journal",),
+        ("transport",), ("subscription",),
     ),
     "trainwire": (("bus",), ("training.hooks",), ("training",), ("checkpointing",), ("plugins",), ("integrations",)),
     "trainwire_sinks": (

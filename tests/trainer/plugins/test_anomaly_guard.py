@@ -18,6 +18,7 @@ from trainwire.plugins.anomaly_guard import AnomalyGuard
 from trainwire.training.hooks.payloads import Payload
 from trainwire.training.step import Forward
 from trainwire_protocol.errors import OptionError
+from trainwire_protocol.statistics import RobustScale
 
 
 class Factors(ModelTrainer):
@@ -128,3 +129,16 @@ def test_gradients_that_fp16_cannot_hold_are_no_anomaly(tmp_path: Path) -> None:
     assert (scaled.steps, anomalies(tmp_path / "a")) == (6, [])
     stopped = train(tmp_path / "b", AnomalyGuard(), trainer=factors(s2=math.nan), use_amp="fp16", train=points(48))
     assert stopped.steps == 2
+
+
+def test_the_bounds_are_those_of_the_modified_z_score() -> None:
+    """The bounds that are computed where the loss is are the median and the value with the score `threshold`."""
+    guard = AnomalyGuard(threshold=3.0, window=20)
+    losses, norms = torch.randn(20).exp(), torch.full((20,), -2.0)
+    for loss, norm in zip(losses, norms, strict=True):
+        guard._remember(torch.stack([loss, norm]))
+    for column, values in enumerate((losses, norms)):
+        scale = RobustScale.of(values.tolist())
+        median, limit = guard._bounds[:, column].tolist()
+        assert median == scale.median
+        assert scale.score(limit) == pytest.approx(3.0, rel=1e-5)

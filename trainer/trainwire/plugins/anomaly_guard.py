@@ -19,16 +19,11 @@ from trainwire.training.hooks.payloads import (
 from trainwire.training.hooks.plugin import Plugin
 from trainwire.training.optimizers import optimizer_parameters
 from trainwire_protocol.errors import OptionError
+from trainwire_protocol.statistics import DEVIATIONS_PER_MAD, MIN_RELATIVE_DEVIATION, low_median_index
 
 Action: TypeAlias = Literal["stop", "skip", "continue"]
 
 WATCHED: Final = ("loss", "gradient_norm")
-
-DEVIATIONS_OF_MAD: Final = 1.4826
-"""Standard deviations in a median absolute deviation of a normal distribution: 1 / Φ⁻¹(3/4)."""
-
-LEAST_DEVIATION: Final = 0.01
-"""The deviation is taken as this share of the median at least, or losses that hardly change would leap each step."""
 
 
 class AnomalyGuard(Plugin):
@@ -131,8 +126,8 @@ class AnomalyGuard(Plugin):
         self._steps += 1
         if self._steps >= self.window and self._steps % max(1, self.window // 10) == 0:
             median = _median(self._values)
-            deviation = DEVIATIONS_OF_MAD * _median((self._values - median).abs())
-            limit = median + self.threshold * torch.maximum(deviation, LEAST_DEVIATION * median.abs())
+            deviation = DEVIATIONS_PER_MAD * _median((self._values - median).abs())
+            limit = median + self.threshold * torch.maximum(deviation, MIN_RELATIVE_DEVIATION * median.abs())
             self._bounds = torch.stack([median, limit])
 
     def _protect(self, is_not_finite: Tensor, is_spike: Tensor) -> None:
@@ -176,4 +171,4 @@ class AnomalyGuard(Plugin):
 
 def _median(values: Tensor) -> Tensor:
     """The median of each column, the lower one of two; `torch.median` is not deterministic on a GPU."""
-    return values.sort(dim=0).values[(len(values) - 1) // 2]
+    return values.sort(dim=0).values[low_median_index(len(values))]

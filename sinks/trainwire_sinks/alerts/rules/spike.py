@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.statistics import RobustScale
 from trainwire_sinks.alerts.rule import Finding, MetricRule
 from trainwire_sinks.alerts.settings import Bounds
 
 Direction: TypeAlias = Literal["up", "down", "both"]
-
-DEVIATIONS_OF_MAD: Final = 1.4826
-"""Standard deviations in a median absolute deviation of a normal distribution: 1 / Φ⁻¹(3/4)."""
-
-LEAST_DEVIATION: Final = 0.01
-"""The deviation is taken as this share of the median at least, or what hardly changes would leap at each event."""
 
 
 @dataclass(kw_only=True)
@@ -59,12 +53,11 @@ class Spike(MetricRule):
     def _compare(self, metric: str, value: float, memory: dict[str, Any]) -> Finding | None:
         if memory["median"] is None:
             return None
-        median, deviation = memory["median"], memory["deviation"]
-        score = (value - median) / deviation if deviation else math.copysign(math.inf, value - median)
-        directed = {"up": score, "down": -score, "both": abs(score)}[self.direction]
-        if value == median or directed <= self.threshold:
+        scale = RobustScale(memory["median"], memory["deviation"])
+        score = scale.score(value)
+        if {"up": score, "down": -score, "both": abs(score)}[self.direction] <= self.threshold:
             return None
-        return {"metric": metric, "value": value, "median": median, "score": round(score, 1)}
+        return {"metric": metric, "value": value, "median": scale.median, "score": round(score, 1)}
 
     def _remember(self, memory: dict[str, Any], value: float, step: int) -> None:
         values = memory["values"]
@@ -73,16 +66,8 @@ class Spike(MetricRule):
         memory["new"] += 1
         is_stale = memory["median"] is None or memory["new"] >= max(1, self.window // 10)
         if len(values) == self.window and is_stale:
-            numbers = [number for _, number in values]
-            memory["new"], memory["median"] = 0, _median(numbers)
-            spread = DEVIATIONS_OF_MAD * _median([abs(number - memory["median"]) for number in numbers])
-            memory["deviation"] = max(spread, LEAST_DEVIATION * abs(memory["median"]))
+            memory |= RobustScale.of([number for _, number in values])._asdict() | {"new": 0}
 
 
 def _begun() -> dict[str, Any]:
     return {"values": [], "new": 0, "median": None, "deviation": None}
-
-
-def _median(numbers: Sequence[float]) -> float:
-    """The median, the lower one of two."""
-    return sorted(numbers)[(len(numbers) - 1) // 2]
