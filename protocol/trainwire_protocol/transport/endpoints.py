@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from trainwire_protocol.environment import Launched
+from trainwire_protocol.environment import LaunchEnvironment
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys
 from trainwire_protocol.transport.key_files import read_server_keys
@@ -55,7 +55,7 @@ class Tcp:
         named = {name: os.environ.get(f"TRAINWIRE_{name.upper()}") or None for name in cls.__dataclass_fields__}
         server_key, clients = (Path(path) if path else None for path in (named["server_key"], named["clients"]))
         tcp = cls(given or named["bind"], named["advertise"], server_key, clients)
-        return tcp if given else tcp._shared(Launched.from_environment().local_rank)
+        return tcp if given else tcp._shared(LaunchEnvironment.read().local_rank)
 
     def _shared(self, local_rank: int) -> Tcp:
         """This for one of several processes of a host that have one environment: each has the two ports after the last.

@@ -18,14 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
+from trainwire_protocol.environment import LAUNCHED_SINKS, RENDEZVOUS, SinkCommand
 from trainwire_protocol.errors import ScriptError
 from trainwire_protocol.process import wait_until_relayed
 from trainwire_sinks.launch.signal_forwarding import forwarded_signals
 
 logger = logging.getLogger("trainwire")
 
-RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
 POLL_SECONDS: Final = 0.1
 
 FORWARDED: Final = (

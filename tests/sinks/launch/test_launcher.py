@@ -90,8 +90,8 @@ def test_a_sink_is_given_its_options(tmp_path: Path, write_run: WriteRun) -> Non
         ("alerts --rules missing.toml", "the rules file missing.toml cannot be read"),
         ("alerts --ruels alerts.toml", "--ruels"),
         ("prometheus --port 70000", "--port is a number from 0 to 65535"),
-        ("alerts 'open", "a sink is a name"),
-        ("", "a sink is a name"),
+        ("alerts 'open", "invalid sink"),
+        ("", "invalid sink"),
     ],
 )
 def test_wrong_options_of_a_sink_are_refused_at_once(sink: str, told: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
-from trainwire_protocol.environment import Launched
+from trainwire_protocol.environment import RENDEZVOUS, LaunchEnvironment
 from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
 from trainwire_protocol.journal.attempts import find_mark
 from trainwire_protocol.journal.files import write_atomically
@@ -28,9 +28,6 @@ from trainwire_protocol.transport.server import HIGH_WATER_MARK, Server
 
 FLUSH_SECONDS: Final = 0.02
 """How often the queue is emptied."""
-
-RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
-"""Environment variable that names the folder where `trainwire launch` looks for runs."""
 
 
 def open_bus(
@@ -66,7 +63,7 @@ def open_bus(
         OptionError: an option has a value that it cannot have.
         UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
     """
-    launched = Launched.from_environment()
+    launched = LaunchEnvironment.read()
     rank = launched.rank if rank is None else rank
     world_size = launched.world_size if world_size is None else world_size
     _check_options(rank, world_size, state, flush_interval, high_water_mark)
@@ -94,7 +91,7 @@ def open_bus(
     return bus
 
 
-def _start(bus: EventBus, world_size: int, launched: Launched, resumed: dict[str, Any]) -> None:
+def _start(bus: EventBus, world_size: int, launched: LaunchEnvironment, resumed: dict[str, Any]) -> None:
     """Start the bus with its first event, which tells what began, and from where."""
     begun = {"run": bus.run, "rank": bus.rank, "world_size": world_size, "python": platform.python_version()}
     begun |= {"job": launched.job} if launched.job else {}

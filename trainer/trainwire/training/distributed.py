@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from trainwire_protocol.environment import LaunchEnvironment
 from trainwire_protocol.errors import OptionError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class Processes:
     world_size: int = 1
     group: ProcessGroup | None = None
     """For what is not about tensors of the model: it works on the CPU. There is one inside `together`."""
+    local_rank: int = 0
+    """Its number among the processes of its host."""
 
     @classmethod
     def from_environment(cls, wanted: bool | None) -> Processes:
@@ -37,12 +39,12 @@ class Processes:
         """
         if wanted is False:
             return cls()
-        world_size = os.environ.get("WORLD_SIZE")
-        if world_size is None:
+        launched = LaunchEnvironment.read()
+        if launched.launcher != "torchrun":
             if wanted:
                 raise OptionError("multi_gpu is True: start the program with torchrun --nproc-per-node=N")
             return cls()
-        return cls(int(os.environ["RANK"]), int(world_size))
+        return cls(launched.rank, launched.world_size, local_rank=launched.local_rank)
 
     @property
     def several(self) -> bool:
@@ -85,7 +87,7 @@ class Processes:
     def device(self, wanted: torch.device) -> torch.device:
         """Where this process trains: of several GPUs of one host, its own."""
         if self.several and wanted.type == "cuda":
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
+            return torch.device("cuda", self.local_rank)
         return wanted
 
 

@@ -1,0 +1,101 @@
+"""The environment variables of launchers, and the command lines of sinks."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainwire_protocol.environment import LaunchEnvironment, SinkCommand
+from trainwire_protocol.errors import OptionError
+from trainwire_protocol.transport.endpoints import Endpoints, Tcp
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "abc"}
+STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2", "SLURM_JOB_ID": "77"}
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*TORCHRUN, *STEP, "SLURMD_NODENAME", "TRAINWIRE_BIND", "TRAINWIRE_ADVERTISE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, LaunchEnvironment()),
+        (TORCHRUN, LaunchEnvironment(5, 8, 1, "abc", "torchrun")),
+        (STEP, LaunchEnvironment(3, 4, 2, "77", "Slurm")),
+        (TORCHRUN | STEP, LaunchEnvironment(5, 8, 1, "77", "torchrun")),
+        # A batch script is a single process, however many tasks the job has.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, LaunchEnvironment(job="77")),
+        ({"RANK": "3"}, LaunchEnvironment()),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, LaunchEnvironment(3, 4, 3, None, "torchrun")),
+    ],
+)
+def test_launch_environment(environment: dict[str, str], expected: LaunchEnvironment) -> None:
+    """torchrun takes precedence over the Slurm step it runs in; without a launcher there is one process."""
+    assert LaunchEnvironment.read(environment) == expected
+
+
+@given(st.sampled_from(sorted(TORCHRUN | STEP)), st.text())
+def test_any_environment_is_read_or_rejected(name: str, value: str) -> None:
+    """Whatever a variable contains, the result is consistent, or an error names the variable."""
+    try:
+        launched = LaunchEnvironment.read(TORCHRUN | {name: value})
+    except OptionError as error:
+        assert name in str(error)
+    else:
+        assert 0 <= launched.rank < launched.world_size
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK is missing"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a number, not '-1'"),
+        ({"WORLD_SIZE": "9" * 5000, "RANK": "1"}, "WORLD_SIZE must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        (STEP | {"SLURM_LOCALID": ""}, "SLURM_LOCALID must be a number, not ''"),
+    ],
+)
+def test_an_invalid_environment_is_rejected(environment: dict[str, str], problem: str) -> None:
+    """The error says which variable is invalid, and how."""
+    with pytest.raises(OptionError, match=problem):
+        LaunchEnvironment.read(environment)
+
+
+def test_processes_of_one_host_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process gets two ports from a TRAINWIRE_BIND that they share; an explicit address is used unchanged."""
+    for name, value in (
+        TORCHRUN | {"TRAINWIRE_BIND": "tcp://0.0.0.0:5600", "TRAINWIRE_ADVERTISE": "login:7000"}
+    ).items():
+        monkeypatch.setenv(name, value)
+    shared = Tcp.from_environment()
+    assert (shared.bind, shared.advertise) == ("tcp://0.0.0.0:5602", "login:7002")
+    assert Tcp.from_environment("tcp://0.0.0.0:5600").bind == "tcp://0.0.0.0:5600"
+    monkeypatch.setenv("TRAINWIRE_BIND", "tcp://0.0.0.0:0")
+    monkeypatch.delenv("TRAINWIRE_ADVERTISE")
+    assert Tcp.from_environment().bind == "tcp://0.0.0.0:0"
+
+
+def test_slurm_names_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket on all addresses is advertised by the node's name, one on a single address by that address."""
+    monkeypatch.setenv("SLURMD_NODENAME", "node17")
+    endpoints = Endpoints.choose(Tcp("tcp://0.0.0.0:0"))
+    assert endpoints.advertised("tcp://0.0.0.0:5", "tcp://10.0.0.1:6") == ("tcp://node17:5", "tcp://10.0.0.1:6")
+
+
+@given(st.text(min_size=1), st.lists(st.text(), max_size=3))
+def test_a_sink_command_is_parsed_as_in_a_shell(name: str, options: list[str]) -> None:
+    """A command that is quoted for a shell is parsed into the original arguments."""
+    assert SinkCommand.parse(shlex.join([name, *options])) == (name, tuple(options))
+
+
+@pytest.mark.parametrize("text", ["", "  ", "alerts 'open", "alerts \\"])
+def test_an_invalid_sink_command_is_rejected(text: str) -> None:
+    """A missing name and an unclosed quote are rejected, with the text in the message."""
+    with pytest.raises(OptionError, match="invalid sink"):
+        SinkCommand.parse(text)
