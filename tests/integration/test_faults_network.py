@@ -101,8 +101,8 @@ def test_a_connection_that_is_cut_delayed_and_split(tmp_path: Path, seed: int) -
 
 def test_connections_that_are_lost_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader whose connections stay open and bring nothing any more makes new ones, and misses nothing."""
-    monkeypatch.setattr(auth, "PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(auth, "SILENCE_SECONDS", 0.6)
+    monkeypatch.setattr(auth, "HEARTBEAT_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(auth, "HEARTBEAT_TIMEOUT_SECONDS", 0.6)
     trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
     proxies, away = [Proxy(1), Proxy(2)], trainer.connection
     for field, proxy in zip(("publish", "request"), proxies, strict=True):

@@ -89,8 +89,8 @@ from trainwire.bus import writer
 from trainwire_protocol.journal import run_folder
 from trainwire_protocol.subscription import follower, history
 from trainwire_protocol.transport import requester, responder
-follower.SILENCE_SECONDS = follower.WORD_SECONDS = history.HELLO_SECONDS = 0.1
-requester.Requester.ask.__kwdefaults__["timeout"] = 0.1
+follower.SILENCE_SECONDS = follower.WARNING_INTERVAL_SECONDS = history.HELLO_SECONDS = 0.1
+requester.Requester.request.__kwdefaults__["timeout"] = 0.1
 responder.ACKNOWLEDGEMENT_SECONDS = 0.2
 run_folder.LEASE_SECONDS = history.LEASE_SECONDS = 0.3
 writer.RENEWAL_SECONDS = 0.1

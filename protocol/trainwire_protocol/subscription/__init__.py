@@ -1,1 +1,1 @@
-"""The reader's end: subscriptions, history, targets, commands. Uses every other room of the protocol."""
+"""The reader's end: subscriptions, history, targets, commands. It may use every other room of the protocol."""

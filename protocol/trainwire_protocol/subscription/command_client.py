@@ -1,4 +1,4 @@
-"""Sending a command to a training from outside, and hearing what became of it."""
+"""Sends a command to a running training, and waits for the answer in its stream."""
 
 from __future__ import annotations
 
@@ -19,65 +19,65 @@ from trainwire_protocol.transport.requester import REPLY_SECONDS, Requester
 from trainwire_protocol.wire import Cursor
 
 TRIES: Final = 3
-"""How often a command is sent until there is a reply; it has an id, and is obeyed once."""
+"""How often a request is sent until there is a reply. A command has an id, so a repeated one is applied once."""
 
 
 async def send_command(
     target: Target, verb: str, arguments: Mapping[str, Any] | None = None, *, rank: int = 0, timeout: float = 30.0
 ) -> bool:
-    """Send a command; whether the training has said within `timeout` seconds that it obeys.
+    """Send a command, and return whether the training reported within `timeout` seconds that it was applied.
 
-    It answers in its stream, once the step that it is in is over; with a `timeout` of 0 nobody waits for that.
+    The training answers in its stream after the current step. With a `timeout` of 0 this does not wait for the answer.
 
     Raises:
         TargetError: no training is running there, or it cannot be reached.
-        RequestError: the publisher did not take the command.
-        UsageError: the training rejected it; says why.
+        RequestError: the publisher refused the command.
+        UsageError: the training rejected the command; gives its reason.
         IncompleteError: the publisher does not reply, or the training ended before it answered.
     """
     identifier = secrets.token_hex(8)
     command = {"id": identifier, "verb": verb, "arguments": dict(arguments or {})}
-    async with _connected(target, rank) as requester:
-        head = await _ask(requester, target, "hello")
-        await _ask(requester, target, "command", command=command)
+    async with _connect(target, rank) as requester:
+        head = await _request(requester, target, "hello")
+        await _request(requester, target, "command", command=command)
     if not timeout:
         return False
     position = Cursor(head["attempt"], head["heads"].get("event", -1))
     try:
         async with asyncio.timeout(timeout):
-            await _answer(Subscription(target, rank=rank, cursor=position), identifier)
+            await _wait_for_answer(Subscription(target, rank=rank, cursor=position), identifier)
     except TimeoutError:
         return False
     return True
 
 
-async def _ask(requester: Requester, target: Target, verb: str, **arguments: Any) -> dict[str, Any]:
+async def _request(requester: Requester, target: Target, verb: str, **arguments: Any) -> dict[str, Any]:
     for _ in range(TRIES):
         try:
-            return (await requester.ask(verb, **arguments))[0]
+            return (await requester.request(verb, **arguments))[0]
         except TimeoutError:
             continue
-    raise IncompleteError(f"the training in {target} has not replied for {TRIES * REPLY_SECONDS:.0f} s")
+    raise IncompleteError(f"the training in {target} did not reply within {TRIES * REPLY_SECONDS:.0f} s")
 
 
-async def _answer(subscription: Subscription, identifier: str) -> None:
+async def _wait_for_answer(subscription: Subscription, identifier: str) -> None:
     async with subscription:
         async for batch in subscription:
             for event in batch.events:
                 if event.name not in ("command/applied", "command/rejected") or event.value.get("id") != identifier:
                     continue
                 if event.name == "command/rejected":
-                    raise UsageError(f"the training rejects it: {event.value.get('reason')}")
+                    raise UsageError(f"the training rejected the command: {event.value.get('reason')}")
                 return
     raise IncompleteError("the training ended before it answered")
 
 
 @asynccontextmanager
-async def _connected(target: Target, rank: int) -> AsyncIterator[Requester]:
-    connection = _connection(target, rank)
+async def _connect(target: Target, rank: int) -> AsyncIterator[Requester]:
+    connection = _find_connection(target, rank)
     endpoint = connection.request if connection else target.request
     if endpoint is None:
-        raise TargetError(f"there is no training in {target}: it has no connection file")
+        raise TargetError(f"no training can be reached in {target}: there is no connection file")
     context = zmq.asyncio.Context()
     requester = Requester(context, endpoint, connection.keys if connection else keys_to(endpoint))
     try:
@@ -87,11 +87,11 @@ async def _connected(target: Target, rank: int) -> AsyncIterator[Requester]:
         context.term()
 
 
-def _connection(target: Target, rank: int) -> Connection | None:
-    """The connection file's content, unless its process is gone.
+def _find_connection(target: Target, rank: int) -> Connection | None:
+    """Return the content of the connection file, or None for an address.
 
     Raises:
-        TargetError: the training is over.
+        TargetError: there is no connection file, or its publisher cannot be reached.
     """
     if target.folder is None:
         return target.connection

@@ -1,4 +1,4 @@
-"""Where a reader gets what it did not see live: from the journal's files, or from the publisher by `fetch`."""
+"""Where a reader gets the batches it did not receive live: the journal's files, or the publisher by `fetch`."""
 
 from __future__ import annotations
 
@@ -18,100 +18,101 @@ from trainwire_protocol.transport.requester import Requester
 from trainwire_protocol.wire import Batch, Cursor
 
 HELLO_SECONDS: Final = 2.0
-"""How long a publisher has to say what it has."""
+"""Time that a publisher has to reply to `hello`."""
 
-QUIET_SECONDS: Final = 0.5
-"""How long a live feed may be quiet before the journal's files are looked at: that costs nobody else anything."""
+JOURNAL_QUIET_SECONDS: Final = 0.5
+"""Silence of the live feed after which the journal's files are read; reading them costs the publisher nothing."""
 
-QUIET_SECONDS_AWAY: Final = 3.0
-"""How long it may be quiet before the publisher is asked, which costs that something for each of its readers."""
+FETCH_QUIET_SECONDS: Final = 3.0
+"""Silence of the live feed after which the publisher is asked; each reader that asks costs it time."""
 
 _Result = TypeVar("_Result")
 
 
 class History(Protocol):
-    """The attempts of one rank, read in order."""
+    """The attempts of one rank, read in order.
+
+    After a `read`, the attributes describe the attempt that was read.
+    """
 
     ended: bool
-    """Whether the attempt that is read has recorded its last event, and that was read."""
+    """Whether the attempt's last event was recorded, and has been read."""
     damages: list[str]
-    """What could not be read, each with its place."""
+    """What could not be read, each with its place; the caller clears the list."""
     head: int | None
-    """Seq of the last event that is held of the attempt that is read, as far as that is known once it is read."""
-
+    """Seq of the last event known to be recorded in the attempt."""
     is_at_end: bool
-    """Whether the last read has come to where the record ended then."""
+    """Whether the last `read` reached the end of what was recorded then."""
     is_released: bool
-    """Whether the attempt that is read is known to have ended by itself, and so with a last event."""
+    """Whether the publisher closed the attempt properly, so that it should have a last event."""
     renewed: float | None
-    """When the attempt's lease was last renewed, by its owner's clock: a sign of life where heartbeats do not come."""
+    """When the attempt's lease was last renewed, by its owner's clock: a sign of life where no heartbeats arrive."""
     quiet_seconds: float
-    """For how long a live feed may bring no batch before this is asked for more, and whether the attempt is over."""
+    """For how long the live feed may bring no batch before the reader returns to the history."""
 
     async def attempts(self) -> dict[int, Cursor | None]:
-        """For each attempt the position that it says it resumes from.
+        """Return the number of each attempt, with the position that it resumed from.
 
         Raises:
             TimeoutError: the publisher does not answer.
         """
 
     async def is_over(self, attempt: int) -> bool:
-        """Whether nothing more can be recorded in it; False too if that cannot be known.
+        """Return whether nothing more can be recorded in an attempt; False if that is unknown.
 
         Raises:
             TimeoutError: the publisher does not answer.
         """
 
     async def read(self, after: Cursor, *, final: bool) -> list[Batch]:
-        """The next batches behind `after` of its attempt; none if there are none yet.
+        """Return the next batches after a cursor, in the cursor's attempt; none if there are none yet.
 
-        `final` says that the attempt is over.
+        `final` means that the attempt is over.
 
         Raises:
             TimeoutError: the publisher does not answer.
         """
 
     async def close(self) -> None:
-        """Let go of files and sockets."""
+        """Close files and sockets."""
 
 
 class ArchivedHistory(History, Protocol):
-    """History from a log that remembers how far its readers are."""
+    """The history in an archive, which remembers its readers' positions."""
 
     async def acknowledge(self, cursor: Cursor) -> None:
-        """Take note that the reader has everything up to `cursor`."""
+        """Record that the reader has everything up to a cursor."""
 
 
 class JournalHistory:
-    """History from the journal's files."""
+    """The history in the journal's files."""
 
     def __init__(self, run_folder: Path, rank: int, read_bytes: int = READ_BYTES) -> None:
-        """Read from a run's folder, so many bytes at once."""
+        """Read a rank of the run in a folder, `read_bytes` at a time."""
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
-        self.quiet_seconds = QUIET_SECONDS
-        self._run_folder = run_folder
-        self._rank, self._read_bytes = rank, read_bytes
+        self.quiet_seconds = JOURNAL_QUIET_SECONDS
+        self._run_folder, self._rank, self._read_bytes = run_folder, rank, read_bytes
         self._reader: JournalReader | None = None
-        self._asked_for = -1
+        self._requested_after = -1
 
     async def attempts(self) -> dict[int, Cursor | None]:
-        """For each attempt the position that it says it resumes from."""
+        """Return the number of each attempt, with the position that it resumed from."""
         return await self._in_background(self._attempts)
 
     async def is_over(self, attempt: int) -> bool:
-        """Whether another attempt follows, or its process has released it or is gone."""
+        """Return whether another attempt follows, or the attempt's process has released it or is gone."""
         return await self._in_background(self._is_over, attempt)
 
     async def read(self, after: Cursor, *, final: bool) -> list[Batch]:
-        """The next batches behind `after`."""
+        """Return the next batches after a cursor."""
         return await self._in_background(self._read, after, final)
 
     async def close(self) -> None:
-        """Close the segment that is read."""
+        """Close the journal's files."""
         if self._reader:
             self._reader.close()
 
@@ -141,12 +142,12 @@ class JournalHistory:
         attempt = self._find(after.attempt)
         if attempt is None:
             return []
-        # The reader may be past what was asked for: what it has given and was not wanted is not read again.
-        if self._reader is None or self._reader.folder != attempt.folder or after.seq < self._asked_for:
+        # The reader may be past `after`: batches of other channels, which move no cursor, are not read again.
+        if self._reader is None or self._reader.folder != attempt.folder or after.seq < self._requested_after:
             if self._reader:
                 self._reader.close()
             self._reader = JournalReader(attempt.folder, after.seq, self._read_bytes)
-        self._asked_for = after.seq
+        self._requested_after = after.seq
         self._reader.after = max(self._reader.after, after.seq)
         batches = self._reader.read(final=final)
         self.ended, self.head = self._reader.ended, self._reader.head
@@ -160,51 +161,50 @@ class JournalHistory:
 
 
 class FetchHistory:
-    """History from the publisher, for readers that cannot read its files."""
+    """The history that the publisher gives to readers that cannot read its files."""
 
     def __init__(
         self,
         requester: Requester,
         channels: Collection[str],
-        relocate: Callable[[], Awaitable[None]],
+        reconnect: Callable[[], Awaitable[None]],
         credit: int = READ_BYTES,
     ) -> None:
-        """Prepare to ask.
+        """Read from a publisher.
 
         Args:
-            requester: asks the publisher.
-            channels: those that are wanted.
-            relocate: turns the requester to the publisher of a later attempt, if there is one.
-            credit: bytes that are asked for at once.
+            requester: connected to the publisher; whoever made it closes it.
+            channels: to read.
+            reconnect: connects the requester to the publisher of the run's latest attempt.
+            credit: bytes to request at a time.
         """
         self.ended = False
         self.damages: list[str] = []
         self.head: int | None = None
         self.is_released = self.is_at_end = False
         self.renewed: float | None = None
-        self.quiet_seconds = QUIET_SECONDS_AWAY
-        self._requester, self._credit = requester, credit
-        self._channels = sorted(channels)
-        self._relocate = relocate
+        self.quiet_seconds = FETCH_QUIET_SECONDS
+        self._requester, self._channels, self._credit = requester, sorted(channels), credit
+        self._reconnect = reconnect
         self._scanned_to = Cursor(0, -1)
         self._process: ProcessIdentity | None = None
 
     async def attempts(self) -> dict[int, Cursor | None]:
-        """For each attempt the position that it says it resumes from."""
+        """Return the number of each attempt, with the position that it resumed from."""
         rows = (await self._hello()).get("attempts")
         if not isinstance(rows, tuple):
-            raise RequestError(f"the publisher answered hello with attempts {rows!r:.60}")
+            raise RequestError(f"the publisher replied to hello with attempts {rows!r:.60}")
         maps = [row for row in rows if isinstance(row, dict)]
-        return {row["attempt"]: _position(row.get("from")) for row in maps if type(row.get("attempt")) is int}
+        return {row["attempt"]: _parse_resumed_from(row.get("from")) for row in maps if type(row.get("attempt")) is int}
 
     async def is_over(self, attempt: int) -> bool:
-        """Whether the publisher is at a later attempt.
+        """Return whether the publisher has begun a later attempt, or says that this one is over.
 
         Raises:
             TimeoutError: the publisher does not answer.
-            IncompleteError: it never will: its process is gone from this host.
+            IncompleteError: it never will, since its process is gone from this host.
         """
-        await self._relocate()
+        await self._reconnect()
         try:
             hello = await self._hello()
         except TimeoutError:
@@ -217,35 +217,35 @@ class FetchHistory:
         current = hello.get("attempt")
         return isinstance(current, int) and (current > attempt or (current == attempt and hello.get("over") is True))
 
-    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # the publisher knows
-        """The next batches behind `after`."""
-        # What was scanned and not wanted need not be scanned again.
-        place = max(after, self._scanned_to) if self._scanned_to.attempt == after.attempt else after
+    async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # the publisher knows it
+        """Return the next batches after a cursor."""
+        # What was scanned for other channels need not be scanned again.
+        position = max(after, self._scanned_to) if self._scanned_to.attempt == after.attempt else after
         while True:
-            head, batches = await self._fetch(place)
+            head, batches = await self._fetch(position)
             scanned_to = head.get("scanned_to")
             if type(scanned_to) is not int:
-                raise RequestError(f"the publisher answered fetch with scanned_to {scanned_to!r:.60}")
+                raise RequestError(f"the publisher replied to fetch with scanned_to {scanned_to!r:.60}")
             self.ended, last = head.get("ended") is True, head.get("head")
             self.head = last if type(last) is int else None
             self.is_at_end = self.head is not None and scanned_to >= self.head
-            moved, place = scanned_to > place.seq, Cursor(place.attempt, max(scanned_to, place.seq))
-            self._scanned_to = place
-            if batches or not moved:
+            has_advanced = scanned_to > position.seq
+            self._scanned_to = position = Cursor(position.attempt, max(scanned_to, position.seq))
+            if batches or not has_advanced:
                 return batches
 
     async def close(self) -> None:
-        """The requester belongs to the subscription."""
+        """Do nothing: the requester belongs to the source."""
 
     async def _hello(self) -> dict[str, Any]:
         hello = await self._requester.hello(HELLO_SECONDS)
-        # A relay's process can be started again.
+        # The process of a relay is not noted: another one can continue its work.
         self._process = ProcessIdentity.from_fields(hello.get("process")) if hello.get("relay") is not True else None
         return hello
 
-    async def _fetch(self, place: Cursor) -> tuple[dict[str, Any], list[Batch]]:
-        head, frames = await self._requester.ask(
-            "fetch", attempt=place.attempt, after=place.seq, channels=self._channels, credit=self._credit
+    async def _fetch(self, position: Cursor) -> tuple[dict[str, Any], list[Batch]]:
+        head, frames = await self._requester.request(
+            "fetch", attempt=position.attempt, after=position.seq, channels=self._channels, credit=self._credit
         )
         scanner = RecordScanner()
         for frame in frames:
@@ -255,7 +255,7 @@ class FetchHistory:
         return head, batches
 
 
-def _position(value: object) -> Cursor | None:
+def _parse_resumed_from(value: object) -> Cursor | None:
     if value is None:
         return None
     return parse_position(value) or NOTHING

@@ -1,4 +1,4 @@
-"""Where a reader of one rank's stream gets its batches: a history, and a live feed while there is a publisher."""
+"""Where a reader of one rank gets its batches: a history, and a live feed while there is a publisher."""
 
 from __future__ import annotations
 
@@ -17,106 +17,106 @@ from trainwire_protocol.transport.auth import ClientKeys
 from trainwire_protocol.transport.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.transport.key_files import keys_to
 from trainwire_protocol.transport.live import HIGH_WATER_MARK, LiveFeed
-from trainwire_protocol.transport.polling import Gatherer
+from trainwire_protocol.transport.polling import CoalescingSelector
 from trainwire_protocol.transport.requester import Requester
 from trainwire_protocol.wire import Cursor
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which stream is wanted, and how it is got."""
+class SourceOptions:
+    """Which stream to read, and how."""
 
     target: Target
     rank: int = 0
     channels: Collection[str] = ("event",)
     use_journal: bool = True
-    """False to get history by `fetch` though the journal could be read."""
+    """False reads the history by `fetch` even if the journal's files are available."""
     high_water_mark: int = HIGH_WATER_MARK
-    """Live messages that wait for this reader before more are dropped."""
+    """Live messages queued for this reader before more are dropped."""
     read_ahead_bytes: int = READ_BYTES
-    """How much of the history is had at once, and may wait for the reader."""
+    """Bytes of the history that are read at a time, and that may wait for the reader."""
     context: zmq.asyncio.Context | None = None
-    """For its sockets, where many share one."""
-    gatherer: Gatherer | None = None
-    """Looks at their sockets, where many are read."""
-    as_sent: bool = False
-    """True to take batches without a look at their events, whatever these are: for copies."""
+    """For the sockets, if many sources share one; None opens one for this source."""
+    selector: CoalescingSelector | None = None
+    """Polls the sockets of the live feeds, if many sources share one."""
+    raw: bool = False
+    """True takes batches without decoding their events, to copy them."""
 
 
 class Source:
-    """Opens what a target has to offer, as it comes into being."""
+    """Opens what a target offers, as it becomes available."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
+    def __init__(self, options: SourceOptions) -> None:
+        """Start without files or sockets open."""
+        self.options = options
         self.live: LiveFeed | None = None
         self.requester: Requester | None = None
         self.history: History | None = None
-        self._context = wanted.context or zmq.asyncio.Context()
+        self._context = options.context or zmq.asyncio.Context()
         self._live_attempt = -1
         self._malformed = 0
         self._archived: ArchivedHistory | None = None
 
     @property
     def malformed(self) -> int:
-        """Live messages that could not be read, and were skipped."""
+        """Live messages that could not be decoded, and were skipped."""
         return self._malformed + (self.live.malformed if self.live else 0)
 
     @property
-    def silence(self) -> str:
-        """What is told when nothing is heard."""
-        return "nothing new comes there" if self._archived else "its publisher cannot be reached"
+    def silence_reason(self) -> str:
+        """Why no batches arrive if there is no live feed, as the reader reports it."""
+        return "no new events arrive" if self._archived else "its publisher cannot be reached"
 
-    def nothing_there(self, reason: str = "") -> TrainwireError:
-        """What is raised if there is no run, and none is waited for."""
-        target = self.wanted.target
+    def no_run_error(self, reason: str = "") -> TrainwireError:
+        """Return the error to raise if there is no run and the reader does not wait for one."""
+        target = self.options.target
         if target.folder is None:
             return IncompleteError(f"no publisher answers at {target}" + (f": {reason}" if reason else ""))
-        return TargetError(f"there is no run of rank {self.wanted.rank} in {target}")
+        return TargetError(f"there is no run of rank {self.options.rank} in {target}")
 
     async def acknowledge(self, cursor: Cursor, name: str | None) -> bool:
-        """Tell whoever publishes how far the reader called `name` has got; a log knows it by itself.
+        """Report to the publisher, or to the archive, how far the reader called `name` has got.
 
-        False if there is nobody to tell yet.
+        Returns False if neither is available yet.
 
         Raises:
             TimeoutError: the publisher does not answer.
-            RequestError: it refuses that.
+            RequestError: it refuses the acknowledgement.
         """
         if self._archived:
             await self._archived.acknowledge(cursor)
         elif self.requester and name:
-            await self.requester.ask("ack", sink=name, attempt=cursor.attempt, seq=cursor.seq, timeout=1.0)
+            await self.requester.request("ack", sink=name, attempt=cursor.attempt, seq=cursor.seq, timeout=1.0)
         else:
             return False
         return True
 
     async def open(self) -> History | None:
-        """The history of the run, or None if there is no run yet."""
+        """Return the history of the run, or None if there is no run yet."""
         if self.history is None:
-            folder, archive = self.wanted.target.folder, self.wanted.target.archive
+            options = self.options
+            folder, archive = options.target.folder, options.target.archive
             if archive is not None:
-                self.history = self._archived = archive.open(self.wanted.rank, self.wanted.channels)
-            elif folder is not None and self.wanted.use_journal:
-                if await run_in_background(list_attempts, folder, self.wanted.rank):
-                    self.history = JournalHistory(folder, self.wanted.rank, self.wanted.read_ahead_bytes)
-            elif requester := self._connect_requests(await self._find_connection()):
-                self.history = FetchHistory(
-                    requester, self.wanted.channels, self._relocate, self.wanted.read_ahead_bytes
-                )
+                self.history = self._archived = archive.open(options.rank, options.channels)
+            elif folder is not None and options.use_journal:
+                if await run_in_background(list_attempts, folder, options.rank):
+                    self.history = JournalHistory(folder, options.rank, options.read_ahead_bytes)
+            elif requester := self._connect_requester(await self._read_connection()):
+                self.history = FetchHistory(requester, options.channels, self._reconnect, options.read_ahead_bytes)
         return self.history
 
     async def connect(self, attempt: int) -> LiveFeed | None:
-        """The live feed of an attempt, or None if its publisher cannot be reached."""
+        """Return the live feed of an attempt, or None if its publisher cannot be reached."""
         if self.live and self._live_attempt == attempt:
             return self.live
         self.disconnect()
-        place = await self._locate(attempt)
-        if place:
-            run, endpoint, keys = place
-            wanted = self.wanted
+        publisher = await self._find_publisher(attempt)
+        if publisher:
+            run, endpoint, keys = publisher
+            options = self.options
             self.live = LiveFeed(
-                self._context, endpoint, run, wanted.rank, wanted.channels, wanted.high_water_mark, keys,
-                as_sent=wanted.as_sent, gatherer=wanted.gatherer,
+                self._context, endpoint, run, options.rank, options.channels, options.high_water_mark, keys,
+                raw=options.raw, selector=options.selector,
             )  # fmt: skip
             self._live_attempt = attempt
         return self.live
@@ -129,41 +129,39 @@ class Source:
             self.live = None
 
     async def close(self) -> None:
-        """Close everything."""
+        """Close all files and sockets."""
         self.disconnect()
         if self.history:
             await self.history.close()
         if self.requester:
             await self.requester.close()
-        # Not term, which would wait for ever for a socket that could not be connected.
-        if self._context is not self.wanted.context:
+        # Not `term`, which would wait forever for a socket that could not be connected.
+        if self._context is not self.options.context:
             self._context.destroy(linger=0)
 
-    async def _locate(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
-        """The run's name, the PUB socket's endpoint, and the keys to it."""
-        connection = await self._find_connection()
+    async def _find_publisher(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
+        """Return the run's name, the PUB socket's endpoint and the keys to it."""
+        connection = await self._read_connection()
         if connection:
             if connection.attempt != attempt or not await run_in_background(connection.is_reachable):
                 return None
-            self._connect_requests(connection)
+            self._connect_requester(connection)
             return connection.run, connection.publish, connection.keys
-        return await self._ask_place(attempt) if self.requester else None
-
-    async def _ask_place(self, attempt: int) -> tuple[str, str, ClientKeys | None] | None:
-        assert self.requester
+        if self.requester is None:
+            return None
         hello = await self.requester.hello()
         run, endpoint = hello.get("run"), hello.get("publish")
         if not isinstance(run, str) or not is_endpoint(endpoint):
-            raise RequestError(f"{self.wanted.target.request} says that it publishes {run!r:.60} at {endpoint!r:.60}")
-        keys = self.requester.keys
-        return (run, str(endpoint), keys) if hello.get("attempt") == attempt else None
+            address = self.options.target.request
+            raise RequestError(f"{address} replied to hello with run {run!r:.60} and publish {endpoint!r:.60}")
+        return (run, str(endpoint), self.requester.keys) if hello.get("attempt") == attempt else None
 
-    async def _relocate(self) -> None:
-        """From now on ask the publisher that the connection file names by now."""
-        self._connect_requests(await self._find_connection())
+    async def _reconnect(self) -> None:
+        """Send further requests to the publisher that the connection file names now."""
+        self._connect_requester(await self._read_connection())
 
-    def _connect_requests(self, connection: Connection | None) -> Requester | None:
-        endpoint = connection.request if connection else self.wanted.target.request
+    def _connect_requester(self, connection: Connection | None) -> Requester | None:
+        endpoint = connection.request if connection else self.options.target.request
         if endpoint is None:
             return self.requester
         keys = connection.keys if connection else keys_to(endpoint)
@@ -173,12 +171,12 @@ class Source:
             self.requester = Requester(self._context, endpoint, keys)
         return self.requester
 
-    async def _find_connection(self) -> Connection | None:
-        """What the connection file says; None if there is none, or none that can be read now."""
-        folder = self.wanted.target.folder
+    async def _read_connection(self) -> Connection | None:
+        """Return the content of the connection file, or None if there is none that can be read."""
+        folder = self.options.target.folder
         if folder is None:
-            return self.wanted.target.connection
+            return self.options.target.connection
         try:
-            return await run_in_background(read_connection, connection_path(folder, self.wanted.rank))
+            return await run_in_background(read_connection, connection_path(folder, self.options.rank))
         except ConnectionFileError:
             return None

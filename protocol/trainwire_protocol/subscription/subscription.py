@@ -1,7 +1,7 @@
-"""The reader's end of the wire: every event of the wanted channels, in order, once, from a given position.
+"""The reader's end of the wire: every event of the requested channels, in order, once, from a given position.
 
-PUB and SUB drop messages by design. A subscription notices, by the `before` of each batch, and gets what it missed
-from the history: the journal's files, or the publisher.
+PUB and SUB drop messages by design. A subscription notices a gap by the `before` of each batch, and gets the missing
+batches from the history: the journal's files, or the publisher.
 """
 
 from __future__ import annotations
@@ -18,43 +18,18 @@ import zmq.asyncio
 from trainwire_protocol.errors import ProtocolError, RequestError
 from trainwire_protocol.journal.segments import READ_BYTES
 from trainwire_protocol.subscription.follower import Follower
-from trainwire_protocol.subscription.source import Source, Wanted
+from trainwire_protocol.subscription.source import Source, SourceOptions
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.transport.live import HIGH_WATER_MARK, Heartbeat
-from trainwire_protocol.transport.polling import Gatherer
+from trainwire_protocol.transport.polling import CoalescingSelector
 from trainwire_protocol.wire import START, Batch, Cursor
 
 READ_AHEAD_BATCHES: Final = 64
-"""Batches that are read before they are asked for."""
-
-
-class _ReadAhead(asyncio.Queue[Batch | Exception]):
-    """Batches that were read before they are asked for, and at last why there are no more."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__()
-        self._max_bytes, self._bytes = max_bytes, 0
-
-    def full(self) -> bool:
-        """Whether no more are to be read."""
-        return self.qsize() >= READ_AHEAD_BATCHES or self._bytes >= self._max_bytes
-
-    def _put(self, item: Batch | Exception) -> None:
-        super()._put(item)
-        self._bytes += _size(item)
-
-    def _get(self) -> Batch | Exception:
-        item = super()._get()
-        self._bytes -= _size(item)
-        return item
-
-
-def _size(item: Batch | Exception) -> int:
-    return len(item.body) if isinstance(item, Batch) else 0
+"""Batches that are read before the caller asks for them."""
 
 
 class Subscription:
-    """An asynchronous iterator of the batches of one run's rank, which ends when the run is over.
+    """An asynchronous iterator over the batches of one rank of a run, which ends when the run is over.
 
     Cancelling a pending `anext` loses nothing.
     """
@@ -75,96 +50,93 @@ class Subscription:
         high_water_mark: int = HIGH_WATER_MARK,
         read_ahead_bytes: int = READ_BYTES,
         context: zmq.asyncio.Context | None = None,
-        gatherer: Gatherer | None = None,
-        as_sent: bool = False,
+        selector: CoalescingSelector | None = None,
+        raw: bool = False,
     ) -> None:
-        """Set up what is wanted; nothing is opened before the subscription is entered.
+        """Set the options; nothing is opened until the subscription is entered.
 
         Args:
-            target: the run; it may not have begun yet.
-            rank: whose stream is read.
+            target: the run; it need not have started yet.
+            rank: whose batches to read.
             channels: `event`, `media` or both.
-            cursor: everything after it is delivered.
-            from_now: begin with what is recorded from now on, for live views; `cursor` is not looked at.
-            follow: False to end with what is recorded by now, be the run over or not; it has to have begun.
-            skip_superseded: leave out what a later attempt has superseded.
-            give_up: seconds after which a publisher of which nothing is heard, and which cannot be known to be gone,
-                is no longer waited for.
-            name: under which `acknowledge` tells the publisher how far this reader has got.
-            use_journal: False to get history by `fetch` though the journal could be read.
-            high_water_mark: live messages that wait for this reader before more are dropped.
-            read_ahead_bytes: how much of the history is had at once; and once as much waits to be asked for, nothing
-                more is read.
-            context: for its sockets, where many subscriptions share one; left out, it has its own.
-            gatherer: looks at what comes live, where many subscriptions share one.
-            as_sent: deliver batches without a look at their events, also such that cannot be read: for copies.
+            cursor: deliver everything after it.
+            from_now: deliver what is recorded from now on, for live views; `cursor` is ignored.
+            follow: False ends with what is recorded now, even if the run continues; the run must have started.
+            skip_superseded: leave out events that a later attempt has superseded.
+            give_up: seconds to wait for a publisher that is silent but not known to be gone; None waits forever.
+            name: under which `acknowledge` reports the reader's position to the publisher.
+            use_journal: False reads the history by `fetch` even if the journal's files are available.
+            high_water_mark: live messages queued for this reader before more are dropped.
+            read_ahead_bytes: bytes of the history to read at a time; as many may wait for the caller.
+            context: for the sockets, if many subscriptions share one; None opens one for this subscription.
+            selector: polls the socket of the live feed, if many subscriptions share one.
+            raw: deliver batches without decoding their events, even malformed ones, to copy them.
         """
-        self._wanted = Wanted(
-            target, rank, tuple(channels), use_journal, high_water_mark, read_ahead_bytes, context, gatherer, as_sent
+        self._options = SourceOptions(
+            target, rank, tuple(channels), use_journal, high_water_mark, read_ahead_bytes, context, selector, raw
         )
         self.acknowledged: float | None = None
-        """When the publisher last took note of an acknowledgement, on the monotonic clock."""
+        """When the publisher last confirmed an acknowledgement, on the monotonic clock."""
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
         self._follow = follow
 
     async def __aenter__(self) -> Self:
-        """Begin to read."""
-        self._source = Source(self._wanted)
+        """Start reading."""
+        self._source = Source(self._options)
         self._follower = Follower(
             self._source, self._cursor, follow=self._follow,
             skip_superseded=self._skip_superseded, give_up=self._give_up,
         )  # fmt: skip
-        self._ready = _ReadAhead(self._wanted.read_ahead_bytes)
-        self._reading = asyncio.ensure_future(self._read())
+        self._ready = _ReadAhead(self._options.read_ahead_bytes)
+        self._reader = asyncio.ensure_future(self._read())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop reading and close everything."""
-        self._reading.cancel()
+        """Stop reading, and close files and sockets."""
+        self._reader.cancel()
         try:
-            await asyncio.gather(self._reading, return_exceptions=True)
+            await asyncio.gather(self._reader, return_exceptions=True)
         finally:
             await self._source.close()
 
     @property
     def gaps(self) -> int:
-        """Places at which wanted events are in no source any more; reading goes on behind them."""
+        """Places where events of the requested channels are missing from all sources; reading continues after them."""
         return self._follower.gaps
 
     @property
     def malformed(self) -> int:
-        """Events and messages that could not be read, and were skipped."""
+        """Events and messages that could not be decoded, and were skipped."""
         return self._follower.malformed + self._source.malformed
 
     @property
     def heartbeat(self) -> Heartbeat | None:
-        """The last heartbeat that was heard; None before the first, and none is heard while history is read."""
+        """The last heartbeat received, or None before the first; none is received while the history is read."""
         return self._follower.heartbeat
 
     @property
     def silence(self) -> float:
-        """Seconds for which no sign of the publisher was seen: no heartbeat, event or renewed lease; 0 while there are.
+        """Seconds without a sign of life of the publisher (heartbeat, event or renewed lease); 0 while there are signs.
 
-        It is counted in steps of about half a second, and not while the reader itself was late.
+        It is updated about every half second, and does not count time in which the reader itself was late.
         """
         return self._follower.silence
 
     def __aiter__(self) -> Self:
-        """Itself."""
         return self
 
     async def __anext__(self) -> Batch:
-        """The next batch.
+        """Return the next batch.
 
         Raises:
-            StopAsyncIteration: the run is over, or not to be followed, and everything was delivered.
-            TargetError: there is no run, and none is to be waited for.
-            IncompleteError: there is more, but it cannot be had.
-            CursorAheadError: the record ends before the cursor, and goes on in a later attempt.
-            UnsupportedVersionError: a newer major version is spoken there.
+            StopAsyncIteration: everything was delivered, and the run is over or `follow` is False.
+            TargetError: there is no run, and `follow` is False.
+            IncompleteError: more was recorded, but it is unavailable.
+            CursorAheadError: the journal ends before the cursor, and continues with a later attempt.
+            UnsupportedVersionError: a newer major version recorded or published it.
         """
         item = await self._ready.get()
         if isinstance(item, Exception):
@@ -173,7 +145,7 @@ class Subscription:
         return item
 
     async def ready(self) -> list[Batch]:
-        """The next batch and what is there behind it, at most `READ_AHEAD_BATCHES`; raises as `anext` does."""
+        """Return the next batch and those read ahead, at most `READ_AHEAD_BATCHES`; raises as `anext` does."""
         batches = [await anext(self)]
         while not self._ready.empty():
             item = self._ready.get_nowait()
@@ -184,23 +156,23 @@ class Subscription:
         return batches
 
     async def command(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:
-        """Hand a command to the publisher.
+        """Send a command to the publisher.
 
         Raises:
-            RequestError: it does not take it, does not answer, or cannot be reached.
+            RequestError: the publisher refuses it, does not answer, or cannot be reached.
         """
         requester = self._source.requester
         if requester is None:
             raise RequestError(
-                "the training cannot be reached: it has not begun, or its connection file cannot be read"
+                "the training cannot be reached: it has not started, or its connection file cannot be read"
             )
         try:
-            await requester.ask("command", command={"id": identifier, "verb": verb, "arguments": dict(arguments)})
+            await requester.request("command", command={"id": identifier, "verb": verb, "arguments": dict(arguments)})
         except TimeoutError:
             raise RequestError("the training does not answer") from None
 
     async def acknowledge(self, cursor: Cursor) -> None:
-        """Tell the publisher, if one can be reached, how far the reader called `name` has got."""
+        """Report to the publisher, if it can be reached, how far the reader called `name` has got."""
         with contextlib.suppress(TimeoutError, ProtocolError):
             if await self._source.acknowledge(cursor, self._name):
                 self.acknowledged = time.monotonic()
@@ -213,3 +185,28 @@ class Subscription:
         except Exception as error:
             end = error
         await self._ready.put(end)
+
+
+class _ReadAhead(asyncio.Queue[Batch | Exception]):
+    """The batches read ahead, and finally the exception that ends the iteration."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self._max_bytes, self._bytes = max_bytes, 0
+
+    def full(self) -> bool:
+        """Return whether to stop reading ahead."""
+        return self.qsize() >= READ_AHEAD_BATCHES or self._bytes >= self._max_bytes
+
+    def _put(self, item: Batch | Exception) -> None:
+        super()._put(item)
+        self._bytes += _size(item)
+
+    def _get(self) -> Batch | Exception:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+
+def _size(item: Batch | Exception) -> int:
+    return len(item.body) if isinstance(item, Batch) else 0

@@ -121,9 +121,9 @@ def _from_path(path: Path) -> Target:
     if path.is_file():
         return _from_file(path)
     if not path.exists() and _HOST_AND_PORT.fullmatch(str(path)):
-        raise TargetError(f"the folder {path} does not exist; an address begins with tcp://, as in tcp://{path}")
+        raise TargetError(f"there is no folder {path}; an address begins with tcp://, as in tcp://{path}")
     if not path.exists() and not path.absolute().parent.exists():
-        raise TargetError(f"the folder {path.absolute().parent}, in which the run {path.name!r} would be, is missing")
+        raise TargetError(f"the run {path.name!r} cannot be found: there is no folder {path.absolute().parent}")
     return Target(folder=path)
 
 

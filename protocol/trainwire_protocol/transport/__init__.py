@@ -1,1 +1,1 @@
-"""The sockets of both ends: server, requests, live feed, authentication. Uses the journal and what lies below it."""
+"""The sockets of both ends: server, requests, live feed, authentication. It may use the journal and the rooms below."""

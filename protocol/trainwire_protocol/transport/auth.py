@@ -1,7 +1,7 @@
-"""CURVE keys: how sockets over TCP are encrypted, and by whom they may be used.
+"""Encryption and authentication over TCP: CURVE keys, and the authenticator that checks those of clients.
 
-CURVE is ZeroMQ's encryption and authentication (rfc.zeromq.org/spec/26); keys are in its Z85 text form. Every TCP
-socket of Trainwire uses it. Keys are never logged.
+CURVE is ZeroMQ's security mechanism (rfc.zeromq.org/spec/26). Keys are in its Z85 text form. Every TCP socket of
+Trainwire uses it. Keys are never logged.
 """
 
 from __future__ import annotations
@@ -17,28 +17,56 @@ import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 
-from trainwire_protocol.transport.polling import Monitor
+from trainwire_protocol.transport.polling import SocketMonitor
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""How long a client may take to show its key before it is hung up on."""
+"""Time that a connection has to complete the handshake before it is closed."""
 
-PROBE_SECONDS: Final = 5.0
-"""How often a client tries whether its connection is whole, and how long it may take to make one."""
+HEARTBEAT_INTERVAL_SECONDS: Final = 5.0
+"""Interval of ZeroMQ's own heartbeats on a client's connection, and the timeout of a connection attempt."""
 
-SILENCE_SECONDS: Final = 15.0
-"""How long nothing may be heard after a try before a connection is made anew: ZeroMQ answers also while a program
-computes."""
+HEARTBEAT_TIMEOUT_SECONDS: Final = 15.0
+"""A client reconnects after a heartbeat goes unanswered for this time; libzmq answers even while a program computes."""
+
+WARNING_INTERVAL_SECONDS: Final = 10.0
+"""Shortest time between two warnings about refused clients."""
+
+MONITORED_EVENTS: Final = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+_OTHER_PROTOCOL: Final = "uses another protocol"
+_NO_KEY: Final = "sent no key"
+_EVENT_REASONS: Final[dict[int, str]] = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "has a key that is not on the list",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: _NO_KEY,
+}
+_PROTOCOL_REASONS: Final[dict[int, str]] = {
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "has a wrong public key of this publisher",
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: _NO_KEY,
+}
+"""For each value of the event `HANDSHAKE_FAILED_PROTOCOL`."""
+
+_log = logging.getLogger("trainwire")
+
+# pyzmq would log the keys of clients.
+_silent_log = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 class KeyPair(NamedTuple):
-    """A public key and its secret."""
+    """A public key and its secret key."""
 
     public: str
     secret: str
 
     @classmethod
     def make(cls) -> KeyPair:
-        """A new pair."""
+        """Generate a new pair."""
         public, secret = zmq.curve_keypair()
         return cls(public.decode(), secret.decode())
 
@@ -53,7 +81,7 @@ class ServerKeys(NamedTuple):
     allowed: frozenset[str]
     """Public keys of the clients that may connect."""
     read_only: frozenset[str] = frozenset()
-    """Those of them that may not send commands."""
+    """Those of the allowed keys that may not send commands."""
 
 
 class ClientKeys(NamedTuple):
@@ -65,7 +93,7 @@ class ClientKeys(NamedTuple):
 
 
 def is_key(value: object) -> bool:
-    """Whether this is a key in Z85's form: 40 characters for 32 bytes."""
+    """Return whether a value is a key in Z85 form: 40 characters for 32 bytes."""
     try:
         return isinstance(value, str) and len(z85.decode(value)) == 32
     except (ValueError, KeyError, struct.error):
@@ -73,143 +101,113 @@ def is_key(value: object) -> bool:
 
 
 def secure_server(socket: zmq.Socket[Any], keys: ServerKeys) -> None:
-    """Have a socket that will be bound take encrypted connections alone."""
+    """Make a socket accept only encrypted connections; call it before the socket is bound."""
     socket.curve_server = True
     socket.curve_publickey, socket.curve_secretkey = keys.server.public.encode(), keys.server.secret.encode()
     socket.handshake_ivl = int(HANDSHAKE_SECONDS * 1000)
 
 
 def secure_client(socket: zmq.Socket[Any], keys: ClientKeys | None) -> None:
-    """Have a socket that will be connected encrypt what it sends; without keys it is left as it is.
+    """Make a socket encrypt its connections; call it before the socket is connected. Without keys it does nothing.
 
-    A network may lose a connection without a word to either side. So it is tried now and then, and made anew.
+    It also enables heartbeats, since a network can drop a connection without notifying either side.
     """
     if keys:
-        socket.heartbeat_ivl, socket.heartbeat_timeout = int(PROBE_SECONDS * 1000), int(SILENCE_SECONDS * 1000)
-        socket.connect_timeout = int(PROBE_SECONDS * 1000)
+        socket.heartbeat_ivl = int(HEARTBEAT_INTERVAL_SECONDS * 1000)
+        socket.heartbeat_timeout = int(HEARTBEAT_TIMEOUT_SECONDS * 1000)
+        socket.connect_timeout = int(HEARTBEAT_INTERVAL_SECONDS * 1000)
         socket.handshake_ivl = int(HANDSHAKE_SECONDS * 1000)
         socket.curve_serverkey = keys.server.encode()
         socket.curve_publickey, socket.curve_secretkey = keys.client.public.encode(), keys.client.secret.encode()
 
 
-WORD_SECONDS: Final = 10.0
-"""How often refused clients are told of, at most."""
-
-EVENTS: Final = (
-    zmq.EVENT_ACCEPTED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
-
-OTHER_PROTOCOL: Final = "speaks another protocol"
-
-NO_KEY: Final = "showed no key"
-
-REASONS: Final[dict[int, str]] = {
-    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "has a wrong key of this publisher",
-    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: NO_KEY,
-}
-"""By the value of the event `HANDSHAKE_FAILED_PROTOCOL`."""
-
-_log = logging.getLogger("trainwire")
-
-# pyzmq would log the keys of clients.
-_silent = logging.Logger("silent", logging.CRITICAL + 1)
-
-
 class Authenticator:
-    """Lets in clients whose key is on the list to the sockets of a context; counts the others."""
+    """Accepts clients with an allowed key on the sockets of a context, and counts the connections it refuses."""
 
     def __init__(self, context: zmq.asyncio.Context, keys: ServerKeys) -> None:
-        """Begin at once, on the running loop."""
+        """Start on the running loop."""
         self._context, self.keys = context, keys
-        self._tallies: dict[zmq.Socket[Any], _Tally] = {}
-        self._monitors: dict[zmq.Socket[Any], Monitor] = {}
-        self._told, self._last_word = 0, -WORD_SECONDS
-        self._authenticator = AsyncioAuthenticator(context, log=_silent)
+        self._connections: dict[zmq.Socket[Any], _ConnectionCounter] = {}
+        self._monitors: dict[zmq.Socket[Any], SocketMonitor] = {}
+        self._reported, self._last_warning = 0, -WARNING_INTERVAL_SECONDS
+        self._authenticator = AsyncioAuthenticator(context, log=_silent_log)
         self._authenticator.start()
         self._authenticator.configure_curve_callback("*", self)
 
     @property
     def refused(self) -> int:
-        """Connections that were hung up on before they had shown a key that is on the list."""
-        return sum(tally.refused for tally in self._tallies.values())
+        """Number of connections that were closed because they did not authenticate with an allowed key."""
+        return sum(connections.refused for connections in self._connections.values())
 
-    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002  # pyzmq calls it so
-        """Whether the client with this public key, as bytes in Z85, may connect."""
+    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002  # pyzmq's interface
+        """Return whether the client with this public key, as bytes in Z85, may connect."""
         return key.decode() in self.keys.allowed
 
     def may_command(self, key: str) -> bool:
-        """Whether the client with this public key may send commands."""
+        """Return whether the client with this public key may send commands."""
         return key in self.keys.allowed - self.keys.read_only
 
-    def guard(self, socket: zmq.Socket[Any]) -> None:
-        """Watch who comes to a socket that is about to be bound."""
-        tally = self._tallies[socket] = _Tally()
-        self._monitors[socket] = Monitor(self._context, socket, EVENTS, partial(self._count, tally))
+    def watch(self, socket: zmq.Socket[Any]) -> None:
+        """Count the connections to a socket; call it before the socket is bound."""
+        connections = self._connections[socket] = _ConnectionCounter()
+        self._monitors[socket] = SocketMonitor(
+            self._context, socket, MONITORED_EVENTS, partial(self._count, connections)
+        )
 
-    def leave(self, socket: zmq.Socket[Any]) -> None:
-        """Watch a socket no longer: it is about to be closed."""
+    def unwatch(self, socket: zmq.Socket[Any]) -> None:
+        """Stop counting; call it before the socket is closed."""
         self._monitors.pop(socket).close()
 
-    def stop(self) -> None:
-        """Let nobody in any more."""
+    def close(self) -> None:
+        """Stop; from then on no client can connect."""
         for socket in list(self._monitors):
-            self.leave(socket)
+            self.unwatch(socket)
         self._authenticator.stop()
 
-    def _count(self, tally: _Tally, event: int, value: int) -> None:
-        tally.count(event, value)
-        refused = self.refused
-        if refused > self._told and time.monotonic() - self._last_word >= WORD_SECONDS:
-            self._told, self._last_word = refused, time.monotonic()
-            _log.warning("refused a client that %s (%d refused so far)", tally.reason, refused)
+    def _count(self, connections: _ConnectionCounter, event: int, value: int) -> None:
+        connections.count(event, value)
+        refused, now = self.refused, time.monotonic()
+        if refused > self._reported and now - self._last_warning >= WARNING_INTERVAL_SECONDS:
+            self._reported, self._last_warning = refused, now
+            _log.warning("refused a client that %s (%d refused so far)", connections.reason, refused)
 
 
-class _Tally:
-    """Counts the connections to one socket, and how they ended."""
+class _ConnectionCounter:
+    """Counts the connections to one socket by their outcome."""
 
     def __init__(self) -> None:
-        self.reason = OTHER_PROTOCOL
+        self.reason = _OTHER_PROTOCOL
         """Why the last client was refused."""
         self._accepted = self._succeeded = self._failed = 0
-        self._shaking: dict[int, float] = {}
-        """When each connection came that may still be showing its key."""
+        self._handshakes: dict[int, float] = {}
+        """For each connection that may still be in its handshake, when it was accepted."""
 
     @property
     def refused(self) -> int:
-        """How many never showed a good key.
+        """Number of connections that never authenticated.
 
-        libzmq hangs up on what is not its protocol without a word, and does not tell which connection it was that
-        succeeded: these are what is left over, once those that may still be shaking hands are taken off.
+        libzmq closes a connection of another protocol without an event, and does not report which connection
+        succeeded. So these are the accepted ones that neither succeeded nor may still be in their handshake.
         """
         earliest = time.monotonic() - HANDSHAKE_SECONDS
-        shaking = sum(since > earliest for since in self._shaking.values())
-        return max(self._failed, self._accepted - self._succeeded - shaking)
+        pending = sum(accepted > earliest for accepted in self._handshakes.values())
+        return max(self._failed, self._accepted - self._succeeded - pending)
 
     def count(self, event: int, value: int) -> None:
-        """Take note of an event of libzmq's socket monitor."""
+        """Record an event of libzmq's socket monitor."""
         before = self.refused
         if event == zmq.EVENT_ACCEPTED:
             self._accepted += 1
-            self._shaking[value] = time.monotonic()
+            self._handshakes[value] = time.monotonic()
         elif event == zmq.EVENT_DISCONNECTED:
-            self._shaking.pop(value, None)
+            self._handshakes.pop(value, None)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._succeeded += 1
-            self._shaking.pop(next(iter(self._shaking), -1), None)
+            self._handshakes.pop(next(iter(self._handshakes), -1), None)
         else:
             self._failed += 1
         if self.refused > before:
-            self.reason = _reason(event, value)
-
-
-def _reason(event: int, value: int) -> str:
-    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-        return "has a key that is not on the list"
-    if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-        return NO_KEY
-    return REASONS.get(value, OTHER_PROTOCOL) if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL else OTHER_PROTOCOL
+            reasons, number = _EVENT_REASONS, event
+            if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                reasons, number = _PROTOCOL_REASONS, value
+            self.reason = reasons.get(number, _OTHER_PROTOCOL)

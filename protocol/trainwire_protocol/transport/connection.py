@@ -1,6 +1,7 @@
-"""The connection file: where a running trainer's sockets are, as Jupyter's kernels tell theirs.
+"""The connection file `<run>/connection-rank<rank>.json`: where a running trainer's sockets are.
 
-It stands at `<run>/connection-rank<rank>.json`, for its owner's eyes alone, from when the sockets are bound.
+Like the connection file of a Jupyter kernel it is JSON, readable only by its owner, and written once the sockets are
+bound.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from trainwire_protocol.transport.auth import ClientKeys, KeyPair, is_key
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
 
 MAX_CONNECTION_FILE_BYTES: Final = 64 << 10
-"""Largest connection file that is read."""
+"""Size of the largest connection file that is read."""
+
+_ENDPOINT: Final = re.compile(r"ipc://[^\0]{1,107}|tcp://[^\s/:\0]+:[0-9]{1,5}|tcp://\[[0-9A-Fa-f:.%]+\]:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -34,33 +37,38 @@ class Connection:
     rank: int
     world_size: int
     session: str
-    """Random: two processes never have the same."""
+    """Random identifier of the publisher's session; no two processes have the same."""
     attempt: int
     process: ProcessIdentity
     keys: ClientKeys | None = None
-    """What a client needs over TCP: who can read the file can connect."""
+    """Keys of a client over TCP: whoever can read the file can connect."""
     version: int = VERSION
 
     def is_reachable(self) -> bool:
-        """False if nothing can be behind it: its process is gone, or its socket is a file of another host.
+        """Return False if the publisher's process is gone, or its socket is a file that is missing or on another host.
 
-        `ipc` connects to nothing without a word, so this is asked first.
+        Call it before connecting: ZeroMQ connects to an `ipc` endpoint that does not exist without an error.
         """
         if self.process.is_gone():
             return False
-        same_host = self.process.host == ProcessIdentity.of_this_process().host
-        files = [endpoint.removeprefix("ipc://") for endpoint in (self.publish, self.request) if _is_ipc(endpoint)]
-        return not files or (same_host and all(Path(file).is_socket() for file in files))
+        endpoints = (self.publish, self.request)
+        files = [endpoint.removeprefix("ipc://") for endpoint in endpoints if endpoint.startswith("ipc://")]
+        is_same_host = self.process.host == ProcessIdentity.of_this_process().host
+        return not files or (is_same_host and all(Path(file).is_socket() for file in files))
 
 
 def connection_path(run_folder: Path, rank: int) -> Path:
-    """Where the connection file of a rank stands."""
+    """Return the path of a rank's connection file."""
     return run_folder / f"connection-rank{rank}.json"
 
 
 def write_connection(path: Path, connection: Connection) -> None:
-    """Write the file, readable by its owner alone."""
-    fields = asdict(connection) | {"process": connection.process._asdict(), "keys": _key_fields(connection.keys)}
+    """Write a connection file, readable only by its owner."""
+    keys = connection.keys
+    fields = asdict(connection) | {
+        "process": connection.process._asdict(),
+        "keys": keys and {"server": keys.server, "public": keys.client.public, "secret": keys.client.secret},
+    }
     write_atomically(path, json.dumps(fields, indent=2).encode(), mode=0o600)
 
 
@@ -68,7 +76,7 @@ def read_connection(path: Path) -> Connection:
     """Read a connection file.
 
     Raises:
-        ConnectionFileError: it cannot be read; says why.
+        ConnectionFileError: it cannot be read, or is not a valid connection file.
         UnsupportedVersionError: a newer major version wrote it.
     """
     try:
@@ -78,43 +86,30 @@ def read_connection(path: Path) -> Connection:
         raise ConnectionFileError(f"the connection file {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError):
         raise ConnectionFileError(f"{path} is not a connection file: it is not JSON") from None
-    return _from_fields(path, fields)
-
-
-def _from_fields(path: Path, fields: Any) -> Connection:
     if not isinstance(fields, dict):
-        raise ConnectionFileError(f"{path} is not a connection file: it holds no JSON object")
+        raise ConnectionFileError(f"{path} is not a connection file: it does not hold a JSON object")
     if _is_version(fields.get("version")):
-        # First of all: a newer version may have other fields.
+        # This must come first: a newer version may have other fields.
         refuse_newer(fields["version"])
-    problem = next((name for name, check in _CHECKS.items() if not check(fields.get(name))), None)
-    if problem:
-        # Keys are secrets, also where they are wrong.
-        found = "not three keys" if problem == "keys" else f"{fields.get(problem)!r:.60}"
-        raise ConnectionFileError(f"{path} is not a connection file: {problem} is {found}")
-    known = {name: fields[name] for name in _CHECKS if name in fields}
-    process = ProcessIdentity.from_fields(fields["process"])
-    return Connection(**known | {"process": process, "keys": _keys(fields.get("keys"))})
-
-
-def _key_fields(keys: ClientKeys | None) -> dict[str, str] | None:
-    return keys and {"server": keys.server, "public": keys.client.public, "secret": keys.client.secret}
-
-
-def _keys(fields: Any) -> ClientKeys | None:
-    return fields and ClientKeys(fields["server"], KeyPair(fields["public"], fields["secret"]))
-
-
-def _is_ipc(endpoint: str) -> bool:
-    return endpoint.startswith("ipc://")
+    invalid = next((name for name, is_valid in _CHECKS.items() if not is_valid(fields.get(name))), None)
+    if invalid:
+        # Even an invalid key may hold a secret.
+        found = "not a map of three keys" if invalid == "keys" else f"{fields.get(invalid)!r:.60}"
+        raise ConnectionFileError(f"{path} is not a connection file: {invalid} is {found}")
+    return _from_fields({name: fields[name] for name in _CHECKS if name in fields})
 
 
 def is_endpoint(value: object) -> bool:
-    """Whether this is an address that ZeroMQ can connect to here."""
+    """Return whether a value is a ZeroMQ endpoint that a client can connect to."""
     return isinstance(value, str) and _ENDPOINT.fullmatch(value) is not None
 
 
-_ENDPOINT: Final = re.compile(r"ipc://[^\0]{1,107}|tcp://[^\s/:\0]+:[0-9]{1,5}|tcp://\[[0-9A-Fa-f:.%]+\]:[0-9]{1,5}")
+def _from_fields(fields: dict[str, Any]) -> Connection:
+    """Return the connection that valid fields describe."""
+    keys = fields.get("keys")
+    fields["process"] = ProcessIdentity.from_fields(fields["process"])
+    fields["keys"] = keys and ClientKeys(keys["server"], KeyPair(keys["public"], keys["secret"]))
+    return Connection(**fields)
 
 
 def _is_count(value: object) -> bool:
@@ -125,7 +120,7 @@ def _is_version(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def _are_keys(value: object) -> bool:
+def _is_key_map(value: object) -> bool:
     return isinstance(value, dict) and all(is_key(value.get(name)) for name in ("server", "public", "secret"))
 
 
@@ -138,6 +133,7 @@ _CHECKS: Final[dict[str, Callable[[object], bool]]] = {
     "session": lambda value: isinstance(value, str),
     "attempt": _is_count,
     "process": lambda value: ProcessIdentity.from_fields(value) is not None,
-    "keys": lambda value: value is None or _are_keys(value),
+    "keys": lambda value: value is None or _is_key_map(value),
     "version": _is_version,
 }
+"""For each field whether a value is valid; None stands for a missing field."""

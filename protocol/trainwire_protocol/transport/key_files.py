@@ -1,9 +1,9 @@
-"""Files that hold keys: `trainwire keygen` writes them, publishers and clients read them.
+"""Key files: `trainwire keygen` writes them, publishers and clients read them.
 
-<name>.key    a pair of keys, and for a client the public key of the publisher it is for: stays where it was made
-<name>.pub    the public key of that pair, and whether it may send commands: goes onto the publisher's list
+<name>.key    a key pair, and for a client the public key of its publisher; it stays where it was made
+<name>.pub    the public key of that pair, and whether it may send commands; it goes into the publisher's list
 
-A list is a folder of `.pub` files. All are JSON, for their owner's eyes alone.
+A list is a folder of `.pub` files. Both kinds are JSON, and only the owner can read a `.key` file.
 """
 
 from __future__ import annotations
@@ -18,106 +18,104 @@ from trainwire_protocol.journal.files import create_atomically
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys, is_key
 
 CLIENT_KEY: Final = "TRAINWIRE_KEY"
-"""Environment variable that names a client's key file, for publishers that are named by their address."""
+"""Environment variable with the path of a client's key file, for publishers that are named by an address."""
 
 KEY_FILE_BYTES: Final = 4096
-"""Largest key file that is read."""
+"""Size of the largest key file that is read."""
 
 
 def make_key_files(name: Path, server: Path | None = None, *, may_command: bool = True) -> tuple[Path, Path]:
-    """Write a new pair to `<name>.key` and `<name>.pub`, and return these two.
+    """Write a new pair to `<name>.key` and `<name>.pub`, and return the two paths.
 
     Args:
-        name: both files' path, without suffix; its folder is made.
-        server: `.pub` file of the publisher that the pair is to be used with.
-        may_command: whether the public key may send commands.
+        name: path of both files without suffix; its folder is created if needed.
+        server: `.pub` file of the publisher that the pair is for.
+        may_command: whether the client may send commands.
 
     Raises:
-        UsageError: one of the files is there already, or cannot be written.
+        UsageError: one of the files exists already, or cannot be written.
         KeyFileError: `server` holds no key.
     """
     pair, secret, public = KeyPair.make(), name.with_name(f"{name.name}.key"), name.with_name(f"{name.name}.pub")
-    private = {**pair._asdict(), "server": read_public_key(server)} if server else pair._asdict()
+    secret_fields = {**pair._asdict(), "server": read_public_key(server)} if server else pair._asdict()
+    public_fields = {"public": pair.public, "commands": may_command}
     try:
         name.parent.mkdir(parents=True, exist_ok=True)
-        told = {"public": pair.public, "commands": may_command}
-        for path, fields, mode in ((secret, private, 0o600), (public, told, 0o644)):
+        for path, fields, mode in ((secret, secret_fields, 0o600), (public, public_fields, 0o644)):
             if not create_atomically(path, json.dumps(fields, indent=2).encode(), mode=mode):
-                raise UsageError(f"{path} is there already: choose another name, or remove it")
+                raise UsageError(f"{path} already exists: choose another name, or remove it")
     except OSError as error:
         raise UsageError(f"the keys {name} cannot be written: {error.strerror}") from error
     return secret, public
 
 
 def read_public_key(path: Path) -> str:
-    """The public key in a `.pub` file.
+    """Return the public key in a `.pub` file.
 
     Raises:
         KeyFileError: it holds none.
     """
-    return str(_read(path, "public")["public"])
+    return str(_read_fields(path, "public")["public"])
 
 
 def read_key_pair(path: Path) -> KeyPair:
-    """The pair in a `.key` file.
+    """Return the pair in a `.key` file.
 
     Raises:
         KeyFileError: it holds none.
     """
-    fields = _read(path, "public", "secret")
+    fields = _read_fields(path, "public", "secret")
     return KeyPair(fields["public"], fields["secret"])
 
 
 def read_server_keys(server: Path | None, clients: Path | None, own_client: str) -> ServerKeys:
-    """What a publisher needs: its pair from a `.key` file, and who is in a folder of `.pub` files.
+    """Return a publisher's keys: its pair from a `.key` file, and its clients from a folder of `.pub` files.
 
     Args:
-        server: the publisher's `.key` file; without one it gets a new pair.
-        clients: the folder.
-        own_client: public key of the client that the connection file speaks for.
+        server: the publisher's `.key` file; None generates a new pair.
+        clients: the folder; None allows only `own_client`.
+        own_client: public key of the client in the connection file.
 
     Raises:
-        KeyFileError: one of the files holds no key, or is not there.
+        KeyFileError: a file or the folder is missing, or a file holds no key.
     """
     pair = read_key_pair(server) if server else KeyPair.make()
-    listed = [_read(path, "public") for path in _list(clients)] if clients else []
-    allowed = frozenset({own_client, *(fields["public"] for fields in listed)})
-    return ServerKeys(pair, allowed, frozenset(row["public"] for row in listed if row.get("commands") is not True))
+    if clients and not clients.is_dir():
+        raise KeyFileError(f"the folder {clients} of clients' public keys does not exist")
+    rows = [_read_fields(path, "public") for path in sorted(clients.glob("*.pub"))] if clients else []
+    allowed = frozenset({own_client, *(row["public"] for row in rows)})
+    return ServerKeys(pair, allowed, frozenset(row["public"] for row in rows if row.get("commands") is not True))
 
 
 def keys_to(endpoint: str) -> ClientKeys | None:
-    """The keys to a publisher of which nothing but its address is known: those that `TRAINWIRE_KEY` names, over TCP.
+    """Return the keys to a publisher at an address: over TCP those in the file that `TRAINWIRE_KEY` names.
 
     Raises:
-        KeyFileError: the variable names no file, or one that does not hold the keys.
+        KeyFileError: the variable is not set, or the file does not hold the keys.
     """
-    named = os.environ.get(CLIENT_KEY)
+    path = os.environ.get(CLIENT_KEY)
     if not endpoint.startswith("tcp://"):
         return None
-    if not named:
-        raise KeyFileError(f"{endpoint} needs keys: set {CLIENT_KEY} to a key file, or name a connection file")
-    fields = _read(Path(named), "public", "secret")
+    if not path:
+        raise KeyFileError(f"{endpoint} needs keys: set {CLIENT_KEY} to a key file, or give a connection file")
+    fields = _read_fields(Path(path), "public", "secret")
     if not is_key(fields.get("server")):
-        raise KeyFileError(f"{named} is for no publisher: make one with trainwire keygen NAME --server PUBLISHER.pub")
+        raise KeyFileError(
+            f"{path} holds no publisher's key: make a key file with trainwire keygen NAME --server PUBLISHER.pub"
+        )
     return ClientKeys(fields["server"], KeyPair(fields["public"], fields["secret"]))
 
 
-def _list(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise KeyFileError(f"there is no folder {folder} of clients' public keys")
-    return sorted(folder.glob("*.pub"))
-
-
-def _read(path: Path, *names: str) -> dict[str, Any]:
-    """The fields of a key file, of which these are keys; no message tells what they hold."""
+def _read_fields(path: Path, *keys: str) -> dict[str, Any]:
+    """Return the fields of a key file, which must hold these keys; no error message shows their values."""
     try:
         with path.open("rb") as file:
             fields = json.loads(file.read(KEY_FILE_BYTES))
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise KeyFileError(f"{path} is no key file: it is not JSON") from None
-    missing = [name for name in names if not isinstance(fields, dict) or not is_key(fields.get(name))]
+        raise KeyFileError(f"{path} is not a key file: it is not JSON") from None
+    missing = [key for key in keys if not isinstance(fields, dict) or not is_key(fields.get(key))]
     if missing:
-        raise KeyFileError(f"{path} holds no key {missing[0]!r}: trainwire keygen makes key files")
+        raise KeyFileError(f"{path} holds no key {missing[0]!r}: make key files with trainwire keygen")
     return dict(fields)

@@ -1,4 +1,4 @@
-"""What a publisher sends as it happens: a SUB socket, from which batches and heartbeats are taken."""
+"""The live feed: a SUB socket that receives what a publisher sends as it happens, batches and heartbeats."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import zmq.asyncio
 
 from trainwire_protocol.errors import MalformedBatchError, ProtocolError, RequestError, UnsupportedVersionError
 from trainwire_protocol.transport.auth import ClientKeys, secure_client
-from trainwire_protocol.transport.polling import Gatherer, SocketPoller
+from trainwire_protocol.transport.polling import CoalescingSelector, SocketPoller
 from trainwire_protocol.wire import HEARTBEAT, Batch, Header, decode_batch, topic, unpack_map
 
 HIGH_WATER_MARK: Final = 1000
-"""Messages that wait for this reader; further ones are dropped, noticed, and had from the history."""
+"""Messages queued for this reader; ZeroMQ drops further ones, and the reader gets them from the history."""
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
-"""Largest message that is accepted; libzmq disconnects a publisher that sends a larger one."""
+"""Size of the largest message accepted; libzmq disconnects a publisher that sends a larger one."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a publisher tells of itself each second."""
+    """What a publisher reports about itself each second."""
 
     header: Header
-    """Its `before` has the last journaled seq of each channel."""
+    """Its `before` holds the last journaled seq of each channel."""
     fields: dict[str, Any]
     """`walltime`, `state`, `step`, `step_walltime`, `dropped`; any of them may be missing."""
-    heard: float
-    """When it came, on this host's monotonic clock."""
+    received: float
+    """When it was received, on this host's monotonic clock."""
 
 
 def read_heartbeat(batch: Batch) -> Heartbeat | None:
-    """The heartbeat that came as this batch without events, or None if it is none that can be read."""
+    """Return the heartbeat in a batch of the heartbeat channel, received now, or None if it is malformed."""
     try:
         return Heartbeat(batch.header, unpack_map(batch.body), time.monotonic())
     except MalformedBatchError:
@@ -43,7 +43,7 @@ def read_heartbeat(batch: Batch) -> Heartbeat | None:
 
 
 class LiveFeed:
-    """The batches and heartbeats of one run's rank, as they come and with gaps."""
+    """The batches and heartbeats of one rank as they arrive; some may be missing."""
 
     def __init__(
         self,
@@ -55,17 +55,28 @@ class LiveFeed:
         high_water_mark: int = HIGH_WATER_MARK,
         keys: ClientKeys | None = None,
         *,
-        as_sent: bool = False,
-        gatherer: Gatherer | None = None,
+        raw: bool = False,
+        selector: CoalescingSelector | None = None,
     ) -> None:
-        """Connect to a publisher; `as_sent` says that batches are not to be looked into.
+        """Connect to a publisher, on the running loop.
+
+        Args:
+            context: for the socket.
+            endpoint: of the publisher's PUB socket.
+            run: name of the run.
+            rank: whose batches to receive.
+            channels: to subscribe to, besides the heartbeats.
+            high_water_mark: messages queued for this reader before more are dropped.
+            keys: required over TCP.
+            raw: accept batches without decoding their events.
+            selector: polls the socket, if many share one.
 
         Raises:
             RequestError: the endpoint cannot be connected to.
         """
-        self._as_sent = as_sent
+        self._raw = raw
         self.malformed = 0
-        """Messages that could not be read, and were skipped."""
+        """Messages that could not be decoded, and were skipped."""
         self._socket: zmq.Socket[bytes] = zmq.Context(context).socket(zmq.SUB)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVHWM, high_water_mark)
@@ -76,39 +87,39 @@ class LiveFeed:
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
-            # The context that is closed in the end does not know of it, and would wait for ever.
+            # The context does not know this socket, and would wait forever for it when it is closed.
             self._socket.close()
             raise RequestError(f"the publisher's endpoint {endpoint!r:.200} cannot be connected to: {error}") from error
-        self._arrivals = SocketPoller(self._socket, gatherer)
+        self._poller = SocketPoller(self._socket, selector)
 
     async def receive(self, timeout: float) -> Batch | None:
-        """The next batch, or a heartbeat as one without events; None if none came in `timeout` seconds.
+        """Return the next batch, or None if none arrived in `timeout` seconds. A heartbeat is a batch without events.
 
         Raises:
-            UnsupportedVersionError: a newer major version is spoken there.
+            UnsupportedVersionError: the publisher uses a newer major version.
         """
         deadline = time.monotonic() + timeout
         while True:
             try:
                 batch = self._decode(self._socket.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
-                if not await self._arrivals.wait(deadline - time.monotonic()):
+                if not await self._poller.wait(deadline - time.monotonic()):
                     return None
             else:
                 if batch is not None:
                     return batch
 
     def is_readable(self, batch: Batch) -> bool:
-        """Whether a batch's events can be decoded, if they are to be; apart, since many a batch is not wanted."""
+        """Return whether a batch's events can be decoded. `receive` leaves this to the caller: many are not needed."""
         try:
-            return self._as_sent or batch.malformed >= 0
+            return self._raw or batch.malformed >= 0
         except MalformedBatchError:
             self.malformed += 1
             return False
 
     def close(self) -> None:
         """Close the socket."""
-        self._arrivals.close()
+        self._poller.close()
         self._socket.close()
 
     def _decode(self, frames: list[bytes]) -> Batch | None:
@@ -116,7 +127,7 @@ class LiveFeed:
             sent_to, header, body = frames
             batch = decode_batch(header, body)
             if batch.topic != sent_to:
-                raise MalformedBatchError(f"a batch of {batch.topic!r} that was sent to {sent_to!r:.200}")
+                raise MalformedBatchError(f"a batch of {batch.topic!r} was sent to {sent_to!r:.200}")
         except UnsupportedVersionError:
             raise
         except (ProtocolError, ValueError):

@@ -1,4 +1,4 @@
-"""Waits for plain ZeroMQ sockets on an event loop."""
+"""Waits for messages and events of plain ZeroMQ sockets on an asyncio loop."""
 
 from __future__ import annotations
 
@@ -13,70 +13,71 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 
-class Gatherer:
-    """Looks at many descriptors together, and no more often than it has to.
+class CoalescingSelector:
+    """Polls many file descriptors together, at most once per interval.
 
-    To wake for each of hundreds costs more than all that is to be done then.
+    With hundreds of sockets, waking the loop for each of them costs more than the work done then.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """Let what comes gather for so long before it is told of; on the running loop."""
-        self._seconds = seconds
+    def __init__(self, interval: float) -> None:
+        """Start on the running loop.
+
+        Args:
+            interval: seconds from the first readable descriptor to the poll that runs the callbacks.
+        """
+        self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._selector = selectors.DefaultSelector()
-        self._looking: asyncio.TimerHandle | None = None
-        self._listen()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._selector, self._schedule)
 
     def add_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Have `callback` called when there is something to be read; as the loop's method of this name."""
+        """Call `callback` when the descriptor is readable, like the loop's method of this name."""
         self._selector.register(descriptor, selectors.EVENT_READ, callback)
 
     def remove_reader(self, descriptor: int) -> None:
-        """Look at it no more."""
+        """Stop watching the descriptor."""
         self._selector.unregister(descriptor)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         self._loop.remove_reader(self._selector)
-        if self._looking:
-            self._looking.cancel()
+        if self._timer:
+            self._timer.cancel()
         self._selector.close()
 
-    def _listen(self) -> None:
-        self._loop.add_reader(self._selector, self._wait)
-
-    def _wait(self) -> None:
+    def _schedule(self) -> None:
         self._loop.remove_reader(self._selector)
-        self._looking = self._loop.call_later(self._seconds, self._look)
+        self._timer = self._loop.call_later(self._interval, self._poll)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for key, _ in self._selector.select(0):
             key.data()
-        self._listen()
+        self._loop.add_reader(self._selector, self._schedule)
 
 
 class SocketPoller:
-    """Tells one reader when there is something to be received.
+    """Waits until a socket has a message for its one reader, without receiving it.
 
-    An asyncio socket receives for whoever waits, at several times the cost of the receiving itself, and loses what it
-    has received if the wait is over in the same moment. Here nothing is received before it is asked for.
+    An asyncio socket of pyzmq receives on behalf of the waiting task, which costs several times as much and loses the
+    message if the wait is cancelled at the same moment.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], gatherer: Gatherer | None = None) -> None:
-        """Watch a socket, on the running loop; by a gatherer, where many are watched."""
+    def __init__(self, socket: zmq.Socket[bytes], selector: CoalescingSelector | None = None) -> None:
+        """Watch a socket on the running loop, or by a selector that many sockets share."""
         self._socket, self._descriptor = socket, int(socket.get(zmq.FD))
         self._loop = asyncio.get_running_loop()
-        self._readers = gatherer or self._loop
+        self._readers = selector or self._loop
         self._waiting: asyncio.Future[bool] | None = None
-        self._readers.add_reader(self._descriptor, self._look)
+        self._readers.add_reader(self._descriptor, self._check)
 
     async def wait(self, timeout: float) -> bool:
-        """Wait for something to be there; False if nothing came in `timeout` seconds.
+        """Wait for a message; returns False if none arrived in `timeout` seconds.
 
-        To be called when a receive without waiting has found nothing: what was there before that is not told of.
+        Call it only after a non-blocking receive has raised `zmq.Again`: it reports only what arrives later.
         """
         waiting: asyncio.Future[bool] = self._loop.create_future()
-        timer = self._loop.call_later(timeout, self._settle, False)
+        timer = self._loop.call_later(timeout, self._resolve, False)
         self._waiting = waiting
         try:
             return await waiting
@@ -85,42 +86,43 @@ class SocketPoller:
             self._waiting = None
 
     def close(self) -> None:
-        """Watch no more; before the socket is closed."""
+        """Stop watching; call it before the socket is closed."""
         self._readers.remove_reader(self._descriptor)
 
-    def _look(self) -> None:
-        # The descriptor stays readable until the socket is asked for its events, and tells of more than messages.
+    def _check(self) -> None:
+        # The descriptor stays readable until the socket's events are read, and signals more than messages.
         if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            self._settle(True)
+            self._resolve(True)
 
-    def _settle(self, is_there: bool) -> None:
+    def _resolve(self, has_message: bool) -> None:
         if self._waiting and not self._waiting.done():
-            self._waiting.set_result(is_there)
+            self._waiting.set_result(has_message)
 
 
-class Monitor:
-    """Calls a function with number and value of each of a socket's events, on the running loop."""
+class SocketMonitor:
+    """Calls a function with the number and value of each connection event of a socket."""
 
     def __init__(
-        self, context: zmq.asyncio.Context, socket: zmq.Socket[Any], events: int, heard: Callable[[int, int], None]
+        self, context: zmq.asyncio.Context, socket: zmq.Socket[Any], events: int, callback: Callable[[int, int], None]
     ) -> None:
+        """Start on the running loop; `events` combines the flags `zmq.EVENT_*` to report."""
         address = f"inproc://monitor-{secrets.token_hex(8)}"
         socket.monitor(address, events)
-        self._socket, self._heard = socket, heard
+        self._monitored, self._callback = socket, callback
         self._events = context.socket(zmq.PAIR)
-        # Were it limited, a flood of connections would make libzmq's own thread wait for this loop.
+        # With a limit, a flood of connections would block libzmq's I/O thread until this loop has caught up.
         self._events.set(zmq.RCVHWM, 0)
         self._events.connect(address)
-        self._hearing = asyncio.ensure_future(self._hear())
+        self._task = asyncio.ensure_future(self._run())
 
     def close(self) -> None:
-        """Hear no more; before the socket is closed."""
-        # First of all: libzmq's own thread would wait for ever for events to be taken.
-        self._socket.disable_monitor()
-        self._hearing.cancel()
+        """Stop monitoring; call it before the socket is closed."""
+        # This must come first: libzmq's I/O thread would block on events that nobody receives.
+        self._monitored.disable_monitor()
+        self._task.cancel()
         self._events.close(linger=0)
 
-    async def _hear(self) -> None:
+    async def _run(self) -> None:
         while True:
             event = parse_monitor_message(await self._events.recv_multipart())
-            self._heard(int(event["event"]), int(event["value"]))
+            self._callback(int(event["event"]), int(event["value"]))

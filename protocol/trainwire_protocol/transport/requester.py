@@ -1,4 +1,4 @@
-"""The client's side of requests: a DEALER socket that asks, and matches the answers by their id."""
+"""The client's end of requests: a DEALER socket that matches replies to requests by their id."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ import zmq.asyncio
 
 from trainwire_protocol.errors import ProtocolError, RefusedError, RequestError
 from trainwire_protocol.transport.auth import ClientKeys, secure_client
-from trainwire_protocol.transport.polling import Monitor
+from trainwire_protocol.transport.polling import SocketMonitor
 from trainwire_protocol.wire import MAX_BODY_BYTES, refuse_newer, unpack_map
 
 REPLY_SECONDS: Final = 5.0
-"""How long an answer is waited for before it counts as lost."""
+"""Time after which a reply counts as lost."""
 
 MAX_REPLY_BYTES: Final = 4 << 20
-"""Largest head of an answer: that of `hello` holds the run's hparams."""
+"""Size of the largest head of a reply; that of `hello` holds the run's hparams."""
 
 MAX_FRAME_BYTES: Final = 2 * MAX_BODY_BYTES
-"""Largest frame of an answer; libzmq disconnects a publisher that sends a larger one."""
+"""Size of the largest frame of a reply; libzmq disconnects a publisher that sends a larger one."""
 
 
 class Requester:
-    """Asks one publisher."""
+    """Sends requests to one publisher at a time."""
 
     def __init__(self, context: zmq.asyncio.Context, endpoint: str, keys: ClientKeys | None = None) -> None:
+        """Connect to a publisher, on the running loop."""
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._monitor = Monitor(context, self._socket, zmq.EVENT_HANDSHAKE_FAILED_AUTH, self._note_refusal)
+        self._monitor = SocketMonitor(context, self._socket, zmq.EVENT_HANDSHAKE_FAILED_AUTH, self._note_refusal)
         self._is_refused = False
         self.endpoint: str | None = None
         self.keys: ClientKeys | None = None
         self.connect(endpoint, keys)
         self._ids = count()
-        self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], list[bytes]]]] = {}
-        self._receiving = asyncio.ensure_future(self._receive())
+        self._pending: dict[int, asyncio.Future[tuple[dict[str, Any], list[bytes]]]] = {}
+        self._receiver = asyncio.ensure_future(self._receive())
 
     def connect(self, endpoint: str, keys: ClientKeys | None = None) -> None:
-        """From now on ask the publisher at `endpoint`: that of a further attempt is elsewhere."""
+        """Send further requests to the publisher at `endpoint`, such as that of the run's next attempt."""
         if (endpoint, keys) == (self.endpoint, self.keys):
             return
         if self.endpoint is not None:
@@ -53,54 +54,55 @@ class Requester:
         self._socket.connect(endpoint)
 
     async def hello(self, timeout: float = REPLY_SECONDS) -> dict[str, Any]:
-        """What the publisher says of itself.
+        """Return the publisher's description of itself.
 
         Raises:
-            TimeoutError: it does not answer.
-            UnsupportedVersionError: it speaks newer major versions alone.
+            TimeoutError: the publisher does not reply.
+            UnsupportedVersionError: it supports only newer major versions.
+            RequestError: the reply is invalid, or the publisher refused the connection.
         """
-        hello, _ = await self.ask("hello", timeout=timeout)
+        hello, _ = await self.request("hello", timeout=timeout)
         versions = hello.get("versions")
         if not isinstance(versions, tuple) or not versions or not all(type(version) is int for version in versions):
-            raise RequestError(f"the publisher says that it speaks the versions {versions!r:.60}")
+            raise RequestError(f"the publisher replied to hello with versions {versions!r:.60}")
         refuse_newer(min(versions))
         return hello
 
-    async def ask(
+    async def request(
         self, verb: str, *, timeout: float = REPLY_SECONDS, **arguments: Any
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """Send a request; the head and the further frames of its answer.
+        """Send a request and return the head and the further frames of the reply.
 
         Raises:
-            TimeoutError: none came in time; the publisher may be gone, or busy.
-            RefusedError: the publisher refused it; says why.
-            RequestError: it lets nobody in with this key.
+            TimeoutError: there was no reply in time; the publisher may be gone, or busy.
+            RefusedError: the publisher refused the request; gives its reason.
+            RequestError: the publisher refused the connection, since the client's key is not on its list.
         """
         identifier = next(self._ids)
-        answer = self._waiting[identifier] = asyncio.get_running_loop().create_future()
+        reply = self._pending[identifier] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
                 await self._socket.send(msgpack.packb({"verb": verb, "id": identifier, **arguments}))
-                head, frames = await answer
+                head, frames = await reply
         except TimeoutError:
             if self._is_refused:
-                raise RequestError(f"{self.endpoint} lets nobody in with this key: it is not on its list") from None
+                raise RequestError(f"{self.endpoint} refused this client's key: it is not on its list") from None
             raise
         finally:
-            del self._waiting[identifier]
+            del self._pending[identifier]
         if "error" in head:
             raise RefusedError(verb, str(head["error"]))
         return head, frames
 
     async def close(self) -> None:
-        """Close the socket; what is waited for is given up."""
-        self._receiving.cancel()
+        """Close the socket; pending requests get no reply."""
+        self._receiver.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._receiving
+            await self._receiver
         self._monitor.close()
         self._socket.close()
 
-    def _note_refusal(self, event: int, value: int) -> None:  # noqa: ARG002  # a monitor calls it so
+    def _note_refusal(self, event: int, value: int) -> None:  # noqa: ARG002  # the monitor's interface
         self._is_refused = True
 
     async def _receive(self) -> None:
@@ -109,6 +111,6 @@ class Requester:
             with contextlib.suppress(ProtocolError):
                 head = unpack_map(first, MAX_REPLY_BYTES)
                 identifier = head.get("id")
-                waiting = self._waiting.get(identifier) if isinstance(identifier, int) else None
-                if waiting and not waiting.done():
-                    waiting.set_result((head, frames))
+                reply = self._pending.get(identifier) if isinstance(identifier, int) else None
+                if reply and not reply.done():
+                    reply.set_result((head, frames))

@@ -1,4 +1,8 @@
-"""Answers a publisher's requests: frames in, frames out, no sockets. `docs/wire-protocol.md` lists the requests."""
+"""Answers the requests to a publisher: frames in, frames out, no sockets.
+
+`docs/wire-protocol.md` specifies the requests. A `fetch` reads the journal in slices. The positions of the readers that
+came last stay open in between, and the reads share a small part of one processor's time.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +23,55 @@ from trainwire_protocol.journal.run_folder import Attempt, list_attempts
 from trainwire_protocol.journal.segments import JournalReader
 from trainwire_protocol.wire import VERSION, Batch, Cursor, unpack_map
 
+MAX_CREDIT: Final = 4 << 20
+"""Bytes in the largest reply to a `fetch`, unless a single batch is larger."""
+
 MAX_SCANNED_BYTES: Final = 2 << 20
-"""Bytes of the journal that one `fetch` goes through at most to find what is wanted."""
+"""Bytes of the journal that one `fetch` scans at most for the requested channels."""
+
+MAX_CHANNELS: Final = 16
+"""Channels that one `fetch` can request."""
+
+FETCH_SHARE: Final = 0.05
+"""Share of a processor's time that replies to `fetch` may take."""
+
+LONGEST_REST_SECONDS: Final = 1.0
+"""Longest pause after a `fetch`; a client that waits longer repeats its request, which costs more."""
+
+MAX_FETCHES: Final = 4
+"""Pending `fetch` requests of one client; further ones get no reply, so that other clients get their turn."""
+
+MAX_WAITING_FETCHES: Final = 48
+"""Pending `fetch` requests of all clients; other requests are answered meanwhile."""
 
 MAX_FETCH_SESSIONS: Final = 16
-"""Places in the journal that are kept open between one `fetch` and the next."""
+"""Positions in the journal that stay open between one `fetch` and the next."""
+
+ACKNOWLEDGEMENT_SECONDS: Final = 30.0
+"""Time for which an acknowledgement counts; after it the publisher no longer waits for the sink."""
+
+MAX_SINKS: Final = 1000
+"""Sinks whose acknowledgements are kept."""
+
+MAX_SINK_CHARACTERS: Final = 256
+"""Length of a sink's longest name, in characters."""
+
+MAX_COMMANDS: Final = 1000
+"""Ids of past commands that are kept, so that a repeated command is applied once."""
 
 
 @dataclass
 class FetchSession:
-    """A place in an attempt's journal from which slices are taken."""
+    """A reader's position in an attempt's journal."""
 
     reader: JournalReader
     ready: deque[Batch] = field(default_factory=deque)
+    """Batches that were read and not yet sent."""
     scanned_to: int = -1
+    """Seq up to which everything requested was sent."""
 
-    def take(self, channels: Collection[str], credit: int) -> list[bytes]:
-        """The next records of these channels, as many as the credit allows, and one if it allows none."""
+    def read(self, channels: Collection[str], credit: int) -> list[bytes]:
+        """Return the next records of these channels within `credit` bytes, or a single larger one; none for 0."""
         records: list[bytes] = []
         scanned = 0
         while credit > 0 and scanned < MAX_SCANNED_BYTES and (self.ready or self._fill()):
@@ -57,136 +93,104 @@ class FetchSession:
 
 
 class FetchSessions:
-    """The places that were read last, by what is wanted behind them."""
+    """The most recent sessions, each found by its attempt, position and channels."""
 
     def __init__(self, attempts: Callable[[], Iterable[Attempt]]) -> None:
-        """Prepare; `attempts` lists those that can be read."""
+        """Start without sessions; `attempts` lists the attempts that can be read."""
         self._attempts = attempts
-        self._places: OrderedDict[tuple[int, int, tuple[str, ...]], FetchSession] = OrderedDict()
-        self._room = MAX_FETCH_SESSIONS
+        self._sessions: OrderedDict[tuple[int, int, tuple[str, ...]], FetchSession] = OrderedDict()
+        self._limit = MAX_FETCH_SESSIONS
 
     def __len__(self) -> int:
-        """How many places are open."""
-        return len(self._places)
+        return len(self._sessions)
 
-    def at(self, number: int, after: int, channels: tuple[str, ...]) -> FetchSession:
-        """The place behind seq `after` of an attempt, for who reads these channels; the caller has it for itself.
+    def take(self, number: int, after: int, channels: tuple[str, ...]) -> FetchSession:
+        """Return the session of a reader that continues after seq `after` of an attempt; it is the caller's alone.
 
         Raises:
-            RequestError: there is no such attempt.
+            RequestError: the attempt does not exist.
         """
-        known = self._places.pop((number, after, channels), None)
-        if known:
-            return known
+        session = self._sessions.pop((number, after, channels), None)
+        if session:
+            return session
         attempt = next((attempt for attempt in self._attempts() if attempt.number == number), None)
         if attempt is None:
             raise RequestError(f"there is no attempt {number}")
         return FetchSession(JournalReader(attempt.folder, after), scanned_to=after)
 
-    def keep(self, number: int, channels: tuple[str, ...], replay: FetchSession) -> None:
-        """Keep a place for who reads on from there, in place of the one that was longest unused."""
-        displaced = self._places.pop((number, replay.scanned_to, channels), None)
+    def put_back(self, number: int, channels: tuple[str, ...], session: FetchSession) -> None:
+        """Keep a session for the reader's next request, in place of the least recently used one."""
+        displaced = self._sessions.pop((number, session.scanned_to, channels), None)
         if displaced:
             displaced.reader.close()
-        self._places[number, replay.scanned_to, channels] = replay
-        self._make_room()
+        self._sessions[number, session.scanned_to, channels] = session
+        self._evict()
 
     def close(self) -> None:
-        """Let go of the journal's files; what is still being read is let go of when it is to be kept."""
-        self._room = 0
-        self._make_room()
+        """Close the journal's files; a session in use is closed when it is put back."""
+        self._limit = 0
+        self._evict()
 
-    def _make_room(self) -> None:
-        while len(self._places) > self._room:
-            self._places.popitem(last=False)[1].reader.close()
-
-
-MAX_CREDIT: Final = 4 << 20
-"""Most bytes that one `fetch` is answered with, unless a single batch is larger."""
-
-ACKNOWLEDGEMENT_SECONDS: Final = 30.0
-"""A sink that has not said for so long how far it has got is not waited for."""
-
-MAX_SINKS: Final = 1000
-"""Sinks whose acknowledgements are kept."""
-
-FETCH_SHARE: Final = 0.05
-"""Share of a processor's time that answering `fetch` may take."""
-
-MAX_FETCHES: Final = 4
-"""Requests for history of one client that wait at once: others want theirs too. Further ones are not answered."""
-
-LONGEST_REST_SECONDS: Final = 1.0
-"""Longest rest after a `fetch`: a client that waits longer for its answer asks again, and that costs more."""
-
-MAX_WAITING_FETCHES: Final = 48
-"""The same of all clients: what else is asked is answered meanwhile."""
-
-MAX_CHANNELS: Final = 16
-"""Channels that one `fetch` can name."""
-
-MAX_SINK_CHARACTERS: Final = 256
-"""Longest name of a sink, in characters."""
-
-MAX_COMMANDS: Final = 1000
-"""Commands whose ids are known, so that one that comes again is not obeyed twice."""
+    def _evict(self) -> None:
+        while len(self._sessions) > self._limit:
+            self._sessions.popitem(last=False)[1].reader.close()
 
 
 @dataclass
 class Acknowledgement:
-    """How far a sink has got, and until when its word counts."""
+    """How far a sink has got."""
 
     cursor: Cursor
     expires: float
-    """On the monotonic clock."""
+    """When it no longer counts, on the monotonic clock."""
 
 
 @dataclass
 class Responder:
-    """Knows the answers of one attempt's publisher."""
+    """Answers the requests to the publisher of one attempt."""
 
     attempt: Attempt
     heads: Mapping[str, int]
     """For each channel the last seq that was published on it."""
     describe: Callable[[], Mapping[str, Any]]
-    """What `hello` tells beside the responder's own."""
+    """Returns the fields of `hello` that the responder does not know itself."""
     sinks: dict[str, Acknowledgement] = field(default_factory=dict)
     on_command: Callable[[str, str, Mapping[str, Any]], Awaitable[None] | None] | None = None
-    """Is handed each command once: its id, verb and arguments. Raises RequestError if it cannot be taken."""
+    """Called once for each command with its id, verb and arguments. Raises RequestError to refuse it."""
     _commands: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    _replays: FetchSessions = field(init=False)
+    _sessions: FetchSessions = field(init=False)
     _resumed: dict[int, Cursor | None] = field(default_factory=dict)
     _fetching: Counter[bytes] = field(default_factory=Counter)
-    """For each client the requests for history that wait for their turn."""
+    """For each client the number of its pending `fetch` requests."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rest_until: float = 0.0
 
     def __post_init__(self) -> None:
-        self._replays = FetchSessions(self._attempts)
+        self._sessions = FetchSessions(self._attempts)
 
     async def answer(self, frames: list[bytes], client: bytes = b"", *, may_command: bool = True) -> list[bytes]:
-        """The frames that answer a request; one that cannot be understood, or is not permitted, with an `error`.
+        """Return the frames of the reply; for a request that is invalid or not permitted it holds an `error`.
 
-        There are none where too much is asked for at once: who does not hear anything asks again.
+        Returns no frames if too many `fetch` requests are pending: the client times out and repeats its request.
         """
         identifier: object = None
         try:
             request = _parse(frames)
             identifier = request.get("id")
             if request.get("verb") == "command" and not may_command:
-                raise RequestError("this key may read, and send no commands")
+                raise RequestError("this key is read-only and may not send commands")
             if request.get("verb") == "fetch" and self._is_crowded(client):
                 return []
             head, records = await self._handle(request, client)
         except (ProtocolError, OSError) as error:
-            # A relay's publisher may have refused it: who asks here hears the reason, and who refused it once.
+            # A relay's publisher has refused it: give its reason, without a second "the publisher refused".
             reason = error.reason if isinstance(error, RefusedError) else str(error)
             head, records = {"error": reason}, []
         return [msgpack.packb({"id": identifier, **head}), *records]
 
     def close(self) -> None:
-        """Let go of the journal's files."""
-        self._replays.close()
+        """Close the journal's files."""
+        self._sessions.close()
 
     async def _handle(self, request: dict[str, Any], client: bytes) -> tuple[dict[str, Any], list[bytes]]:
         match request.get("verb"):
@@ -199,7 +203,7 @@ class Responder:
             case "command":
                 return await self._take_command(request), []
             case verb:
-                raise RequestError(f"the verb is {_short(verb)}; known are hello, fetch, ack and command")
+                raise RequestError(f"the verb is {verb!r:.60}; known verbs are hello, fetch, ack and command")
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -223,11 +227,10 @@ class Responder:
         return self._resumed[attempt.number]
 
     def _is_crowded(self, client: bytes) -> bool:
-        """Whether this client, or all together, wait for as much as they may."""
         return self._fetching[client] >= MAX_FETCHES or self._fetching.total() >= MAX_WAITING_FETCHES
 
     async def _fetch_in_turn(self, request: dict[str, Any], client: bytes) -> tuple[dict[str, Any], list[bytes]]:
-        """One `fetch` after another, with rests between them."""
+        """Answer one `fetch` at a time, with pauses between them."""
         self._fetching[client] += 1
         try:
             async with self._turn:
@@ -239,41 +242,41 @@ class Responder:
                 del self._fetching[client]
 
     def _fetch_and_rest(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-        # The processor's time, since waiting for a disk keeps nobody from training.
-        begun = time.thread_time()
+        # Processor time, since waiting for a disk does not slow down the training.
+        started = time.thread_time()
         try:
             return self._fetch(request)
         finally:
-            spent = time.thread_time() - begun
+            spent = time.thread_time() - started
             self._rest_until = time.monotonic() + min(spent * (1 / FETCH_SHARE - 1), LONGEST_REST_SECONDS)
 
     def _fetch(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-        attempt, after = _count(request, "attempt"), _count(request, "after", least=-1)
-        channels, credit = _channels(request), min(_count(request, "credit"), MAX_CREDIT)
+        attempt, after = _parse_count(request, "attempt"), _parse_count(request, "after", minimum=-1)
+        channels, credit = _parse_channels(request), min(_parse_count(request, "credit"), MAX_CREDIT)
         head = max(self.heads.values(), default=-1) if attempt == self.attempt.number else None
-        replay = self._replays.at(attempt, after, channels)
+        session = self._sessions.take(attempt, after, channels)
         try:
-            records = replay.take(channels, credit)
+            records = session.read(channels, credit)
         except (ProtocolError, OSError):
-            replay.reader.close()
+            session.reader.close()
             raise
-        self._replays.keep(attempt, channels, replay)
-        ended = replay.reader.ended and not replay.ready
-        if head is None and not replay.ready:
-            head = replay.reader.head
-        return {"scanned_to": replay.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
+        self._sessions.put_back(attempt, channels, session)
+        ended = session.reader.ended and not session.ready
+        if head is None and not session.ready:
+            head = session.reader.head
+        return {"scanned_to": session.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
 
     def _acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
         sink = request.get("sink")
         if not isinstance(sink, str) or not 0 < len(sink) <= MAX_SINK_CHARACTERS:
-            raise RequestError(f"sink is {_short(sink)}, not a name")
-        cursor = Cursor(_count(request, "attempt"), _count(request, "seq", least=-1))
+            raise RequestError(f"sink is {sink!r:.60}, not a name")
+        cursor = Cursor(_parse_count(request, "attempt"), _parse_count(request, "seq", minimum=-1))
         now = time.monotonic()
         if sink not in self.sinks and len(self.sinks) >= MAX_SINKS:
             for name in [name for name, known in self.sinks.items() if known.expires <= now]:
                 del self.sinks[name]
             if len(self.sinks) >= MAX_SINKS:
-                raise RequestError(f"{MAX_SINKS} sinks are waited for already")
+                raise RequestError(f"the publisher waits for {MAX_SINKS} sinks already, which is the limit")
         self.sinks[sink] = Acknowledgement(cursor, now + ACKNOWLEDGEMENT_SECONDS)
         return {}
 
@@ -282,13 +285,13 @@ class Responder:
         fields = command if isinstance(command, dict) else {}
         identifier, verb, arguments = fields.get("id"), fields.get("verb"), fields.get("arguments", {})
         if not _is_name(identifier) or not _is_name(verb) or not isinstance(arguments, dict):
-            raise RequestError(f"command is {_short(command)}, not a map of id, verb and arguments")
+            raise RequestError(f"command is {command!r:.60}, not a map of id, verb and arguments")
         if self.on_command is None:
-            raise RequestError("nothing here takes commands: the training has no loop that listens, or is over")
+            raise RequestError("commands are not accepted: the training has no handler for them, or is over")
         if identifier not in self._commands:
-            taking = self.on_command(identifier, verb, arguments)
-            if taking is not None:
-                await taking
+            handling = self.on_command(identifier, verb, arguments)
+            if handling is not None:
+                await handling
             self._commands[identifier] = None
             if len(self._commands) > MAX_COMMANDS:
                 self._commands.popitem(last=False)
@@ -300,7 +303,7 @@ class Responder:
 
 def _parse(frames: list[bytes]) -> dict[str, Any]:
     if len(frames) != 1:
-        raise RequestError(f"a request of {len(frames)} frames, not one")
+        raise RequestError(f"the request has {len(frames)} frames, not one")
     request = unpack_map(frames[0])
     identifier = request.get("id")
     if identifier is not None and type(identifier) is not int and not isinstance(identifier, (str, bytes)):
@@ -308,25 +311,20 @@ def _parse(frames: list[bytes]) -> dict[str, Any]:
     return request
 
 
-def _count(request: dict[str, Any], field: str, least: int = 0) -> int:
+def _parse_count(request: dict[str, Any], field: str, minimum: int = 0) -> int:
     value = request.get(field)
-    if type(value) is not int or not least <= value < 2**63:
-        raise RequestError(f"{field} is {_short(value)}, not an integer of at least {least}")
+    if type(value) is not int or not minimum <= value < 2**63:
+        raise RequestError(f"{field} is {value!r:.60}, not an integer of at least {minimum}")
     return value
 
 
-def _channels(request: dict[str, Any]) -> tuple[str, ...]:
+def _parse_channels(request: dict[str, Any]) -> tuple[str, ...]:
     channels = request.get("channels")
-    if not isinstance(channels, tuple) or not all(isinstance(channel, str) for channel in channels):
-        raise RequestError(f"channels is {_short(channels)}, not a list of names")
-    if not 0 < len(channels) <= MAX_CHANNELS:
-        raise RequestError(f"channels is {_short(channels)}, not a list of names")
-    return tuple(sorted(set(channels)))
+    names = channels if isinstance(channels, tuple) and all(isinstance(name, str) for name in channels) else ()
+    if not 0 < len(names) <= MAX_CHANNELS:
+        raise RequestError(f"channels is {channels!r:.60}, not a list of 1 to {MAX_CHANNELS} names")
+    return tuple(sorted(set(names)))
 
 
 def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= 256
-
-
-def _short(value: object) -> str:
-    return f"{value!r:.60}"

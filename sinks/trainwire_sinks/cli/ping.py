@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from trainwire_protocol.errors import IncompleteError
-from trainwire_protocol.subscription.source import Source, Wanted
+from trainwire_protocol.subscription.source import Source, SourceOptions
 from trainwire_protocol.subscription.target import Target, resolve_publisher
 from trainwire_protocol.transport.requester import Requester
 from trainwire_sinks.cli.options import parse_rank
@@ -29,7 +29,7 @@ def ping(target: str, *, rank: str = "0") -> int:
 
 
 async def _ask(target: Target, rank: int) -> dict[str, Any]:
-    source = Source(Wanted(target, rank, use_journal=False))
+    source = Source(SourceOptions(target, rank, use_journal=False))
     try:
         await source.open()
         return await _hello(target, source.requester)

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from trainwire_protocol.errors import OptionError, ProtocolError, TargetError
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts, list_ranks, read_run_name
-from trainwire_protocol.subscription.follower import Patience
+from trainwire_protocol.subscription.follower import Watchdog
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.transport.connection import Connection, read_connection
@@ -42,9 +42,9 @@ async def wait_for_rank(target: Target, rank: int, give_up: float | None) -> Non
     # Of an address it is known only by asking whether anybody is there, and its reader does that.
     if target.folder is None:
         return
-    patience = Patience(str(target), give_up)
+    watchdog = Watchdog(str(target), give_up)
     while not await run_in_background(_has_begun, target.folder, rank):
-        patience.wait("no run has begun there", at_once=True)
+        watchdog.check("the run has not started", warn_at_once=True)
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -54,9 +54,9 @@ async def wait_for_ranks(folder: Path, give_up: float | None) -> range:
     Raises:
         IncompleteError: there was no run for `give_up` seconds.
     """
-    patience = Patience(str(folder), give_up)
+    watchdog = Watchdog(str(folder), give_up)
     while not (count := await run_in_background(count_ranks, folder)):
-        patience.wait("no run has begun there", at_once=True)
+        watchdog.check("the run has not started", warn_at_once=True)
         await asyncio.sleep(POLL_SECONDS)
     return range(count)
 

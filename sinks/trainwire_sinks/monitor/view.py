@@ -76,7 +76,7 @@ class View:
 
     def hear(self, heartbeat: Heartbeat) -> None:
         """Take the last heartbeat; one that was taken already changes nothing."""
-        if self._heartbeat and heartbeat.heard == self._heartbeat.heard:
+        if self._heartbeat and heartbeat.received == self._heartbeat.received:
             return
         self._heartbeat, self.is_caught_up = heartbeat, True
         self.heads.setdefault(heartbeat.header.attempt, {}).update(heartbeat.header.before)
@@ -102,7 +102,7 @@ class View:
             return "waiting for the run to begin"
         if not self.is_caught_up:
             return "reading its history"
-        heard = self._heartbeat.heard if self._heartbeat else None
+        heard = self._heartbeat.received if self._heartbeat else None
         if not self.is_over and heard is not None and now - heard > SILENT_SECONDS:
             return f"silent for {now - heard:.0f} s"
         return f"{self._state}: {self._reason}" if self._reason else self._state

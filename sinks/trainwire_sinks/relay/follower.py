@@ -12,7 +12,7 @@ from trainwire_protocol.errors import CursorAheadError
 from trainwire_protocol.events import CHANNELS
 from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS
 from trainwire_protocol.subscription.subscription import Subscription
-from trainwire_protocol.transport.polling import Gatherer
+from trainwire_protocol.transport.polling import CoalescingSelector
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.relay.copy_server import CopyServer
 from trainwire_sinks.relay.sources import FoundRank
@@ -41,7 +41,7 @@ class RankFollower:
         found: FoundRank,
         server: CopyServer,
         context: zmq.asyncio.Context,
-        gatherer: Gatherer,
+        selector: CoalescingSelector,
         name: str,
         give_up: float | None = None,
     ) -> None:
@@ -51,12 +51,12 @@ class RankFollower:
             found: the rank, and where to read it.
             server: receives the batches.
             context: the context of the sockets.
-            gatherer: polls the live sockets.
+            selector: polls the live sockets.
             name: the name by which the trainer knows the relay.
             give_up: seconds after which a silent trainer on another host is given up.
         """
         self.found, self.server = found, server
-        self._context, self._gatherer = context, gatherer
+        self._context, self._selector = context, selector
         self._name, self._give_up = name, give_up
         self._open: tuple[Subscription, Acknowledger] | None = None
         self._renewal_due = 0.0
@@ -97,7 +97,7 @@ class RankFollower:
         subscription = Subscription(
             self.found.target, rank=self.found.rank, channels=CHANNELS, cursor=cursor, give_up=self._give_up,
             name=self._name, context=self._context, high_water_mark=HIGH_WATER_MARK, read_ahead_bytes=READ_AHEAD_BYTES,
-            gatherer=self._gatherer, as_sent=True,
+            selector=self._selector, raw=True,
         )  # fmt: skip
         try:
             async with subscription, Acknowledger(subscription) as acknowledger:

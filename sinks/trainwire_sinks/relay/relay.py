@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 from trainwire_protocol.errors import IncompleteError, TrainwireError
 from trainwire_protocol.journal.run_folder import list_ranks, read_run_name
 from trainwire_protocol.transport.endpoints import Tcp
-from trainwire_protocol.transport.polling import Gatherer
+from trainwire_protocol.transport.polling import CoalescingSelector
 from trainwire_sinks.relay.copy import Copy, CopyWriter
 from trainwire_sinks.relay.copy_server import CopyServer
 from trainwire_sinks.relay.endpoint_allocator import EndpointAllocator
@@ -82,7 +82,7 @@ class Relay:
         await asyncio.to_thread(self._claim.take)
         _raise_open_files_limit()
         allocator = EndpointAllocator(self._tcp, self._folder / ".trainwire")
-        self._writer, self._gatherer = CopyWriter(), Gatherer(GATHER_SECONDS)
+        self._writer, self._selector = CopyWriter(), CoalescingSelector(GATHER_SECONDS)
         sources: list[FolderSource | AddressSource] = []
         try:
             sources.extend(make_source(name, self._folder, allocator.context.zmq) for name in self._source_names)
@@ -162,7 +162,7 @@ class Relay:
             return
         logger.info("relaying rank %d of %s from %s", found.rank, found.run, found.target)
         name = f"relay on {socket.gethostname()} in {self._folder}"[:256]
-        follower = RankFollower(found, server, allocator.context.zmq, self._gatherer, name, self._give_up)
+        follower = RankFollower(found, server, allocator.context.zmq, self._selector, name, self._give_up)
         self._followers[key] = follower
         self._tasks[key] = asyncio.ensure_future(self._run_follower(follower, state))
         self._tasks[key].add_done_callback(lambda _: self._remove_follower(key))
@@ -191,7 +191,7 @@ class Relay:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(server.close() for server in self._servers.values()))
         await self._writer.close()
-        self._gatherer.close()
+        self._selector.close()
         for source in sources:
             if isinstance(source, AddressSource):
                 await source.close()

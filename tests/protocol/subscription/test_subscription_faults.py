@@ -184,7 +184,7 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, caplog: pytest.L
     async def main() -> None:
         async with Subscription(Target(folder)) as subscription:
             reading = asyncio.ensure_future(collect(subscription))
-            while "no run has begun there; waiting" not in caplog.text:
+            while "the run has not started; waiting" not in caplog.text:
                 await asyncio.sleep(0.01)
             assert str(folder) in caplog.text
             async with Publisher(folder) as publisher:
@@ -202,7 +202,7 @@ def test_a_run_that_never_begins_is_given_up(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with Subscription(Target(tmp_path / "run"), give_up=0.3) as subscription:
-            with pytest.raises(IncompleteError, match=r"no run has begun there; gave up after 0\.3 s"):
+            with pytest.raises(IncompleteError, match=r"the run has not started; gave up after 0\.3 s"):
                 await anext(subscription)
 
     run(main())
@@ -421,8 +421,8 @@ def test_a_publisher_that_speaks_only_newer_versions_is_refused(
                     await anext(subscription)
 
     run(main([VERSION + 1, VERSION + 2], UnsupportedVersionError, "pip install --upgrade trainwire"))
-    run(main("newest", RequestError, "the versions 'newest'"))
-    run(main([], RequestError, "the versions"))
+    run(main("newest", RequestError, "versions 'newest'"))
+    run(main([], RequestError, "versions"))
 
 
 def test_an_older_reader_skips_what_later_versions_add(tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ def test_a_cursor_ahead_of_a_record_that_is_over(tmp_path: Path, caplog: pytest.
             publisher.end()
         async with Subscription(Target(tmp_path), cursor=Cursor(0, 1000)) as subscription:
             assert await collect(subscription) == []
-        assert "ends at seq 2, and was read up to 1000" in caplog.text
+        assert "ends at seq 2, but was read up to 1000" in caplog.text
 
     run(main())
 

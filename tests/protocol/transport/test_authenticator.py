@@ -94,11 +94,11 @@ async def of_another_protocol(publisher: Publisher) -> None:
 @pytest.mark.parametrize(
     ("come", "told"),
     [
-        (with_a_wrong_key_of_the_publisher, "has a wrong key of this publisher"),
+        (with_a_wrong_key_of_the_publisher, "has a wrong public key of this publisher"),
         (with_a_key_that_is_not_on_the_list, "has a key that is not on the list"),
-        (without_keys, "showed no key"),
-        (as_a_port_scanner, "showed no key"),
-        (of_another_protocol, "speaks another protocol"),
+        (without_keys, "sent no key"),
+        (as_a_port_scanner, "sent no key"),
+        (of_another_protocol, "uses another protocol"),
     ],
 )
 def test_a_client_that_is_refused(
@@ -177,7 +177,7 @@ def test_a_key_that_may_only_read_sends_no_commands(tmp_path: Path) -> None:
                 requester = Requester(context, publisher.server.request_endpoint, ClientKeys(SERVER.public, pair))
                 assert await requester.hello()
                 with contextlib.suppress(RequestError) if pair == READER else contextlib.nullcontext():
-                    await requester.ask("command", command=command)
+                    await requester.request("command", command=command)
                     assert pair == FRIEND
                 await requester.close()
             context.term()

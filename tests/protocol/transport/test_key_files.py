@@ -40,7 +40,7 @@ def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
     """A second pair of the same name is refused, and the first stays as it is."""
     secret, _ = make_key_files(tmp_path / "laptop")
     before = secret.read_text()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         make_key_files(tmp_path / "laptop")
     assert secret.read_text() == before
 
@@ -77,7 +77,7 @@ def test_the_keys_to_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert keys_to(ADDRESS) == ClientKeys(read_public_key(server), read_key_pair(secret))
     other, _ = make_key_files(tmp_path / "other")
     monkeypatch.setenv("TRAINWIRE_KEY", str(other))
-    with pytest.raises(KeyFileError, match="is for no publisher"):
+    with pytest.raises(KeyFileError, match="holds no publisher's key"):
         keys_to(ADDRESS)
 
 
@@ -87,7 +87,7 @@ def test_what_is_no_key_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "clients" / "bad.pub").write_text("{}")
     with pytest.raises(KeyFileError, match=r"bad\.pub holds no key"):
         read_server_keys(None, tmp_path / "clients", "own")
-    with pytest.raises(KeyFileError, match="there is no folder"):
+    with pytest.raises(KeyFileError, match="nobody of clients' public keys does not exist"):
         read_server_keys(None, tmp_path / "nobody", "own")
     with pytest.raises(KeyFileError, match="cannot be read"):
         read_server_keys(tmp_path / "missing.key", None, "own")

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import zmq
 
-from trainwire_protocol.transport.polling import Gatherer, SocketPoller
+from trainwire_protocol.transport.polling import CoalescingSelector, SocketPoller
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def test_nothing_is_lost_where_waits_time_out(is_gathered: bool) -> None:
 
     async def main() -> None:
         with zmq.Context() as context, pair(context, "a") as (sending, receiving):
-            gatherer = Gatherer(0.001) if is_gathered else None
-            arrivals = SocketPoller(receiving, gatherer)
+            selector = CoalescingSelector(0.001) if is_gathered else None
+            arrivals = SocketPoller(receiving, selector)
             came: list[int] = []
 
             async def send() -> None:
@@ -54,8 +54,8 @@ def test_nothing_is_lost_where_waits_time_out(is_gathered: bool) -> None:
             assert came == list(range(300))
             assert await receive(receiving, arrivals, 0.001) is None
             arrivals.close()
-            if gatherer:
-                gatherer.close()
+            if selector:
+                selector.close()
 
     asyncio.run(main())
 
@@ -65,9 +65,9 @@ def test_many_sockets_are_looked_at_together() -> None:
 
     async def main() -> None:
         with zmq.Context() as context, ExitStack() as stack:
-            gatherer = Gatherer(0.05)
+            selector = CoalescingSelector(0.05)
             pairs = [stack.enter_context(pair(context, str(number))) for number in range(20)]
-            arrivals = [SocketPoller(receiving, gatherer) for _, receiving in pairs]
+            arrivals = [SocketPoller(receiving, selector) for _, receiving in pairs]
             arrivals.pop().close()
             waiting = [
                 asyncio.ensure_future(receive(receiving, one, 20))
@@ -82,6 +82,6 @@ def test_many_sockets_are_looked_at_together() -> None:
             assert [one.result() for one in waiting] == [str(number).encode() for number in range(19)]
             for one in arrivals:
                 one.close()
-            gatherer.close()
+            selector.close()
 
     asyncio.run(main())

@@ -172,7 +172,7 @@ def test_places_that_are_kept_open_have_a_limit(responder: Responder) -> None:
         for after in range(MAX_FETCH_SESSIONS + 4):
             _, further = ask(responder, **FETCH | {"after": after - 1, "credit": 1 + round_number})
             assert fetched(further)[0].header.seq >= after - 1 if after < 18 else True
-    assert len(responder._replays) <= MAX_FETCH_SESSIONS
+    assert len(responder._sessions) <= MAX_FETCH_SESSIONS
 
 
 def test_a_client_that_asks_without_end_holds_up_no_other(responder: Responder) -> None:
@@ -255,7 +255,7 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({}, "the verb is None; known are hello, fetch, ack and command"),
+        ({}, "the verb is None; known verbs are hello, fetch, ack and command"),
         ({"verb": "explode"}, "the verb is 'explode'"),
         ({"verb": ["fetch"]}, "the verb is"),
         (FETCH | {"attempt": "0"}, "attempt is '0', not an integer of at least 0"),
@@ -265,7 +265,7 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
         (FETCH | {"credit": -1}, "credit is -1"),
         (FETCH | {"credit": 2**63}, "credit is"),
         (FETCH | {"credit": True}, "credit is True"),
-        (FETCH | {"channels": "event"}, "channels is 'event', not a list of names"),
+        (FETCH | {"channels": "event"}, "channels is 'event', not a list of 1 to 16 names"),
         (FETCH | {"channels": []}, "channels is ()"),
         (FETCH | {"channels": [1]}, "channels is (1,)"),
         (FETCH | {"channels": ["a"] * 17}, "channels is"),
@@ -275,7 +275,7 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
         (ACK | {"seq": 1.5}, "seq is 1.5"),
         ({"verb": "command"}, "command is None, not a map of id, verb and arguments"),
         ({"verb": "command", "command": {"id": "a", "verb": ""}}, "not a map of id, verb and arguments"),
-        ({"verb": "command", "command": {"id": "a", "verb": "stop"}}, "nothing here takes commands"),
+        ({"verb": "command", "command": {"id": "a", "verb": "stop"}}, "commands are not accepted"),
         ({"verb": "hello", "id": [1]}, "the id is neither a number nor a string"),
     ],
 )
@@ -334,9 +334,9 @@ def test_closing_lets_go_of_files_also_of_those_opened_meanwhile(responder: Resp
     """After closing no place is kept open."""
     ask(responder, **FETCH)
     responder.close()
-    assert not responder._replays
+    assert not responder._sessions
     ask(responder, **FETCH)
-    assert not responder._replays
+    assert not responder._sessions
 
 
 def test_a_publisher_of_a_later_attempt_gives_earlier_ones(tmp_path: Path) -> None:

@@ -283,11 +283,11 @@ def test_waiting_for_sinks(tmp_path: Path) -> None:
             context = zmq.asyncio.Context()
             requester = Requester(context, server.request_endpoint)
             for name, seq in (("fast", 5), ("slow", 3), ("dead", 1)):
-                await requester.ask("ack", sink=name, attempt=0, seq=seq)
+                await requester.request("ack", sink=name, attempt=0, seq=seq)
             server.responder.sinks["dead"].expires = 0.0
             assert await server.wait_for_sinks(5, timeout=0.05) == ["slow"]
             waiting = asyncio.ensure_future(server.wait_for_sinks(5, timeout=10))
-            await requester.ask("ack", sink="slow", attempt=0, seq=5)
+            await requester.request("ack", sink="slow", attempt=0, seq=5)
             assert await waiting == []
             assert server.responder.sinks["slow"].cursor == Cursor(0, 5)
             await requester.close()
@@ -304,7 +304,7 @@ def test_a_refused_request_raises_what_the_publisher_said(tmp_path: Path) -> Non
             context = zmq.asyncio.Context()
             requester = Requester(context, publisher.server.request_endpoint)
             with pytest.raises(RequestError, match="the publisher refused explode: the verb is 'explode'"):
-                await requester.ask("explode")
+                await requester.request("explode")
             await requester.close()
             context.term()
 

@@ -183,7 +183,7 @@ def test_a_sink_waits_for_a_run_with_a_word(
     """Started before the run, a sink says that it waits, and then reads it."""
     process = trainwire("sink", "loss-file", tmp_path / "run")
     assert process.stderr is not None
-    assert "no run has begun there" in process.stderr.readline()
+    assert "the run has not started" in process.stderr.readline()
     write_run(sample_run())
     assert process.wait(20) == 0
     assert (tmp_path / "run" / "loss.tsv").read_text().count("\n") == 4

@@ -35,11 +35,11 @@ def test_keygen_marks_a_key_that_may_only_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["keygen", "{}/taken"], "is there already"),
+        (["keygen", "{}/taken"], "already exists"),
         (["keygen", "{}/new", "--server", "{}/missing.pub"], "cannot be read"),
         (["keygen", "{}/file/new"], "cannot be written"),
         (["relay", "--output", "{}/copies"], "relay what?"),
-        (["relay", "{}/nowhere/runs", "--output", "{}/copies"], "is missing"),
+        (["relay", "{}/nowhere/runs", "--output", "{}/copies"], "there is no folder"),
         (["relay", "http://host", "--output", "{}/copies"], "neither tcp://host:port nor"),
         (["relay", "tcp://localhost:1", "--output", "{}/copies"], "needs keys"),
         (["relay", "{}", "--output", "{}"], "cannot be a source too"),

@@ -124,7 +124,7 @@ async def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
 def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, write_run: WriteRun, trainwire: Trainwire) -> None:
     """With --follow, and a word."""
     process = trainwire("tail", tmp_path / "run", "--follow")
-    assert "no run has begun there" in process.stderr.readline()
+    assert "the run has not started" in process.stderr.readline()
     write_run([Recorder().scalars(2)])
     output, _ = process.communicate(timeout=20)
     assert (process.returncode, len(output.splitlines())) == (0, 2)

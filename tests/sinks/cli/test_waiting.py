@@ -25,9 +25,10 @@ def test_nothing_is_made_where_no_run_is(tmp_path: Path, capsys: pytest.CaptureF
         options = ["--output", str(output), "--rank", rank, "--give-up", seconds]
         assert run(["sink", "loss-file", str(folder), *options]) == ExitCode.INCOMPLETE
         told = capsys.readouterr().err.splitlines()
-        assert [line.partition(": no run")[2] for line in told] == [
-            " has begun there; waiting (--give-up SECONDS ends this)", f" has begun there; gave up after {seconds} s"
-        ]  # fmt: skip
+        assert [line.partition(": the run")[2] for line in told] == [
+            " has not started; waiting (use --give-up SECONDS to limit the wait)",
+            f" has not started; gave up after {seconds} s",
+        ]
         assert list(tmp_path.iterdir()) == []
 
 
@@ -35,7 +36,7 @@ def test_a_waiting_sink_can_be_ended(tmp_path: Path, trainwire: Trainwire) -> No
     """SIGTERM ends a sink that waits for its run, and leaves nothing behind."""
     process = trainwire("sink", "loss-file", tmp_path / "run")
     assert process.stderr is not None
-    assert "no run has begun there" in process.stderr.readline()
+    assert "the run has not started" in process.stderr.readline()
     process.terminate()
     assert process.wait(20) == ExitCode.TERMINATED
     assert list(tmp_path.iterdir()) == []
@@ -54,7 +55,7 @@ def test_a_rank_may_come_late(tmp_path: Path, write_run: WriteRun, trainwire: Tr
     folder = write_run(sample_run(), is_over=False)
     process = trainwire("sink", "jsonl", folder, "--rank", 1)
     assert process.stderr is not None
-    assert "no run has begun there" in process.stderr.readline()
+    assert "the run has not started" in process.stderr.readline()
     recorder = Recorder("recorded", rank=1)
     write_run([recorder.scalars(3), recorder.happened("run/finished")], folder)
     assert process.wait(20) == 0
@@ -84,6 +85,6 @@ def test_a_run_that_died_is_told(tmp_path: Path, trainwire: Trainwire) -> None:
         sink = trainwire("sink", "jsonl", tmp_path / "run")
         trainer.kill()
     _, error = sink.communicate(timeout=20)
-    told = "the run has died: the process of its last attempt is gone, and has recorded no end"
+    told = "the run has died: the process of its last attempt is gone and recorded no end"
     assert (sink.returncode, error) == (0, f"trainwire: {tmp_path / 'run'}: {told}\n")
     assert (tmp_path / "run" / "events.jsonl").read_text().count("\n") == 6

@@ -36,4 +36,4 @@ def test_a_server_with_a_password(
         assert (
             run(["sink", "jsonl", address, "--output", str(tmp_path / "out"), "--give-up", "1"]) == ExitCode.INCOMPLETE
         )
-        assert "no run has begun there (NATS: nats: 'Authorization Violation')" in capsys.readouterr().err
+        assert "the run has not started (NATS: nats: 'Authorization Violation')" in capsys.readouterr().err

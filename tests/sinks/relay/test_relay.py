@@ -255,8 +255,8 @@ def test_heartbeats_come_from_the_trainer(tmp_path: Path) -> None:
                 assert subscription.heartbeat.header.before == {"event": 0}
                 publisher._tasks[1].cancel()
                 heard = -1.0
-                while heard != subscription.heartbeat.heard:
-                    heard = subscription.heartbeat.heard
+                while heard != subscription.heartbeat.received:
+                    heard = subscription.heartbeat.received
                     await asyncio.sleep(1.2)
             publisher.end()
 

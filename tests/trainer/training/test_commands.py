@@ -163,7 +163,7 @@ def test_trainwire_send_waits_for_the_answer(tmp_path: Path) -> None:
     stopped = send(tmp_path, "stop")
     thread.join(30)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "the training rejects it: learning_rate is -1.0" in refused.stderr
+    assert "the training rejected the command: learning_rate is -1.0" in refused.stderr
     assert (stopped.returncode, stopped.stdout) == (0, "stop: applied\n")
     assert results[0].reason == "stopped by a command"
 
