@@ -1,4 +1,4 @@
-"""Trainers that are killed, stopped, deadlocked or just slow, each watched by an alerts sink that calls a webhook."""
+"""Trainers that are killed, stopped, deadlocked or slow, each with an alerts sink that calls a webhook."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ factor = 10
 [rules.failed]
 """
 SILENCE = 3.0
-BUSY = "stalled"
-"""What is told on a busy machine as well, of a training that does not get its turn for two seconds."""
+SPURIOUS = "stalled"
+"""A rule that may also fire on a busy machine, if a training is not scheduled for two seconds."""
 
 
 @contextmanager
 def trainer(folder: Path, steps: int, seconds: float, ending: str = "end") -> Iterator[subprocess.Popen[bytes]]:
-    """A training of so many steps; killed at the end."""
+    """Run a training of `steps` steps, and kill it at the end of the context."""
     process = subprocess.Popen([sys.executable, "-c", TRAINER, str(folder), str(steps), str(seconds), ending])
     try:
         yield process
@@ -71,39 +71,39 @@ def trainer(folder: Path, steps: int, seconds: float, ending: str = "end") -> It
 
 @dataclass
 class Case:
-    """A run, its sink, and what was told."""
+    """A run with its sink and the alerts about it."""
 
     folder: Path
     receiver: Receiver
     silence: float = SILENCE
-    took: float = 0.0
-    """Seconds from what went wrong to its alert."""
+    delay: float = 0.0
+    """Seconds from the failure to its alert."""
 
-    def alerts(self, but: str = "") -> list[dict[str, Any]]:
-        """What is in the file, but for one rule's."""
+    def alerts(self, without: str = "") -> list[dict[str, Any]]:
+        """Return the alerts in the file, without those of one rule."""
         path = self.folder / "alerts.jsonl"
         alerts = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
-        return [alert for alert in alerts if alert["rule"] != but]
+        return [alert for alert in alerts if alert["rule"] != without]
 
-    def words(self, but: str = "") -> list[str]:
-        """Rule and state of each of these alerts."""
-        return [f"{alert['rule']} {alert['state']}" for alert in self.alerts(but)]
+    def states(self, without: str = "") -> list[str]:
+        """Return the rule and state of each alert."""
+        return [f"{alert['rule']} {alert['state']}" for alert in self.alerts(without)]
 
-    def told(self) -> list[str]:
-        """What the webhook is to be told for each alert in the file."""
+    def sent_keys(self) -> list[str]:
+        """Return the key of each alert in the file."""
         return [f"{alert['id']}/{alert['state']}" for alert in self.alerts()]
 
-    def is_well_again(self) -> bool:
-        """Whether all that fired has cleared, and the webhook knows."""
+    def has_recovered(self) -> bool:
+        """Return whether all alerts have cleared and the webhook has received them."""
         states = [alert["state"] for alert in self.alerts()]
-        return states.count("fired") == states.count("cleared") and set(self.told()) <= set(self.receiver.tried)
+        return states.count("fired") == states.count("cleared") and set(self.sent_keys()) <= set(self.receiver.tried)
 
     def has_trained(self) -> bool:
-        """Whether there are some steps."""
+        """Return whether ten steps were recorded."""
         return sum(event.name == "train/loss" for event in read_events(self.folder)) >= 10
 
     def sink(self) -> SinkRunner:
-        """The sink."""
+        """Return the runner of the alerts sink."""
         rules = self.folder.with_suffix(".toml")
         rules.write_text(RULES.format(port=self.receiver.port, silence=self.silence))
         target = Target(self.folder)
@@ -111,20 +111,20 @@ class Case:
             lambda: Alerts(Options(rules=rules)), lambda cursor, _: Subscription(target, cursor=cursor), self.folder
         )
 
-    async def see(self, word: str) -> None:
-        """Wait until there is such an alert."""
+    async def wait_for(self, state: str) -> None:
+        """Wait for an alert of this rule and state, and measure the delay."""
         began = time.monotonic()
-        await until(lambda: word in self.words())
-        self.took = time.monotonic() - began
+        await until(lambda: state in self.states())
+        self.delay = time.monotonic() - began
 
 
 async def killed(case: Case) -> None:
-    """kill -9; then the run goes on in another process."""
+    """Kill the trainer with SIGKILL, then resume the run in another process."""
     with trainer(case.folder, 10**6, 0.02) as process:
         watching = asyncio.create_task(case.sink().run())
         await until(case.has_trained)
         process.kill()
-        await case.see("dead fired")
+        await case.wait_for("dead fired")
         await watching
     with trainer(case.folder, 3, 0.02) as process:
         await asyncio.to_thread(process.wait)
@@ -132,45 +132,45 @@ async def killed(case: Case) -> None:
 
 
 async def stopped(case: Case) -> None:
-    """SIGSTOP, and later SIGCONT; then a sink that is started again."""
+    """Stop the trainer with SIGSTOP, restart the sink, and continue the trainer with SIGCONT."""
     with trainer(case.folder, 10**6, 0.02) as process:
         sink = case.sink()
         watching = asyncio.create_task(sink.run())
         await until(case.has_trained)
         os.kill(process.pid, signal.SIGSTOP)
-        await case.see("dead fired")
+        await case.wait_for("dead fired")
         sink.stop()
         await watching
         sink = case.sink()
         watching = asyncio.create_task(sink.run())
-        await asyncio.sleep(1.5)  # time to tell what is not to be told
+        await asyncio.sleep(1.5)  # time for alerts that must not be sent
         os.kill(process.pid, signal.SIGCONT)
-        await until(case.is_well_again)
+        await until(case.has_recovered)
         sink.stop()
         await watching
 
 
 async def deadlocked(case: Case) -> None:
-    """The training thread waits for itself; the bus goes on."""
+    """Block the training thread on its own lock while the bus continues."""
     with trainer(case.folder, 30, 0.02, "deadlock"):
         sink = case.sink()
         watching = asyncio.create_task(sink.run())
         await until(case.has_trained)
-        await case.see("stalled fired")
-        await asyncio.sleep(1.5)  # time to tell what is not to be told
+        await case.wait_for("stalled fired")
+        await asyncio.sleep(1.5)  # time for alerts that must not be sent
         sink.stop()
         await watching
 
 
 async def slow(case: Case) -> None:
-    """Steps that take longer than the others' deadlocks were waited for, but for their usual time."""
+    """Train with steps that always take long."""
     with trainer(case.folder, 6, 0.8):
         await case.sink().run()
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Case], Receiver]]:
-    """All of them at once, and who was called."""
+    """Run all cases at once, with one webhook receiver."""
     folder = tmp_path_factory.mktemp("alerts")
 
     def key_of(body: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
     with Receiver(read=key_of) as receiver:
         found = asyncio.run(run(receiver))
         for name, case in found.items():
-            print(f"{name}: told after {case.took:.1f} s")
+            print(f"{name}: sent after {case.delay:.1f} s")
         yield found, receiver
 
 
@@ -194,33 +194,33 @@ Cases = tuple[dict[str, Case], Receiver]
 
 
 def test_a_killed_trainer_is_dead(cases: Cases) -> None:
-    """It is told at once, as its process is gone, and clears when the run is resumed."""
+    """The alert fires at once, since the process is gone, and clears when the run is resumed."""
     case = cases[0]["killed"]
-    assert case.words(but=BUSY) == ["dead fired", "dead cleared", "finished fired"]
-    assert case.alerts(but=BUSY)[0]["details"] == {"why": "its process is gone and did not report its end"}
+    assert case.states(without=SPURIOUS) == ["dead fired", "dead cleared", "finished fired"]
+    assert case.alerts(without=SPURIOUS)[0]["details"] == {"why": "its process is gone and did not report its end"}
 
 
-def test_a_stopped_trainer_is_dead_until_it_goes_on(cases: Cases) -> None:
-    """It is told when nothing was heard for so long, once, also by a sink started again; and clears when it goes on."""
+def test_a_stopped_trainer_is_dead_until_it_continues(cases: Cases) -> None:
+    """The alert fires once after the silence, also if the sink is restarted, and clears when the trainer continues."""
     case = cases[0]["stopped"]
-    assert case.words(but=BUSY) == ["dead fired", "dead cleared"]
-    assert case.alerts(but=BUSY)[0]["details"] == {"why": "no sign of life for 3 s"}
-    assert case.took > SILENCE - 1.5
+    assert case.states(without=SPURIOUS) == ["dead fired", "dead cleared"]
+    assert case.alerts(without=SPURIOUS)[0]["details"] == {"why": "no sign of life for 3 s"}
+    assert case.delay > SILENCE - 1.5
 
 
 def test_a_deadlocked_trainer_is_stalled(cases: Cases) -> None:
-    """It is told when no step came for much longer than usual; it is not dead, as its heartbeats go on."""
+    """A trainer without steps is stalled; it is not dead, since its heartbeats continue."""
     case = cases[0]["deadlocked"]
-    assert case.words() == ["stalled fired"]
+    assert case.states() == ["stalled fired"]
     assert case.alerts()[0]["details"]["idle"] >= 2
 
 
-def test_a_healthy_slow_trainer_raises_nothing(cases: Cases) -> None:
-    """Only its end is told."""
-    assert cases[0]["slow"].words() == ["finished fired"]
+def test_a_slow_trainer_is_not_stalled(cases: Cases) -> None:
+    """The only alert is that the run has finished."""
+    assert cases[0]["slow"].states() == ["finished fired"]
 
 
-def test_each_alert_was_told_once(cases: Cases) -> None:
-    """The webhook was called once for each line of the files."""
+def test_each_alert_was_sent_once(cases: Cases) -> None:
+    """The webhook received one request for each line of the files."""
     found, receiver = cases
-    assert sorted(receiver.tried) == sorted(key for case in found.values() for key in case.told())
+    assert sorted(receiver.tried) == sorted(key for case in found.values() for key in case.sent_keys())

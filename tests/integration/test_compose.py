@@ -1,4 +1,4 @@
-"""docker-compose.yml: what it says, and that its services do together what they are for."""
+"""docker-compose.yml: its contents, and its services working together."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SINKS = ("loss-file", "log-file", "tensorboard", "alerts")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_file_is_one_by_the_specification(name: str) -> None:
-    """It obeys the JSON schema of the compose specification, which check-jsonschema brings with it."""
+def test_the_file_is_valid(name: str) -> None:
+    """The file conforms to the JSON schema of the Compose specification, which check-jsonschema contains."""
     checker = Path(sys.executable).with_name("check-jsonschema")
     command = [checker, "--builtin-schema", "vendor.compose-spec", ROOT / name]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -30,8 +30,8 @@ def test_the_file_is_one_by_the_specification(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", read_compose()["services"])
-def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
-    """None is root, none can write but to its volumes, and no port is open to others than this host."""
+def test_services_have_minimal_privileges(name: str) -> None:
+    """No service runs as root, writes outside its volumes, or opens a port to other hosts."""
     service = read_compose()["services"][name]
     assert service["user"] == "1000:1000"
     assert service["read_only"] is True
@@ -39,14 +39,14 @@ def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
-def test_every_service_but_the_one_that_ends_at_once_is_looked_after() -> None:
-    """Each has a health check and is started again when it fails."""
+def test_every_long_running_service_is_supervised() -> None:
+    """Every service except `keys` has a health check and a restart policy."""
     for name, service in read_compose()["services"].items():
         assert name == "keys" or ("healthcheck" in service and "restart" in service), name
 
 
-def test_what_is_mounted_is_there() -> None:
-    """Every volume and image file that a service names is declared, and every folder for a volume is in the image."""
+def test_mounted_volumes_exist() -> None:
+    """Every volume that a service mounts is declared, and its folder exists in the image."""
     compose = read_compose()
     for service in compose["services"].values():
         dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
@@ -57,8 +57,8 @@ def test_what_is_mounted_is_there() -> None:
             assert f" {path}" in dockerfile
 
 
-def test_keys_of_ones_own_take_the_place_of_those_that_are_made() -> None:
-    """The override gives every secret to the services that read a key, and names only services that there are."""
+def test_the_secrets_file_replaces_generated_keys() -> None:
+    """The override gives its secrets to the services that read a key, and names only existing services."""
     override, services = read_compose(FILES[1]), read_compose()["services"]
     assert set(override["services"]) <= set(services)
     for name, service in override["services"].items():
@@ -70,7 +70,7 @@ def test_keys_of_ones_own_take_the_place_of_those_that_are_made() -> None:
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """All services, with a training of one epoch that has come to its end."""
+    """Run all services with a training of one epoch."""
     pytest.importorskip("sklearn", reason="the example needs scikit-learn's images")
     patch = pytest.MonkeyPatch()
     patch.setenv("EPOCHS", "1")
@@ -80,8 +80,8 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
 
 
 @pytest.mark.timeout(300)
-def test_the_services_are_healthy_and_do_their_work(composed: Composed) -> None:
-    """While the training goes on their health checks pass, and at its end the sinks have written everything."""
+def test_the_services_are_healthy_and_complete(composed: Composed) -> None:
+    """The health checks pass during the training, and at its end the sinks have written everything."""
     wait_until(lambda: composed.is_healthy("relay"), 120)
     assert composed.is_healthy("trainer") or read_events(composed.volume("runs") / "digits")[-1].name == "run/finished"
     for name in ("trainer", *SINKS):
@@ -97,15 +97,15 @@ def test_the_services_are_healthy_and_do_their_work(composed: Composed) -> None:
 
 @pytest.mark.timeout(90)
 def test_the_page_shows_the_run(composed: Composed) -> None:
-    """TensorBoard's page is healthy, and has the losses of the run."""
+    """TensorBoard's page is healthy and shows the losses of the run."""
     wait_until(lambda: composed.is_healthy("tensorboard-page"), 40)
     address = f"http://127.0.0.1:{composed.ports['6006']}/"
 
     wait_until(lambda: tensorboard_server.shown(address, "rank-0", "train/loss"), 40)
 
 
-def test_all_goes_over_tcp_with_keys(composed: Composed) -> None:
-    """Trainer and relay are reached over TCP with CURVE; without its key nobody reads, and with it nobody commands."""
+def test_all_connections_use_tcp_with_keys(composed: Composed) -> None:
+    """Trainer and relay use TCP with CURVE; a reader's key allows reading but no commands, another key nothing."""
     for folder in (composed.volume("runs") / "digits", _copy(composed)):
         connection = read_connection(folder / "connection-rank0.json")
         assert connection.keys and connection.publish.startswith("tcp://")
@@ -123,8 +123,8 @@ def test_all_goes_over_tcp_with_keys(composed: Composed) -> None:
 
 
 @pytest.mark.timeout(90)
-def test_started_again_nothing_is_done_twice(composed: Composed) -> None:
-    """A trainer that is done trains no more, and a sink that has everything leaves its file as it is."""
+def test_a_restart_repeats_nothing(composed: Composed) -> None:
+    """After a restart a finished trainer does not train again, and a sink leaves its complete file unchanged."""
     loss = (composed.volume("outputs") / "loss.tsv").read_bytes()
     for name in ("keys", "trainer", "loss-file"):
         assert composed.run(name, composed.services[name]["command"]).returncode == 0

@@ -1,4 +1,4 @@
-"""A cluster of three NATS servers that loses one under load."""
+"""A cluster of three NATS servers that loses its leader under load."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ STREAM = "trainwire"
 
 
 def sink(name: str, target: object, *options: object) -> subprocess.Popen[str]:
-    """Start a sink."""
+    """Start a sink in a process of its own."""
     command = [sys.executable, "-m", "trainwire_sinks", "sink", name, target, *options]
     return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
 
 
 def kill_leader(servers: list[NatsServer]) -> NatsServer:
-    """Kill the server that leads the stream."""
+    """Kill the leader of the stream and return it."""
 
     async def find() -> int:
         client = await connect([server.url for server in servers])
@@ -50,7 +50,7 @@ async def read(target: str) -> list[Batch]:
 
 
 async def count_messages(servers: list[NatsServer]) -> tuple[int, int]:
-    """How many messages hold batches, and how many ids they have."""
+    """Return the number of messages with batches, and the number of their distinct ids."""
     client = await connect([server.url for server in servers])
     context = client.jetstream()
     info = await context.stream_info(STREAM, subjects_filter=f"{STREAM}.*.*.*.*")
@@ -66,8 +66,8 @@ def size(path: Path) -> int:
 
 
 @pytest.mark.timeout(120)
-def test_a_server_that_is_killed_under_load_takes_nothing_with_it(tmp_path: Path) -> None:
-    """While a run is published and read, the leader of its stream is killed: the stream ends as the journal, once."""
+def test_killing_the_leader_under_load_loses_nothing(tmp_path: Path) -> None:
+    """The leader is killed while a run is published and read; the stream then equals the journal, each batch once."""
     with nats_servers(tmp_path, 3) as servers:
         trainer = Trainer(tmp_path / "run")
         urls = ",".join(server.url.removeprefix("nats://") for server in servers)
@@ -85,8 +85,8 @@ def test_a_server_that_is_killed_under_load_takes_nothing_with_it(tmp_path: Path
             leader.start()
             trainer.end()
             for process in sinks:
-                _, told = process.communicate(timeout=40)
-                assert process.returncode == 0, told
+                _, stderr = process.communicate(timeout=40)
+                assert process.returncode == 0, stderr
         finally:
             for process in (*sinks, trainer.process):
                 process.kill()

@@ -1,4 +1,4 @@
-"""Relays that are killed, links that are cut, and who listens on the line: with real trainers."""
+"""Relays that are killed, links that are cut and eavesdroppers, tested with real trainers."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class RelayProcess:
         self.start()
 
     def start(self) -> None:
-        """Start it, again if it has ended."""
+        """Start the process, again if it has ended."""
         command = [sys.executable, "-m", "trainwire_sinks", "relay", *self._arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self.process.kill()
         self.process.communicate()
 
 
 @contextmanager
-def ending(*processes: Trainer | RelayProcess) -> Iterator[None]:
-    """Kills what is left at the end."""
+def killed_at_exit(*processes: Trainer | RelayProcess) -> Iterator[None]:
+    """Kill the processes at the end of the context."""
     try:
         yield
     finally:
@@ -56,7 +56,7 @@ def ending(*processes: Trainer | RelayProcess) -> Iterator[None]:
 
 
 class Reader(threading.Thread):
-    """Reads the steps of a target to the run's end, on a thread."""
+    """A thread that reads the steps of a target up to the end of the run."""
 
     def __init__(self, target: Target, rank: int = 0, *, use_journal: bool = True) -> None:
         super().__init__(daemon=True)
@@ -66,7 +66,7 @@ class Reader(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Read."""
+        """Read the run."""
         asyncio.run(self._read())
 
     async def _read(self) -> None:
@@ -85,38 +85,38 @@ def journal(folder: Path, rank: int) -> bytes:
     return b"".join(path.read_bytes() for attempt in attempts for path in list_segments(attempt.folder))
 
 
-def copies(folder: Path, trainers: Sequence[Trainer]) -> list[Path]:
+def copy_folders(folder: Path, trainers: Sequence[Trainer]) -> list[Path]:
     return [folder / trainer.connection.run for trainer in trainers]
 
 
 def check_copies(folder: Path, trainers: Sequence[Trainer]) -> None:
-    """Each copy is whole, and the same as the original."""
-    for trainer, copy in zip(trainers, copies(folder, trainers), strict=True):
+    """Check that each copy is complete and equal to the original."""
+    for trainer, copy in zip(trainers, copy_folders(folder, trainers), strict=True):
         assert journal(copy, trainer.rank) == journal(trainer.folder, trainer.rank)
         assert all(report.is_whole and report.ending for report in verify_run(copy))
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1])
-def test_a_relay_that_is_killed_again_and_again(tmp_path: Path, seed: int) -> None:
-    """Two runs of two ranks are copied whole by a relay that is killed, and a sink on a copy notices nothing."""
-    chance = random.Random(seed)
+def test_a_relay_that_is_killed_repeatedly(tmp_path: Path, seed: int) -> None:
+    """A relay that is killed repeatedly copies two runs completely, and readers of the copies miss nothing."""
+    generator = random.Random(seed)
     trainers = [Trainer(tmp_path / "runs" / name, rank=rank) for name in ("a", "b") for rank in (0, 1)]
     relay = RelayProcess([tmp_path / "runs"], tmp_path / "copies")
-    with ending(relay, *trainers):
-        places = copies(tmp_path / "copies", trainers)
-        wait_until(lambda: all(connection_path(place, 1).exists() for place in places), 30)
-        near, far = Reader(Target(places[0])), Reader(Target(places[-1]), rank=1, use_journal=False)
+    with killed_at_exit(relay, *trainers):
+        folders = copy_folders(tmp_path / "copies", trainers)
+        wait_until(lambda: all(connection_path(folder, 1).exists() for folder in folders), 30)
+        near, far = Reader(Target(folders[0])), Reader(Target(folders[-1]), rank=1, use_journal=False)
         for _ in range(3):
-            size = [len(journal(place, trainer.rank)) for place, trainer in zip(places, trainers, strict=True)]
+            sizes = [len(journal(folder, trainer.rank)) for folder, trainer in zip(folders, trainers, strict=True)]
             wait_until(
-                lambda size=size: all(
-                    len(journal(place, trainer.rank)) > before
-                    for place, trainer, before in zip(places, trainers, size, strict=True)
+                lambda sizes=sizes: all(
+                    len(journal(folder, trainer.rank)) > before
+                    for folder, trainer, before in zip(folders, trainers, sizes, strict=True)
                 ),
                 30,
             )
-            threading.Event().wait(chance.uniform(0, 0.3))
+            threading.Event().wait(generator.uniform(0, 0.3))
             relay.kill()
             relay.start()
         steps = [trainer.end() for trainer in trainers]
@@ -129,8 +129,8 @@ def test_a_relay_that_is_killed_again_and_again(tmp_path: Path, seed: int) -> No
 
 
 @pytest.mark.timeout(120)
-def test_a_link_that_is_cut_and_healed(tmp_path: Path) -> None:
-    """A relay that has nothing but TCP to the trainers copies everything through a link that breaks and comes back."""
+def test_a_link_that_is_cut_and_restored(tmp_path: Path) -> None:
+    """A relay connected only by TCP copies everything over links that are cut and restored."""
     trainers = [Trainer(tmp_path / name, "tcp://127.0.0.1:0") for name in ("a", "b")]
     proxies = [Proxy(seed) for seed in range(4)]
     (tmp_path / "known").mkdir()
@@ -141,50 +141,50 @@ def test_a_link_that_is_cut_and_healed(tmp_path: Path) -> None:
             away = replace(away, **{field: f"tcp://127.0.0.1:{proxy.port}"})
         write_connection(tmp_path / "known" / f"{number}.json", away)
     relay = RelayProcess([tmp_path / "known"], tmp_path / "copies")
-    with ending(relay, *trainers):
-        places = copies(tmp_path / "copies", trainers)
-        wait_until(lambda: all(journal(place, 0) for place in places), 30)
-        reader = Reader(Target(places[0]))
+    with killed_at_exit(relay, *trainers):
+        folders = copy_folders(tmp_path / "copies", trainers)
+        wait_until(lambda: all(journal(folder, 0) for folder in folders), 30)
+        reader = Reader(Target(folders[0]))
         cut(proxies)
-        # At its end a trainer waits only shortly for who reads: over a link that is slow the copy comes near it first.
-        wait_until(lambda: all(len(journal(place, 0)) * 1.05 > len(journal(trainer.folder, 0))
-                               for place, trainer in zip(places, trainers, strict=True)), 40)  # fmt: skip
+        # A trainer waits only briefly for its readers at the end, so the copy must be nearly complete before that.
+        wait_until(lambda: all(len(journal(folder, 0)) * 1.05 > len(journal(trainer.folder, 0))
+                               for folder, trainer in zip(folders, trainers, strict=True)), 40)  # fmt: skip
         steps = [trainer.end() for trainer in trainers]
         reader.join(30)
         assert reader.steps == list(range(1, steps[0] + 1))
-        wait_until(lambda: all(journal(place, 0) == journal(trainer.folder, 0)
-                               for place, trainer in zip(places, trainers, strict=True)), 20)  # fmt: skip
+        wait_until(lambda: all(journal(folder, 0) == journal(trainer.folder, 0)
+                               for folder, trainer in zip(folders, trainers, strict=True)), 20)  # fmt: skip
         check_copies(tmp_path / "copies", trainers)
     for proxy in proxies:
         proxy.close()
 
 
-def test_a_trainer_that_is_gone_before_its_relay_has_all(tmp_path: Path) -> None:
-    """A relay that cannot have the rest says so and ends with exit code 3; given the trainer's folder, it gets that."""
+def test_a_trainer_that_is_killed_before_its_relay_has_everything(tmp_path: Path) -> None:
+    """A relay that cannot read the rest exits with code 3; with the trainer's folder as a source it copies the rest."""
     trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
     write_connection(tmp_path / "away.json", trainer.connection)
     relay = RelayProcess([tmp_path / "away.json"], tmp_path / "copies", "--until-over")
-    with ending(relay, trainer):
-        (copy,) = copies(tmp_path / "copies", [trainer])
+    with killed_at_exit(relay, trainer):
+        (copy,) = copy_folders(tmp_path / "copies", [trainer])
         wait_until(lambda: journal(copy, 0), 30)
         relay.process.send_signal(signal.SIGSTOP)
         size = len(journal(trainer.folder, 0))
-        # More than what waits on the way from the one to the other.
+        # More than the buffers between the trainer and the relay can hold.
         wait_until(lambda: len(journal(trainer.folder, 0)) > size + 20_000, 30)
         trainer.kill()
         relay.process.send_signal(signal.SIGCONT)
-        _, told = relay.process.communicate(timeout=30)
+        _, stderr = relay.process.communicate(timeout=30)
         assert relay.process.returncode == ExitCode.INCOMPLETE
-        assert "is gone and cannot be asked for the rest: read the run's folder instead" in told
+        assert "is gone and cannot be asked for the rest: read the run's folder instead" in stderr
     again = RelayProcess([trainer.folder], tmp_path / "copies", "--until-over")
-    with ending(again):
+    with killed_at_exit(again):
         again.process.communicate(timeout=30)
         assert again.process.returncode == ExitCode.OK
         assert journal(copy, 0) == journal(trainer.folder, 0)
 
 
 def cut(proxies: Sequence[Proxy]) -> None:
-    """Hold everything back, then break all connections and refuse new ones, each for a while."""
+    """Delay all data for two seconds, then break all connections and refuse new ones for two seconds."""
     pause = threading.Event()
     for proxy in proxies:
         proxy.is_cut = True
@@ -198,11 +198,11 @@ def cut(proxies: Sequence[Proxy]) -> None:
         proxy.target = target
 
 
-def test_an_eavesdropper_reads_no_name(tmp_path: Path) -> None:
-    """Nothing of what is recorded, asked or answered is readable in the bytes between a trainer and a reader."""
+def test_an_eavesdropper_reads_no_names(tmp_path: Path) -> None:
+    """The bytes between a trainer and a reader contain no readable event, request or answer."""
     trainer = Trainer(tmp_path / "run", "tcp://127.0.0.1:0")
     proxies = [Proxy(1), Proxy(2)]
-    with ending(trainer):
+    with killed_at_exit(trainer):
         away = trainer.connection
         for field, proxy in zip(("publish", "request"), proxies, strict=True):
             proxy.is_listening = True

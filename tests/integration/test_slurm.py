@@ -1,4 +1,4 @@
-"""The example for Slurm: its shell scripts, with stand-ins for Slurm's own commands and everything else real."""
+"""The shell scripts of the Slurm example, tested with substitutes for Slurm's commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> "$REQUEUED"; fi',
     "scancel": 'kill -TERM "$(cat "$STEP")"',
 }
-"""What stands for Slurm's commands: a step is a process of this host."""
+"""Substitutes for Slurm's commands: a step is a process on this host."""
 
 SCRIPT: Final = """
 import os, sys, threading
@@ -47,7 +47,7 @@ train(sys.argv[1], *([] if "SLURM_RESTART_COUNT" in os.environ else [Slow()]), m
 
 @pytest.mark.parametrize("name", ["train.sbatch", "relay.sh"])
 def test_the_scripts_pass_shellcheck(name: str) -> None:
-    """shellcheck has nothing to say."""
+    """shellcheck reports nothing."""
     program = Path(sys.executable).with_name("shellcheck")
     checked = subprocess.run([program, SLURM / name], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
@@ -55,7 +55,7 @@ def test_the_scripts_pass_shellcheck(name: str) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> dict[str, str]:
-    """The environment of a job's batch script, on one node."""
+    """Return the environment of a job's batch script on one node."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, line in COMMANDS.items():
@@ -90,8 +90,8 @@ def start_job(environment: Mapping[str, str], folder: Path) -> subprocess.Popen[
 
 
 @pytest.mark.timeout(150)
-def test_a_job_that_is_out_of_time_is_requeued_and_resumed(tmp_path: Path, cluster: dict[str, str]) -> None:
-    """Told that its time is nearly up, the training saves a checkpoint; the requeued job goes on from there."""
+def test_a_job_at_its_time_limit_is_requeued_and_resumed(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """Shortly before its time limit the training saves a checkpoint, and the requeued job resumes from it."""
     run = tmp_path / "runs" / "tiny-77"
     job = start_job(cluster, tmp_path)
     try:
@@ -99,14 +99,14 @@ def test_a_job_that_is_out_of_time_is_requeued_and_resumed(tmp_path: Path, clust
         connection = read_connection(connection_path(run, 0))
         assert connection.keys and connection.publish.startswith("tcp://127.0.0.1:")
         job.send_signal(signal.SIGUSR1)
-        told, _ = job.communicate(timeout=60)
+        output, _ = job.communicate(timeout=60)
     finally:
         job.kill()
-    assert job.returncode == 0, told
+    assert job.returncode == 0, output
     assert (tmp_path / "requeued").read_text() == "requeue 77\n"
     again = start_job(cluster | {"SLURM_RESTART_COUNT": "1"}, tmp_path)
-    told, _ = again.communicate(timeout=60)
-    assert again.returncode == 0, told
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
     first, second = (read_events(run, attempt=attempt) for attempt in (0, 1))
     assert (first[0].value["job"], first[-1].name) == ("77", "run/interrupted")
     assert (second[0].name, second[-1].name) == ("run/resumed", "run/finished")
@@ -120,8 +120,8 @@ def losses(run: Path) -> int:
 
 
 @pytest.mark.timeout(90)
-def test_the_relay_is_started_again_until_it_is_told_to_end(tmp_path: Path, cluster: dict[str, str]) -> None:
-    """Killed, it comes back and goes on with what it copies; on SIGTERM the script ends as the relay does."""
+def test_the_relay_is_restarted_until_it_is_terminated(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """A killed relay is restarted and continues its copy; on SIGTERM the script ends with the relay's exit code."""
     run, copies = tmp_path / "runs" / "mine", tmp_path / "copies"
 
     async def record() -> str:
@@ -148,24 +148,24 @@ def test_the_relay_is_started_again_until_it_is_told_to_end(tmp_path: Path, clus
         wait_until(lambda: pid_of(copy) not in (None, first), 30)
         wait_until(lambda: read_events(copy) == read_events(run), 20)
         script.terminate()
-        _, told = script.communicate(timeout=30)
+        _, stderr = script.communicate(timeout=30)
     finally:
         script.kill()
         script.wait()
-    assert (script.returncode, "ended with exit code 137: starting it again" in told) == (143, True)
+    assert (script.returncode, "ended with exit code 137: starting it again" in stderr) == (143, True)
     assert all(report.is_whole for report in verify_run(copy))
 
 
 def pid_of(copy: Path) -> int | None:
-    """The process that serves a copy."""
+    """Return the process that serves a copy, or None."""
     try:
         return read_connection(connection_path(copy, 0)).process.pid
     except ConnectionFileError:
         return None
 
 
-def test_what_cannot_be_done_is_not_tried_again(tmp_path: Path, cluster: dict[str, str]) -> None:
-    """A relay that refuses its options ends the script with its exit code."""
+def test_a_usage_error_is_not_retried(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """A relay that rejects its options ends the script with its exit code."""
     command = ["bash", SLURM / "relay.sh", tmp_path / "runs", tmp_path / "runs"]
     ended = subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=40, check=False)
     assert (ended.returncode, "cannot be a source too" in ended.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""A trainer, a relay and sinks on three hosts, between which the cables are pulled and plugged in again."""
+"""A trainer, a relay and sinks on three hosts whose connections are interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.transport.connection import connection_path
 
 CUT_SECONDS: Final = float(os.environ.get("CUT_SECONDS", "4"))
-"""`make cut` pulls the cables for a minute."""
+"""Duration of the interruption; a minute in `make cut`."""
 
 TRAINER: Final = """
 import sys, threading, time, trainwire
@@ -47,7 +47,7 @@ with trainwire.open_bus(sys.argv[1], bind=sys.argv[2]) as bus:
 
 @contextmanager
 def running(host: Host, *command: object, **options: object) -> Iterator[subprocess.Popen[str]]:
-    """A process on a host, which is killed at the end."""
+    """Run a process on a host, and kill it at the end of the context."""
     process = subprocess.Popen(host.command(command), text=True, **options)  # type: ignore[call-overload]
     try:
         yield process
@@ -61,47 +61,47 @@ def journal(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in segments)
 
 
-def away(connection: Path, to: Path) -> Path:
-    """A copy of a connection file in a folder of its own: all that another host has of the run."""
+def copy_connection(connection: Path, to: Path) -> Path:
+    """Copy a connection file to a new folder: all that another host knows of the run."""
     wait_until(connection.exists, 20)
     to.mkdir()
     return Path(shutil.copy(connection, to / "connection.json"))
 
 
-def tell(folder: Path, times: Sequence[float]) -> None:
-    """Print how long the steps took before, during and after the cut, and when relay and sinks were there again."""
-    names = ("before", "during the cut", "after")
+def print_durations(folder: Path, times: Sequence[float]) -> None:
+    """Print the duration of steps before, during and after the interruption, and when relay and sink caught up."""
+    names = ("before", "during the interruption", "after")
     found: dict[str, list[float]] = {name: [] for name in names}
     for event in read_events(folder):
         if event.name == "step/seconds":
             found[names[sum(event.walltime > moment for moment in times[:2])]].append(event.value * 1e6)
     for name, steps in found.items():
-        cuts = quantiles(steps, n=1000)
-        print(f"\n{name}: {len(steps)} steps, median {cuts[499]:.0f} us, 99 % {cuts[989]:.0f} us", end="")
+        permille = quantiles(steps, n=1000)
+        print(f"\n{name}: {len(steps)} steps, median {permille[499]:.0f} us, 99 % {permille[989]:.0f} us", end="")
     relayed, written = (moment - times[1] for moment in times[2:])
-    print(f"\nafter the cables are back: the relay has all in {relayed:.1f} s, the sink in {written:.1f} s")
+    print(f"\nafter the interruption: the relay caught up in {relayed:.1f} s, the sink in {written:.1f} s")
 
 
 @pytest.mark.timeout(120 + 4 * CUT_SECONDS)
-def test_cables_that_are_pulled_and_plugged_in_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The relay's copy and the sinks' files end as if nothing had been, and the trainer's steps go on meanwhile."""
+def test_connections_that_are_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The trainer continues during an interruption; the relay's copy and the sinks' files are complete afterwards."""
     if reason := why_not():
         pytest.skip(reason)
-    with network() as there, ExitStack() as processes:
-        node, login, laptop = (there.add(name) for name in ("node", "login", "laptop"))
-        cables = [there.connect(node, login), there.connect(login, laptop)]
+    with network() as hosts, ExitStack() as processes:
+        node, login, laptop = (hosts.add(name) for name in ("node", "login", "laptop"))
+        cables = [hosts.connect(node, login), hosts.connect(login, laptop)]
         bind = f"tcp://{node.addresses['login']}:0"
         trainer = processes.enter_context(
             running(node, sys.executable, "-c", TRAINER, tmp_path / "run", bind, stdin=subprocess.PIPE)
         )
-        known = away(connection_path(tmp_path / "run", 0), tmp_path / "known")
+        known = copy_connection(connection_path(tmp_path / "run", 0), tmp_path / "known")
         run = json.loads(known.read_text())["run"]
         trainwire = [sys.executable, "-m", "trainwire_sinks"]
         bind, copy = f"tcp://{login.addresses['laptop']}:0", tmp_path / "copies" / run
         processes.enter_context(
             running(login, *trainwire, "relay", known, "--output", tmp_path / "copies", "--bind", bind)
         )
-        far = away(connection_path(copy, 0), tmp_path / "far")
+        far = copy_connection(connection_path(copy, 0), tmp_path / "far")
         sinks = [
             processes.enter_context(running(laptop, *trainwire, "sink", name, far, "--output", tmp_path / name))
             for name in ("jsonl", "loss-file")
@@ -135,4 +135,4 @@ def test_cables_that_are_pulled_and_plugged_in_again(tmp_path: Path, capsys: pyt
         assert (tmp_path / name / file).read_bytes() == (tmp_path / "near" / file).read_bytes()
     if "CUT_SECONDS" in os.environ:
         with capsys.disabled():
-            tell(tmp_path / "run", times)
+            print_durations(tmp_path / "run", times)
