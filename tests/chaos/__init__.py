@@ -1,8 +1,9 @@
-"""Seeded random faults over a trainer, its sinks and their connection, and the proof that nothing came of them.
+"""Seeded random faults in a trainer, its sinks and their connection, and checks that nothing was lost or duplicated.
 
     PYTHONPATH=tests python -m chaos --rounds 300 --seed 1
 
-Each round trains a toy run with five sinks beside it, one of them over TCP through a proxy, and kills, stops and cuts
-at random. A killed trainer is resumed from its checkpoint, or begins again. At the end every sink's output has to hold
-what the journal holds, once and in order, and the bytes of a replay from zero. A failing round names its seed.
+Each round trains a small run with five sinks, one of them over TCP through a proxy, and kills, stops and disconnects
+processes at random. A killed trainer is resumed from its checkpoint or started from the beginning. At the end every
+sink's output must contain what the journal contains, once and in order, and equal a replay byte for byte. A failing
+round prints its seed.
 """

@@ -12,9 +12,9 @@ from chaos.rounds import Report, RoundFailedError, play_round
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="chaos", description="Torment runs and prove that nothing comes of it.")
+    parser = argparse.ArgumentParser(prog="chaos", description="Disturb runs and check that nothing is lost.")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=1, help="of the first round; each next one has the next seed")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first round; later rounds count up")
     arguments = parser.parse_args()
     context, folder, total = make_context(), Path(tempfile.mkdtemp(prefix="chaos-")), Report()
     failed = []
@@ -23,7 +23,7 @@ def main() -> int:
             total.add(play_round(context, folder, seed))
         except RoundFailedError as error:
             failed.append(seed)
-            print(f"seed {seed} FAILED: {error}\n  look into {folder / f'round-{seed}'}", flush=True)
+            print(f"seed {seed} FAILED: {error}\n  see {folder / f'round-{seed}'}", flush=True)
         if total.rounds % 10 == 0:
             print(f"{total.rounds} rounds, {sum(total.faults.values())} faults, {total.events} events", flush=True)
     print_report(total, failed)

@@ -1,4 +1,4 @@
-"""Real processes that start fast: forked from a server that has imported everything."""
+"""Real processes that start quickly, forked from a server that has imported everything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def make_context() -> ForkServerContext:
-    """The server from which processes are forked."""
+    """Return the context whose server processes are forked from."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["trainwire_sinks.cli.sink", "trainwire_sinks.tensorboard.records", "chaos.training", "chaos.processes"]
@@ -23,7 +23,7 @@ def make_context() -> ForkServerContext:
 
 
 class Worker:
-    """A trainer or sink, which can be started again after it has died."""
+    """A trainer or sink that can be restarted after it has died."""
 
     def __init__(
         self, context: ForkServerContext, name: str, log: Path, target: Callable[..., None], *arguments: object
@@ -33,37 +33,37 @@ class Worker:
         self._process: BaseProcess | None = None
 
     def start(self, *more: object) -> None:
-        """Start it, if it is not running."""
+        """Start the process if it is not running."""
         if not self.is_running():
             arguments = (self._log, self._target, *self._arguments, *more)
             self._process = self._context.Process(target=_run_logged, args=arguments)
             self._process.start()
 
     def is_running(self) -> bool:
-        """Whether its process is there, be it stopped."""
+        """Whether the process exists, even if it is stopped."""
         return self._process is not None and self._process.is_alive()
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is running."""
+        """Send the process a signal if it is running."""
         if self._process is not None and self.is_running():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid or 0, number)
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code; None if it does not end in time."""
+        """Return its exit code, or None if it does not end in time."""
         if self._process is None:
             return None
         self._process.join(seconds)
         return self._process.exitcode
 
     def kill(self) -> None:
-        """End it for good."""
+        """Kill the process."""
         self.send(signal.SIGKILL)
         self.wait(5)
 
 
 def run_command(arguments: Sequence[str]) -> None:
-    """The `trainwire` command."""
+    """Run the `trainwire` command."""
     from trainwire_sinks import cli
 
     sys.exit(cli.run(arguments))

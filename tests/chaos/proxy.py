@@ -1,4 +1,4 @@
-"""A TCP proxy that can be cut, delayed, and made to split what it forwards."""
+"""A TCP proxy that can cut, delay and split what it forwards."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import threading
 
 
 class Proxy:
-    """Forwards connections from a port of its own to a target, on a thread of its own."""
+    """Forwards connections from a free port to a target, on its own thread."""
 
     def __init__(self, seed: int) -> None:
         self.target: tuple[str, int] | None = None
         """Host and port to which new connections are forwarded; None refuses them."""
         self.delay = 0.0
-        """Seconds by which everything is held back."""
+        """Delay in seconds of everything that is forwarded."""
         self.is_cut = False
-        """Whether nothing gets through, in connections that stay open."""
+        """Whether nothing is forwarded while connections stay open."""
         self.port = 0
         self.lost = 0
-        """How many connections, of those that have come, get nothing through any more, though they stay open."""
+        """How many connections, from the first on, forward nothing any more although they stay open."""
         self.came = 0
         self.heard: list[bytearray] = []
-        """What went through in each direction of each connection, if `is_listening`."""
+        """The bytes forwarded in each direction of each connection, if `is_listening`."""
         self.is_listening = False
         self._random = random.Random(seed)
         self._writers: set[asyncio.StreamWriter] = set()
@@ -34,11 +34,11 @@ class Proxy:
         started.wait()
 
     def drop(self) -> None:
-        """Close every connection that is open."""
+        """Close every open connection."""
         self._loop.call_soon_threadsafe(self._close_all)
 
     def close(self) -> None:
-        """End."""
+        """Stop the proxy."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 

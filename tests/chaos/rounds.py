@@ -1,4 +1,4 @@
-"""One round: a run, its sinks, random faults, and what has to hold at the end."""
+"""One round: a run, its sinks, random faults, and the checks at the end."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ROUND_SECONDS = 60.0
 
 
 class RoundFailedError(Exception):
-    """What has to hold does not."""
+    """A check at the end of a round failed."""
 
 
 @dataclass
 class Report:
-    """What one or more rounds saw."""
+    """The results of one or more rounds."""
 
     rounds: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class Report:
     duplicated: int = 0
 
     def add(self, other: Report) -> None:
-        """Add what another has seen."""
+        """Add the results of another report."""
         self.rounds += other.rounds
         self.faults += other.faults
         self.attempts += other.attempts
@@ -54,7 +54,7 @@ class Report:
 
 
 class Round:
-    """Everything of one round, below one folder."""
+    """One round, with all its files in one folder."""
 
     def __init__(self, context: ForkServerContext, folder: Path, seed: int) -> None:
         self.random = random.Random(seed)
@@ -73,9 +73,9 @@ class Round:
         self.deadline = time.monotonic() + ROUND_SECONDS
 
     def play(self) -> Report:
-        """Torment the run until it has finished, then check what came of it."""
+        """Disturb the run until it has finished, then check the outputs."""
         try:
-            self._torment()
+            self._disturb()
             self._finish()
             self._check()
         finally:
@@ -89,7 +89,7 @@ class Round:
         command = ["sink", name, str(target), "--output", str(output)]
         return Worker(self.context, name, self.log, run_command, command)
 
-    def _torment(self) -> None:
+    def _disturb(self) -> None:
         faults = self.random.randrange(2, 9)
         while True:
             self._keep_running()
@@ -142,7 +142,7 @@ class Round:
             proxy.is_cut, proxy.delay = False, 0.0
 
     def _point_proxies(self) -> None:
-        """Copy the connection file as another host would have it, with the proxies' ports in it."""
+        """Copy the connection file as another host would have it, with the ports of the proxies."""
         try:
             connection = read_connection(connection_path(self.run, 0))
         except ProtocolError:
@@ -154,9 +154,9 @@ class Round:
         write_connection(self.remote_target, replace(connection, publish=publish, request=request))
 
     def _finish(self) -> None:
-        """Let every sink come to the end; what the remote one could not get any more it reads from the folder."""
+        """Let every sink read to the end; the remote one gets the rest from the folder."""
         for sink in self.sinks:
-            # One that runs may be about to end with an attempt that was killed, and not know of the next.
+            # A running sink may be about to exit after a killed attempt without having seen the next one.
             sink.send(signal.SIGCONT)
             sink.wait(20)
             self._bring_to_end(sink)
@@ -186,10 +186,10 @@ class Round:
         self.report.events = sum(report.events for report in reports)
         broken = [report for report in reports if not report.is_whole]
         if broken or reports[-1].ending != "run/finished":
-            raise RoundFailedError(f"the journal is not whole: {broken or reports[-1]}")
+            raise RoundFailedError(f"the journal is not complete: {broken or reports[-1]}")
 
     def _check_events(self, path: Path) -> None:
-        """Every step is there once and in order, with its value."""
+        """Check that every step is present once and in order, with its value."""
         events = [json.loads(line) for line in path.read_text().splitlines()]
         losses = [(event["step"], event["value"]) for event in events if event["name"] == "train/loss"]
         expected = [(step, loss_at(step)) for step in range(1, self.steps + 1)]
@@ -219,11 +219,11 @@ class Round:
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
-            raise RoundFailedError(f"not over after {ROUND_SECONDS:g} s")
+            raise RoundFailedError(f"not finished after {ROUND_SECONDS:g} s")
 
 
 def play_round(context: ForkServerContext, folder: Path, seed: int) -> Report:
-    """Play the round of a seed below `folder`, which is removed unless the round fails."""
+    """Play the round of a seed in a subfolder of `folder`, which is removed unless the round fails."""
     place = folder / f"round-{seed}"
     report = Round(context, place, seed).play()
     shutil.rmtree(place)

@@ -1,4 +1,4 @@
-"""The run that is tormented: its values follow from the step, so that it is known what has to come of it."""
+"""The run that is disturbed: its values are functions of the step, so that the correct output is known."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ IMAGE = {"data": bytes(2000), "format": "png"}
 
 
 def loss_at(step: int) -> float:
-    """The value of `train/loss` at a step."""
+    """Return the value of `train/loss` at a step."""
     return 1.0 / step
 
 
 def train(folder: Path, steps: int, bind: str | None) -> None:
-    """Train to the end, from the checkpoint if there is one, over whatever is in the folder."""
+    """Train to the end, from the checkpoint if there is one, or else from the beginning."""
     checkpoint = folder / "checkpoint.json"
     saved = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "bus": None}
     bus = trainwire.open_bus(folder, state=saved["bus"], bind=bind, hparams={"steps": steps})

@@ -1,4 +1,4 @@
-"""Pages as a browser shows them: Debian's `chromium` without a window."""
+"""Pages as a browser shows them, by Debian's `chromium` in headless mode."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 
 def chromium() -> str:
-    """The browser's command; skips the test if there is none."""
+    """Return the browser's command; skip the test if it is not installed."""
     found = shutil.which("chromium")
     if found is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
+        pytest.skip("chromium is not installed: apt-get install chromium")
     return found
 
 
 def screenshot(address: str, path: Path, profile: Path) -> None:
-    """Write what a page shows, once it has come to rest, as a PNG of 1200 by 900 pixels."""
+    """Save a screenshot of a page as a PNG of 1200 by 900 pixels, after it has finished loading."""
     subprocess.run(
         [
             chromium(), "--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1200,900",

@@ -1,7 +1,7 @@
-"""Starts the services of docker-compose.yml as processes of this machine, wired as the file wires them.
+"""Starts the services of docker-compose.yml as processes of this machine.
 
-Volumes are folders, the services' names and ports are ports of this host, and the commands, the environment, the order
-and the health checks are the file's own.
+Volumes are folders, and the names and ports of the services are ports of this host. The commands, the environment, the
+order and the health checks are those of the file.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from support.ports import free_ports
 from support.reading import wait_until
 
 PORTS = ("5600", "5700", "6006")
-"""Each is the first of two."""
+"""Each is the first of two consecutive ports."""
 
 
 def read_compose(name: str = "docker-compose.yml") -> dict[str, Any]:
-    """The file, with the defaults of its variables, or what the environment has for them."""
+    """Return the file with its variables replaced by their value in the environment or their default."""
     text = (ROOT / name).read_text()
     return yaml.safe_load(re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1], found[2]), text))
 
 
 class Composed:
-    """The services, started in the file's order when it is entered, and ended with it."""
+    """A context manager that starts the services in the order of the file, and ends them."""
 
     def __init__(self, folder: Path) -> None:
         self.services: dict[str, dict[str, Any]] = read_compose()["services"]
@@ -65,27 +65,27 @@ class Composed:
                 process.wait()
 
     def volume(self, name: str) -> Path:
-        """The folder that stands for a named volume."""
+        """Return the folder used for a named volume."""
         path = self.folder / name
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
     def exit_code(self, name: str, seconds: float = 50.0) -> int:
-        """How a service has ended."""
+        """Return the exit code of a service."""
         return self.processes[name].wait(seconds)
 
     def log(self, name: str) -> str:
-        """What a service has printed."""
+        """Return what a service has printed."""
         return (self.folder / f"{name}.log").read_text()
 
     def is_healthy(self, name: str) -> bool:
-        """What the service's own health check says."""
+        """Whether the health check of the service succeeds."""
         kind, *command = self.services[name]["healthcheck"]["test"]
         command = ["sh", "-c", command[0]] if kind == "CMD-SHELL" else command
         return self.run(name, command).returncode == 0
 
     def run(self, like: str, command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in a service's surroundings."""
+        """Run a command in the environment of a service."""
         options = self._options(like)
         options["env"] |= environment
         command = self._command(like, command)

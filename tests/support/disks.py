@@ -1,4 +1,4 @@
-"""Real filesystems that are small, read-only or frozen, where the machine lets a test mount them."""
+"""Real file systems that are small, read-only or frozen. Tests are skipped where they cannot be mounted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 def _command(*words: str | Path) -> None:
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=30)
     if done.returncode:
-        pytest.skip(f"this machine does not let a test {words[0]}: {done.stderr.strip()}")
+        pytest.skip(f"{words[0]} is not permitted on this machine: {done.stderr.strip()}")
 
 
 @contextmanager
@@ -28,37 +28,37 @@ def _mounted(place: Path, *words: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def small_disk(place: Path, kibibytes: int) -> Iterator[Path]:
-    """A filesystem of so many KiB."""
+    """Mount a file system of the given size in KiB."""
     with _mounted(place, "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs"):
         yield place
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
-    """A folder that nobody can write, root neither."""
+    """Make a folder read-only, even for root."""
     with _mounted(folder, "--bind", folder):
         _command("mount", "-o", "remount,bind,ro", folder)
         yield folder
 
 
 class FreezableDisk:
-    """A filesystem that can be made to answer no write."""
+    """A file system whose writes can be made to hang."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
 
     def freeze(self) -> None:
-        """Let every write hang."""
+        """Make every write hang."""
         _command("fsfreeze", "--freeze", self.place)
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Let the writes continue."""
         subprocess.run(["fsfreeze", "--unfreeze", str(self.place)], capture_output=True, check=False)
 
 
 @contextmanager
 def freezable_disk(place: Path) -> Iterator[FreezableDisk]:
-    """A small ext4 filesystem in a file."""
+    """Mount a small ext4 file system from a file."""
     image = place.with_suffix(".image")
     with image.open("wb") as file:
         file.truncate(16 << 20)

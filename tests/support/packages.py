@@ -1,4 +1,4 @@
-"""The source of our packages, for tests of how they are built."""
+"""The source of the three packages, for tests of their structure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ PACKAGES = ("trainwire_protocol", "trainwire", "trainwire_sinks")
 
 @dataclass(frozen=True)
 class Module:
-    """A module of ours."""
+    """A module of one of the packages."""
 
     name: str
     path: Path
 
     @property
     def tree(self) -> ast.Module:
-        """Its syntax."""
+        """Its syntax tree."""
         return ast.parse(self.path.read_bytes(), self.path)
 
     def imports(self) -> set[str]:
-        """All that it imports, anywhere in it: for `from a import b` both `a` and `a.b`."""
+        """Return everything that it imports, at any depth: for `from a import b` both `a` and `a.b`."""
         names: set[str] = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
@@ -37,7 +37,7 @@ class Module:
 
 
 def modules(*packages: str) -> Iterator[Module]:
-    """The modules of these packages, or of all."""
+    """Yield the modules of these packages, or of all packages."""
     for package in packages or PACKAGES:
         spec = find_spec(package)
         assert spec and spec.submodule_search_locations
@@ -48,5 +48,5 @@ def modules(*packages: str) -> Iterator[Module]:
 
 
 def top_level(names: set[str]) -> set[str]:
-    """The packages that these names are in."""
+    """Return the top-level packages of these names."""
     return {name.partition(".")[0] for name in names}

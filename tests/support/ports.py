@@ -1,4 +1,4 @@
-"""Ports for servers that have to be told theirs."""
+"""Free ports for servers that cannot choose a port themselves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from random import SystemRandom
 from typing import Final
 
 BELOW_EPHEMERAL: Final = 32_768
-"""The system gives out ports from here on by itself, also those that were found free a moment ago."""
+"""The system assigns ports from here on by itself, possibly one that was found free a moment ago."""
 
 
 def free_ports(count: int, neighbours: int = 1) -> list[int]:
-    """So many ports of this host that are free now, and so are those that follow: each is the first of `neighbours`."""
+    """Return `count` free ports, each the first of `neighbours` consecutive free ports."""
     found: list[int] = []
     while len(found) < count:
         port = SystemRandom().randrange(10_000, BELOW_EPHEMERAL - neighbours, neighbours)

@@ -1,6 +1,6 @@
-"""A small real publisher, for tests: the protocol's own journal and server, and nothing of the training process.
+"""A small real publisher: the protocol's own journal and server, without the training process.
 
-Run as a program, it records what `main` says, in a process that can be stopped and killed.
+Run as a program, it records in a process that can be stopped and killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BEAT_SECONDS = 0.1
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine on a loop of its own, for at most 50 seconds."""
+    """Run a test's coroutine on its own event loop, for at most 50 seconds."""
     asyncio.run(asyncio.wait_for(main, 50))
 
 
@@ -52,10 +52,10 @@ class Publisher:
         self.attempt = begin_attempt(folder, rank, self.session, take_over=take_over)
         self.recorder = Recorder(self.attempt.run, rank, self.attempt.number)
         self.recorded: list[Batch] = []
-        """All that was journaled."""
+        """All batches that were journaled."""
         self._journal = JournalWriter(self.attempt.folder, segment_bytes=1 << 20)
         self._high_water_mark, self._keys = high_water_mark, keys
-        # A socket's path has at most about 100 bytes, which the folders of tests may have already.
+        # The path of a socket is limited to about 100 bytes, which the folders of tests may exceed.
         self._sockets = tempfile.mkdtemp(prefix="tw-", dir="/tmp")
 
     async def __aenter__(self) -> Self:
@@ -89,7 +89,7 @@ class Publisher:
         return self.publish(self.recorder.record(events, channel))
 
     def scalars(self, count: int = 1, channel: str = "event") -> Batch:
-        """Journal and publish so many scalars."""
+        """Journal and publish `count` scalars."""
         return self.publish(self.recorder.scalars(count, channel))
 
     def happened(self, name: str, **value: Any) -> Batch:
@@ -104,7 +104,7 @@ class Publisher:
         return batch
 
     def rest(self) -> None:
-        """Send no more heartbeats."""
+        """Stop sending heartbeats."""
         self._tasks[1].cancel()
 
     def renew(self, *, released: bool = False) -> None:
@@ -113,7 +113,7 @@ class Publisher:
         self.attempt.write_lease(Lease(process, self.session, time.time(), released=released))
 
     def end(self) -> None:
-        """Record that the run is finished, and release the run."""
+        """Record the end of the run, and release its lease."""
         self.happened("run/finished", last_seq=self.recorder.seq)
         self.server.beat()
         self.renew(released=True)
@@ -125,7 +125,7 @@ class Publisher:
 
 
 async def main(folder: Path, batches: int, per_batch: int, *, end: bool) -> None:
-    """Record batches on two channels, say so, and then end or live on without recording."""
+    """Record batches on two channels, print the number of events, and then end or stay alive without recording."""
     async with Publisher(folder) as publisher:
         for number in range(batches):
             publisher.scalars(per_batch, "media" if number % 5 == 4 else "event")

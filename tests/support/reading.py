@@ -1,4 +1,4 @@
-"""Reads what a run's journal holds, and waits for what is to come, for tests."""
+"""Reading a run's journal, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainwire_protocol.wire import Batch
 
 
 def read_batches(run_folder: Path, rank: int = 0, attempt: int | None = None) -> list[Batch]:
-    """All batches of a rank, or of one of its attempts, in order."""
+    """Return all batches of a rank, or of one of its attempts, in order."""
     batches: list[Batch] = []
     for found in list_attempts(run_folder, rank):
         if attempt in (None, found.number):
@@ -26,7 +26,7 @@ def read_batches(run_folder: Path, rank: int = 0, attempt: int | None = None) ->
 
 
 def read_events(run_folder: Path, rank: int = 0, attempt: int | None = None) -> list[Event]:
-    """All events of a rank, or of one of its attempts, in order."""
+    """Return all events of a rank, or of one of its attempts, in order."""
     return [event for batch in read_batches(run_folder, rank, attempt) for event in batch.events]
 
 
@@ -34,11 +34,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait for a condition of another thread or process."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition while the event loop goes on; for as long as the test may take."""
+    """Wait for a condition while the event loop runs, until the test's time limit."""
     while not condition():
         await asyncio.sleep(0.01)

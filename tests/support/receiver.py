@@ -1,4 +1,4 @@
-"""A real HTTP server that takes messages, fails, hangs and recovers, and a sink that posts to it."""
+"""A real HTTP server that accepts messages, fails, hangs and recovers, and a sink that posts to it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ QUICK = SendPolicy(timeout=0.3, first_delay=0.01, longest_delay=0.05)
 
 
 class Receiver:
-    """Listens on a port of its own; `answer` decides about each message by its value: a status, or None to hang.
+    """Listens on a free port; `answer` maps the value of a message to a status, or to None to hang.
 
-    `read` takes the value out of a message's body.
+    `read` extracts the value from the body of a message.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Receiver:
         """Key and value of each message that was answered with 200, in order."""
         self.tried: list[Any] = []
         self.headers: list[Mapping[str, str]] = []
-        """Of each try."""
+        """Headers of each attempt."""
         self.released = threading.Event()
-        """Set to let go of those that hang."""
+        """Set to release the requests that hang."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ class Receiver:
 
     @property
     def values(self) -> list[Any]:
-        """What has arrived, each key once."""
+        """The delivered values, each key once."""
         return list(dict(self.taken).values())
 
     def _take(self, request: BaseHTTPRequestHandler) -> None:
@@ -132,17 +132,17 @@ class Poster(Sink):
 
 
 def alert(value: float) -> Event:
-    """An event that is posted."""
+    """Return an event that is posted."""
     return Event("alert", float(value), "scalar", 0.0, int(value))
 
 
 def alerts(count: int) -> list[Batch]:
-    """So many alerts, in batches of two."""
+    """Return `count` alerts, in batches of two."""
     return record([[alert(number), alert(number + 1)] for number in range(0, count, 2)])
 
 
 def post_and_die(port: int, folder: Path, at: int) -> None:
-    """Post four alerts, in a process that is killed at one of the points at which it writes or sends."""
+    """Post four alerts in a process that is killed at the `at`-th point at which it writes or sends."""
     passed = itertools.count(1)
 
     def die() -> None:

@@ -1,4 +1,4 @@
-"""Trainings in parts, each resumed from the one before."""
+"""Trainings in several parts, each resumed from the previous one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeEvaluati
 
 
 class Interrupt(Plugin):
-    """Raises a signal at a step."""
+    """Raises SIGTERM at a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -26,7 +26,7 @@ class Interrupt(Plugin):
 
 
 def weights(folder: Path, *parts: tuple[Plugin, ...], **options: Any) -> torch.Tensor:
-    """The weights after a training in as many parts, each resumed from the one before."""
+    """Return the weights after a training in several parts, each resumed from the previous one."""
     for plugins in parts:
         model = linear()
         train(folder, *plugins, trainer=make_trainer(model), **{"max_epochs": 3, "seed": 1, "resume": True} | options)
@@ -34,7 +34,7 @@ def weights(folder: Path, *parts: tuple[Plugin, ...], **options: Any) -> torch.T
 
 
 class Die(Plugin):
-    """Fails when a split is to be evaluated after a step, as if the process had been killed there."""
+    """Fails before an evaluation after a given step, as if the process had been killed there."""
 
     def __init__(self, step: int) -> None:
         self.step = step

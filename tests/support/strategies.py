@@ -73,7 +73,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def events(*types: str) -> st.SearchStrategy[Event]:
-    """Events of these types, or of all."""
+    """Events of these types, or of all types."""
     return st.sampled_from(types or sorted(VALUES)).flatmap(
         lambda kind: st.builds(
             Event,
@@ -88,7 +88,7 @@ def events(*types: str) -> st.SearchStrategy[Event]:
 
 @st.composite
 def headers(draw: st.DrawFn, count: int = 1) -> Header:
-    """Headers of batches with so many events."""
+    """Headers of batches with `count` events."""
     positions = st.integers(0, 2**62)
     return Header(
         run=draw(st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True)),
@@ -111,7 +111,7 @@ def batches(draw: st.DrawFn) -> Batch:
 
 
 def normal(value: Any) -> Any:
-    """The value with its lists as tuples, and with NaNs that equal each other: as comparing it needs it."""
+    """Return the value in a form that can be compared: lists as tuples, and NaNs equal to each other."""
     if isinstance(value, (list, tuple)):
         return tuple(map(normal, value))
     if isinstance(value, dict):

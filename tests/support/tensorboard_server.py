@@ -1,4 +1,4 @@
-"""TensorBoard's own server, asked over HTTP."""
+"""TensorBoard's own server, queried over HTTP."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ import pytest
 
 
 def has_data_server() -> bool:
-    """Whether TensorBoard's fast loader can run on this machine."""
+    """Whether TensorBoard's fast loader is available."""
     if find_spec("tensorboard_data_server") is None:
         return False
     return import_module("tensorboard_data_server").server_binary() is not None
 
 
-_no_data_server = pytest.mark.skipif(not has_data_server(), reason="TensorBoard's data server has no binary here")
+_no_data_server = pytest.mark.skipif(not has_data_server(), reason="TensorBoard's data server is unavailable")
 
 LOADERS: Final = [pytest.param(True, marks=_no_data_server, id="fast"), pytest.param(False, id="python")]
-"""The two ways in which TensorBoard reads event files, as values of `load_fast`: its data server, and Python."""
+"""TensorBoard's two loaders, as values of `load_fast`: the data server, and Python."""
 
 
 @contextmanager
 def tensorboard(folder: Path, *, load_fast: bool) -> Iterator[str]:
-    """TensorBoard's own server on a folder, with one of its two loaders; gives its address."""
+    """Run TensorBoard's server on a folder with one of its two loaders; yields its address."""
     server = subprocess.Popen(
         [
             sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0",
@@ -54,19 +54,19 @@ def tensorboard(folder: Path, *, load_fast: bool) -> Iterator[str]:
 
 
 def get(address: str, path: str, **parameters: object) -> Any:
-    """What a path of the server answers, read as JSON."""
+    """Return the server's JSON response for a path."""
     return json.loads(get_bytes(address, path, **parameters)[0])
 
 
 def get_bytes(address: str, path: str, **parameters: object) -> tuple[bytes, str]:
-    """What a path of the server answers, and its content type; without parameters, the path may have a query."""
+    """Return the server's response for a path and its content type; without parameters, the path may have a query."""
     query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
     with urllib.request.urlopen(f"{address}{path}{query}", timeout=30) as answer:
         return answer.read(), answer.headers.get_content_type()
 
 
 def post(address: str, path: str, **body: object) -> Any:
-    """What a path of the server answers to a JSON body, read as JSON."""
+    """Post a JSON body to a path of the server and return its JSON response."""
     request = urllib.request.Request(
         f"{address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -75,12 +75,12 @@ def post(address: str, path: str, **body: object) -> Any:
 
 
 def shown(address: str, run: str, tag: str) -> dict[int, float]:
-    """The points of a scalar that a run shows: its value at each step."""
+    """Return the points of a scalar that a run shows: its value at each step."""
     return dict(shown_scalars(address, run, tag).get(tag, ()))
 
 
 def shown_scalars(address: str, run: str, tag: str | None = None) -> dict[str, list[tuple[int, float]]]:
-    """The points of every scalar that a run shows, or of one: steps and values."""
+    """Return the points of every scalar that a run shows, or of one: steps and values."""
     tags = [name for name in get(address, "data/plugin/scalars/tags").get(run, {}) if tag in (None, name)]
     points = {name: get(address, "data/plugin/scalars/scalars", run=run, tag=name) for name in tags}
     return {name: [(step, value) for _, step, value in points[name]] for name in tags}

@@ -1,4 +1,4 @@
-"""A training that takes a moment, for tests: a linear model on points that a line separates."""
+"""A training that takes a moment: a linear model on linearly separable points."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Told = TypeVar("Told", bound=Payload)
 
 
 def points(count: int, seed: int = 0) -> TensorDataset:
-    """Points of a plane in four coordinates, labelled by the side of a line on which they are."""
+    """Return points with four coordinates, labelled by the sign of the sum of the first two."""
     inputs = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(inputs, (inputs[:, 0] + inputs[:, 1] > 0).long())
 
 
 def corpus(train: int = 48, dev: int = 16, test: int = 16) -> Corpus:
-    """Points to train on, to choose by, and to test on."""
+    """Return a corpus of points for training, development and test."""
     return Corpus(points(train, 0), points(dev, 1), points(test, 2))
 
 
 def linear() -> nn.Linear:
-    """A model with the same weights each time."""
+    """Return a linear model that always has the same weights."""
     model = nn.Linear(4, 2)
     nn.init.constant_(model.weight, 0.01)
     nn.init.zeros_(model.bias)
@@ -37,7 +37,7 @@ def linear() -> nn.Linear:
 
 
 def make_trainer(model: nn.Module | None = None, **arguments: Any) -> ModelTrainer:
-    """A trainer of the linear model that measures its accuracy."""
+    """Return a trainer of the linear model that measures accuracy."""
     arguments = {
         "loss": nn.CrossEntropyLoss(), "metrics": {"accuracy": MulticlassAccuracy(2, average="micro")}, **arguments,
     }  # fmt: skip
@@ -45,7 +45,7 @@ def make_trainer(model: nn.Module | None = None, **arguments: Any) -> ModelTrain
 
 
 def train(folder: Path, *plugins: Plugin, trainer: ModelTrainer | None = None, **options: Any) -> Result:
-    """Train for two epochs of three batches, unless told otherwise, and start no sinks."""
+    """Train for two epochs of three batches by default, and start no sinks."""
     close_patiently()  # in a script of a test, which reads no conftest
     defaults: dict[str, Any] = {"mini_batch_size": 16, "max_epochs": 2, "seed": 1, "sinks": ()}
     if not {"train", "corpus"} & options.keys():
@@ -54,7 +54,7 @@ def train(folder: Path, *plugins: Plugin, trainer: ModelTrainer | None = None, *
 
 
 class Recorder(Plugin):
-    """Keeps what every hook was told, in order."""
+    """Keeps the payloads of all hooks, in order."""
 
     def __init__(self) -> None:
         self.calls: list[Payload] = []
@@ -64,7 +64,7 @@ class Recorder(Plugin):
         self.calls.append(payload)
 
     def of(self, kind: type[Told]) -> list[Told]:
-        """What one hook was told."""
+        """Return the payloads of one hook."""
         return [payload for payload in self.calls if isinstance(payload, kind)]
 
     @property

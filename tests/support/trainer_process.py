@@ -1,4 +1,4 @@
-"""A trainer in a process of its own, that records until it is told to end."""
+"""A trainer in its own process that records until it is ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(step)
 
 
 class Trainer:
-    """A trainer that records until it is told to end."""
+    """A process that records until `end` is called."""
 
     def __init__(self, folder: Path, bind: str = "", rank: int = 0) -> None:
         self.folder, self.rank = folder, rank
@@ -46,17 +46,17 @@ class Trainer:
         self.connection: Connection = read_connection(connection_path(folder, rank))
 
     def kill(self) -> None:
-        """End it now, if it has not ended."""
+        """Kill the process if it is still running."""
         self.process.kill()
         self.process.communicate()
 
     def end(self) -> int:
-        """Let it end; the number of its steps."""
+        """Let the process end, and return the number of its steps."""
         output, _ = self.process.communicate(timeout=30)
         assert self.process.returncode == 0
         return int(output)
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that it holds."""
+        """The resident memory of the process."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096

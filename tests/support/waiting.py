@@ -1,4 +1,4 @@
-"""Makes plugins fail where they would make the training thread wait for a GPU, on machines that have none."""
+"""Makes plugins fail where they would make the training thread wait for a GPU, on machines without one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ WAITING: Final = (
     "aten::is_nonzero",
     "aten::masked_select",
 )
-"""Operations whose result, or its size, the processor has to know: on a GPU it would wait for it."""
+"""Operations whose result, or the size of it, is needed by the CPU: on a GPU it would have to wait."""
 
 STEP_HOOKS: Final = ("before_training_batch", "before_training_optimizer_step", "after_training_batch")
 
 
 class WaitingError(Exception):
-    """A GPU would be waited for."""
+    """An operation that would wait for a GPU."""
 
 
 class NoWaiting(TorchDispatchMode):
-    """Within it, what would wait for a GPU raises."""
+    """Raises for operations that would wait for a GPU."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -39,7 +39,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 def not_waiting(plugin: SomePlugin) -> SomePlugin:
-    """The plugin, whose hooks of each step now fail where they would wait for a GPU."""
+    """Return the plugin, with its per-step hooks changed to fail where they would wait for a GPU."""
     bindings = plugin.bindings
 
     def guarded(listener: Callable[[Any], object]) -> Callable[[Any], object]:
