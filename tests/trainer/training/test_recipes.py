@@ -158,7 +158,7 @@ def test_unwanted_files_start_no_sinks() -> None:
     """`create_file_logs` and `create_loss_file` take their sinks from the list, and `write_weights` adds its own."""
 
     def wanted(**options: Any) -> list[str]:
-        return [sink.name for sink in TrainingOptions(**options).wanted_sinks]
+        return [sink.name for sink in TrainingOptions(**options).sinks_to_start]
 
     assert wanted(create_file_logs=False) == ["loss-file"]
     assert wanted(create_loss_file=False, sinks=("loss-file", "jsonl")) == ["jsonl"]

@@ -1,4 +1,4 @@
-"""`docs/training.md` says how to train: here it is held to it."""
+"""`docs/training.md` matches the code, and its examples run."""
 
 from __future__ import annotations
 

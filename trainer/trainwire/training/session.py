@@ -74,7 +74,7 @@ def published(run: TrainingRun, hparams: Mapping[str, Any], bus_state: Mapping[s
     run.bus.on_command(run.control.send)
     try:
         if run.processes.is_first:
-            sinks.start(run.options.wanted_sinks, run.folder, rank)
+            sinks.start(run.options.sinks_to_start, run.folder, rank)
         yield
     except BaseException as error:
         run.end(*ending_of(error))

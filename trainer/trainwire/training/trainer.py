@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from trainwire.training.loop import finish_model, result_of, train_epochs
 from trainwire.training.metrics import named_metrics
 from trainwire.training.models import checked_model
 from trainwire.training.optimizers import in_decoder
+from trainwire.training.options import TrainingOptionsDict
 from trainwire.training.result import Result
 from trainwire.training.run import TrainingRun
 from trainwire.training.session import ending_hooks, session
@@ -138,7 +139,7 @@ class ModelTrainer:
         corpus: Corpus | None = None,
         plugins: Sequence[Plugin] = (),
         resume: bool = False,
-        **options: Any,
+        **options: Unpack[TrainingOptionsDict],
     ) -> Result:
         """Train the model, and leave everything about it in the run's folder.
 
@@ -155,7 +156,15 @@ class ModelTrainer:
             plugins: More plugins, for this training.
             resume: Go on from the latest checkpoint in the folder, as if the training had never stopped; begin anew
                 if there is none. Give everything else as it was given before.
-            **options: The fields of `TrainingOptions`.
+            **options: The options and their defaults; `TrainingOptionsDict` documents each of them:
+                learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
+                mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},
+                train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
+                monitor_test=False, monitor_train_sample=0.0, use_final_model_for_eval=False, sampler=None,
+                shuffle=True, shuffle_first_epoch=True, save_final_model=True, save_optimizer_state=False,
+                save_model_each_k_epochs=0, create_file_logs=True, create_loss_file=True, write_weights=False,
+                use_amp=False, multi_gpu=None, attach_default_scheduler=True, seed=None, num_workers=0, device=None,
+                dev_name='dev', default_plugins=True, sinks=('loss-file', 'log-file'), bind=None.
 
         Raises:
             OptionError: something that was given cannot be; no batch was read yet.
@@ -174,7 +183,7 @@ class ModelTrainer:
         corpus: Corpus | None = None,
         plugins: Sequence[Plugin] = (),
         resume: bool = False,
-        **options: Any,
+        **options: Unpack[TrainingOptionsDict],
     ) -> Result:
         """Train a model that has learned already a little more, on what it is for.
 
