@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from trainwire_protocol.journal.run_folder import Attempt, Lease, copy_attempt, list_attempts
+from trainwire_protocol.journal.run_folder import Lease, copy_attempt, list_attempts
 from trainwire_protocol.journal.segments import JournalReader, JournalWriter, recover
 from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.process import ProcessIdentity
@@ -54,7 +54,8 @@ class Copy:
         if last:
             self._advance(last)
         for attempt in known:
-            self._collect_hparams(_first_batches(attempt))
+            with contextlib.closing(JournalReader(attempt.folder)) as reader:
+                self._collect_hparams(reader.read())
 
     def begin_attempt(self, number: int) -> None:
         """Continue with a later attempt."""
@@ -108,14 +109,6 @@ class Copy:
             if HPARAMS in batch.body:
                 for event in events_of(batch):
                     self.hparams |= event.value if event.type == "hparams" else {}
-
-
-def _first_batches(attempt: Attempt) -> list[Batch]:
-    reader = JournalReader(attempt.folder)
-    try:
-        return reader.read()
-    finally:
-        reader.close()
 
 
 class CopyWriter:

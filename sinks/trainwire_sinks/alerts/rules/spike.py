@@ -16,58 +16,54 @@ Direction: TypeAlias = Literal["up", "down", "both"]
 
 @dataclass(kw_only=True)
 class Spike(MetricRule):
-    """A metric is further from its median than so many standard deviations, over a window of its last values.
+    """A value of a metric is more than `threshold` standard deviations from the median of the last `window` values.
 
-    The standard deviation is estimated from the median absolute deviation (MAD), so that spikes in the window hardly
-    matter: the robust z-score, (value - median) / (1.4826 MAD), of Iglewicz and Hoaglin 1993, "How to Detect and Handle
-    Outliers", and Hampel 1974, "The Influence Curve and Its Role in Robust Estimation". There is none before the window
-    is full; then both are estimated anew after every tenth of it. Values that are not finite are passed over. Clears
-    with the next value that is none.
+    The standard deviation is estimated from the median absolute deviation (MAD), so that earlier spikes hardly affect
+    it. This is the robust z-score of Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers", and Hampel 1974,
+    "The Influence Curve and Its Role in Robust Estimation". Nothing fires before the window is full; after that, median
+    and MAD are updated after every tenth of it. Values that are not finite are ignored. Clears with the next value that
+    is not a spike.
     """
 
     kind = "spike"
     fields = ("metric", "value", "median", "score")
     template = "{metric} is {value} at step {step}: {score} standard deviations from its median of {median}"
 
-    max_metrics = 100  # it remembers more of each
+    max_metrics = 100  # fewer than other rules, since each has a window
 
     threshold: Annotated[float, Bounds(above=0)] = 10.0
     window: Annotated[int, Bounds(minimum=5, maximum=10_000)] = 100
     direction: Direction = "up"
 
     def check(self, metric: str, value: float, event: Event) -> Finding | None:
-        """Compare the value with the window, and add it to the window."""
+        """Compare the value with the window, then add it to the window."""
         if not math.isfinite(value):
             return self.findings.get(metric)
-        memory = self.seen.get(metric) or _begun()
-        finding = self._compare(metric, value, memory)
-        self._remember(memory, value, event.step)
-        self.seen[metric] = memory
+        seen = self.seen.setdefault(metric, _empty_window())
+        finding = self._compare(metric, value, seen)
+        values = seen["values"]
+        values.append([event.step, value])
+        del values[: -self.window]
+        seen["new"] += 1
+        is_stale = seen["median"] is None or seen["new"] >= max(1, self.window // 10)
+        if len(values) == self.window and is_stale:
+            seen |= RobustScale.of([number for _, number in values])._asdict() | {"new": 0}
         return finding
 
     def rewind(self, seen: Any, step: int) -> Any:
         """Return the values up to `step`."""
         kept = [[at, value] for at, value in seen["values"] if at <= step] if seen else []
-        return _begun() | {"values": kept} if kept else None
+        return _empty_window() | {"values": kept} if kept else None
 
-    def _compare(self, metric: str, value: float, memory: dict[str, Any]) -> Finding | None:
-        if memory["median"] is None:
+    def _compare(self, metric: str, value: float, seen: dict[str, Any]) -> Finding | None:
+        if seen["median"] is None:
             return None
-        scale = RobustScale(memory["median"], memory["deviation"])
+        scale = RobustScale(seen["median"], seen["deviation"])
         score = scale.score(value)
         if {"up": score, "down": -score, "both": abs(score)}[self.direction] <= self.threshold:
             return None
         return {"metric": metric, "value": value, "median": scale.median, "score": round(score, 1)}
 
-    def _remember(self, memory: dict[str, Any], value: float, step: int) -> None:
-        values = memory["values"]
-        values.append([step, value])
-        del values[: -self.window]
-        memory["new"] += 1
-        is_stale = memory["median"] is None or memory["new"] >= max(1, self.window // 10)
-        if len(values) == self.window and is_stale:
-            memory |= RobustScale.of([number for _, number in values])._asdict() | {"new": 0}
 
-
-def _begun() -> dict[str, Any]:
+def _empty_window() -> dict[str, Any]:
     return {"values": [], "new": 0, "median": None, "deviation": None}

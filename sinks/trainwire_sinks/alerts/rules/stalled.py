@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from trainwire_protocol.events import LAST_EVENTS, Event
+from trainwire_protocol.statistics import low_median
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
@@ -136,6 +137,6 @@ class Stalled(Rule):
             self.finding = None
 
     def _usual_duration(self) -> float | None:
-        times = sorted(self._times[self._phase])
+        times = self._times[self._phase]
         needed = MIN_STEPS if self._phase == TRAINING else 1
-        return times[(len(times) - 1) // 2] if len(times) >= needed else None
+        return low_median(times) if len(times) >= needed else None
