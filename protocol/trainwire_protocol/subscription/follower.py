@@ -144,7 +144,12 @@ class Follower:
     async def _wait_for_run(self) -> History:
         while True:
             history = await self._source.open()
-            attempts = await self._attempts(history) if history else {}
+            attempts: dict[int, Cursor | None] = {}
+            if history:
+                try:
+                    attempts = await history.attempts()
+                except TimeoutError as error:
+                    self._watchdog.reason = str(error)
             if history and attempts:
                 break
             if not self._follow:
@@ -160,13 +165,6 @@ class Follower:
         if self._from_now:
             self._cursor = Cursor(max(attempts), -1)
         return history
-
-    async def _attempts(self, history: History) -> dict[int, Cursor | None]:
-        try:
-            return await history.attempts()
-        except TimeoutError as error:
-            self._watchdog.reason = str(error)
-            return {}
 
     async def _final_attempts(self, history: History) -> dict[int, Cursor | None]:
         """Return the attempts once one is over.
@@ -297,7 +295,9 @@ class Follower:
             self.gaps += 1
             _log.warning("%s: events between %d and %d are missing", self._target, self._cursor.seq, header.seq)
         self._cursor = batch.cursor
-        return batch.cursor > self._shown and self._is_readable(batch) and self._is_kept(batch)
+        last_kept = self._kept.get(header.attempt) if self._kept else None
+        is_kept = last_kept is None or batch.cursor.seq <= last_kept
+        return batch.cursor > self._shown and self._is_readable(batch) and is_kept
 
     def _is_readable(self, batch: Batch) -> bool:
         if self._source.options.raw:
@@ -316,10 +316,6 @@ class Follower:
         if is_new:
             self._shown = batch.cursor
         return is_new
-
-    def _is_kept(self, batch: Batch) -> bool:
-        limit = self._kept.get(batch.header.attempt) if self._kept else None
-        return limit is None or batch.cursor.seq <= limit
 
     async def _connect(self) -> LiveFeed | None:
         with contextlib.suppress(TimeoutError):

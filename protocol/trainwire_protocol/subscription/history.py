@@ -101,7 +101,9 @@ class JournalHistory:
 
     async def attempts(self) -> dict[int, Cursor | None]:
         """Return the number of each attempt, with the position that it resumed from."""
-        return await self._in_background(self._attempts)
+        return await self._in_background(
+            lambda: {found.number: read_resumed_from(found) for found in list_attempts(self._run_folder, self._rank)}
+        )
 
     async def is_over(self, attempt: int) -> bool:
         """Return whether another attempt follows, or the attempt's process has released it or is gone."""
@@ -121,9 +123,6 @@ class JournalHistory:
             return await run_in_background(function, *arguments)
         except OSError as error:
             raise IncompleteError(f"the journal in {self._run_folder} cannot be read: {error}") from error
-
-    def _attempts(self) -> dict[int, Cursor | None]:
-        return {found.number: read_resumed_from(found) for found in list_attempts(self._run_folder, self._rank)}
 
     def _is_over(self, number: int) -> bool:
         attempt = self._find(number)

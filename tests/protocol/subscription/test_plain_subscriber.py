@@ -1,4 +1,4 @@
-"""The promise that twenty lines in any language with ZeroMQ and MessagePack can read the stream."""
+"""Twenty lines in any language with ZeroMQ and MessagePack can read the stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support.publisher import Publisher, run
 
-# Nothing of Trainwire in here: what `docs/wire-protocol.md` says is all that it knows.
+# It uses nothing of Trainwire, only what `docs/wire-protocol.md` specifies.
 SUBSCRIBER = """
 import json
 import sys

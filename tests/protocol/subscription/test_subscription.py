@@ -1,4 +1,4 @@
-"""A subscription gives every wanted event, in order, once: whenever it begins and by whichever way events come."""
+"""A subscription delivers every requested event, in order, once, whenever it starts and however events arrive."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ EVERYTHING = ("event", "media")
 
 
 async def collect(subscription: Subscription) -> list[Batch]:
-    """All that the subscription gives until the run is over."""
+    """Return all batches until the run is over."""
     return [batch async for batch in subscription]
 
 
 async def take(subscription: Subscription, count: int) -> list[Batch]:
-    """The next batches."""
+    """Return the next batches."""
     return [await anext(subscription) for _ in range(count)]
 
 
-def wanted(recorded: Sequence[Batch], channels: Collection[str] = EVERYTHING, after: Cursor = START) -> list[Any]:
-    """What a subscription has to give of what was recorded."""
+def expected(recorded: Sequence[Batch], channels: Collection[str] = EVERYTHING, after: Cursor = START) -> list[Any]:
+    """Return what a subscription must deliver of the recorded batches."""
     return frames([batch for batch in recorded if batch.header.channel in channels and batch.cursor > after])
 
 
-def whole(subscription: Subscription) -> bool:
-    """Whether the subscription found nothing amiss."""
+def is_complete(subscription: Subscription) -> bool:
+    """Return whether the subscription found no gaps and nothing malformed."""
     return subscription.gaps == 0 and subscription.malformed == 0
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
-def test_from_the_beginning_live(tmp_path: Path, use_journal: bool) -> None:
-    """A reader that was there before the first event gets all of them as they are recorded, and then ends."""
+def test_live_from_the_start(tmp_path: Path, use_journal: bool) -> None:
+    """A reader that started before the first event gets all of them, and then ends."""
 
     async def main() -> None:
         async with (
@@ -57,16 +57,16 @@ def test_from_the_beginning_live(tmp_path: Path, use_journal: bool) -> None:
                 publisher.scalars(3, EVERYTHING[number % 2])
                 await asyncio.sleep(0.002)
             publisher.end()
-            assert frames(await reading) == wanted(publisher.recorded)
-            assert whole(subscription)
+            assert frames(await reading) == expected(publisher.recorded)
+            assert is_complete(subscription)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
 @pytest.mark.parametrize("channels", [("event",), ("media",), EVERYTHING])
-def test_a_late_reader_gets_what_was_before(tmp_path: Path, channels: tuple[str, ...], use_journal: bool) -> None:
-    """A reader that joins late gets the past, then the present, of the channels that it wants."""
+def test_late_reader_gets_the_past(tmp_path: Path, channels: tuple[str, ...], use_journal: bool) -> None:
+    """A reader that starts late gets the past, then the present, of the channels it requests."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -79,15 +79,15 @@ def test_a_late_reader_gets_what_was_before(tmp_path: Path, channels: tuple[str,
                     publisher.scalars(2, EVERYTHING[number % 2])
                     await asyncio.sleep(0.001)
                 publisher.end()
-                assert frames(past + await reading) == wanted(publisher.recorded, channels)
-                assert whole(subscription)
+                assert frames(past + await reading) == expected(publisher.recorded, channels)
+                assert is_complete(subscription)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_from_any_cursor(tmp_path: Path, use_journal: bool) -> None:
-    """From the cursor of any batch, what comes after it is given, and nothing of what came before."""
+    """From the cursor of any batch, exactly what comes after it is delivered."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -98,13 +98,13 @@ def test_from_any_cursor(tmp_path: Path, use_journal: bool) -> None:
                 async with Subscription(
                     Target(tmp_path), channels=EVERYTHING, cursor=cursor, use_journal=use_journal
                 ) as subscription:
-                    assert frames(await collect(subscription)) == wanted(publisher.recorded, after=cursor)
+                    assert frames(await collect(subscription)) == expected(publisher.recorded, after=cursor)
 
     run(main())
 
 
-def test_an_address_is_enough(tmp_path: Path) -> None:
-    """A reader that has the address of the publisher's requests, and no files, gets everything."""
+def test_address_is_enough(tmp_path: Path) -> None:
+    """A reader that has only the publisher's request endpoint gets everything."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -113,13 +113,13 @@ def test_an_address_is_enough(tmp_path: Path) -> None:
                 first = await anext(subscription)
                 publisher.scalars(5)
                 publisher.end()
-                assert frames([first, *await collect(subscription)]) == wanted(publisher.recorded)
+                assert frames([first, *await collect(subscription)]) == expected(publisher.recorded)
 
     run(main())
 
 
 def test_over_tcp_with_keys(tmp_path: Path) -> None:
-    """Over TCP a reader with an allowed key gets everything, by the live feed and by `fetch`."""
+    """Over TCP a reader with an allowed key gets everything, from the live feed and by `fetch`."""
     server, client = KeyPair.make(), KeyPair.make()
 
     async def main() -> None:
@@ -132,14 +132,14 @@ def test_over_tcp_with_keys(tmp_path: Path) -> None:
                 first = await anext(subscription)
                 publisher.scalars(5)
                 publisher.end()
-                assert frames([first, *await collect(subscription)]) == wanted(publisher.recorded)
+                assert frames([first, *await collect(subscription)]) == expected(publisher.recorded)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_from_now(tmp_path: Path, use_journal: bool) -> None:
-    """A live view gets what is recorded from now on, without a gap, and not what was before."""
+    """A live view gets what is recorded from now on, without a gap, and nothing of the past."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -157,8 +157,8 @@ def test_from_now(tmp_path: Path, use_journal: bool) -> None:
     run(main())
 
 
-def test_from_now_of_a_run_that_is_over_gives_nothing(tmp_path: Path) -> None:
-    """A live view of a run that is over ends, without showing the past as present."""
+def test_from_now_of_a_finished_run_delivers_nothing(tmp_path: Path) -> None:
+    """A live view of a finished run ends without delivering the past."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -171,7 +171,7 @@ def test_from_now_of_a_run_that_is_over_gives_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
-def test_bursts_past_the_high_water_mark_lose_nothing(tmp_path: Path, use_journal: bool) -> None:
+def test_bursts_beyond_the_high_water_mark_lose_nothing(tmp_path: Path, use_journal: bool) -> None:
     """With queues of ten messages, 200,000 events in bursts on two channels all arrive, in order, once."""
 
     async def main() -> None:
@@ -187,15 +187,15 @@ def test_bursts_past_the_high_water_mark_lose_nothing(tmp_path: Path, use_journa
                     publisher.scalars(100, "media" if (burst + number) % 7 == 0 else "event")
                 await asyncio.sleep(0.05)
             publisher.end()
-            assert frames(await reading) == wanted(publisher.recorded)
-            assert whole(subscription)
+            assert frames(await reading) == expected(publisher.recorded)
+            assert is_complete(subscription)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
-def test_batches_that_are_too_large_to_publish_arrive(tmp_path: Path, use_journal: bool) -> None:
-    """A batch that PUB does not carry comes from the history, in its place, also as the very last of its channel."""
+def test_batches_too_large_to_publish_arrive(tmp_path: Path, use_journal: bool) -> None:
+    """A batch that is not published is read from the history, in order, even if it is the last of its channel."""
 
     async def main() -> None:
         async with (
@@ -209,14 +209,14 @@ def test_batches_that_are_too_large_to_publish_arrive(tmp_path: Path, use_journa
                 assert len(publisher.record([image], "media").body) > size
                 await asyncio.sleep(0.05)
             publisher.end()
-            assert frames(await reading) == wanted(publisher.recorded)
-            assert whole(subscription)
+            assert frames(await reading) == expected(publisher.recorded)
+            assert is_complete(subscription)
 
     run(main())
 
 
 async def three_attempts(folder: Path) -> list[Batch]:
-    """A run whose attempts end without a word, each resuming from within the one before; ended in the third."""
+    """Record a run of three attempts, each resumed from within the previous one; only the third has an end."""
     recorded: list[Batch] = []
     for number in range(3):
         async with Publisher(folder, take_over=True) as publisher:
@@ -231,32 +231,32 @@ async def three_attempts(folder: Path) -> list[Batch]:
 
 
 def test_attempts_follow_each_other(tmp_path: Path) -> None:
-    """All attempts are given, one after the other, from any cursor in any of them."""
+    """All attempts are delivered one after the other, from any cursor in any of them."""
 
     async def main() -> None:
         recorded = await three_attempts(tmp_path)
         for cursor in (START, Cursor(0, 9), Cursor(1, 4), Cursor(2, 2)):
             async with Subscription(Target(tmp_path), cursor=cursor) as subscription:
-                assert frames(await collect(subscription)) == wanted(recorded, after=cursor)
+                assert frames(await collect(subscription)) == expected(recorded, after=cursor)
 
     run(main())
 
 
-def test_what_is_superseded_can_be_left_out(tmp_path: Path) -> None:
-    """With `skip_superseded`, of each attempt only what its successor resumed from is given."""
+def test_superseded_events_can_be_skipped(tmp_path: Path) -> None:
+    """With `skip_superseded`, each attempt is delivered only up to where the next one resumed from."""
 
     async def main() -> None:
         recorded = await three_attempts(tmp_path)
         async with Subscription(Target(tmp_path), skip_superseded=True) as subscription:
             kept = [batch for batch in recorded if batch.header.attempt == 2 or batch.cursor.seq <= 3]
-            assert frames(await collect(subscription)) == wanted(kept)
+            assert frames(await collect(subscription)) == expected(kept)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_attempts_are_followed_live(tmp_path: Path, use_journal: bool) -> None:
-    """A reader goes over from one live publisher to the next, whose sockets are elsewhere, and acknowledges there."""
+    """A reader moves from one live publisher to the next at another endpoint, and acknowledges there."""
 
     async def main() -> None:
         recorded: list[Batch] = []
@@ -271,20 +271,20 @@ def test_attempts_are_followed_live(tmp_path: Path, use_journal: bool) -> None:
                     publisher.scalars(2)
                     await asyncio.sleep(0.005)
                 recorded += await reading
-                assert frames(recorded[-20:]) == wanted(publisher.recorded)
+                assert frames(recorded[-20:]) == expected(publisher.recorded)
                 while "loss-file" not in publisher.server.responder.sinks:
                     await subscription.acknowledge(recorded[-1].cursor)
                 assert publisher.server.responder.sinks["loss-file"].cursor == Cursor(number, 39)
             publisher.end()
             assert len(await collect(subscription)) == 1
-            assert whole(subscription)
+            assert is_complete(subscription)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_cancelling_a_pending_batch_loses_nothing(tmp_path: Path, use_journal: bool) -> None:
-    """Waiting for the next batch can be given up at any moment, again and again, and nothing is lost."""
+    """Cancelling the wait for the next batch at any moment loses nothing."""
 
     async def main() -> None:
         async with (
@@ -292,7 +292,7 @@ def test_cancelling_a_pending_batch_loses_nothing(tmp_path: Path, use_journal: b
             Subscription(Target(tmp_path), use_journal=use_journal) as subscription,
         ):
             found: list[Batch] = []
-            given_up = 0
+            timeouts = 0
 
             async def record() -> None:
                 for _ in range(200):
@@ -303,20 +303,20 @@ def test_cancelling_a_pending_batch_loses_nothing(tmp_path: Path, use_journal: b
             recording = asyncio.ensure_future(record())
             while True:
                 try:
-                    found.append(await asyncio.wait_for(anext(subscription), 0.0005 * (given_up % 3)))
+                    found.append(await asyncio.wait_for(anext(subscription), 0.0005 * (timeouts % 3)))
                 except TimeoutError:
-                    given_up += 1
+                    timeouts += 1
                 except StopAsyncIteration:
                     break
             await recording
-            assert given_up > 10
-            assert frames(found) == wanted(publisher.recorded)
+            assert timeouts > 10
+            assert frames(found) == expected(publisher.recorded)
 
     run(main())
 
 
-def test_the_end_stays_the_end(tmp_path: Path) -> None:
-    """After the last batch, asking again says again that the run is over."""
+def test_iteration_stays_ended(tmp_path: Path) -> None:
+    """After the last batch, each further `anext` raises StopAsyncIteration."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -330,8 +330,8 @@ def test_the_end_stays_the_end(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_reader_that_stops_early_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A subscription can be left at any moment: before its first batch, and in the middle."""
+def test_reader_can_stop_early(tmp_path: Path) -> None:
+    """A subscription can be closed before its first batch or in the middle."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -345,7 +345,7 @@ def test_a_reader_that_stops_early_leaves_nothing_behind(tmp_path: Path) -> None
 
 
 def test_ranks_are_read_one_by_one(tmp_path: Path) -> None:
-    """A reader of one rank gets that rank's events, and none of another's."""
+    """A reader of one rank gets only that rank's events."""
 
     async def main() -> None:
         async with Publisher(tmp_path, rank=0) as first, Publisher(tmp_path, rank=1) as second:
@@ -354,14 +354,14 @@ def test_ranks_are_read_one_by_one(tmp_path: Path) -> None:
                 publisher.end()
             for publisher in (first, second):
                 async with Subscription(Target(tmp_path), rank=publisher.attempt.rank) as subscription:
-                    assert frames(await collect(subscription)) == wanted(publisher.recorded)
+                    assert frames(await collect(subscription)) == expected(publisher.recorded)
 
     run(main())
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_the_readers_loop_is_never_blocked(tmp_path: Path, use_journal: bool) -> None:
-    """A reader touches no file and waits for no lock on its event loop."""
+    """A reader never accesses a file or waits for a lock on its event loop."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -377,13 +377,13 @@ def test_the_readers_loop_is_never_blocked(tmp_path: Path, use_journal: bool) ->
                     publisher.end()
                     blockbuster.activate()
                     rest = await collect(subscription)
-            assert frames([first, *rest]) == wanted(publisher.recorded)
+            assert frames([first, *rest]) == expected(publisher.recorded)
 
     run(main())
 
 
-def test_the_last_heartbeat_is_told(tmp_path: Path) -> None:
-    """A reader that has caught up hears what the publisher tells of itself, also while nothing is recorded."""
+def test_last_heartbeat_is_available(tmp_path: Path) -> None:
+    """A reader that has caught up receives heartbeats, even while nothing is recorded."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -397,8 +397,8 @@ def test_the_last_heartbeat_is_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_silence_is_counted_while_nobody_is_there(tmp_path: Path) -> None:
-    """A publisher that stops beating without an end is silent for longer and longer, until a sign of it is seen."""
+def test_silence_is_measured(tmp_path: Path) -> None:
+    """Silence grows after a publisher's last heartbeat, until there is another sign of life."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:

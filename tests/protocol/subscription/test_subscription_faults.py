@@ -1,4 +1,4 @@
-"""A subscription through killed and stopped processes, rogue publishers, later versions and damaged journals."""
+"""Subscriptions with killed and stopped processes, rogue publishers, newer versions and damaged journals."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def collect(subscription: Subscription) -> list[Batch]:
 
 @contextlib.asynccontextmanager
 async def a_process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Python process, which is killed in the end if it has not ended."""
+    """Start a Python process, and kill it at the end if it is still running."""
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     try:
         yield process
@@ -75,12 +75,12 @@ async def line(process: asyncio.subprocess.Process) -> str:
 
 
 def trainer(folder: Path, batches: int = 200, *, end: bool = False) -> contextlib.AbstractAsyncContextManager[Any]:
-    """A publisher in a process of its own, with so many batches of 10 events on two channels."""
+    """Start a publisher in its own process, which records `batches` batches of 10 events on two channels."""
     return a_process("-m", "support.publisher", str(folder), str(batches), "10", *["--end"] * end)
 
 
-def test_a_killed_publisher(tmp_path: Path) -> None:
-    """When the publisher is killed, a reader beside it reads what was journaled, and then ends."""
+def test_killed_publisher(tmp_path: Path) -> None:
+    """When the publisher is killed, a reader on the same host reads what was journaled, and then ends."""
 
     async def main() -> None:
         async with trainer(tmp_path) as process, Subscription(Target(tmp_path), channels=EVERYTHING) as subscription:
@@ -93,8 +93,8 @@ def test_a_killed_publisher(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_killed_publisher_that_was_asked_alone(tmp_path: Path) -> None:
-    """A reader by `fetch` alone, whose publisher is killed, says that it could not have had the rest."""
+def test_killed_publisher_without_journal(tmp_path: Path) -> None:
+    """A reader that uses only `fetch` raises IncompleteError when its publisher is killed."""
 
     async def main() -> None:
         async with trainer(tmp_path) as process:
@@ -109,8 +109,8 @@ def test_a_killed_publisher_that_was_asked_alone(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_publisher_that_ended_long_ago(tmp_path: Path) -> None:
-    """A reader that comes after the end reads everything from the journal, and ends at once."""
+def test_finished_publisher(tmp_path: Path) -> None:
+    """A reader that starts after the end reads everything from the journal, and ends."""
 
     async def main() -> None:
         async with trainer(tmp_path, end=True) as process:
@@ -124,8 +124,8 @@ def test_a_publisher_that_ended_long_ago(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_stopped_publisher_is_waited_for(tmp_path: Path) -> None:
-    """A publisher that is stopped is not gone: the reader waits, and goes on when it does."""
+def test_stopped_publisher_is_not_gone(tmp_path: Path) -> None:
+    """The reader waits for a publisher that is stopped, and continues when it does."""
 
     async def main() -> None:
         async with trainer(tmp_path, 2) as process, Subscription(Target(tmp_path)) as subscription:
@@ -141,8 +141,8 @@ def test_a_stopped_publisher_is_waited_for(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_stopped_publisher_is_given_up(tmp_path: Path) -> None:
-    """With `give_up`, a publisher that is there and silent is waited for so long, and then the reader says so."""
+def test_give_up_on_a_stopped_publisher(tmp_path: Path) -> None:
+    """With `give_up`, the reader raises IncompleteError after that time without data."""
 
     async def main() -> None:
         async with trainer(tmp_path, 2) as process:
@@ -158,8 +158,8 @@ def test_a_stopped_publisher_is_given_up(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_stopped_reader_gets_everything_when_it_goes_on(tmp_path: Path) -> None:
-    """A reader that was stopped while its queue overflowed has everything in the end."""
+def test_stopped_reader_loses_nothing(tmp_path: Path) -> None:
+    """A reader that was stopped while its queue overflowed gets everything."""
 
     async def main() -> None:
         async with Publisher(tmp_path, high_water_mark=10) as publisher:
@@ -177,8 +177,8 @@ def test_a_stopped_reader_gets_everything_when_it_goes_on(tmp_path: Path) -> Non
     run(main())
 
 
-def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A reader that is there before the run's folder waits, with a word about it, and misses nothing."""
+def test_reader_waits_for_a_run_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A reader that starts before the run's folder exists logs that it waits, and misses nothing."""
     folder = tmp_path / "run"
 
     async def main() -> None:
@@ -197,8 +197,8 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, caplog: pytest.L
         run(main())
 
 
-def test_a_run_that_never_begins_is_given_up(tmp_path: Path) -> None:
-    """With `give_up`, a run that does not begin is waited for so long."""
+def test_give_up_on_a_run_that_never_starts(tmp_path: Path) -> None:
+    """With `give_up`, the reader raises IncompleteError if the run does not start in time."""
 
     async def main() -> None:
         async with Subscription(Target(tmp_path / "run"), give_up=0.3) as subscription:
@@ -208,8 +208,8 @@ def test_a_run_that_never_begins_is_given_up(tmp_path: Path) -> None:
     run(main())
 
 
-def test_an_address_where_nobody_is_is_given_up(tmp_path: Path) -> None:
-    """With `give_up`, an address that does not answer is given up."""
+def test_give_up_on_an_address_without_publisher(tmp_path: Path) -> None:
+    """With `give_up`, the reader raises IncompleteError if nothing answers at the address."""
 
     async def main() -> None:
         async with Subscription(Target(None, f"ipc://{tmp_path}/nobody"), give_up=0.3) as subscription:
@@ -219,8 +219,8 @@ def test_an_address_where_nobody_is_is_given_up(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_publisher_of_another_host_that_is_silent_is_given_up(tmp_path: Path) -> None:
-    """A run whose publisher was on another host and says nothing is not over, and with `give_up` is given up."""
+def test_give_up_on_a_silent_publisher_of_another_host(tmp_path: Path) -> None:
+    """A run with a silent publisher on another host is not over; with `give_up` the reader raises IncompleteError."""
     attempt = begin_attempt(tmp_path, 0, "session")
     attempt.write_lease(Lease(ProcessIdentity("another-host", 1, "then"), "session", 0.0))
     writer = JournalWriter(attempt.folder)
@@ -237,10 +237,10 @@ def test_a_publisher_of_another_host_that_is_silent_is_given_up(tmp_path: Path) 
 
 
 async def rogue_frames(run_name: str) -> list[list[bytes]]:
-    """What a publisher never sends, on topics to which readers of its run subscribe."""
+    """Return messages that no publisher sends, on topics that readers of its run subscribe to."""
     recorder = Recorder(run_name)
     recorder.scalars(2)
-    whole = recorder.scalars(2)  # what was read already is not looked into
+    whole = recorder.scalars(2)  # batches before the cursor are not decoded
     wrong_count = Batch(whole.header, encode_header(whole.header), b"\x90")
     return [
         [whole.topic],
@@ -254,8 +254,8 @@ async def rogue_frames(run_name: str) -> list[list[bytes]]:
     ]
 
 
-def test_malformed_frames_are_counted_and_skipped(tmp_path: Path) -> None:
-    """Frames that are no batch are counted, and the events around them are all delivered."""
+def test_malformed_messages_are_counted_and_skipped(tmp_path: Path) -> None:
+    """Malformed messages are counted, and all events around them are delivered."""
 
     async def main() -> None:
         async with (
@@ -265,7 +265,7 @@ def test_malformed_frames_are_counted_and_skipped(tmp_path: Path) -> None:
             publisher.scalars(2)
             found = [await anext(subscription)]
             rogue = await rogue_frames(publisher.attempt.run)
-            await until(lambda: subscription.heartbeat)  # it is what is subscribed to last
+            await until(lambda: subscription.heartbeat)  # its topic is subscribed to last
             for message in rogue:
                 publisher.server._publisher.send_multipart(message)
             await until(lambda: subscription.malformed >= len(rogue))
@@ -277,8 +277,8 @@ def test_malformed_frames_are_counted_and_skipped(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_live_message_past_the_limit_costs_nothing(tmp_path: Path) -> None:
-    """A publisher that sends a message past `MAX_MESSAGE_BYTES` is reconnected to, and nothing is missing."""
+def test_too_large_live_message_loses_nothing(tmp_path: Path) -> None:
+    """After a message above `MAX_MESSAGE_BYTES` the reader reconnects, and nothing is missing."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -294,8 +294,8 @@ def test_a_live_message_past_the_limit_costs_nothing(tmp_path: Path) -> None:
     run(main())
 
 
-def test_malformed_events_of_a_journal_are_counted(tmp_path: Path) -> None:
-    """Events that are not allowed are left out and counted; a body that cannot be read costs its batch alone."""
+def test_malformed_events_in_a_journal_are_counted(tmp_path: Path) -> None:
+    """Invalid events are skipped and counted; a malformed body affects only its own batch."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -312,8 +312,8 @@ def test_malformed_events_of_a_journal_are_counted(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_damaged_record_is_told_of_and_passed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A record that is damaged on disk is named with its place, and what comes after it is delivered."""
+def test_damaged_record_is_reported_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged record is logged with its place, and what follows it is delivered."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -336,8 +336,8 @@ def test_a_damaged_record_is_told_of_and_passed(tmp_path: Path, caplog: pytest.L
     run(main())
 
 
-def test_a_record_that_is_damaged_after_it_was_heard_costs_nothing(tmp_path: Path) -> None:
-    """Damage in a part of the journal that a reader has had live is no gap to it, also when it reads on behind it."""
+def test_damage_to_a_record_already_delivered_is_no_gap(tmp_path: Path) -> None:
+    """Damage to a record that was delivered live is not a gap, even if the reader then reads what follows it."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -359,8 +359,8 @@ def test_a_record_that_is_damaged_after_it_was_heard_costs_nothing(tmp_path: Pat
     run(main())
 
 
-def test_unjournaled_batches_move_no_cursor(tmp_path: Path) -> None:
-    """What is published without being journaled is not delivered, and what was is, once and in order."""
+def test_unjournaled_batches_do_not_advance_the_cursor(tmp_path: Path) -> None:
+    """Unjournaled batches are not delivered; once journaled they are, in order, once."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -380,8 +380,8 @@ def test_unjournaled_batches_move_no_cursor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["journal", "connection", "live"])
-def test_a_newer_major_version_is_refused(tmp_path: Path, place: str) -> None:
-    """A journal, connection file or message of a newer major version ends the reading with what to install."""
+def test_newer_major_version_is_refused(tmp_path: Path, place: str) -> None:
+    """A journal, connection file or message of a newer major version raises an error with a hint to upgrade."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -408,10 +408,8 @@ def test_a_newer_major_version_is_refused(tmp_path: Path, place: str) -> None:
     run(main())
 
 
-def test_a_publisher_that_speaks_only_newer_versions_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A publisher that does not speak this version says so in its `hello`; one that says rubbish is refused too."""
+def test_publisher_of_only_newer_versions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher whose `hello` has only newer versions, or invalid ones, raises an error."""
 
     async def main(versions: object, error: type[Exception], match: str) -> None:
         async with Publisher(tmp_path, take_over=True) as publisher:
@@ -425,8 +423,8 @@ def test_a_publisher_that_speaks_only_newer_versions_is_refused(
     run(main([], RequestError, "versions"))
 
 
-def test_an_older_reader_skips_what_later_versions_add(tmp_path: Path) -> None:
-    """Unknown types, names, event fields, header fields and channels are delivered or skipped, and never fatal."""
+def test_additions_of_later_versions_are_skipped(tmp_path: Path) -> None:
+    """Unknown types, names, event fields, header fields and channels are delivered or skipped, and raise nothing."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -448,8 +446,8 @@ def test_an_older_reader_skips_what_later_versions_add(tmp_path: Path) -> None:
     run(main())
 
 
-def test_an_endpoint_that_cannot_be_connected_to_ends_the_reading(tmp_path: Path) -> None:
-    """A publisher that tells an address which only a server can use is told of, and closing does not hang."""
+def test_invalid_endpoint_raises_request_error(tmp_path: Path) -> None:
+    """A publisher whose endpoint cannot be connected to raises RequestError, and closing does not hang."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -463,8 +461,8 @@ def test_an_endpoint_that_cannot_be_connected_to_ends_the_reading(tmp_path: Path
     run(main())
 
 
-def test_a_connection_file_of_a_dead_publisher_is_not_connected_to(tmp_path: Path) -> None:
-    """A connection file whose socket is gone is not waited on: the journal is followed."""
+def test_stale_connection_file_is_ignored(tmp_path: Path) -> None:
+    """With a connection file whose socket is gone, the reader follows the journal."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -483,8 +481,8 @@ def test_a_connection_file_of_a_dead_publisher_is_not_connected_to(tmp_path: Pat
 
 
 @pytest.mark.parametrize("use_journal", [True, False])
-def test_a_cursor_ahead_of_a_record_that_goes_on(tmp_path: Path, use_journal: bool) -> None:
-    """A cursor past what a crashed host's journal holds, in a run that goes on, is refused: it holds what is lost."""
+def test_cursor_ahead_of_a_continued_run(tmp_path: Path, use_journal: bool) -> None:
+    """A cursor beyond the end of a journal that a later attempt continues raises CursorAheadError."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -500,8 +498,8 @@ def test_a_cursor_ahead_of_a_record_that_goes_on(tmp_path: Path, use_journal: bo
     run(main())
 
 
-def test_a_cursor_ahead_of_a_record_that_is_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A cursor past the end of a run that does not go on is told of, and there is nothing to read."""
+def test_cursor_ahead_of_a_finished_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A cursor beyond the end of a finished run is logged, and nothing is delivered."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -514,8 +512,8 @@ def test_a_cursor_ahead_of_a_record_that_is_over(tmp_path: Path, caplog: pytest.
     run(main())
 
 
-def test_a_segment_that_cannot_be_read_makes_the_reading_incomplete(tmp_path: Path) -> None:
-    """Where the system does not let the journal be read, the reader says so with our error."""
+def test_unreadable_segment_raises_incomplete_error(tmp_path: Path) -> None:
+    """An unreadable journal raises IncompleteError with the system's message."""
 
     async def main() -> None:
         attempt = begin_attempt(tmp_path, 0, "session")
@@ -527,8 +525,8 @@ def test_a_segment_that_cannot_be_read_makes_the_reading_incomplete(tmp_path: Pa
     run(main())
 
 
-def test_an_acknowledgement_to_nobody_is_given_up(tmp_path: Path) -> None:
-    """Acknowledging where there is no publisher, or one that is gone, does no more than take its time."""
+def test_acknowledging_without_publisher_does_nothing(tmp_path: Path) -> None:
+    """Acknowledging without a publisher, or to one that is gone, raises nothing."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -546,8 +544,8 @@ def test_an_acknowledgement_to_nobody_is_given_up(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_slow_consumer_keeps_a_bounded_number_of_batches(tmp_path: Path) -> None:
-    """Of a long journal no more than `READ_AHEAD_BATCHES` are read before they are asked for."""
+def test_read_ahead_is_limited_in_batches(tmp_path: Path) -> None:
+    """At most `READ_AHEAD_BATCHES` batches are read before the consumer asks for them."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -565,8 +563,8 @@ def test_a_slow_consumer_keeps_a_bounded_number_of_batches(tmp_path: Path) -> No
     run(main())
 
 
-def test_a_slow_consumer_keeps_a_bounded_number_of_bytes(tmp_path: Path) -> None:
-    """Of large batches fewer are read ahead: what waits has at most one more than `read_ahead_bytes` allow."""
+def test_read_ahead_is_limited_in_bytes(tmp_path: Path) -> None:
+    """Large batches are read ahead only until `read_ahead_bytes` are reached."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -584,8 +582,8 @@ def test_a_slow_consumer_keeps_a_bounded_number_of_bytes(tmp_path: Path) -> None
     run(main())
 
 
-def test_a_heartbeat_shows_a_lost_tail(tmp_path: Path) -> None:
-    """When the last batches were dropped on their way, the next heartbeat makes the reader get them."""
+def test_heartbeat_reveals_a_lost_tail(tmp_path: Path) -> None:
+    """If the last batches were dropped, the next heartbeat makes the reader get them from the history."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -604,15 +602,15 @@ def test_a_heartbeat_shows_a_lost_tail(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_plain_socket_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> None:
-    """A subscriber that connects and never reads changes nothing for one that does."""
+def test_subscriber_that_never_reads_delays_nobody(tmp_path: Path) -> None:
+    """A subscriber that never reads does not affect another one."""
 
     async def main() -> None:
         async with Publisher(tmp_path, high_water_mark=10) as publisher:
-            with zmq.Context() as context, context.socket(zmq.SUB) as deaf:
-                deaf.subscribe(b"")
-                deaf.linger = 0
-                deaf.connect(publisher.server.publish_endpoint)
+            with zmq.Context() as context, context.socket(zmq.SUB) as silent:
+                silent.subscribe(b"")
+                silent.linger = 0
+                silent.connect(publisher.server.publish_endpoint)
                 async with Subscription(Target(tmp_path)) as subscription:
                     reading = asyncio.ensure_future(collect(subscription))
                     for _ in range(1000):

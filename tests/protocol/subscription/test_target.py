@@ -1,4 +1,4 @@
-"""TARGET: a run's folder, a connection file or an address; and a clear line for what is none of them."""
+"""TARGET: a run's folder, a connection file or an address; and a clear error for anything else."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def a_connection() -> Connection:
     return Connection("tcp://localhost:1", "tcp://localhost:2", "digits-1", 0, 1, "a1b2", 0, process)
 
 
-def test_a_runs_folder(tmp_path: Path) -> None:
-    """A folder is taken as a run's, whether it is there yet or not."""
+def test_run_folder(tmp_path: Path) -> None:
+    """A folder is a run's folder, even if it does not exist yet."""
     assert resolve_target(str(tmp_path)) == Target(folder=tmp_path)
     assert resolve_target(str(tmp_path / "later")) == Target(folder=tmp_path / "later")
 
 
 @pytest.mark.parametrize("address", ["tcp://localhost:5555", "ipc:///tmp/socket"])
-def test_an_address(address: str) -> None:
-    """An address is that of the publisher's requests."""
+def test_address(address: str) -> None:
+    """An address is the publisher's request endpoint."""
     assert resolve_target(address) == Target(folder=None, request=address)
     assert str(resolve_target(address)) == address
 
 
-def test_a_connection_file_in_its_runs_folder(tmp_path: Path) -> None:
-    """A connection file beside its run's journal stands for the run's folder."""
+def test_connection_file_in_its_run_folder(tmp_path: Path) -> None:
+    """A connection file beside its run's journal names the run's folder."""
     begin_attempt(tmp_path, 0, "session")
     path = connection_path(tmp_path, 0)
     write_connection(path, a_connection())
@@ -42,21 +42,21 @@ def test_a_connection_file_in_its_runs_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["connection-rank0.json", "copy.json"])
-def test_a_copied_connection_file(tmp_path: Path, name: str) -> None:
-    """A connection file that was copied away from its run is an address, with the keys to it."""
+def test_copied_connection_file(tmp_path: Path, name: str) -> None:
+    """A connection file outside its run's folder names the publisher, with the keys to it."""
     write_connection(tmp_path / name, a_connection())
     target = resolve_target(str(tmp_path / name))
     assert target == Target(folder=None, request="tcp://localhost:2", connection=a_connection())
 
 
 @pytest.mark.parametrize("address", ["http://localhost", "inproc://a", "tcp://", "://"])
-def test_an_address_of_another_kind_is_refused(address: str) -> None:
-    """An address that cannot be connected to is refused by what it begins with."""
+def test_invalid_address_is_refused(address: str) -> None:
+    """An address that is not a valid endpoint raises TargetError."""
     with pytest.raises(TargetError, match="is neither tcp://host:port nor ipc://path"):
         resolve_target(address)
 
 
-def test_an_installed_package_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_package_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package named trainwire_* resolves the addresses of the schemes in its module target_schemes."""
     package = tmp_path / "trainwire_elsewhere"
     package.mkdir()
@@ -69,7 +69,7 @@ def test_an_installed_package_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.
     assert resolve_target("shelf://runs/7") == Target(folder=None, request="ipc://runs/7")
 
 
-def test_a_package_whose_schemes_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_with_broken_schemes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error on import of a package's schemes names the package; endpoints do not need it."""
     package = tmp_path / "trainwire_broken"
     package.mkdir()
@@ -81,8 +81,8 @@ def test_a_package_whose_schemes_cannot_be_loaded_is_named(tmp_path: Path, monke
     assert resolve_target("tcp://localhost:5555").request
 
 
-def test_an_address_without_its_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host and a port are no folder that would be waited for, unless there is one of that name."""
+def test_address_without_scheme_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host and port without tcp:// are refused, unless a folder has that name."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TargetError, match=r"begins with tcp://, as in tcp://127\.0\.0\.1:5601"):
         resolve_target("127.0.0.1:5601")
@@ -90,28 +90,28 @@ def test_an_address_without_its_beginning_is_refused(tmp_path: Path, monkeypatch
     assert resolve_target("run:12").folder == Path("run:12")
 
 
-def test_a_folder_in_no_folder_is_refused(tmp_path: Path) -> None:
-    """A path in a folder that is not there is a typing error, and not waited for."""
+def test_folder_without_parent_is_refused(tmp_path: Path) -> None:
+    """A path whose parent folder does not exist is refused."""
     with pytest.raises(TargetError, match=f"there is no folder {tmp_path / 'missing'}"):
         resolve_target(str(tmp_path / "missing" / "run"))
 
 
-def test_a_file_that_is_no_connection_file_is_refused(tmp_path: Path) -> None:
-    """Another file is refused as such."""
+def test_other_file_is_refused(tmp_path: Path) -> None:
+    """A file that is not a connection file raises ConnectionFileError."""
     (tmp_path / "loss.tsv").write_text("EPOCH\tLOSS\n")
     with pytest.raises(ConnectionFileError, match="not JSON"):
         resolve_target(str(tmp_path / "loss.tsv"))
 
 
-def test_a_path_that_cannot_be_looked_at_is_refused() -> None:
-    """A path that the system refuses is named with what it says."""
+def test_inaccessible_path_is_refused() -> None:
+    """The error for a path that cannot be accessed contains the system's message."""
     with pytest.raises(TargetError, match="File name too long"):
         resolve_target("a" * 5000)
 
 
 @given(st.text())
 def test_any_text_is_a_target_or_refused(text: str) -> None:
-    """Whatever was typed is a target, or refused with our error."""
+    """Any text is either a target or raises TrainwireError."""
     try:
         assert isinstance(resolve_target(text), Target)
     except TrainwireError as error:

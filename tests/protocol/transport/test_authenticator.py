@@ -1,4 +1,4 @@
-"""Who is let in over TCP, by real sockets, and what becomes of the others."""
+"""Authentication over TCP with real sockets: which clients are accepted, and how others are refused."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def address(publisher: Publisher) -> tuple[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def saying_hello(publisher: Publisher, keys: ClientKeys | None) -> AsyncIterator[asyncio.Task[dict[str, Any]]]:
-    """A client with these keys, and the answer that it waits for."""
+async def pending_hello(publisher: Publisher, keys: ClientKeys | None) -> AsyncIterator[asyncio.Task[dict[str, Any]]]:
+    """Send `hello` with these keys, and yield the task that waits for the reply."""
     context = zmq.asyncio.Context()
     requester = Requester(context, publisher.server.request_endpoint, keys)
     hello = asyncio.create_task(requester.hello(timeout=60))
@@ -51,36 +51,36 @@ async def saying_hello(publisher: Publisher, keys: ClientKeys | None) -> AsyncIt
 
 
 async def is_answered(publisher: Publisher, keys: ClientKeys) -> bool:
-    """Whether a client with these keys gets an answer."""
-    async with saying_hello(publisher, keys) as hello:
+    """Return whether a client with these keys gets a reply."""
+    async with pending_hello(publisher, keys) as hello:
         return (await hello)["run"] == publisher.attempt.run
 
 
 async def is_refused(publisher: Publisher, keys: ClientKeys | None) -> bool:
-    """Whether a client with these keys is counted, and gets no answer; it stays until it is."""
+    """Return whether a client with these keys is counted as refused before it gets a reply."""
     before = publisher.server.refused
-    async with saying_hello(publisher, keys) as hello:
+    async with pending_hello(publisher, keys) as hello:
         await until(lambda: hello.done() or publisher.server.refused > before)
         return not hello.done()
 
 
-async def with_a_wrong_key_of_the_publisher(publisher: Publisher) -> None:
+async def connect_with_wrong_server_key(publisher: Publisher) -> None:
     assert await is_refused(publisher, ClientKeys(OTHER.public, FRIEND))
 
 
-async def with_a_key_that_is_not_on_the_list(publisher: Publisher) -> None:
+async def connect_with_unlisted_key(publisher: Publisher) -> None:
     assert await is_refused(publisher, ClientKeys(SERVER.public, STRANGER))
 
 
-async def without_keys(publisher: Publisher) -> None:
+async def connect_without_keys(publisher: Publisher) -> None:
     assert await is_refused(publisher, None)
 
 
-async def as_a_port_scanner(publisher: Publisher) -> None:
+async def open_and_close(publisher: Publisher) -> None:
     socket.create_connection(address(publisher)).close()
 
 
-async def of_another_protocol(publisher: Publisher) -> None:
+async def send_http_request(publisher: Publisher) -> None:
     def get() -> None:
         connection = http.client.HTTPConnection(*address(publisher), timeout=5)
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -92,24 +92,24 @@ async def of_another_protocol(publisher: Publisher) -> None:
 
 
 @pytest.mark.parametrize(
-    ("come", "told"),
+    ("connect", "reason"),
     [
-        (with_a_wrong_key_of_the_publisher, "has a wrong public key of this publisher"),
-        (with_a_key_that_is_not_on_the_list, "has a key that is not on the list"),
-        (without_keys, "sent no key"),
-        (as_a_port_scanner, "sent no key"),
-        (of_another_protocol, "uses another protocol"),
+        (connect_with_wrong_server_key, "has a wrong public key of this publisher"),
+        (connect_with_unlisted_key, "has a key that is not on the list"),
+        (connect_without_keys, "sent no key"),
+        (open_and_close, "sent no key"),
+        (send_http_request, "uses another protocol"),
     ],
 )
-def test_a_client_that_is_refused(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, come: Callable[[Publisher], Awaitable[None]], told: str
+def test_refused_client_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, connect: Callable[[Publisher], Awaitable[None]], reason: str
 ) -> None:
-    """It is counted, told of in one line without keys, and nobody else notices."""
+    """A refused client is counted and logged in one line without keys; other clients are not affected."""
 
     async def main() -> None:
         async with Publisher(tmp_path, keys=KEYS) as publisher:
-            await come(publisher)
-            await come(publisher)
+            await connect(publisher)
+            await connect(publisher)
             while publisher.server.refused < 2:
                 await asyncio.sleep(0.01)
             assert await is_answered(publisher, ClientKeys(SERVER.public, FRIEND))
@@ -118,12 +118,12 @@ def test_a_client_that_is_refused(
         run(main())
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("trainwire")]
     assert len(lines) == 1
-    assert told in lines[0]
+    assert reason in lines[0]
     assert not any(key in caplog.text for pair in (SERVER, FRIEND, STRANGER, OTHER) for key in pair)
 
 
-def test_a_client_hears_that_its_key_is_refused(tmp_path: Path) -> None:
-    """Who comes with a key that is not on the list is told so, instead of waiting for ever."""
+def test_client_with_unlisted_key_gets_an_error(tmp_path: Path) -> None:
+    """A client whose key is not on the list raises RequestError instead of waiting forever."""
 
     async def main() -> None:
         async with Publisher(tmp_path, keys=KEYS) as publisher:
@@ -137,8 +137,8 @@ def test_a_client_hears_that_its_key_is_refused(tmp_path: Path) -> None:
     run(main())
 
 
-def test_who_was_let_in_is_not_counted(tmp_path: Path) -> None:
-    """Clients that came with a key on the list, and went again, are no refused ones."""
+def test_accepted_clients_are_not_counted_as_refused(tmp_path: Path) -> None:
+    """Clients that connect with an allowed key and disconnect are not counted."""
 
     async def main() -> None:
         async with Publisher(tmp_path, keys=KEYS) as publisher:
@@ -149,13 +149,13 @@ def test_who_was_let_in_is_not_counted(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_scan_of_a_thousand_connections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """All are counted, and one line is all they cost the log."""
+def test_port_scan_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand scanned connections are all counted, and logged in one line."""
 
     async def main() -> None:
         async with Publisher(tmp_path, keys=KEYS) as publisher:
             for _ in range(1000):
-                await as_a_port_scanner(publisher)
+                await open_and_close(publisher)
             while publisher.server.refused < 1000:
                 await asyncio.sleep(0.01)
             assert await is_answered(publisher, ClientKeys(SERVER.public, FRIEND))
@@ -164,14 +164,14 @@ def test_a_scan_of_a_thousand_connections(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.text.count("refused a client") == 1
 
 
-def test_a_key_that_may_only_read_sends_no_commands(tmp_path: Path) -> None:
-    """A read-only key is answered what it asks, and refused what it commands; another key is obeyed."""
-    obeyed: list[str] = []
+def test_read_only_key_cannot_send_commands(tmp_path: Path) -> None:
+    """Requests with a read-only key are answered, but its commands are refused; another key's are accepted."""
+    accepted: list[str] = []
     command = {"id": "a", "verb": "stop", "arguments": {}}
 
     async def main() -> None:
         async with Publisher(tmp_path, keys=KEYS) as publisher:
-            publisher.server.responder.on_command = lambda identifier, verb, arguments: obeyed.append(verb)
+            publisher.server.responder.on_command = lambda identifier, verb, arguments: accepted.append(verb)
             context = zmq.asyncio.Context()
             for pair in (READER, FRIEND):
                 requester = Requester(context, publisher.server.request_endpoint, ClientKeys(SERVER.public, pair))
@@ -183,11 +183,11 @@ def test_a_key_that_may_only_read_sends_no_commands(tmp_path: Path) -> None:
             context.term()
 
     run(main())
-    assert obeyed == ["stop"]
+    assert accepted == ["stop"]
 
 
-def test_a_subscriber_that_never_reads(tmp_path: Path) -> None:
-    """It holds up neither the publisher nor another subscriber."""
+def test_subscriber_that_never_reads(tmp_path: Path) -> None:
+    """A subscriber that never reads delays neither the publisher nor another subscriber."""
 
     async def main() -> None:
         async with Publisher(tmp_path, keys=KEYS, high_water_mark=10) as publisher:
@@ -210,7 +210,7 @@ def test_a_subscriber_that_never_reads(tmp_path: Path) -> None:
             last = publisher.recorded[-1].header.seq
             seen = -1
             while seen < last:
-                publisher.scalars(100)  # what does not fit its queue at once is dropped for the good reader too
+                publisher.scalars(100)  # batches beyond the queue are dropped for the good reader too
                 await asyncio.sleep(0.01)
                 while reader.poll(0):
                     seen = msgpack.unpackb(reader.recv_multipart()[1])["seq"]

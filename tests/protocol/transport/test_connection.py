@@ -1,4 +1,4 @@
-"""The connection file: for its owner's eyes, and a clear line for whatever is not one."""
+"""The connection file: private to its owner, and a clear error for anything invalid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ json_values = st.recursive(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a connection file of rank 0 stands."""
+    """The path of rank 0's connection file."""
     return connection_path(tmp_path, 0)
 
 
@@ -48,35 +48,35 @@ def write_fields(path: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("keys", [None, ClientKeys(KeyPair.make().public, KeyPair.make())])
-def test_a_connection_comes_back_as_it_was(path: Path, keys: ClientKeys | None) -> None:
-    """What was written is read, with keys and without."""
+def test_round_trip(path: Path, keys: ClientKeys | None) -> None:
+    """A connection is read as it was written, with and without keys."""
     connection = replace(CONNECTION, keys=keys)
     write_connection(path, connection)
     assert read_connection(path) == connection
 
 
-def test_only_its_owner_can_read_it(path: Path) -> None:
-    """The file has mode 0600, also where one of another mode stood before."""
+def test_only_the_owner_can_read_it(path: Path) -> None:
+    """The file has mode 0600, even if it replaces one of another mode."""
     path.write_text("old")
     path.chmod(0o644)
     write_connection(path, CONNECTION)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_secrets_are_not_shown() -> None:
-    """What is printed of a connection does not hold its secret key."""
+def test_repr_hides_the_secret_key() -> None:
+    """The repr of a connection does not contain its secret key."""
     keys = ClientKeys(KeyPair.make().public, KeyPair.make())
     assert keys.client.secret not in repr(replace(CONNECTION, keys=keys))
 
 
-def test_fields_of_later_versions_are_skipped(path: Path) -> None:
-    """A file with fields that this version does not know is read."""
+def test_unknown_fields_are_ignored(path: Path) -> None:
+    """Fields that this version does not know are ignored."""
     write_fields(path, mood="good", process={**CONNECTION.process._asdict(), "thread": 1})
     assert read_connection(path) == CONNECTION
 
 
-def test_a_file_without_keys_is_read(path: Path) -> None:
-    """Keys may be left out, as by a publisher that serves `ipc` alone."""
+def test_keys_are_optional(path: Path) -> None:
+    """A file without keys is valid, as a publisher on `ipc` writes it."""
     write_fields(path)
     fields = json.loads(path.read_bytes())
     del fields["keys"]
@@ -87,8 +87,8 @@ def test_a_file_without_keys_is_read(path: Path) -> None:
 @pytest.mark.parametrize(
     "field", ["publish", "request", "run", "rank", "world_size", "session", "attempt", "process", "version"]
 )
-def test_a_missing_field_is_named(path: Path, field: str) -> None:
-    """A file without a field says which file it is, and which field is missing."""
+def test_missing_field_is_named(path: Path, field: str) -> None:
+    """The error for a missing field names the file and the field."""
     write_fields(path)
     fields = json.loads(path.read_bytes())
     del fields[field]
@@ -117,44 +117,44 @@ def test_a_missing_field_is_named(path: Path, field: str) -> None:
         {"version": "1"},
     ],
 )
-def test_a_wrong_field_is_named(path: Path, changes: dict[str, Any]) -> None:
-    """A field that holds what it cannot is named."""
+def test_invalid_field_is_named(path: Path, changes: dict[str, Any]) -> None:
+    """The error for an invalid field names the file and the field."""
     write_fields(path, **changes)
     with pytest.raises(ConnectionFileError, match=f"{path} is not a connection file: {next(iter(changes))} is"):
         read_connection(path)
 
 
-def test_a_secret_that_is_wrong_is_not_shown(path: Path) -> None:
-    """The message about wrong keys does not hold them."""
+def test_invalid_secret_is_not_shown(path: Path) -> None:
+    """The error for invalid keys does not contain them."""
     write_fields(path, keys={"secret": "my-secret"})
     with pytest.raises(ConnectionFileError) as refused:
         read_connection(path)
     assert "my-secret" not in str(refused.value)
 
 
-def test_a_newer_version_is_refused_with_what_to_install(path: Path) -> None:
-    """A newer major version's file is refused as such, even if its fields are others."""
+def test_newer_version_is_refused(path: Path) -> None:
+    """A newer major version's file is refused with a hint to upgrade, even if its fields differ."""
     path.write_text(json.dumps({"version": VERSION + 1, "endpoints": {}}))
     with pytest.raises(UnsupportedVersionError, match="pip install --upgrade trainwire"):
         read_connection(path)
 
 
-def test_a_file_that_is_not_there_or_a_folder_says_so(tmp_path: Path) -> None:
-    """What cannot be read is named with what the system says."""
+def test_unreadable_file_gives_the_reason(tmp_path: Path) -> None:
+    """The error for a missing file or a folder contains the system's message."""
     with pytest.raises(ConnectionFileError, match="No such file"):
         read_connection(tmp_path / "missing")
     with pytest.raises(ConnectionFileError, match="Is a directory"):
         read_connection(tmp_path)
 
 
-def test_an_endless_file_is_not_read_to_its_end() -> None:
-    """No more than the limit is read of a file."""
+def test_endless_file_is_refused() -> None:
+    """No more than the limit is read from a file."""
     with pytest.raises(ConnectionFileError, match="not JSON"):
         read_connection(Path("/dev/zero"))
 
 
-def test_a_file_past_the_limit_is_refused(path: Path) -> None:
-    """A file larger than `MAX_CONNECTION_FILE_BYTES` is none, and one that just fits is."""
+def test_file_above_the_size_limit_is_refused(path: Path) -> None:
+    """A file of `MAX_CONNECTION_FILE_BYTES` is read, and a larger one is refused."""
     write_fields(path, padding="")
     length = path.stat().st_size
     write_fields(path, padding="a" * (MAX_CONNECTION_FILE_BYTES - length))
@@ -166,8 +166,8 @@ def test_a_file_past_the_limit_is_refused(path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 60_000))
-def test_any_file_raises_only_our_error(path: Path, data: bytes) -> None:
-    """Whatever bytes the file holds, the error is ours, and names it."""
+def test_any_content_raises_protocol_error(path: Path, data: bytes) -> None:
+    """Any invalid content raises ProtocolError, which names the file."""
     path.write_bytes(data)
     with pytest.raises(ProtocolError, match=str(path)):
         read_connection(path)
@@ -176,7 +176,7 @@ def test_any_file_raises_only_our_error(path: Path, data: bytes) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*vars(CONNECTION)]), json_values, min_size=1))
 def test_any_fields_are_read_or_refused(path: Path, changes: dict[str, Any]) -> None:
-    """Whatever its fields hold, a file is read or refused with our error."""
+    """Any values of the fields are either read or raise ProtocolError."""
     write_fields(path, **changes)
     try:
         read_connection(path)
@@ -186,26 +186,26 @@ def test_any_fields_are_read_or_refused(path: Path, changes: dict[str, Any]) -> 
 
 @pytest.fixture
 def socket_file() -> Iterator[str]:
-    """The endpoint of a socket that is there."""
+    """The endpoint of an existing socket."""
     with tempfile.TemporaryDirectory(prefix="tw-", dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/socket")
         yield f"ipc://{folder}/socket"
 
 
-def test_a_publisher_that_is_there_is_reachable(socket_file: str) -> None:
-    """A live process of this host with its socket files can be reached."""
+def test_live_publisher_is_reachable(socket_file: str) -> None:
+    """A live process on this host with its socket files is reachable."""
     assert replace(CONNECTION, publish=socket_file, request=socket_file).is_reachable()
 
 
-def test_a_publisher_that_cannot_be_there_is_not_reachable(socket_file: str) -> None:
-    """One whose process is gone, whose socket file is missing, or whose files are another host's cannot be reached."""
+def test_gone_publisher_is_not_reachable(socket_file: str) -> None:
+    """A publisher is unreachable if its process is gone, a socket file is missing, or the files are on another host."""
     there = replace(CONNECTION, publish=socket_file, request=socket_file)
     assert not replace(there, process=there.process._replace(started="then")).is_reachable()
     assert not replace(there, request=f"{socket_file}-gone").is_reachable()
     assert not replace(there, process=there.process._replace(host="another-host")).is_reachable()
 
 
-def test_a_tcp_publisher_of_another_host_may_be_reachable() -> None:
-    """Over TCP, a process that cannot be looked at may be there."""
+def test_tcp_publisher_on_another_host_is_reachable() -> None:
+    """Over TCP, a process on another host counts as reachable, since its state is unknown."""
     process = ProcessIdentity("another-host", 1, "then")
     assert replace(CONNECTION, publish="tcp://a:1", request="tcp://a:2", process=process).is_reachable()

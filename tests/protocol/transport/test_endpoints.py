@@ -1,4 +1,4 @@
-"""Where a publisher is, and under which name it is known."""
+"""What a publisher binds, and the addresses that clients get."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainwire_protocol.transport.endpoints import Endpoints, Tcp
 BOUND = ("tcp://0.0.0.0:5001", "tcp://0.0.0.0:5002")
 
 
-def test_nothing_to_bind_is_a_socket_of_this_host() -> None:
-    """Without an address the sockets are in a private folder, and go with it."""
+def test_default_is_a_private_folder() -> None:
+    """Without an address the sockets are in a private folder, which `remove` deletes."""
     endpoints = Endpoints.choose(Tcp())
     assert endpoints.folder
     assert endpoints.folder.stat().st_mode & 0o777 == 0o700
@@ -23,8 +23,8 @@ def test_nothing_to_bind_is_a_socket_of_this_host() -> None:
     assert not endpoints.folder.exists()
 
 
-def test_tcp_always_has_keys() -> None:
-    """An address on TCP comes with a server's keys, and with a client's that the server lets in."""
+def test_tcp_endpoints_have_keys() -> None:
+    """TCP endpoints come with the server's keys, and with those of a client that the server allows."""
     endpoints = Endpoints.choose(Tcp("tcp://127.0.0.1:0"))
     assert (endpoints.publish, endpoints.request) == ("tcp://127.0.0.1:*",) * 2
     assert endpoints.server_keys
@@ -36,7 +36,7 @@ def test_tcp_always_has_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("advertise", "known"),
+    ("advertise", "expected"),
     [
         (None, (f"tcp://{socket.gethostname()}:5001", f"tcp://{socket.gethostname()}:5002")),
         ("login.example.org", ("tcp://login.example.org:5001", "tcp://login.example.org:5002")),
@@ -44,29 +44,29 @@ def test_tcp_always_has_keys() -> None:
         ("[::1]:7000", ("tcp://[::1]:7000", "tcp://[::1]:7001")),
     ],
 )
-def test_what_clients_are_told(advertise: str | None, known: tuple[str, str]) -> None:
-    """Clients are told the host's name for "all addresses", or what is to be advertised."""
-    assert Endpoints.choose(Tcp("tcp://0.0.0.0:5001", advertise)).advertised(*BOUND) == known
+def test_advertised_endpoints(advertise: str | None, expected: tuple[str, str]) -> None:
+    """Clients get the value of `advertise`, or this host's name if all addresses are bound."""
+    assert Endpoints.choose(Tcp("tcp://0.0.0.0:5001", advertise)).advertised(*BOUND) == expected
 
 
 @pytest.mark.parametrize(
     "bind", ["localhost:1", "udp://a:1", "tcp://a", "tcp://a:b", "tcp://a:65535", "tcp://a:1/x", 5]
 )
-def test_what_cannot_be_bound(bind: str) -> None:
-    """What is no address is refused by name."""
+def test_invalid_bind_is_refused(bind: str) -> None:
+    """An invalid address to bind raises OptionError, which shows it."""
     with pytest.raises(OptionError, match="bind is"):
         Endpoints.choose(Tcp.from_environment(bind))
 
 
 @pytest.mark.parametrize("advertise", ["a:7000", "a b", "a:0", "a:x", "a:65535", "a/b", ":5"])
-def test_what_cannot_be_advertised(advertise: str) -> None:
-    """What is no host is refused by name."""
+def test_invalid_advertise_is_refused(advertise: str) -> None:
+    """An invalid host to advertise raises OptionError, which shows it."""
     with pytest.raises(OptionError, match="advertise is"):
         Endpoints.choose(Tcp("tcp://0.0.0.0:0", advertise))
 
 
-def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment gives what is not given; what is given in full is all that counts."""
+def test_tcp_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment variables fill in what is not given; a complete `Tcp` is used unchanged."""
     for name, value in {"BIND": "tcp://0.0.0.0:0", "ADVERTISE": "login", "CLIENTS": "/keys"}.items():
         monkeypatch.setenv(f"TRAINWIRE_{name}", value)
     monkeypatch.setenv("TRAINWIRE_SERVER_KEY", "")

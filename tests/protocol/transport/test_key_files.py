@@ -1,4 +1,4 @@
-"""Files of keys, and lists of clients."""
+"""Key files, and lists of clients."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("keys") / "bad.pub"
 
 
-def test_both_halves_of_a_pair_are_their_owners_alone(tmp_path: Path) -> None:
-    """A pair is written to two files that nobody else can read, and read again from them."""
+def test_key_files_are_written_and_read(tmp_path: Path) -> None:
+    """A pair is written to two files and read back; only the owner can read the secret key."""
     secret, public = make_key_files(tmp_path / "keys" / "laptop")
     assert (secret.name, public.name) == ("laptop.key", "laptop.pub")
     assert (secret.stat().st_mode & 0o777, public.stat().st_mode & 0o777 & ~0o022) == (0o600, 0o644)
@@ -36,8 +36,8 @@ def test_both_halves_of_a_pair_are_their_owners_alone(tmp_path: Path) -> None:
     assert pair.secret not in public.read_text()
 
 
-def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
-    """A second pair of the same name is refused, and the first stays as it is."""
+def test_existing_keys_are_kept(tmp_path: Path) -> None:
+    """A second pair of the same name is refused, and the first is not changed."""
     secret, _ = make_key_files(tmp_path / "laptop")
     before = secret.read_text()
     with pytest.raises(UsageError, match="already exists"):
@@ -45,8 +45,8 @@ def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
     assert secret.read_text() == before
 
 
-def test_a_folder_of_public_keys_is_a_list(tmp_path: Path) -> None:
-    """A publisher takes its own pair, everybody in the folder, and who may only read, from the files."""
+def test_server_keys_from_files(tmp_path: Path) -> None:
+    """A publisher reads its own pair, the allowed clients and the read-only ones from files."""
     own, _ = make_key_files(tmp_path / "cluster")
     make_key_files(tmp_path / "clients" / "laptop")
     make_key_files(tmp_path / "clients" / "wall", may_command=False)
@@ -57,16 +57,16 @@ def test_a_folder_of_public_keys_is_a_list(tmp_path: Path) -> None:
     assert keys.read_only == {wall}
 
 
-def test_a_publisher_without_files_has_keys_of_its_own() -> None:
-    """Without files each publisher has a new pair, and lets in nobody but the client of its connection file."""
+def test_server_keys_without_files() -> None:
+    """Without files each publisher gets a new pair, and allows only the client of its connection file."""
     first, second = read_server_keys(None, None, "own"), read_server_keys(None, None, "own")
     assert first.server != second.server
     assert first.allowed == {"own"}
     assert not first.read_only
 
 
-def test_the_keys_to_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address on TCP needs the file that the environment names; one on this host needs none."""
+def test_keys_to_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TCP address needs the key file that TRAINWIRE_KEY names; an ipc address needs none."""
     monkeypatch.delenv("TRAINWIRE_KEY", raising=False)
     assert keys_to("ipc:///tmp/socket") is None
     with pytest.raises(KeyFileError, match="TRAINWIRE_KEY"):
@@ -81,8 +81,8 @@ def test_the_keys_to_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         keys_to(ADDRESS)
 
 
-def test_what_is_no_key_file_is_refused_by_name(tmp_path: Path) -> None:
-    """A file or folder that is not there, or holds something else, is named in the error."""
+def test_invalid_key_file_is_named(tmp_path: Path) -> None:
+    """The error names a file or folder that is missing or invalid."""
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "bad.pub").write_text("{}")
     with pytest.raises(KeyFileError, match=r"bad\.pub holds no key"):
@@ -95,8 +95,8 @@ def test_what_is_no_key_file_is_refused_by_name(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300) | st.just(b'{"public": 5}') | st.just(b"[" * 4000))
-def test_any_bytes_raise_only_our_error(file: Path, data: bytes) -> None:
-    """Whatever a key file holds, it is refused with our error, which does not repeat it."""
+def test_any_content_raises_trainwire_error(file: Path, data: bytes) -> None:
+    """Any invalid content of a key file raises TrainwireError, which names the file."""
     file.write_bytes(data)
     with pytest.raises(TrainwireError) as refused:
         read_public_key(file)

@@ -1,4 +1,4 @@
-"""Waiting for plain sockets."""
+"""Waiting for messages of plain sockets."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from trainwire_protocol.transport.polling import CoalescingSelector, SocketPolle
 
 @contextmanager
 def pair(context: zmq.Context[zmq.Socket[bytes]], name: str) -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
-    """Two sockets that are connected."""
+    """Yield two connected sockets."""
     with context.socket(zmq.PAIR) as sending, context.socket(zmq.PAIR) as receiving:
         sending.bind(f"inproc://{name}")
         receiving.connect(f"inproc://{name}")
         yield sending, receiving
 
 
-async def receive(socket: zmq.Socket[bytes], arrivals: SocketPoller, timeout: float) -> bytes | None:
-    """The next message, if there is one in time."""
+async def receive(socket: zmq.Socket[bytes], poller: SocketPoller, timeout: float) -> bytes | None:
+    """Return the next message, or None if there is none in time."""
     while True:
         try:
             return socket.recv(zmq.NOBLOCK)
         except zmq.Again:
-            if not await arrivals.wait(timeout):
+            if not await poller.wait(timeout):
                 return None
 
 
-@pytest.mark.parametrize("is_gathered", [False, True])
-def test_nothing_is_lost_where_waits_time_out(is_gathered: bool) -> None:
-    """All messages come, in order, however many waits end in the moment at which one comes."""
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_timeouts_lose_no_message(is_shared: bool) -> None:
+    """All messages arrive in order, even if many waits time out just as one arrives."""
 
     async def main() -> None:
         with zmq.Context() as context, pair(context, "a") as (sending, receiving):
-            selector = CoalescingSelector(0.001) if is_gathered else None
-            arrivals = SocketPoller(receiving, selector)
-            came: list[int] = []
+            selector = CoalescingSelector(0.001) if is_shared else None
+            poller = SocketPoller(receiving, selector)
+            received: list[int] = []
 
             async def send() -> None:
                 for number in range(300):
@@ -47,31 +47,31 @@ def test_nothing_is_lost_where_waits_time_out(is_gathered: bool) -> None:
                     await asyncio.sleep(0.001)
 
             sent = asyncio.ensure_future(send())
-            while len(came) < 300:
-                message = await receive(receiving, arrivals, 0.001)
-                came += [int(message)] if message else []
+            while len(received) < 300:
+                message = await receive(receiving, poller, 0.001)
+                received += [int(message)] if message else []
             await sent
-            assert came == list(range(300))
-            assert await receive(receiving, arrivals, 0.001) is None
-            arrivals.close()
+            assert received == list(range(300))
+            assert await receive(receiving, poller, 0.001) is None
+            poller.close()
             if selector:
                 selector.close()
 
     asyncio.run(main())
 
 
-def test_many_sockets_are_looked_at_together() -> None:
-    """Each of many readers is told of its own messages, also when another has gone; one look serves them all."""
+def test_shared_selector_polls_many_sockets_at_once() -> None:
+    """One poll reports to every reader that its own message arrived, even after another reader has closed."""
 
     async def main() -> None:
         with zmq.Context() as context, ExitStack() as stack:
             selector = CoalescingSelector(0.05)
             pairs = [stack.enter_context(pair(context, str(number))) for number in range(20)]
-            arrivals = [SocketPoller(receiving, selector) for _, receiving in pairs]
-            arrivals.pop().close()
+            pollers = [SocketPoller(receiving, selector) for _, receiving in pairs]
+            pollers.pop().close()
             waiting = [
                 asyncio.ensure_future(receive(receiving, one, 20))
-                for (_, receiving), one in zip(pairs, arrivals, strict=False)
+                for (_, receiving), one in zip(pairs, pollers, strict=False)
             ]
             await asyncio.sleep(0)
             for number, (sending, _) in enumerate(pairs):
@@ -80,7 +80,7 @@ def test_many_sockets_are_looked_at_together() -> None:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             assert len(done) == len(waiting)
             assert [one.result() for one in waiting] == [str(number).encode() for number in range(19)]
-            for one in arrivals:
+            for one in pollers:
                 one.close()
             selector.close()
 

@@ -1,4 +1,4 @@
-"""The publisher's answers: frames in, frames out, and an error for whatever is no request."""
+"""The replies to requests: frames in, frames out, and an error for anything invalid."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def fetched(further: list[bytes]) -> list[Batch]:
     return scanner.records(final=True)
 
 
-def test_hello_tells_what_there_is(responder: Responder) -> None:
-    """`hello` tells the run, its attempts with where they resumed from, the heads, and what the publisher adds."""
+def test_hello_describes_the_publisher(responder: Responder) -> None:
+    """`hello` returns the run, its attempts and heads, and the fields that the publisher adds."""
     head, further = ask(responder, verb="hello", id=7)
     assert head == {
         "id": 7, "run": responder.attempt.run, "rank": 0, "attempt": 0, "versions": [VERSION],
@@ -80,8 +80,8 @@ def test_hello_tells_what_there_is(responder: Responder) -> None:
     assert further == []
 
 
-def test_hello_tells_where_attempts_resumed_from(tmp_path: Path) -> None:
-    """For each attempt `hello` tells the position that it resumed from."""
+def test_hello_holds_resume_positions(tmp_path: Path) -> None:
+    """`hello` returns for each attempt the position that it resumed from."""
     for number in range(3):
         attempt = begin_attempt(tmp_path, 0, "session", take_over=True)
         recorder = Recorder(attempt.run, 0, number)
@@ -95,8 +95,8 @@ def test_hello_tells_where_attempts_resumed_from(tmp_path: Path) -> None:
     ]
 
 
-def test_fetch_gives_the_journals_bytes(responder: Responder) -> None:
-    """`fetch` gives the records of the wanted channels as they stand in the journal, and says how far it looked."""
+def test_fetch_returns_the_journals_bytes(responder: Responder) -> None:
+    """`fetch` returns the journal's records of the requested channels, and how far it scanned."""
     journal = next(responder.attempt.folder.glob("*.journal")).read_bytes()
     head, further = ask(responder, **FETCH | {"id": "a", "channels": ["event", "media"]})
     assert head == {"id": "a", "scanned_to": 19, "head": 19, "ended": False}
@@ -106,8 +106,8 @@ def test_fetch_gives_the_journals_bytes(responder: Responder) -> None:
     assert head["scanned_to"] == 19
 
 
-def test_fetch_by_little_credit_comes_to_the_end(responder: Responder) -> None:
-    """With credit for less than a batch each answer holds one; with none, nothing; and all is had in the end."""
+def test_fetch_with_little_credit_reaches_the_end(responder: Responder) -> None:
+    """With less credit than a batch needs, each reply holds one batch; with no credit, none."""
     assert ask(responder, **FETCH | {"credit": 0}) == (
         {"id": None, "scanned_to": -1, "head": 19, "ended": False},
         [b""],
@@ -121,8 +121,8 @@ def test_fetch_by_little_credit_comes_to_the_end(responder: Responder) -> None:
     assert [batch.header.seq for batch in found] == [0, 4, 8, 12, 16]
 
 
-def test_fetch_goes_on_as_the_journal_grows(responder: Responder) -> None:
-    """What is recorded after a `fetch` is had by the next one, and the end of the attempt is told with it."""
+def test_fetch_continues_as_the_journal_grows(responder: Responder) -> None:
+    """The next `fetch` returns what was recorded since, and reports the end of the attempt."""
     ask(responder, **FETCH)
     recorder = Recorder(responder.attempt.run)
     recorder.seq = 20
@@ -136,8 +136,8 @@ def test_fetch_goes_on_as_the_journal_grows(responder: Responder) -> None:
     assert ask(responder, **FETCH | {"after": 20})[0]["ended"] is True
 
 
-def test_credit_has_a_limit(attempt: Attempt) -> None:
-    """However much credit is asked for, an answer holds `MAX_CREDIT` bytes at most, or a single larger batch."""
+def test_credit_is_limited(attempt: Attempt) -> None:
+    """A reply holds at most `MAX_CREDIT` bytes, or a single larger batch, however much credit is given."""
     recorder = Recorder(attempt.run)
     sizes = [MAX_CREDIT // 3] * 7 + [MAX_CREDIT * 2]
     batches = [
@@ -156,8 +156,8 @@ def test_credit_has_a_limit(attempt: Attempt) -> None:
     assert lengths[-1] == len(encode_record(batches[-1]))
 
 
-def test_a_fetch_of_what_is_rare_does_not_scan_for_ever(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One answer goes through a bounded part of the journal, wanted or not, and says how far it has got."""
+def test_scanning_is_limited(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reply scans a bounded part of the journal, and reports how far it got."""
     monkeypatch.setattr(module, "MAX_SCANNED_BYTES", 1)
     head, further = ask(responder, **FETCH | {"channels": ["media"]})
     assert (head["scanned_to"], further) == (1, [b""])
@@ -166,8 +166,8 @@ def test_a_fetch_of_what_is_rare_does_not_scan_for_ever(responder: Responder, mo
     assert len(fetched(further)) == 1
 
 
-def test_places_that_are_kept_open_have_a_limit(responder: Responder) -> None:
-    """At most `MAX_FETCH_SESSIONS` sessions are kept, and each reader still gets what it asks for."""
+def test_open_sessions_are_limited(responder: Responder) -> None:
+    """At most `MAX_FETCH_SESSIONS` sessions stay open, and each reader still gets its batches."""
     for round_number in range(2):
         for after in range(MAX_FETCH_SESSIONS + 4):
             _, further = ask(responder, **FETCH | {"after": after - 1, "credit": 1 + round_number})
@@ -175,8 +175,8 @@ def test_places_that_are_kept_open_have_a_limit(responder: Responder) -> None:
     assert len(responder._sessions) <= MAX_FETCH_SESSIONS
 
 
-def test_a_client_that_asks_without_end_holds_up_no_other(responder: Responder) -> None:
-    """Of what one client wants at once `MAX_FETCHES` wait for their turn, and others come right after them."""
+def test_pending_fetches_of_a_client_are_limited(responder: Responder) -> None:
+    """At most `MAX_FETCHES` requests of one client are pending; another client's turn follows them."""
 
     async def main() -> None:
         request = [msgpack.packb(FETCH)]
@@ -193,13 +193,13 @@ def test_a_client_that_asks_without_end_holds_up_no_other(responder: Responder) 
     run(main())
 
 
-def test_many_clients_that_fetch_leave_room_for_others() -> None:
-    """Of the places for requests some are never taken by `fetch`, so that `ack` and `hello` are answered."""
+def test_fetches_leave_slots_for_other_requests() -> None:
+    """`fetch` never takes all request slots, so `ack` and `hello` are answered."""
     assert MAX_WAITING_FETCHES < MAX_WAITING_REQUESTS
 
 
-def test_what_all_clients_fetch_is_limited(responder: Responder) -> None:
-    """However many clients there are, `MAX_WAITING_FETCHES` of theirs wait, and later ones are answered again."""
+def test_pending_fetches_of_all_clients_are_limited(responder: Responder) -> None:
+    """At most `MAX_WAITING_FETCHES` requests of all clients are pending; later ones are answered again."""
 
     async def main() -> None:
         request = [msgpack.packb(FETCH)]
@@ -213,8 +213,8 @@ def test_what_all_clients_fetch_is_limited(responder: Responder) -> None:
     run(main())
 
 
-def test_fetches_take_a_share_of_the_time(responder: Responder) -> None:
-    """After a `fetch` the next one waits in proportion to what the first one took, and other requests do not."""
+def test_fetches_are_throttled(responder: Responder) -> None:
+    """After a `fetch` the next one waits in proportion to the time it took; other requests do not wait."""
 
     async def main() -> None:
         begun = time.thread_time()
@@ -233,16 +233,16 @@ def test_fetches_take_a_share_of_the_time(responder: Responder) -> None:
     run(main())
 
 
-def test_an_acknowledgement_is_kept(responder: Responder) -> None:
-    """`ack` keeps how far a sink has got, for as long as its word counts."""
+def test_acknowledgement_is_recorded(responder: Responder) -> None:
+    """`ack` records the sink's cursor until it expires."""
     assert ask(responder, **ACK) == ({"id": None}, [])
     sink = responder.sinks["loss-file"]
     assert sink.cursor == Cursor(0, 3)
     assert sink.expires > time.monotonic()
 
 
-def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
-    """Past `MAX_SINKS` a new sink is refused, known ones are not, and those whose word has expired make room."""
+def test_sinks_are_limited(responder: Responder) -> None:
+    """Beyond `MAX_SINKS` only new sinks are refused, and expired ones are replaced."""
     for number in range(MAX_SINKS):
         ask(responder, **ACK | {"sink": str(number)})
     assert "error" in ask(responder, **ACK)[0]
@@ -253,7 +253,7 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         ({}, "the verb is None; known verbs are hello, fetch, ack and command"),
         ({"verb": "explode"}, "the verb is 'explode'"),
@@ -279,17 +279,17 @@ def test_the_sinks_that_are_kept_have_a_limit(responder: Responder) -> None:
         ({"verb": "hello", "id": [1]}, "the id is neither a number nor a string"),
     ],
 )
-def test_a_wrong_request_is_answered_with_an_error(responder: Responder, request_: dict[str, Any], said: str) -> None:
-    """A request with a wrong verb or argument is answered with an error that names it."""
+def test_invalid_request_gets_an_error(responder: Responder, request_: dict[str, Any], message: str) -> None:
+    """A request with an invalid verb or argument gets an error that names it."""
     head, further = ask(responder, **request_)
-    assert said in head["error"]
+    assert message in head["error"]
     assert len(head["error"]) < 200
     assert further == []
 
 
 @pytest.mark.parametrize("request_", [[], [b"\x80", b""], [b""], [b"\xc1"], [b"\x01"], [bytes(MAX_HEADER_BYTES + 1)]])
-def test_what_is_no_request_is_answered_with_an_error(responder: Responder, request_: list[bytes]) -> None:
-    """Frames that hold no map, too many or too long ones are answered with an error."""
+def test_invalid_frames_get_an_error(responder: Responder, request_: list[bytes]) -> None:
+    """Frames that are too many, too long, or hold no map get an error."""
     (head,) = asyncio.run(responder.answer(request_))
     assert set(msgpack.unpackb(head)) == {"id", "error"}
 
@@ -304,14 +304,14 @@ def test_what_is_no_request_is_answered_with_an_error(responder: Responder, requ
         st.dictionaries(st.sampled_from([*FETCH, *ACK, "id"]), plain_values, max_size=3),
     )
 )
-def test_any_frames_are_answered(responder: Responder, request_: list[bytes]) -> None:
-    """Whatever frames come, there is an answer, and its head is a map that a reader accepts."""
+def test_any_frames_get_a_reply(responder: Responder, request_: list[bytes]) -> None:
+    """Any frames get a reply whose head is a valid map."""
     head, *_ = asyncio.run(responder.answer(request_))
     assert "id" in msgpack.unpackb(head)
 
 
-def test_a_newer_versions_journal_is_an_error_and_not_the_end(responder: Responder, tmp_path: Path) -> None:
-    """An attempt whose journal a newer version wrote is answered with an error, and the next request as ever."""
+def test_newer_versions_journal_gets_an_error(responder: Responder, tmp_path: Path) -> None:
+    """A request for a newer version's journal gets an error, and later requests are answered."""
     header = Header(responder.attempt.run, 0, 1, "event", 0, 1, {})
     newer = Batch(header, msgpack.packb({"version": VERSION + 1}), b"\x90")
     later = Attempt(responder.attempt.run, 0, 1, responder.attempt.folder.with_name("attempt-1"))
@@ -322,16 +322,16 @@ def test_a_newer_versions_journal_is_an_error_and_not_the_end(responder: Respond
     assert "error" not in ask(responder, **FETCH)[0]
 
 
-def test_a_segment_that_cannot_be_read_is_an_error(responder: Responder) -> None:
-    """A journal that the system does not let be read is answered with what it says."""
+def test_unreadable_segment_gets_an_error(responder: Responder) -> None:
+    """A request for an unreadable journal gets the system's error message."""
     segment = next(responder.attempt.folder.glob("*.journal"))
     segment.unlink()
     segment.mkdir()
     assert "Is a directory" in ask(responder, **FETCH)[0]["error"]
 
 
-def test_closing_lets_go_of_files_also_of_those_opened_meanwhile(responder: Responder) -> None:
-    """After closing no place is kept open."""
+def test_close_closes_all_sessions(responder: Responder) -> None:
+    """After closing, no session stays open, even if it was in use."""
     ask(responder, **FETCH)
     responder.close()
     assert not responder._sessions
@@ -339,8 +339,8 @@ def test_closing_lets_go_of_files_also_of_those_opened_meanwhile(responder: Resp
     assert not responder._sessions
 
 
-def test_a_publisher_of_a_later_attempt_gives_earlier_ones(tmp_path: Path) -> None:
-    """The publisher of any attempt gives the records of all that its run's folder holds."""
+def test_later_publisher_serves_earlier_attempts(tmp_path: Path) -> None:
+    """The publisher of an attempt serves every attempt in the run's folder."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as first:
@@ -354,8 +354,8 @@ def test_a_publisher_of_a_later_attempt_gives_earlier_ones(tmp_path: Path) -> No
     run(main())
 
 
-def test_a_command_is_handed_in_once(responder: Responder) -> None:
-    """One that comes again with the same id, as its reply was lost, is answered and changes nothing."""
+def test_repeated_command_is_applied_once(responder: Responder) -> None:
+    """A command that is repeated with the same id, since its reply was lost, is answered and not applied again."""
     taken: list[tuple[str, str, Any]] = []
     responder.on_command = lambda *command: taken.append(command)
     command = {"id": "a1", "verb": "set", "arguments": {"learning_rate": 0.1}}
@@ -365,8 +365,8 @@ def test_a_command_is_handed_in_once(responder: Responder) -> None:
     assert taken == [("a1", "set", {"learning_rate": 0.1})]
 
 
-def test_a_command_that_is_refused_may_come_again(responder: Responder) -> None:
-    """What the training does not take is an error, and no id is kept of it."""
+def test_refused_command_can_be_repeated(responder: Responder) -> None:
+    """A refused command gets an error, and its id is not remembered."""
 
     def refuse(*command: object) -> None:
         raise RequestError("not now")

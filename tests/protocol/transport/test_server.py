@@ -1,4 +1,4 @@
-"""The publisher's sockets: they serve who behaves, and outlive who does not."""
+"""The publisher's sockets: they serve well-behaved clients, and survive the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from trainwire_protocol.wire import HEARTBEAT, Cursor, decode_batch, decode_head
 
 @contextlib.contextmanager
 def a_socket(kind: int, endpoint: str, keys: ClientKeys | None = None) -> Iterator[zmq.Socket[bytes]]:
-    """A plain socket that is connected to an endpoint."""
+    """Yield a plain socket that is connected to an endpoint."""
     with zmq.Context() as context, context.socket(kind) as client:
         client.linger = 0
         secure_client(client, keys)
@@ -49,12 +49,12 @@ def a_socket(kind: int, endpoint: str, keys: ClientKeys | None = None) -> Iterat
 
 
 def open_files() -> int:
-    """How many files and sockets this process has open."""
+    """Return how many files and sockets this process has open."""
     return len([*Path("/proc/self/fd").iterdir()])
 
 
 async def receive(client: zmq.Socket[bytes], seconds: float = 10.0) -> list[bytes]:
-    """The next message, while the loop goes on."""
+    """Return the next message without blocking the loop."""
     deadline = time.monotonic() + seconds
     while not client.poll(0):
         assert time.monotonic() < deadline, "no message came"
@@ -63,20 +63,20 @@ async def receive(client: zmq.Socket[bytes], seconds: float = 10.0) -> list[byte
 
 
 async def subscribed(publisher: Publisher, client: zmq.Socket[bytes]) -> None:
-    """Wait until what is published arrives."""
+    """Wait until published messages arrive."""
     while not client.poll(0):
         publisher.server.beat()
         await asyncio.sleep(0.01)
 
 
 async def ask(client: zmq.Socket[bytes], *frames: bytes) -> dict[str, Any]:
-    """Send a request, and take its answer's head."""
+    """Send a request and return the head of the reply."""
     client.send_multipart(frames)
     return unpack_map((await receive(client))[0])
 
 
-def test_a_heartbeat_tells_the_heads_and_the_state(tmp_path: Path) -> None:
-    """A heartbeat holds no events; its `before` is the last seq of each channel, its body the state."""
+def test_heartbeat_holds_heads_and_status(tmp_path: Path) -> None:
+    """A heartbeat has no events; `before` is the last seq of each channel, and the body holds the status."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -88,15 +88,15 @@ def test_a_heartbeat_tells_the_heads_and_the_state(tmp_path: Path) -> None:
             assert sent_to == topic(HEARTBEAT, publisher.attempt.run, 0)
             assert (header.channel, header.count, header.seq) == (HEARTBEAT, 0, 5)
             assert header.before == {"event": 2, "media": 4}
-            told = unpack_map(body)
-            assert told["state"] == "running"
-            assert abs(told["walltime"] - time.time()) < 60
+            fields = unpack_map(body)
+            assert fields["state"] == "running"
+            assert abs(fields["walltime"] - time.time()) < 60
 
     run(main())
 
 
-def test_batches_are_published_as_they_are_journaled_up_to_a_size(tmp_path: Path) -> None:
-    """A batch goes out with the journal's bytes; one past `MAX_PUBLISHED_BYTES` does not, and moves the head."""
+def test_batches_up_to_a_size_are_published(tmp_path: Path) -> None:
+    """A batch is published with the journal's bytes; one above `MAX_PUBLISHED_BYTES` only advances the head."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -114,8 +114,8 @@ def test_batches_are_published_as_they_are_journaled_up_to_a_size(tmp_path: Path
     run(main())
 
 
-def test_an_unjournaled_batch_moves_no_head(tmp_path: Path) -> None:
-    """What is on no disk is published, and nobody is told that it could be had."""
+def test_unjournaled_batch_does_not_advance_the_head(tmp_path: Path) -> None:
+    """An unjournaled batch is published, but the heads do not include it."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -130,8 +130,8 @@ def test_an_unjournaled_batch_moves_no_head(tmp_path: Path) -> None:
     run(main())
 
 
-def test_garbage_is_answered_with_errors_and_the_server_goes_on(tmp_path: Path) -> None:
-    """Whatever frames are sent to the request socket, each is answered, and a good request after them too."""
+def test_invalid_requests_get_errors(tmp_path: Path) -> None:
+    """Each invalid request gets an error, and a valid request after them is answered."""
     garbage = [[b""], [b"\xc1"], [os.urandom(1000)], [b"a", b"b", b"c"], [b"", b""], [msgpack.packb({"verb": 1})]]
 
     async def main() -> None:
@@ -144,8 +144,8 @@ def test_garbage_is_answered_with_errors_and_the_server_goes_on(tmp_path: Path) 
     run(main())
 
 
-def test_a_request_past_the_limit_drops_its_client_alone(tmp_path: Path) -> None:
-    """Who sends more than `MAX_REQUEST_BYTES` is disconnected and not answered; others are served."""
+def test_too_large_request_disconnects_only_its_client(tmp_path: Path) -> None:
+    """A client that sends more than `MAX_REQUEST_BYTES` is disconnected; others are served."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -158,8 +158,8 @@ def test_a_request_past_the_limit_drops_its_client_alone(tmp_path: Path) -> None
     run(main())
 
 
-def test_bytes_that_are_not_zeromq_do_no_harm(tmp_path: Path) -> None:
-    """A connection that does not speak ZeroMQ at all is dropped, and the server goes on."""
+def test_other_protocols_do_no_harm(tmp_path: Path) -> None:
+    """A connection that does not use ZeroMQ is dropped, and the server continues."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -174,8 +174,8 @@ def test_bytes_that_are_not_zeromq_do_no_harm(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_thousand_connections_that_come_and_go(tmp_path: Path) -> None:
-    """A thousand connections that are opened and dropped leave a server that answers, with no more open files."""
+def test_a_thousand_short_connections_leave_no_open_files(tmp_path: Path) -> None:
+    """After a thousand connections were opened and closed, the server answers and has no more files open."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -196,18 +196,18 @@ def test_a_thousand_connections_that_come_and_go(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_client_that_never_reads_fills_no_memory(tmp_path: Path) -> None:
-    """Replies to a client that asks and does not read are dropped past a few, and others are answered meanwhile."""
+def test_replies_to_a_client_that_never_reads_are_dropped(tmp_path: Path) -> None:
+    """Replies to a client that never reads are dropped after a few, and others are answered meanwhile."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
             publisher.record([Event("a", {"data": bytes(1 << 20)}, "hparams", 1.0, 1)])
             fetch = {"verb": "fetch", "attempt": 0, "after": -1, "channels": ["event"], "credit": 1 << 20}
             endpoint = publisher.server.request_endpoint
-            with a_socket(zmq.DEALER, endpoint) as deaf, a_socket(zmq.DEALER, endpoint) as client:
-                deaf.rcvhwm = 1
+            with a_socket(zmq.DEALER, endpoint) as silent, a_socket(zmq.DEALER, endpoint) as client:
+                silent.rcvhwm = 1
                 for _ in range(60):
-                    deaf.send(msgpack.packb(fetch))
+                    silent.send(msgpack.packb(fetch))
                 publisher.server.responder._rest_until = 0.0
                 assert "run" in await ask(client, msgpack.packb({"verb": "hello"}))
             assert publisher.server._router.get(zmq.SNDHWM) == MAX_WAITING_REPLIES
@@ -215,8 +215,8 @@ def test_a_client_that_never_reads_fills_no_memory(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_slow_request_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a `fetch` waits for a disk that does not answer, `hello` is answered, and closing takes no longer."""
+def test_slow_request_does_not_delay_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a `fetch` waits for a hung disk, `hello` is answered, and closing is not delayed."""
     released = threading.Event()
 
     async def main() -> None:
@@ -234,10 +234,10 @@ def test_a_slow_request_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.Mo
         released.set()
 
 
-def test_a_description_that_fails_is_reported_and_survived(
+def test_failing_description_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If the publisher cannot be described the request goes unanswered, that is logged, and others are answered."""
+    """If the publisher's description raises, the error is logged, and other requests are answered."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -252,8 +252,8 @@ def test_a_description_that_fails_is_reported_and_survived(
     run(main())
 
 
-def test_a_subscriber_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
-    """Publishing past the high-water mark of a subscriber that does not read returns, and drops for it alone."""
+def test_publishing_does_not_wait_for_subscribers(tmp_path: Path) -> None:
+    """Publishing beyond the high-water mark of a subscriber that does not read returns at once, and drops messages."""
 
     async def main() -> None:
         async with Publisher(tmp_path, high_water_mark=10) as publisher:
@@ -273,8 +273,8 @@ def test_a_subscriber_that_does_not_read_is_not_waited_for(tmp_path: Path) -> No
     run(main())
 
 
-def test_waiting_for_sinks(tmp_path: Path) -> None:
-    """Those that have not acknowledged the end in time are named; expired ones and none at all are not waited for."""
+def test_wait_for_sinks(tmp_path: Path) -> None:
+    """Sinks that do not acknowledge the end in time are returned; expired acknowledgements are ignored."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -296,8 +296,8 @@ def test_waiting_for_sinks(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_refused_request_raises_what_the_publisher_said(tmp_path: Path) -> None:
-    """An error reply is our error on the client's side, with the publisher's words."""
+def test_refused_request_raises_the_publishers_reason(tmp_path: Path) -> None:
+    """An error in a reply raises RequestError with the publisher's reason."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -311,8 +311,8 @@ def test_a_refused_request_raises_what_the_publisher_said(tmp_path: Path) -> Non
     run(main())
 
 
-def test_an_endpoint_that_cannot_be_bound_leaves_nothing_open(tmp_path: Path) -> None:
-    """If a socket cannot be bound, the system's error is raised and nothing stays open."""
+def test_failed_bind_leaves_nothing_open(tmp_path: Path) -> None:
+    """If a socket cannot be bound, the system's error is raised, and nothing stays open."""
 
     async def main() -> None:
         attempt = begin_attempt(tmp_path, 0, "session")
@@ -322,8 +322,8 @@ def test_an_endpoint_that_cannot_be_bound_leaves_nothing_open(tmp_path: Path) ->
     run(main())
 
 
-def test_a_client_without_an_allowed_key_gets_nothing(tmp_path: Path) -> None:
-    """Over TCP neither a client without keys nor one with a key of its own is let in."""
+def test_client_without_an_allowed_key_gets_no_reply(tmp_path: Path) -> None:
+    """Over TCP a client without keys or with an unlisted key gets no reply."""
     server, client, stranger = KeyPair.make(), KeyPair.make(), KeyPair.make()
 
     async def main() -> None:
@@ -336,7 +336,7 @@ def test_a_client_without_an_allowed_key_gets_nothing(tmp_path: Path) -> None:
                 a_socket(zmq.DEALER, endpoint, ClientKeys(server.public, client)) as right,
             ):
                 for refused in (open_one, wrong):
-                    with contextlib.suppress(zmq.Again):  # it may have been hung up on already
+                    with contextlib.suppress(zmq.Again):  # the connection may be closed already
                         refused.send(hello, zmq.NOBLOCK)
                 assert "run" in await ask(right, hello)
                 assert not open_one.poll(100)
@@ -345,13 +345,13 @@ def test_a_client_without_an_allowed_key_gets_nothing(tmp_path: Path) -> None:
     run(main())
 
 
-def test_the_default_high_water_mark_is_the_documented_one() -> None:
-    """At most `HIGH_WATER_MARK` messages of at most `MAX_PUBLISHED_BYTES` wait for a subscriber."""
+def test_default_queue_of_a_subscriber_is_bounded() -> None:
+    """The queue for one subscriber holds at most 256 MiB by default."""
     assert HIGH_WATER_MARK * MAX_PUBLISHED_BYTES <= 256 << 20
 
 
-def test_a_subscription_beside_a_rogue_publisher_is_refused_no_event(tmp_path: Path) -> None:
-    """A subscription on the folder still gets everything while somebody floods the request socket."""
+def test_flooded_request_socket_does_not_affect_a_subscription(tmp_path: Path) -> None:
+    """A subscription gets every event while another client floods the request socket."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
