@@ -1,10 +1,10 @@
-"""Train a small language model, letter by letter, on the source of Python's standard library; then let it write.
+"""Train a character-level language model on the source code of Python's standard library, and generate text with it.
 
     python examples/char_lm.py [RUN_FOLDER] [--steps N] [--kibibytes N]
 
-It is a transformer of two layers, trained in bf16, with gradients added up over chunks of a batch, and evaluated with a
-moving average of its weights. Stop it with Ctrl-C, or kill it, and start it again with the same folder: it goes on
-where it was.
+The model is a transformer with two layers. It is trained in bf16 with gradient accumulation, and evaluated with an
+exponential moving average of its weights. Interrupt the training with Ctrl-C, or kill it, and run the same command
+again: it resumes from its latest checkpoint.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from trainwire.plugins.progress_bar import ProgressBar
 from trainwire.training.step import Forward
 
 WINDOW = 64
-"""Letters that the model looks back at."""
+"""The context length, in characters."""
 
 
 class Windows(Dataset[Any]):
-    """Pieces of a text, each with the same piece one letter later."""
+    """Windows of a text, each with the same window shifted by one character as its target."""
 
     def __init__(self, text: Tensor) -> None:
         self.text = text
@@ -43,12 +43,12 @@ class Windows(Dataset[Any]):
 
 
 class LanguageModel(nn.Module):
-    """Says for each letter of a text which one may come next."""
+    """Predicts the next character at each position of a text."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.letters = nn.Embedding(128, width)
-        self.places = nn.Embedding(WINDOW, width)
+        self.characters = nn.Embedding(128, width)
+        self.positions = nn.Embedding(WINDOW, width)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.1, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.decoder = nn.Linear(width, 128)
@@ -56,13 +56,13 @@ class LanguageModel(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         length = text.shape[1]
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=text.device)
-        hidden = self.letters(text) + self.places(torch.arange(length, device=text.device))
+        hidden = self.characters(text) + self.positions(torch.arange(length, device=text.device))
         output: Tensor = self.decoder(self.layers(hidden, mask=mask, is_causal=True))
         return output
 
 
 class LanguageTrainer(ModelTrainer):
-    """Every letter of a batch is one to predict."""
+    """Computes the loss over all positions of a batch."""
 
     def forward(self, batch: Any) -> Forward:
         text, target = batch
@@ -71,12 +71,12 @@ class LanguageTrainer(ModelTrainer):
 
 
 def load_source(kibibytes: int) -> Corpus:
-    """The beginning of the standard library's modules, in ASCII: nine tenths to train on, one to choose by."""
+    """Return the first kibibytes of the standard library's modules as ASCII, split 90 : 10 into train and dev."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
-    letters = torch.frombuffer(bytearray(text.encode("ascii", "ignore")), dtype=torch.uint8)[: 1024 * kibibytes]
-    end = len(letters) * 9 // 10
-    return Corpus(Windows(letters[:end]), Windows(letters[end:]))
+    characters = torch.frombuffer(bytearray(text.encode("ascii", "ignore")), dtype=torch.uint8)[: 1024 * kibibytes]
+    end = len(characters) * 9 // 10
+    return Corpus(Windows(characters[:end]), Windows(characters[end:]))
 
 
 def train(folder: Path, steps: int, kibibytes: int) -> tuple[Result, nn.Module]:
@@ -101,25 +101,31 @@ def train(folder: Path, steps: int, kibibytes: int) -> tuple[Result, nn.Module]:
 
 
 @torch.no_grad()
-def write(model: nn.Module, beginning: str, length: int = 200) -> str:
-    """Go on from a beginning, letter by letter."""
+def generate(model: nn.Module, prompt: str, length: int = 200) -> str:
+    """Return the prompt with `length` characters sampled from the model."""
     model.eval()
-    text = list(beginning.encode("ascii"))
+    text = list(prompt.encode("ascii"))
     for _ in range(length):
-        scores = model(torch.tensor([text[-WINDOW:]]))[0, -1]
-        text.append(int(torch.multinomial((scores / 0.7).softmax(0), 1)))
+        logits = model(torch.tensor([text[-WINDOW:]]))[0, -1]
+        text.append(int(torch.multinomial((logits / 0.7).softmax(0), 1)))
     return bytes(text).decode("ascii")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a small language model on Python's own source.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/char_lm"), help="the run's folder")
-    parser.add_argument("--steps", type=int, default=600, help="updates")
-    parser.add_argument("--kibibytes", type=int, default=1024, help="how much of the source is read")
+    parser = argparse.ArgumentParser(
+        description="Train a small language model on the source code of Python's standard library."
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs/char_lm"), help="the run's folder (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=600, help="number of optimizer updates (default: %(default)s)")
+    parser.add_argument(
+        "--kibibytes", type=int, default=1024, help="amount of source code to train on (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     result, model = train(arguments.folder, arguments.steps, arguments.kibibytes)
     print(f"{result.status} after {result.steps} steps: dev loss {result.history[-1]['dev/loss']:.3f}")
-    print(write(model, "def "))
+    print(generate(model, "def "))
 
 
 if __name__ == "__main__":

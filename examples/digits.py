@@ -1,8 +1,8 @@
-"""Train a small convolutional network on scikit-learn's 1,797 handwritten digits.
+"""Train a small convolutional network on the 1,797 handwritten digits of scikit-learn.
 
     python examples/digits.py [RUN_FOLDER] [--epochs N] [--resume]
 
-Alone, it leaves loss.tsv and training.log in the run's folder. With TensorBoard's files too:
+The run's folder then contains loss.tsv and training.log. To write TensorBoard's event files too:
 
     trainwire launch --sink tensorboard -- python examples/digits.py
 """
@@ -23,7 +23,7 @@ from trainwire.plugins.progress_bar import ProgressBar
 
 
 def load_digits() -> Corpus:
-    """8 x 8 pixels from 0 to 1, split 70 : 10 : 20, the same way each time."""
+    """Return images of 8 x 8 pixels from 0 to 1, split 70 : 10 : 20 with a fixed seed."""
     try:
         from sklearn import datasets
     except ModuleNotFoundError:
@@ -64,7 +64,7 @@ def train(folder: Path, epochs: int, *, resume: bool = False) -> Result:
 
 
 def next_folder() -> Path:
-    """The first of runs/digits-1, runs/digits-2, … that is not there yet."""
+    """Return the first of runs/digits-1, runs/digits-2, … that does not exist."""
     number = 1
     while Path(f"runs/digits-{number}").exists():
         number += 1
@@ -73,16 +73,16 @@ def next_folder() -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small network on handwritten digits.")
-    parser.add_argument("folder", nargs="?", type=Path, help="the run's folder; default: a new runs/digits-N")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's latest checkpoint")
+    parser.add_argument("folder", nargs="?", type=Path, help="the run's folder (default: a new folder, runs/digits-N)")
+    parser.add_argument("--epochs", type=int, default=20, help="number of epochs (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in the folder")
     arguments = parser.parse_args()
     folder = arguments.folder or next_folder()
     result = train(folder, arguments.epochs, resume=arguments.resume)
     if result.test_score is not None:
         print(f"test accuracy {result.test_score:.2%} with the model of epoch {result.best_epoch}")
-    print(f"its files are in {folder}")
-    print(f"to look at them in TensorBoard, if its sink was launched: tensorboard --logdir {folder}")
+    print(f"the files of this run are in {folder}")
+    print(f"to view it in TensorBoard, if the tensorboard sink was launched: tensorboard --logdir {folder}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training loop written by hand, with nothing of Trainwire but its bus: python examples/plain_loop.py [FOLDER]"""
+"""A hand-written training loop that uses only the bus of Trainwire: python examples/plain_loop.py [RUN_FOLDER]"""
 
 import sys
 
@@ -26,9 +26,11 @@ def main(folder: str) -> None:
                 loss.backward()
                 optimizer.step()
                 step += 1
-                bus.log({"train/loss": loss, "learning_rate": LEARNING_RATE}, step)  # tensors welcome: no sync
-            bus.lifecycle("epoch/finished", epoch=epoch)  # a row of loss.tsv
-    print(f"loss {loss:.4f}; write it to files with: trainwire sink tensorboard {folder}")
+                bus.log(
+                    {"train/loss": loss, "learning_rate": LEARNING_RATE}, step
+                )  # tensors are accepted, without a sync
+            bus.lifecycle("epoch/finished", epoch=epoch)  # writes a row of loss.tsv
+    print(f"loss {loss:.4f}; to write TensorBoard's files: trainwire sink tensorboard {folder}")
 
 
 if __name__ == "__main__":

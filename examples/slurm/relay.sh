@@ -1,10 +1,10 @@
 #!/bin/bash
-# A relay on the login node, for all runs below a folder; in tmux, or in the background:
+# Relays all runs below a folder. Run it on the login node, in tmux or in the background:
 #
 #     examples/slurm/relay.sh [RUNS] [COPIES]
 #
-# The copies are served at port 5700 and those after it, or at PORT. It is started again if it dies; a second one on the
-# same folder is refused, so it does no harm to start it from cron.
+# The copies are served from port 5700, or PORT, upwards. The relay is restarted if it dies. A second relay on the same
+# folder is refused, so this script can also be run by cron.
 set -euo pipefail
 
 runs=${1:-runs}
@@ -30,7 +30,7 @@ while true; do
         wait "$relay" || code=$?
     done
     case $code in
-    0 | 1 | 2 | 130 | 143) exit "$code" ;; # it was told to end, or would fail again
+    0 | 1 | 2 | 130 | 143) exit "$code" ;; # it was stopped, or would fail again
     esac
     echo "the relay ended with exit code $code: starting it again in $pause s" >&2
     sleep "$pause"

@@ -7,7 +7,7 @@ from trainwire_sinks import AppendSink, Event
 @dataclass(frozen=True)
 class Options:
     minimum: float = 0.0
-    """Epochs that took less than so many seconds are left out."""
+    """Epochs that took less than this number of seconds are skipped."""
 
 
 class EpochTimes(AppendSink):

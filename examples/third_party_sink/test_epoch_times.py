@@ -15,7 +15,7 @@ def test_each_epoch_has_a_line(tmp_path: Path) -> None:
     assert (tmp_path / "epoch-times.txt").read_text() == "epoch 1: 4.5 s\nepoch 2: 4.2 s\n"
 
 
-def test_short_epochs_are_left_out(tmp_path: Path) -> None:
+def test_short_epochs_are_skipped(tmp_path: Path) -> None:
     run_sink(lambda: EpochTimes(Options(minimum=1.0)), tmp_path, record([[finished(1, 0.5)]]))
     assert (tmp_path / "epoch-times.txt").read_text() == ""
 
