@@ -7,6 +7,6 @@ from typing import Final
 
 from trainwire_protocol.subscription.target import Target
 from trainwire_sinks.nats.address import SCHEMES
-from trainwire_sinks.nats.target import resolve_stream
+from trainwire_sinks.nats.history import resolve_stream
 
 RESOLVERS: Final[Mapping[str, Callable[[str], Target]]] = dict.fromkeys(SCHEMES, resolve_stream)

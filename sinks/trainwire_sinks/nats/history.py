@@ -1,18 +1,25 @@
-"""The history of one rank as a stream stores it, for subscriptions to read."""
+"""Runs in a stream: the archive that a TARGET names, and the history of one rank that subscriptions read from it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
+import socket
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainwire_protocol.errors import NatsError, TargetError
 from trainwire_protocol.journal.attempts import resumed_from
 from trainwire_protocol.journal.records import RecordScanner
 from trainwire_protocol.journal.tail import events_of
+from trainwire_protocol.subscription.history import ArchivedHistory
+from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import Batch, Cursor
-from trainwire_sinks.nats.address import Address
+from trainwire_sinks.nats.address import Address, parse_address
 from trainwire_sinks.nats.connection import ANSWER_SECONDS, connect, last_message, nats_errors
 from trainwire_sinks.nats.consumer import Consumer
 from trainwire_sinks.nats.subjects import MESSAGE_ID, parse_message_id, rank_subject, unescape
@@ -21,6 +28,37 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
+
+
+@dataclass(frozen=True)
+class StreamArchive:
+    """A run in a stream, for one reader."""
+
+    address: Address
+    reader: str | None = None
+    """The name under which the servers keep the reader's position; None if they do not."""
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def open(self, rank: int, channels: Collection[str]) -> ArchivedHistory:
+        """Return the history of one rank."""
+        return StreamHistory(self.address, rank, channels, self.reader)
+
+    def for_sink(self, sink: str, output: Path, rank: int) -> StreamArchive:
+        """Return this run for a sink whose position the servers keep; it is identified by its host and output."""
+        identity = f"{socket.gethostname()}\0{output.resolve()}\0{self.address.run}\0{rank}"
+        reader = f"{sink[:64]}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        return replace(self, reader=re.sub(r"[^A-Za-z0-9_-]", "-", reader))
+
+
+def resolve_stream(text: str) -> Target:
+    """Return the run that an address such as `nats://host/run` names.
+
+    Raises:
+        OptionError: the address is invalid.
+    """
+    return Target(folder=None, archive=StreamArchive(parse_address(text)))
 
 
 class _Unacknowledged(NamedTuple):
