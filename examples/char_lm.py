@@ -22,7 +22,7 @@ from trainwire import Corpus, ModelTrainer, Result
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.ema import EMA
 from trainwire.plugins.progress_bar import ProgressBar
-from trainwire.training.step import Forward
+from trainwire.training.forward import Forward
 
 WINDOW = 64
 """The context length, in characters."""

@@ -9,27 +9,27 @@ from trainwire.bus.open import open_bus
 from trainwire_protocol.transport.endpoints import Tcp
 
 if TYPE_CHECKING:
+    from trainwire.model_trainer import ModelTrainer
     from trainwire.training.data import Corpus
+    from trainwire.training.forward import Forward
     from trainwire.training.hooks.hooks import hook
-    from trainwire.training.hooks.plugin import Plugin
+    from trainwire.training.hooks.payloads import Result
     from trainwire.training.options import TrainingOptions
-    from trainwire.training.result import Result
-    from trainwire.training.step import Forward
-    from trainwire.training.trainer import ModelTrainer
+    from trainwire.training.plugin import Plugin
 
 __all__ = [
     "Corpus", "EventBus", "Forward", "ModelTrainer", "Plugin", "Result", "Tcp", "TrainingOptions", "hook", "open_bus",
 ]  # fmt: skip
 
 _HOMES = {
-    "Corpus": "training.data", "Forward": "training.step", "ModelTrainer": "training.trainer",
-    "Plugin": "training.hooks.plugin", "Result": "training.result", "TrainingOptions": "training.options",
+    "Corpus": "training.data", "Forward": "training.forward", "ModelTrainer": "model_trainer",
+    "Plugin": "training.plugin", "Result": "training.hooks.payloads", "TrainingOptions": "training.options",
     "hook": "training.hooks.hooks",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is asked for: the bus does without."""
+    """Import what needs torch on first use, as the bus does not need it."""
     import importlib
 
     from trainwire_protocol.errors import MissingExtraError

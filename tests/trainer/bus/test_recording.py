@@ -131,7 +131,7 @@ def test_metrics_that_are_no_number_are_lists_or_left_out(tmp_path: Path, caplog
     result = train(tmp_path, trainer=make_trainer(metrics=metrics), max_epochs=1, main_evaluation_metric="dev/loss")
     assert len(result.history[0]["dev/recall"]) == 2  # type: ignore[arg-type]  # a list
     assert "dev/confusion" not in result.history[0]
-    assert "confusion computes neither a number nor a list" in caplog.text
+    assert "confusion is not recorded: it is neither a number nor a list" in caplog.text
     assert next(event for event in read_events(tmp_path) if event.name == "dev/recall").type == "scalars"
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from trainwire import ModelTrainer, Plugin, hook
 from trainwire.plugins.anomaly_guard import AnomalyGuard
+from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import Payload
-from trainwire.training.step import Forward
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.statistics import RobustScale
 

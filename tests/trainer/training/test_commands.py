@@ -67,9 +67,9 @@ def test_checkpoint_evaluate_and_set(tmp_path: Path) -> None:
     ("options", "command", "reason"),
     [
         ({}, ("explode", {}), "there is no command 'explode'; the commands are stop"),
-        ({"default_plugins": False}, ("checkpoint", {}), "attach the plugin Checkpoints"),
+        ({"default_plugins": False}, ("checkpoint", {}), "attach Checkpoints"),
         ({"train": points(48)}, ("evaluate", {}), "no split to evaluate"),
-        ({}, ("set", {"momentum": 0.5}), "what can be set is learning_rate"),
+        ({}, ("set", {"momentum": 0.5}), "only learning_rate can be set"),
         ({}, ("set", {"learning_rate": -1}), "learning_rate is -1"),
         ({"plugins": [LinearSchedule()]}, ("set", {"learning_rate": 0.1}), "LinearSchedule sets the learning rate"),
     ],

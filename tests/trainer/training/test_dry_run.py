@@ -46,11 +46,11 @@ def wide(count: int) -> TensorDataset:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"train": wide(8)}, r"a batch of train does not go through \(float32\[2, 5\], int64\[2\]\): RuntimeError"),
-        ({"train": points(8), "dev": wide(8)}, r"a batch of dev does not go through \(float32\[2, 5\]"),
-        ({"train": TensorDataset(torch.zeros(8, 4), torch.zeros(8))}, r"train does not go through .*float32\[2\]"),
+        ({"train": wide(8)}, r"the dry run failed on a batch of train \(float32\[2, 5\], int64\[2\]\): RuntimeError"),
+        ({"train": points(8), "dev": wide(8)}, r"the dry run failed on a batch of dev \(float32\[2, 5\]"),
+        ({"train": TensorDataset(torch.zeros(8, 4), torch.zeros(8))}, r"batch of train .*float32\[2\]"),
         ({"optimizer": LBFGS}, "LBFGS is not supported: it evaluates the loss"),
-        ({"optimizer": SGD(linear().parameters(), 0.1)}, "changes no parameter of the model Linear"),
+        ({"optimizer": SGD(linear().parameters(), 0.1)}, "has no parameter of the model Linear"),
         ({"decoder_learning_rate": 0.5, "optimizer": SGD(linear().parameters(), 0.1)}, "keeps its learning rates"),
         ({"dev_name": "development"}, "dev_name is 'development'; it must be 'dev' or 'val'"),
         ({"plugins": [LinearSchedule(), AnnealingOnPlateau()]}, "LinearSchedule and AnnealingOnPlateau each set"),
@@ -119,7 +119,7 @@ class _Batches(IterableDataset[Any]):
 
 def test_a_metric_of_several_numbers_is_chosen_by_name(tmp_path: Path) -> None:
     """One number of a map can be the main metric; the map itself cannot."""
-    with pytest.raises(OptionError, match="give main_evaluation_metric as dev/parts/f1 or dev/parts/recall"):
+    with pytest.raises(OptionError, match="set main_evaluation_metric to dev/parts/f1 or dev/parts/recall"):
         train(tmp_path / "a", trainer=make_trainer(metrics={"parts": Parts()}))
     trainer = make_trainer(metrics={"parts": Parts()})
     result = train(tmp_path / "b", trainer=trainer, main_evaluation_metric="dev/parts/recall")
@@ -147,14 +147,14 @@ def test_forward_has_to_return_a_forward(tmp_path: Path, returned: object, said:
         def forward(self, batch: Any) -> Forward:
             return returned  # type: ignore[return-value]  # what the test is about
 
-    with pytest.raises(UsageError, match=f"forward has returned {said}: return trainwire.Forward"):
+    with pytest.raises(UsageError, match=f"forward returned {said}: return trainwire.Forward"):
         train(tmp_path, trainer=Wrong(linear()))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"trainer": make_trainer(nn.Linear(4, 2, bias=False))}, "the model's bias is not there, but"),
+        ({"trainer": make_trainer(nn.Linear(4, 2, bias=False))}, "the model's bias is missing, but"),
         ({"optimizer": AdamW, "learning_rate": 0.1}, "the optimizer is AdamW, but .* was SGD"),
         ({"corpus": corpus(train=32)}, "the number of training samples is 32, but .* was 48"),
     ],

@@ -56,11 +56,11 @@ def test_the_main_metric_is_the_first_unless_named() -> None:
 
 def test_an_unknown_main_metric_is_refused_with_the_known_ones() -> None:
     """A metric that will not be recorded, or has no direction, cannot choose a model."""
-    with pytest.raises(OptionError, match=r"'dev/accuracies'; what is recorded is .*dev/accuracy, dev/error"):
+    with pytest.raises(OptionError, match=r"'dev/accuracies'; the recorded metrics are .*dev/accuracy, dev/error"):
         choose("dev/accuracies")
     with pytest.raises(OptionError, match="'test/accuracy'"):
         choose("test/accuracy")
-    with pytest.raises(OptionError, match="does not say whether higher is better"):
+    with pytest.raises(OptionError, match="does not define whether higher is better"):
         choose("dev/confusion")
 
 

@@ -23,7 +23,7 @@ def test_a_class_is_given_the_trainable_parameters() -> None:
 @pytest.mark.parametrize("arguments", [{"momentun": 0.9}, {"momentum": -1}])
 def test_arguments_that_it_does_not_take_are_refused(arguments: dict[str, float]) -> None:
     """The error names the optimizer and all that it was given."""
-    with pytest.raises(OptionError, match=f"SGD cannot be made with .*{next(iter(arguments))}"):
+    with pytest.raises(OptionError, match=f"SGD cannot be created with .*{next(iter(arguments))}"):
         make_optimizer(linear(), TrainingOptions(optimizer_arguments=arguments))
 
 

@@ -62,7 +62,7 @@ def test_a_plugin_whose_state_cannot_be_saved_is_named(tmp_path: Path, caplog: p
         def state_dict(self) -> dict[str, Any]:
             return {"made of": {1, 2}}
 
-    with pytest.raises(UsageError, match="the state of the plugin Odd cannot be saved: it holds a set"):
+    with pytest.raises(UsageError, match="the state of the plugin Odd cannot be saved: it contains a set"):
         train(tmp_path / "a", Odd(), Checkpoints(steps=1))
     Odd.essential = False
     train(tmp_path / "b", Odd(), Checkpoints(steps=1))
@@ -93,7 +93,7 @@ def test_who_resumes_an_older_training_is_told(tmp_path: Path, caplog: pytest.Lo
     with pytest.raises(RuntimeError, match="killed"):
         train(tmp_path, Die(3))
     train(tmp_path, resume=True, max_epochs=3)
-    assert "begun anew in attempt 1, which has left no checkpoint: going on from one of attempt 0" in caplog.text
+    assert "attempt 1 started from the beginning and saved no checkpoint: resuming from one of attempt 0" in caplog.text
 
 
 def test_a_cluster_sends_sigterm_more_than_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from support.reading import read_events, wait_until
 from support.tiny import train
 
 from trainwire.training import session
-from trainwire.training.sink_processes import SinkProcesses
+from trainwire.training.session import SinkProcesses
 from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
 
 PRINT_SESSION = "import os; print(os.getsid(0))"
@@ -102,7 +102,7 @@ def test_a_slow_sink_is_named_and_left_alive(
     sinks = SinkProcesses()
     sinks.start([SinkCommand("slow")], Path(), 0)
     unfinished: dict[SinkCommand, subprocess.Popen[bytes]] = sinks.wait(0.0)
-    assert "still at work, and ending by themselves: the sinks slow" in caplog.text
+    assert "sinks still running, which exit when they have read everything: slow" in caplog.text
     assert unfinished[SinkCommand("slow")].poll() is None
     wait_until((tmp_path / "go").exists)
     (tmp_path / "go").write_text("go\n")

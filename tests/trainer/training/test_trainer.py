@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics.classification import BinaryAccuracy
 
 from trainwire import Corpus, ModelTrainer, Plugin, hook
+from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import (
     AfterTrainingBatch,
     AfterTrainingEpoch,
@@ -24,7 +25,6 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.models import load_model
-from trainwire.training.step import Forward
 from trainwire_protocol.errors import OptionError, RunInUseError, UsageError
 
 
@@ -148,7 +148,7 @@ def test_a_stream_that_cannot_be_read_again_is_an_error(tmp_path: Path) -> None:
         def __iter__(self) -> Iterator[Any]:
             return self.samples
 
-    with pytest.raises(UsageError, match="train gave no batch in epoch 2"):
+    with pytest.raises(UsageError, match="train had no batch in epoch 2"):
         train(tmp_path, train=Once())
 
 
@@ -174,7 +174,7 @@ def test_control_skips_a_batch_and_ends_an_epoch(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    """No update is larger than the learning rate times `max_grad_norm`; what is recorded is the norm before."""
+    """No update is larger than the learning rate times `max_grad_norm`; the recorded metrics are the norm before."""
 
     class Measure(Plugin):
         """Compares what is told with what the gradients are."""
@@ -233,7 +233,7 @@ def test_one_method_is_overridden_for_any_other_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="none"), lambda output, target: 0.5])
 def test_a_loss_that_is_no_single_number_is_named(tmp_path: Path, loss: Any) -> None:
     """The error says what the loss is and what it has to be."""
-    with pytest.raises(UsageError, match=r"the loss is .*; it has to be the batch's mean"):
+    with pytest.raises(UsageError, match=r"the loss is .*; it must be the batch's mean"):
         train(tmp_path, trainer=make_trainer(loss=loss))
 
 
@@ -252,13 +252,13 @@ def test_plugins_are_detached_when_training_ends(tmp_path: Path) -> None:
             raise ValueError("the second training fails")
 
     train(tmp_path / "a", trainer=trainer)
-    with pytest.raises(UsageError, match="Recorder takes part in no training"):
+    with pytest.raises(UsageError, match="Recorder is not attached"):
         _ = plugin.run
     with pytest.raises(UsageError, match="no training is running"):
         _ = trainer.control
     with pytest.raises(ValueError, match="the second training fails"):
         train(tmp_path / "b", trainer=trainer)
-    with pytest.raises(UsageError, match="Recorder takes part in no training"):
+    with pytest.raises(UsageError, match="Recorder is not attached"):
         _ = plugin.run
     assert calls == [("finished", True), ("failed", True)]
 
@@ -276,7 +276,7 @@ def test_a_trainer_and_a_plugin_train_one_model_at_a_time(tmp_path: Path) -> Non
             errors.append(str(raised.value))
 
     train(tmp_path / "a", plugin, trainer=trainer)
-    assert "training already" in errors[0]
+    assert "already training" in errors[0]
     assert "Recorder takes part in another training" in errors[1]
     assert train(tmp_path / "d", plugin, trainer=other).status == "finished"
 
@@ -285,14 +285,14 @@ BAD_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"mini_batch_size": -1}, "mini_batch_size is -1"),
     ({"max_epoch": 3}, "did you mean 'max_epochs'"),
     ({"main_evaluation_metric": "dev/f1"}, "main_evaluation_metric is 'dev/f1'"),
-    ({"train": None}, "nothing to train on"),
+    ({"train": None}, "no training data"),
     ({"train": points(0)}, "train is empty"),
-    ({"corpus": (1, 2, 3)}, "has to be a trainwire.Corpus"),
-    ({"corpus": corpus(), "dev": points(3)}, "leave train=, dev= and test= out"),
+    ({"corpus": (1, 2, 3)}, "must be a trainwire.Corpus"),
+    ({"corpus": corpus(), "dev": points(3)}, "omit train=, dev= and test="),
     ({"train": points(4), "monitor_test": True}, "there is no test split"),
     ({"device": "nowhere"}, "device is 'nowhere'"),
-    ({"optimizer_arguments": {"nesterov": True}}, "optimizer SGD cannot be made"),
-    ({"plugins": ["best"]}, "no trainwire.Plugin"),
+    ({"optimizer_arguments": {"nesterov": True}}, "optimizer SGD cannot be created"),
+    ({"plugins": ["best"]}, "not a trainwire.Plugin"),
 ]
 
 
@@ -318,10 +318,10 @@ def test_a_plugin_is_not_attached_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": len, "loss": len}, "has to be a torch.nn.Module"),
+        ({"model": len, "loss": len}, "must be a torch.nn.Module"),
         ({"model": linear()}, "there is no loss"),
         ({"model": linear(), "loss": "mse"}, "loss is 'mse'"),
-        ({"model": linear(), "loss": len, "metrics": {"accuracy": 1}}, "no torchmetrics.Metric"),
+        ({"model": linear(), "loss": len, "metrics": {"accuracy": 1}}, "not a torchmetrics.Metric"),
         ({"model": linear(), "loss": len, "plugins": [Recorder]}, "give an instance"),
     ],
 )

@@ -7,8 +7,11 @@ tensor, and copied to pinned memory without blocking. A CUDA event tells when th
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+About = TypeVar("About")
 
 
 class Transfer:
@@ -97,3 +100,30 @@ class _Arrived:
 
 
 _ARRIVED: Final = _Arrived()
+
+
+class GpuReadings(Generic[About]):
+    """Tensors that plugins read in order, once they have arrived from their device; on a CPU, that is at once."""
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[About, Transfer]] = deque()
+
+    def add(self, about: About, packed: Any) -> None:
+        """Start to read a tensor of one dimension, which must not change from now on.
+
+        Args:
+            about: Returned together with the numbers.
+        """
+        self._pending.append((about, transfer(packed)))
+
+    def take(self) -> Iterator[tuple[About, list[float]]]:
+        """Yield what has arrived."""
+        while self._pending and self._pending[0][1].is_ready():
+            about, arrived = self._pending.popleft()
+            yield about, arrived.numbers()
+
+    def take_all(self) -> Iterator[tuple[About, list[float]]]:
+        """Yield everything, after synchronising with the GPU."""
+        if any(not transfer.is_ready() for _, transfer in self._pending):
+            sys.modules["torch"].cuda.synchronize()
+        yield from self.take()

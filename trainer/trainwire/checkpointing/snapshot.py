@@ -1,54 +1,38 @@
-"""What a checkpoint holds of a training, and how a training goes on from it."""
+"""Snapshots: what a checkpoint saves of a training, and how a training is resumed from it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
+from trainwire.training.distributed import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
+from trainwire.training.hooks.plugin import BasePlugin
 from trainwire.training.models import BEST_MODEL
-from trainwire.training.random_states import random_states, restore_random_states
-from trainwire.training.state import EpochState, MeanLoss, TrainingState
+from trainwire.training.options import TrainingOptions
+from trainwire.training.run import TrainingRun
+from trainwire.training.setup import TrainingSetup
+from trainwire.training.state import random_states, restore_random_states
 from trainwire_protocol.errors import DamagedCheckpointError, OptionError, UsageError
 from trainwire_protocol.journal.attempts import NOTHING, read_resumed_from
 from trainwire_protocol.journal.run_folder import list_attempts
 
-if TYPE_CHECKING:
-    from trainwire.training.distributed import Processes
-    from trainwire.training.options import TrainingOptions
-    from trainwire.training.run import TrainingRun
-
 logger = logging.getLogger("trainwire")
 
 
-class Resumption(NamedTuple):
-    """The checkpoint that a training goes on from, read."""
-
-    checkpoint: Checkpoint
-    state: Mapping[str, Any]
-    """What this process has saved."""
-    shared: Mapping[str, Any]
-    """What the first process has saved for all: the model and the optimizer."""
-
-    @property
-    def seed(self) -> int:
-        """What the order of the samples comes from."""
-        return self.checkpoint.label.seed
-
-
 def take_snapshot(run: TrainingRun) -> dict[str, Any]:
-    """Everything that a training goes on from, copied. A GPU is waited for."""
+    """Return a copy of everything from which a training is resumed. Synchronises with the GPU."""
+    progress = run.state.state_dict()
+    progress["epoch"]["loader_state"] = loader_state(run.train_loader) if run.state.epoch.is_open else None
     state: dict[str, Any] = {
-        "training": _training_state(run),
+        "training": progress,
         "plugins": _plugin_states(run),
         "random": random_states(generators_of(run)),
     }
@@ -56,12 +40,12 @@ def take_snapshot(run: TrainingRun) -> dict[str, Any]:
         state |= {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
         state["precision"] = run.precision.state_dict()
     copy: dict[str, Any] = _copied(state)
-    # Last, so that whatever was recorded before is before the mark.
+    # Last, so that everything recorded before precedes the mark in the journal.
     return copy | {"bus": run.bus.state_dict()}
 
 
 def label_of(run: TrainingRun) -> Label:
-    """What is known of a snapshot that is taken now."""
+    """Return the label of a snapshot that is taken now."""
     epoch, main = run.state.epoch, run.main_metric
     rank = main.rank(epoch.metrics) if main and not epoch.is_open else None
     return Label(
@@ -72,125 +56,124 @@ def label_of(run: TrainingRun) -> Label:
     )  # fmt: skip
 
 
+def keep_best_model(run: TrainingRun, folder: Path) -> None:
+    """Link the current best model into a checkpoint's folder, as a better one may replace it in the run's folder."""
+    if run.state.best_model:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _link(run.folder / run.state.best_model, folder / BEST_MODEL)
+        except OSError as error:
+            logger.warning("the best model could not be saved with the checkpoint: %s", error)
+
+
+class Resumption(NamedTuple):
+    """A checkpoint that was read, from which a training is resumed."""
+
+    checkpoint: Checkpoint
+    state: Mapping[str, Any]
+    """What this process saved."""
+    shared: Mapping[str, Any]
+    """What the first process saved for all: the model and the optimizer."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order of the samples."""
+        return self.checkpoint.label.seed
+
+    @property
+    def bus_state(self) -> Mapping[str, Any]:
+        """The position in the journal at which the checkpoint was saved."""
+        state: Mapping[str, Any] = self.state["bus"]
+        return state
+
+    def check(self, setup: TrainingSetup) -> None:
+        """Check that model, optimizer and samples are the same as in the training to resume.
+
+        Raises:
+            OptionError: if they differ; the message says in what.
+        """
+        label, saved, model = self.checkpoint.label, self.shared["model"], setup.model.state_dict()
+        _check_same("the optimizer", type(setup.optimizer).__name__, label.optimizer)
+        _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
+        for name in sorted(saved.keys() | model.keys()):
+            now, before = _shape(model.get(name)), _shape(saved.get(name))
+            if now != before:
+                raise OptionError(f"the model's {name} is {now}, but in the training to resume it was {before}")
+
+    def restore_progress(self, run: TrainingRun) -> None:
+        """Restore the run's counters and its best model."""
+        run.state.load_state_dict(self.state["training"], run.device)
+        run.state.epoch.max_epochs = run.options.max_epochs
+        if run.state.best_model and run.processes.is_first:
+            _link(self.checkpoint.folder / BEST_MODEL, run.folder / run.state.best_model)
+        run.processes.wait_for_all()
+
+    def restore_parts(self, run: TrainingRun) -> None:
+        """Restore model, optimizer, scaler, plugins and, unless in mid-epoch, the random states.
+
+        In mid-epoch, the random states are restored when the next batch is read.
+        """
+        run.model.load_state_dict(self.shared["model"])
+        run.optimizer.load_state_dict(self.shared["optimizer"])
+        run.precision.load_state_dict(self.shared["precision"])
+        saved = self.state["plugins"]
+        for name, plugin in _named_plugins(run).items():
+            if name in saved:
+                plugin.load_state_dict(saved[name])
+            else:
+                logger.warning("the checkpoint has no state of the plugin %s, which starts from the beginning", name)
+        if run.state.epoch.is_open:
+            run.state.epoch.resumed_random = self.state["random"]
+        else:
+            restore_random_states(self.state["random"], generators_of(run))
+        label = self.checkpoint.label
+        logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
+
+
 def find_resumption(folder: Path, options: TrainingOptions, processes: Processes) -> Resumption | None:
-    """The latest checkpoint that can be read; None, with a word, if there is none.
+    """Return the latest checkpoint that can be read; log a warning and return None if there is none.
 
     Raises:
-        OptionError: it is of a training that was not like this one.
+        OptionError: if the training was saved with another batch size or number of processes.
     """
     for checkpoint in list_checkpoints(folder):
         try:
             state = checkpoint.read(processes.rank)
             shared = state if processes.is_first else checkpoint.read(0)
         except DamagedCheckpointError as error:
-            logger.warning("%s; taking the checkpoint before it", error)
+            logger.warning("%s; using the checkpoint before it", error)
             continue
-        _check_alike(checkpoint.label, options, processes)
+        _check_same("mini_batch_size", options.mini_batch_size, checkpoint.label.mini_batch_size)
+        _check_same("the number of processes", processes.world_size, checkpoint.label.world_size)
         _warn_of_later_attempts(folder, checkpoint)
         return Resumption(checkpoint, state, shared)
-    logger.warning("there is no checkpoint in %s to resume from: the training begins anew", folder)
+    logger.warning("there is no checkpoint in %s: the training starts from the beginning", folder)
     return None
 
 
-def _check_alike(label: Label, options: TrainingOptions, processes: Processes) -> None:
-    for name, saved, wanted in (
-        ("mini_batch_size", label.mini_batch_size, options.mini_batch_size),
-        ("the number of processes", label.world_size, processes.world_size),
-    ):
-        if saved != wanted:
-            raise OptionError(f"{name} is {wanted}, but that of the training that is resumed was {saved}")
-
-
-def check_fits(resumption: Resumption, run: TrainingRun) -> None:
-    """Refuse to resume with another model, optimizer or set of samples.
-
-    Raises:
-        OptionError: says what is not as it was.
-    """
-    label, saved, model = resumption.checkpoint.label, resumption.shared["model"], run.model.state_dict()
-    for name, before, now in (
-        ("the optimizer", label.optimizer, type(run.optimizer).__name__),
-        ("the number of training samples", label.samples, run.split_sizes["train"]),
-    ):
-        if before != now:
-            raise OptionError(f"{name} is {now}, but that of the training that is resumed was {before}")
-    for name in sorted(saved.keys() | model.keys()):
-        shapes = [_shape(state.get(name)) for state in (model, saved)]
-        if shapes[0] != shapes[1]:
-            raise OptionError(
-                f"the model's {name} is {shapes[0]}, but in the training that is resumed it was {shapes[1]}"
-            )
+def _check_same(name: str, now: object, before: object) -> None:
+    if now != before:
+        raise OptionError(f"{name} is {now}, but in the training to resume it was {before}")
 
 
 def _shape(value: object) -> str:
     if isinstance(value, Tensor):
         return f"of shape {tuple(value.shape)}"
-    return "not there" if value is None else "no tensor"
+    return "missing" if value is None else "not a tensor"
 
 
 def _warn_of_later_attempts(folder: Path, checkpoint: Checkpoint) -> None:
-    """Say that the training was begun anew since, as that left no checkpoint to go on from."""
+    """Warn if the training was started from the beginning since, and that attempt saved no checkpoint."""
     later = [attempt for attempt in list_attempts(folder, 0) if attempt.number > checkpoint.label.attempt]
     if later and read_resumed_from(later[-1]) == NOTHING:
         logger.warning(
-            "the training was begun anew in attempt %d, which has left no checkpoint: going on from one of attempt %d",
+            "attempt %d started from the beginning and saved no checkpoint: resuming from one of attempt %d",
             later[-1].number, checkpoint.label.attempt,
         )  # fmt: skip
 
 
-def restore_state(run: TrainingRun, resumption: Resumption) -> None:
-    """Bring back where the training stood: what it counts, and which model is the best one."""
-    saved = dict(resumption.state["training"])
-    epoch = dict(saved.pop("epoch"))
-    loss = MeanLoss()
-    loss.load_state_dict(epoch.pop("loss"), run.device)
-    began = time.monotonic() - epoch.pop("seconds")
-    run.state = TrainingState(epoch=EpochState(loss=loss, began=began, **epoch), **saved)
-    run.state.epoch.max_epochs = run.options.max_epochs
-    if run.state.best_model and run.processes.is_first:
-        _link(resumption.checkpoint.folder / BEST_MODEL, run.folder / run.state.best_model)
-    run.processes.wait_for_all()
-
-
-def restore_parts(run: TrainingRun, resumption: Resumption) -> None:
-    """Bring back model, optimizer, scaler and plugins; in mid-epoch the random states follow with the next batch."""
-    run.model.load_state_dict(resumption.shared["model"])
-    run.optimizer.load_state_dict(resumption.shared["optimizer"])
-    run.precision.load_state_dict(resumption.shared["precision"])
-    saved = resumption.state["plugins"]
-    for name, plugin in _named_plugins(run).items():
-        if name in saved:
-            plugin.load_state_dict(saved[name])
-        else:
-            logger.warning("the checkpoint knows nothing of the plugin %s: it begins anew", name)
-    if run.state.epoch.is_open:
-        run.resumed_random = resumption.state["random"]
-    else:
-        restore_random_states(resumption.state["random"], generators_of(run))
-    label = resumption.checkpoint.label
-    logger.info("resumed from %s: epoch %d, step %d", resumption.checkpoint.folder.name, label.epoch, label.step)
-
-
-def keep_best_model(run: TrainingRun, folder: Path) -> None:
-    """Put the best model of now beside a checkpoint: the file in the run's folder may soon be a better one's."""
-    if run.state.best_model:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _link(run.folder / run.state.best_model, folder / BEST_MODEL)
-        except OSError as error:
-            logger.warning("the best model could not be kept with the checkpoint: %s", error)
-
-
-def _training_state(run: TrainingRun) -> dict[str, Any]:
-    state = run.state
-    epoch = {field.name: getattr(state.epoch, field.name) for field in fields(EpochState) if field.name != "began"}
-    epoch |= {"seconds": state.epoch.seconds, "loss": state.epoch.loss.state_dict()}
-    epoch["loader_state"] = loader_state(run.train_loader) if state.epoch.is_open else None
-    return {field.name: getattr(state, field.name) for field in fields(TrainingState)} | {"epoch": epoch}
-
-
 def _plugin_states(run: TrainingRun) -> dict[str, Any]:
-    """The state of each plugin; one that is not essential, and has none that can be saved, is left out with a word."""
+    """Return the state of each plugin; log and leave out invalid states of plugins that are not essential."""
     states = {}
     for name, plugin in _named_plugins(run).items():
         try:
@@ -203,10 +186,10 @@ def _plugin_states(run: TrainingRun) -> dict[str, Any]:
 
 
 def checked_state(value: Any) -> Any:
-    """The value, with numbers as plain ones, if it is of what a checkpoint can hold.
+    """Return the value, with its numbers as plain ones, if a checkpoint can hold it.
 
     Raises:
-        UsageError: something in it is neither None, a number, a string, bytes nor a tensor, nor a list or map of them.
+        UsageError: if something in it is not None, a number, a string, bytes, a tensor, or a list or map of them.
     """
     if value is None or isinstance(value, (bool, str, bytes, Tensor)):
         return value
@@ -218,12 +201,12 @@ def checked_state(value: Any) -> Any:
         return {key: checked_state(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(checked_state(item) for item in value)
-    raise UsageError(f"it holds a {type(value).__name__}; it can hold numbers, strings, tensors, and lists and maps")
+    raise UsageError(f"it contains a {type(value).__name__}; use numbers, strings, tensors, and lists and maps of them")
 
 
-def _named_plugins(run: TrainingRun) -> dict[str, Any]:
-    """The plugins by their class, and further ones of a class by a number."""
-    named: dict[str, Any] = {}
+def _named_plugins(run: TrainingRun) -> dict[str, BasePlugin[Any]]:
+    """Return the plugins by class name; further ones of the same class have a number appended."""
+    named: dict[str, BasePlugin[Any]] = {}
     for plugin in run.plugins:
         name = type(plugin).__name__
         number = sum(1 for known in named.values() if type(known) is type(plugin))
@@ -242,7 +225,7 @@ def _copied(value: Any) -> Any:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Let two names have one content, by a link or a copy; whoever replaces one leaves the other."""
+    """Make `target` a hard link to `source`, or a copy; replacing one of the names does not change the other."""
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
     try:

@@ -10,7 +10,8 @@ from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.training.metrics import BestSoFar, MainMetric
 from trainwire.training.models import load_model
-from trainwire.training.optimizers import Scheduler, learning_rates, set_learning_rates
+from trainwire.training.optimizers import learning_rates
+from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")
@@ -79,7 +80,7 @@ class AnnealingOnPlateau(Scheduler):
         if all(rate < self._least for rate in rates):
             self.run.control.stop(f"learning rate too small: it would be {max(rates):.4g}, as {reason}")
             return
-        set_learning_rates(self.run, rates, reason)
+        self.run.set_learning_rates(rates, reason)
         logger.info("learning rate lowered to %.4g: %s", max(rates), reason)
         if self.back_to_best and self.run.state.best_model is not None:
             self.run.processes.wait_for_all()  # one of them writes the file

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from trainwire.training.gpu_readings import GpuReadings
+from trainwire.bus.gpu import GpuReadings
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -16,8 +16,8 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingOptimizerStep,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import Plugin
 from trainwire.training.optimizers import optimizer_parameters
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.statistics import DEVIATIONS_PER_MAD, MIN_RELATIVE_DEVIATION, low_median_index
 
@@ -53,6 +53,8 @@ class AnomalyGuard(Plugin):
     Raises:
         OptionError: there is no such action, or a number is out of its range.
     """
+
+    checks_each_loss = True
 
     def __init__(
         self,

@@ -7,9 +7,9 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.training.hooks.plugin import Plugin
 from trainwire.training.metrics import BestSoFar
 from trainwire.training.models import BEST_MODEL
+from trainwire.training.plugin import Plugin
 
 
 class BestModel(Plugin):

@@ -11,7 +11,7 @@ from trainwire.checkpointing.snapshot import keep_best_model, label_of, take_sna
 from trainwire.checkpointing.writer import CheckpointWriter, Snapshot
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")
@@ -53,7 +53,6 @@ class Checkpoints(Plugin):
         self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
         self._writer.start()
         self._saved_at = time.monotonic()
-        self.run.checkpointer = self
         if self.run.train_loader.persistent_workers:
             logger.info("train has persistent workers: what they draw at random is not resumed exactly")
 
@@ -70,7 +69,7 @@ class Checkpoints(Plugin):
         if self.epochs and epoch.epoch % self.epochs == 0:
             self.run.control.checkpoint()
 
-    def save(self) -> None:
+    def save_checkpoint(self) -> None:
         """Take a snapshot, and have it written: called by the loop where it is between two steps."""
         if self._writer is None:
             return

@@ -1,32 +1,42 @@
-"""In what `train` and `fine_tune` differ: the defaults of some options, and the schedule of the learning rate."""
+"""The defaults of `train` and `fine_tune`: options, the schedule of the learning rate, and the default plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from torch.optim import AdamW
 
 from trainwire.plugins.annealing import AnnealingOnPlateau
+from trainwire.plugins.best_model import BestModel
+from trainwire.plugins.checkpoints import Checkpoints
+from trainwire.plugins.epoch_models import EpochModels
 from trainwire.plugins.linear_schedule import LinearSchedule
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.plugins.regular_logging import RegularLogging
+from trainwire.plugins.weight_extraction import WeightExtraction
+from trainwire.training.hooks.plugin import in_order
 from trainwire.training.options import TrainingOptions
+from trainwire.training.plugin import Plugin, Scheduler
+from trainwire_protocol.errors import OptionError
+
+CHECKPOINT_MINUTES: Final = 15.0
+"""The time between two checkpoints, unless a plugin sets another one."""
 
 
 class Recipe(NamedTuple):
-    """How to train if nothing else is said."""
+    """The defaults of one of the trainer's methods."""
 
     name: str
-    """Of the trainer's method."""
+    """The method's name."""
     defaults: Mapping[str, Any]
-    """Options that differ from those of `TrainingOptions`."""
+    """The options that differ from the defaults of `TrainingOptions`."""
     scheduler: Callable[[], Plugin]
 
     def options(self, given: Mapping[str, Any]) -> TrainingOptions:
-        """The options: those given, and this recipe's.
+        """Return the given options, completed by the defaults.
 
         Raises:
-            OptionError: there is no such option, or its value cannot be.
+            OptionError: if an option does not exist, or has an invalid value.
         """
         return TrainingOptions.from_keywords({**self.defaults, **given}, self.name)
 
@@ -41,3 +51,31 @@ FINE_TUNE: Final = Recipe(
     },
     LinearSchedule,
 )  # fmt: skip
+
+
+def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, recipe: Recipe) -> tuple[Plugin, ...]:
+    """Return the plugins with the default ones around them, except those of a class that is attached already.
+
+    The best model is determined before the other plugins are called, and the logging reports what they did.
+
+    Raises:
+        OptionError: if more than one plugin sets the learning rate, or the declared order of the plugins is a cycle.
+    """
+    schedulers = [type(plugin).__name__ for plugin in plugins if isinstance(plugin, Scheduler)]
+    if len(schedulers) > 1:
+        raise OptionError(f"{' and '.join(schedulers)} each set the learning rate: attach only one of them")
+    first: list[Plugin] = [BestModel()] if options.default_plugins else []
+    if options.attach_default_scheduler and not schedulers:
+        first.append(recipe.scheduler())
+    last: list[Plugin] = []
+    if options.write_weights:
+        last.append(WeightExtraction())
+    if options.save_model_each_k_epochs:
+        last.append(EpochModels(options.save_model_each_k_epochs))
+    if options.default_plugins:
+        last += [RegularLogging(), Checkpoints(minutes=CHECKPOINT_MINUTES)]
+
+    def missing(defaults: Sequence[Plugin]) -> list[Plugin]:
+        return [default for default in defaults if not any(isinstance(plugin, type(default)) for plugin in plugins)]
+
+    return in_order([*missing(first), *plugins, *missing(last)])

@@ -17,7 +17,7 @@ from trainwire.training.hooks.payloads import (
     TrainingException,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingEpoch
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch
-from trainwire.training.optimizers import Scheduler, learning_rates, one_or_each, say_changed
+from trainwire.training.optimizers import learning_rates, one_or_each
+from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 
 
@@ -48,7 +49,7 @@ class LinearSchedule(Scheduler):
         self._set(batch.step)
         self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
         if batch.step == self._warmup:
-            say_changed(self.run, [0.0] * len(self._peaks), "the warm-up is over")
+            self.run.publish_learning_rates([0.0] * len(self._peaks), "the warm-up is over")
 
     def _set(self, step: int) -> None:
         """Set what the update after `step` updates is made with."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, MetricRecorded, MetricValue
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 
 DEFAULT_METRICS: Final = ("train/loss", "learning_rate", "dev/*", "val/*", "test/*")
 

@@ -18,9 +18,10 @@ from trainwire.training.hooks.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import Functions, Plugin
+from trainwire.training.hooks.plugin import BasePlugin
 from trainwire.training.models import BEST_MODEL, FINAL_MODEL, count_parameters
 from trainwire.training.options import plain
+from trainwire.training.plugin import Functions, Plugin
 from trainwire_protocol.journal.files import write_atomically
 
 MODEL_CARD: Final = "model-card.json"
@@ -120,7 +121,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def described(plugin: Plugin) -> dict[str, Any]:
+def described(plugin: BasePlugin[Any]) -> dict[str, Any]:
     """A plugin's class, and what it was made with and has become, as far as it is public and plain."""
     kinds = (type(None), bool, int, float, str, list, tuple, dict)
     return {"plugin": type(plugin).__name__} | {

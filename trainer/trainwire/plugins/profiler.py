@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, Payload
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 logger = logging.getLogger("trainwire")

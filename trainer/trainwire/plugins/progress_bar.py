@@ -13,7 +13,7 @@ from trainwire.training.hooks.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import MissingExtraError
 
 try:

@@ -22,8 +22,8 @@ from trainwire.training.hooks.payloads import (
     TrainingException,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import Plugin
 from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.plugin import Plugin
 
 ON_THE_WIRE: Final = {"on_the_wire": True}
 
@@ -111,8 +111,7 @@ class RegularLogging(Plugin):
     def _warn_of_loss(self, epoch: AfterTrainingEpoch) -> None:
         """Say that the mean loss is not finite, unless the plugin is there that looks at each step's."""
         loss = epoch.metrics.get("train/loss", 0.0)
-        is_guarded = any(type(plugin).__name__ == "AnomalyGuard" for plugin in self.run.plugins)
-        if isinstance(loss, float) and not math.isfinite(loss) and not is_guarded:
+        if isinstance(loss, float) and not math.isfinite(loss) and not self.run.checks_each_loss:
             about = {"what": "train/loss", "kind": "not finite", "step": self.run.state.step, "value": loss}
             self.run.publish("anomaly/detected", {**about, "median": None, "action": "continue"})
             hint = "the plugin AnomalyGuard stops at such a step, or skips it"

@@ -18,8 +18,8 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingEpoch,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import Plugin
 from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.plugin import Plugin
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
 

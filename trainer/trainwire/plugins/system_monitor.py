@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, TrainingFinally
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import MissingExtraError, OptionError
 
 try:

@@ -14,7 +14,7 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingBatch,
     BeforeTrainingEpoch,
 )
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
 

@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
-from trainwire.training.optimizers import Scheduler, learning_rates, one_or_each, say_changed
+from trainwire.training.optimizers import learning_rates, one_or_each
+from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 
 
@@ -74,7 +75,7 @@ class TorchScheduler(Scheduler):
             self._step_by_score(self.scheduler, epoch)
         else:
             self.scheduler.step()
-        say_changed(self.run, before, f"{type(self.scheduler).__name__}, epoch {epoch.epoch}")
+        self.run.publish_learning_rates(before, f"{type(self.scheduler).__name__}, epoch {epoch.epoch}")
 
     def _step_by_score(self, scheduler: ReduceLROnPlateau, epoch: AfterTrainingEpoch) -> None:
         main = self.run.main_metric

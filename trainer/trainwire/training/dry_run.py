@@ -1,86 +1,81 @@
-"""Trying out model, loss and metrics on a few samples of each split, before anything is opened."""
+"""The dry run: model, loss and metrics are tried on a few samples of each split before anything is opened."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from trainwire.training.data import is_indexed, length_of, to_device
-from trainwire.training.evaluation import evaluating, read_metric
-from trainwire.training.random_states import random_states, restore_random_states
-from trainwire.training.step import Forward, checked_forward
+from trainwire.training.forward import Forward, checked_forward
+from trainwire.training.metrics import read_metric
+from trainwire.training.models import evaluation_mode
+from trainwire.training.setup import TrainingSetup
+from trainwire.training.state import random_states, restore_random_states
 from trainwire_protocol.errors import OptionError, UsageError
 
-if TYPE_CHECKING:
-    from trainwire.training.run import TrainingRun
-    from trainwire.training.trainer import ModelTrainer
-
 SAMPLES: Final = 2
-"""Of each split; the first ones."""
+"""The number of samples of each split: the first ones."""
 
 
-def check_fit(trainer: ModelTrainer, run: TrainingRun) -> None:
-    """Let a few samples of each split go through the model, the loss and the metrics, and leave no trace.
+def dry_run(setup: TrainingSetup) -> None:
+    """Pass a few samples of each split through the model, the loss and the metrics, without side effects.
 
-    Samples that cannot be had by their index, as those of a stream, are not tried out, nor a `forward` that the user
-    has written, which may count on a training that runs.
+    Splits whose samples have no index, such as streams, are left out.
 
     Raises:
-        OptionError: they do not go through; says which split it was, and what a batch of it is.
+        OptionError: if that fails; the message names the split and describes its batches.
     """
-    if trainer.overrides_forward:
-        return
     before = random_states()
     try:
-        with evaluating(run.model):
-            _try_out(trainer, run, "train", run.train_loader, score=False)
-            for split, loader in run.evaluation_loaders.items():
-                _try_out(trainer, run, split, loader, score=True)
+        with evaluation_mode(setup.model):
+            _try_split(setup, "train", setup.train_loader, score=False)
+            for split, loader in setup.evaluation_loaders.items():
+                _try_split(setup, split, loader, score=True)
     finally:
         restore_random_states(before)
 
 
-def _try_out(trainer: ModelTrainer, run: TrainingRun, split: str, loader: DataLoader[Any], *, score: bool) -> None:
+def _try_split(setup: TrainingSetup, split: str, loader: DataLoader[Any], *, score: bool) -> None:
     if not is_indexed(loader.dataset) or loader.batch_size is None:
         return
     batch: object = None
     try:
         samples = [loader.dataset[index] for index in range(min(SAMPLES, length_of(loader.dataset) or 0))]
-        batch = to_device(loader.collate_fn(samples), run.device)
-        with run.precision.autocast():
-            forward = checked_forward(trainer.forward(batch))
+        batch = to_device(loader.collate_fn(samples), setup.device)
+        with setup.precision.autocast():
+            forward = checked_forward(setup.forward(batch))
         if score:
-            _try_metrics(run, split, forward)
+            _try_metrics(setup, split, forward)
     except Exception as error:
-        told = f"a batch of {split} does not go through ({describe(batch)}): {type(error).__name__}: {error}"
-        raise OptionError(told) from error
+        message = f"the dry run failed on a batch of {split} ({describe(batch)}): {type(error).__name__}: {error}"
+        raise OptionError(message) from error
     finally:
-        for metric in run.metrics.values():
+        for metric in setup.metrics.values():
             metric.reset()
 
 
-def _try_metrics(run: TrainingRun, split: str, forward: Forward) -> None:
-    """Update the metrics, and see that the main one is a single number."""
+def _try_metrics(setup: TrainingSetup, split: str, forward: Forward) -> None:
+    """Update the metrics, and check that the main metric is a single number."""
     values: dict[str, object] = {}
-    for name, metric in run.metrics.items():
+    for name, metric in setup.metrics.items():
         metric.update(forward.output, forward.target)
-        with suppress(Exception), warnings.catch_warnings(action="ignore"):  # so few samples may not be enough for it
+        with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may need more samples
             values |= {f"{split}/{key}": value for key, value in read_metric(name, metric.compute()).items()}
-    main = run.main_metric.name if run.main_metric else ""
+    main = setup.main_metric.name if setup.main_metric else ""
     parts = [name for name in values if name.startswith(f"{main}/")]
     if main.startswith(f"{split}/") and main not in values and parts:
-        raise UsageError(f"{main} is not one number but several: give main_evaluation_metric as {' or '.join(parts)}")
+        raise UsageError(f"{main} is several numbers: set main_evaluation_metric to {' or '.join(parts)}")
     if isinstance(values.get(main), list):
-        raise UsageError(f"{main} is a list of numbers: models are compared by a single one")
+        raise UsageError(f"{main} is a list of numbers: the main metric must be a single number")
 
 
 def describe(value: object) -> str:
-    """What a batch consists of, in a few words."""
+    """Return a short description of the contents of a batch."""
     if value is None:
         return "its samples could not be read"
     if isinstance(value, Tensor):

@@ -1,11 +1,14 @@
-"""Metrics by name, and the one that says which model is best."""
+"""Metrics: their names, their values, and the main metric, by which models are compared."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
 
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.options import TrainingOptions
@@ -17,12 +20,14 @@ if TYPE_CHECKING:
     Metrics: TypeAlias = Mapping[str, Metric] | Sequence[Metric] | MetricCollection | Metric
     """What `ModelTrainer` takes as metrics."""
 
+logger = logging.getLogger("trainwire")
+
 
 def named_metrics(metrics: Metrics | None) -> dict[str, Metric]:
-    """Metrics by name; those that were given without one are named after their class.
+    """Return the metrics by name; those given without a name are named after their class.
 
     Raises:
-        OptionError: something is no metric, or two have one name.
+        OptionError: if something is not a metric, or two have the same name.
     """
     if metrics is None:
         return {}
@@ -33,38 +38,52 @@ def named_metrics(metrics: Metrics | None) -> dict[str, Metric]:
     if isinstance(metrics, Metric):
         metrics = [metrics]
     if not isinstance(metrics, (Mapping, Sequence)):
-        raise OptionError(f"metrics is {metrics!r}: give metrics of torchmetrics, by name or in a list")
+        raise OptionError(f"metrics is {metrics!r}: give torchmetrics metrics, in a mapping or in a list")
     pairs = metrics.items() if isinstance(metrics, Mapping) else [(type(metric).__name__, metric) for metric in metrics]
     named: dict[str, Metric] = {}
     for name, metric in pairs:
         if not isinstance(metric, Metric):
-            raise OptionError(f"the metric {name!r} is {metric!r}, no torchmetrics.Metric")
+            raise OptionError(f"the metric {name!r} is {metric!r}, which is not a torchmetrics.Metric")
         if not isinstance(name, str) or not name or name == "loss" or name in named:
-            raise OptionError(f"a metric cannot be named {name!r}: names are strings, each once, and 'loss' is taken")
+            raise OptionError(f"a metric cannot be named {name!r}: names are unique strings, and 'loss' is reserved")
         named[name] = metric
     return named
 
 
+def read_metric(name: str, value: object) -> dict[str, MetricValue]:
+    """Return a computed metric as numbers: one, a list with one for each class, or one for each key of a map."""
+    if isinstance(value, Mapping):
+        return {
+            key: part for label, item in value.items() for key, part in read_metric(f"{name}/{label}", item).items()
+        }
+    if isinstance(value, Tensor) and value.dim() <= 1:
+        return {name: value.item() if value.dim() == 0 else [float(item) for item in value.tolist()]}
+    if isinstance(value, (int, float)):
+        return {name: float(value)}
+    logger.warning("the metric %s is not recorded: it is neither a number nor a list of numbers", name)
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class MainMetric:
-    """The metric that says which model is best."""
+    """The metric by which models are compared."""
 
     name: str
-    """With its split: `dev/accuracy`."""
+    """Includes the split: `dev/accuracy`."""
     higher_is_better: bool
 
     def rank(self, metrics: Mapping[str, MetricValue]) -> tuple[float, float] | None:
-        """How good an epoch is, by its metrics: the larger, the better; of equal scores the one with the lower loss.
+        """Return how good an epoch is, by its metrics: larger is better, and the lower loss decides between equals.
 
-        None if it was not evaluated, or the score is NaN.
+        Returns None if the epoch was not evaluated, or the score is NaN.
 
         Raises:
-            UsageError: the main metric is a list of numbers.
+            UsageError: if the main metric is a list of numbers.
         """
         score = metrics.get(self.name, math.nan)
         loss = metrics.get(f"{self.name.partition('/')[0]}/loss", math.nan)
         if isinstance(score, list):
-            raise UsageError(f"{self.name} is a list of {len(score)} numbers: models are compared by a single one")
+            raise UsageError(f"{self.name} is a list of {len(score)} numbers: the main metric must be a single number")
         if math.isnan(score):
             return None
         tie_break = -math.inf if isinstance(loss, list) or math.isnan(loss) else -loss
@@ -72,7 +91,7 @@ class MainMetric:
 
 
 class BestSoFar:
-    """The best rank of an epoch until now, and how long ago that was."""
+    """The best rank of all epochs so far, and the number of epochs since."""
 
     def __init__(self) -> None:
         self.bad_epochs = 0
@@ -80,43 +99,43 @@ class BestSoFar:
         self._rank: tuple[float, float] | None = None
 
     def take(self, rank: tuple[float, float] | None) -> bool:
-        """Count an epoch; whether it is the best one. None is the rank of an epoch without a score."""
+        """Count an epoch with this rank, or None if it has no score, and return whether it is the best so far."""
         is_best = rank is not None and (self._rank is None or rank > self._rank)
         self._rank, self.bad_epochs = (rank, 0) if is_best else (self._rank, self.bad_epochs + 1)
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the rank and the count."""
         return {"best": self._rank and list(self._rank), "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned."""
         best, self.bad_epochs = state["best"], state["bad_epochs"]
         self._rank = None if best is None else (best[0], best[1])
 
 
 def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits: Sequence[str]) -> MainMetric | None:
-    """The main metric, or None if there is no dev split and none was asked for.
+    """Return the main metric, or None if there is no dev split and none was requested.
 
     Args:
         splits: The splits that are evaluated after each epoch.
 
     Raises:
-        OptionError: it is not among those that will be recorded, or does not say whether higher is better.
+        OptionError: if it will not be recorded, or does not define whether higher is better.
     """
     directions: dict[str, bool | None] = {"train/loss": False}
     for split in splits:
         directions |= {f"{split}/{name}": metric.higher_is_better for name, metric in metrics.items()}
         directions[f"{split}/loss"] = False
-    wanted = options.main_evaluation_metric
-    if wanted is None:
+    name = options.main_evaluation_metric
+    if name is None:
         if options.dev_name not in splits:
             return None
-        wanted = f"{options.dev_name}/{next(iter(metrics), 'loss')}"
-    whole = next((name for name in directions if wanted == name or wanted.startswith(f"{name}/")), None)
+        name = f"{options.dev_name}/{next(iter(metrics), 'loss')}"
+    whole = next((known for known in directions if name == known or name.startswith(f"{known}/")), None)
     if whole is None:
-        raise OptionError(f"main_evaluation_metric is {wanted!r}; what is recorded is {', '.join(directions)}")
+        raise OptionError(f"main_evaluation_metric is {name!r}; the recorded metrics are {', '.join(directions)}")
     direction = directions[whole]
     if direction is None:
-        raise OptionError(f"main_evaluation_metric is {wanted!r}, which does not say whether higher is better")
-    return MainMetric(wanted, direction)
+        raise OptionError(f"main_evaluation_metric is {name!r}, which does not define whether higher is better")
+    return MainMetric(name, direction)

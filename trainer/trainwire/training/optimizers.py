@@ -1,62 +1,58 @@
-"""Making an optimizer, and what is recorded of it."""
+"""The optimizer: how it is created, and what is recorded of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
-from trainwire.training.hooks.plugin import Plugin
 from trainwire.training.models import trainable_parameters
 from trainwire.training.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
-if TYPE_CHECKING:
-    from trainwire.training.run import TrainingRun
-
 
 def in_decoder(name: str) -> bool:
-    """Whether a parameter of this name is of a part called decoder, head or classifier."""
+    """Return whether a parameter of this name belongs to a part called decoder, head or classifier."""
     return not {"decoder", "head", "classifier"}.isdisjoint(name.split("."))
 
 
 def make_optimizer(
     model: nn.Module, options: TrainingOptions, is_decoder: Callable[[str], bool] = in_decoder
 ) -> Optimizer:
-    """The optimizer of the model's trainable parameters.
+    """Return the optimizer of the model's trainable parameters.
 
     Args:
-        is_decoder: Says by a parameter's name whether `decoder_learning_rate` is for it.
+        is_decoder: Called with a parameter's name; returns whether `decoder_learning_rate` applies to it.
 
     Raises:
-        OptionError: its class does not take its arguments, no parameter is of the decoder, or the optimizer that was
-            given is for another model.
+        OptionError: if the class does not take the arguments, no parameter belongs to the decoder, or the given
+            optimizer is for another model.
     """
     if isinstance(options.optimizer, Optimizer):
         return _checked_optimizer(options.optimizer, model, options.decoder_learning_rate)
     arguments: dict[str, Any] = {"lr": options.learning_rate, **options.optimizer_arguments}
-    parameters = _parameters(model, options.decoder_learning_rate, is_decoder)
+    parameters = _parameter_groups(model, options.decoder_learning_rate, is_decoder)
     try:
         return options.optimizer(parameters, **arguments)
     except (TypeError, ValueError) as error:
         name = options.optimizer.__name__
-        raise OptionError(f"the optimizer {name} cannot be made with {arguments}: {error}") from None
+        raise OptionError(f"the optimizer {name} cannot be created with {arguments}: {error}") from None
 
 
 def _checked_optimizer(optimizer: Optimizer, model: nn.Module, decoder_rate: float | None) -> Optimizer:
     if decoder_rate is not None:
-        raise OptionError("decoder_learning_rate is for an optimizer's class: an optimizer keeps its learning rates")
+        raise OptionError("decoder_learning_rate needs an optimizer class: an optimizer keeps its learning rates")
     known = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in known for parameter in optimizer_parameters(optimizer)):
-        raise OptionError(f"the optimizer changes no parameter of the model {type(model).__name__}: it is another's")
+        raise OptionError(f"the optimizer has no parameter of the model {type(model).__name__}: it is for another one")
     return optimizer
 
 
-def _parameters(model: nn.Module, decoder_rate: float | None, is_decoder: Callable[[str], bool]) -> list[Any]:
-    """The parameters, or two groups of them if the decoder has a learning rate of its own."""
+def _parameter_groups(model: nn.Module, decoder_rate: float | None, is_decoder: Callable[[str], bool]) -> list[Any]:
+    """Return the parameters, or two groups of them if the decoder has its own learning rate."""
     if decoder_rate is None:
         return trainable_parameters(model)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -72,17 +68,20 @@ def _parameters(model: nn.Module, decoder_rate: float | None, is_decoder: Callab
 
 
 def learning_rates(optimizer: Optimizer) -> list[float]:
-    """The learning rate of each parameter group."""
+    """Return the learning rate of each parameter group."""
     return [float(group["lr"]) for group in optimizer.param_groups]
 
 
 def optimizer_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Every parameter that the optimizer changes."""
+    """Return all parameters that the optimizer updates."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def optimizer_metrics(optimizer: Optimizer) -> dict[str, MetricValue]:
-    """`learning_rate` and, if there is one, `optimizer/momentum` (Adam's first beta): of each group if they differ."""
+    """Return `learning_rate` and, if there is one, `optimizer/momentum` (Adam's first beta).
+
+    If the parameter groups differ, the value is a list with one number for each group.
+    """
     groups = optimizer.param_groups
     metrics = {"learning_rate": one_or_each(learning_rates(optimizer))}
     momenta = [group.get("momentum", group.get("betas", (None,))[0]) for group in groups]
@@ -92,27 +91,5 @@ def optimizer_metrics(optimizer: Optimizer) -> dict[str, MetricValue]:
 
 
 def one_or_each(values: Sequence[float]) -> MetricValue:
-    """The value if all are the same, or the list of them."""
+    """Return the value if all are equal, else the list of them."""
     return values[0] if len(set(values)) == 1 else list(values)
-
-
-class Scheduler(Plugin):
-    """Base of plugins that set the learning rate: with one of them, the default schedule is not attached."""
-
-    sets_each_step: ClassVar[bool] = False
-    """Whether it sets the rate at each step, so that nobody else can."""
-
-
-def set_learning_rates(run: TrainingRun, rates: list[float], reason: str) -> None:
-    """Give each group of the optimizer its learning rate, and say so on the wire if one changes."""
-    before = learning_rates(run.optimizer)
-    for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    say_changed(run, before, reason)
-
-
-def say_changed(run: TrainingRun, before: list[float], reason: str) -> None:
-    """Publish `learning_rate/changed` if a learning rate is not what it was before."""
-    after = learning_rates(run.optimizer)
-    if after != before:
-        run.publish("learning_rate/changed", {"from": one_or_each(before), "to": one_or_each(after), "reason": reason})

@@ -1,4 +1,4 @@
-"""In which precision a model is trained: single, or half where that is safe."""
+"""The precision of a training: single precision, or automatic mixed precision."""
 
 from __future__ import annotations
 
@@ -15,59 +15,64 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """Automatic mixed precision, or none: what differs in a step.
+    """The parts of a training step that depend on the precision.
 
-    In fp16 small gradients would vanish, so the loss is scaled up before the backward pass, and the gradients down
-    after it (`torch.amp.GradScaler`). An update whose gradients are not finite is then left out, and counted as a step.
+    In fp16, small gradients would underflow, so the loss is scaled up before the backward pass, and the gradients are
+    scaled down after it (`torch.amp.GradScaler`). An update with gradients that are not finite is skipped, and counted
+    as a step.
+
+    Args:
+        device: Where the model is.
+        use_amp: False for single precision, or the type of mixed precision; True for bf16 if the device supports it,
+            else fp16.
     """
 
-    def __init__(self, device: torch.device, wanted: bool | Literal["bf16", "fp16"] = False) -> None:
+    def __init__(self, device: torch.device, use_amp: bool | Literal["bf16", "fp16"] = False) -> None:
         self._device = device
         self._type: torch.dtype | None = None
-        if wanted is not False:
-            self._type = _TYPES["bf16" if _has_bf16(device) else "fp16"] if wanted is True else _TYPES[wanted]
+        if use_amp is True:
+            has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+            self._type = _TYPES["bf16" if has_bf16 else "fp16"]
+        elif use_amp is not False:
+            self._type = _TYPES[use_amp]
         self.scaler = GradScaler(device.type) if self._type is torch.float16 else None
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Where the model is called: its operations choose their precision."""
+        """Return the context in which to call the model: operations choose their precision there."""
         return torch.autocast(self._device.type, self._type) if self._type else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of the loss to those of the parameters."""
+        """Accumulate the gradients of the loss in the parameters."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]  # torch's own
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Bring the gradients back to their size."""
+        """Divide the gradients by the scale."""
         if self.scaler:
             self.scaler.unscale_(optimizer)
 
     def update(self, optimizer: Optimizer) -> None:
-        """Let the optimizer make its update; with scaled gradients only if they are finite."""
+        """Make the optimizer's update; with a scaler, only if the gradients are finite."""
         if self.scaler:
             self.scaler.step(optimizer)
             self.scaler.update()
         else:
             optimizer.step()
 
-    def give_up(self) -> None:
-        """Forget this step's gradients, which are not going to be used."""
+    def skip(self) -> None:
+        """Skip this step's update."""
         if self.scaler:
             self.scaler.update()
 
     def metrics(self) -> dict[str, Tensor]:
-        """What is recorded of a step: the scale, on its device."""
-        # `get_scale` would wait for the GPU.
+        """Return what is recorded of a step: the scale, as a tensor on its device."""
+        # `get_scale` would synchronise with the GPU.
         return {"amp/scale": self.scaler.scale(torch.ones((), device=self._device))} if self.scaler else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler's state."""
+        """Return the scaler's state; empty without a scaler."""
         return self.scaler.state_dict() if self.scaler else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with that scale."""
+        """Restore the scaler's state, if there is one."""
         if self.scaler and state:
             self.scaler.load_state_dict(dict(state))
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,97 +1,153 @@
-"""What is opened for a training, and closed in the reverse order at its end, whichever that is."""
+"""A session: what is opened for a training, and closed in reverse order at its end."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
 from trainwire.bus.open import open_bus
-from trainwire.training.control import Agreement
+from trainwire.training.control import Control
 from trainwire.training.data import EpochLoader, length_of
-from trainwire.training.distributed import together
-from trainwire.training.hooks.hooks import Hooks
-from trainwire.training.hooks.isolation import isolated
+from trainwire.training.distributed import Processes, connected
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
-from trainwire.training.hooks.plugin import Plugin
+from trainwire.training.hooks.plugin import BasePlugin
 from trainwire.training.run import TrainingRun
-from trainwire.training.signals import interruptible
-from trainwire.training.sink_processes import SinkProcesses
+from trainwire.training.setup import TrainingSetup
+from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
 from trainwire_protocol.errors import UsageError
+from trainwire_protocol.process import wait_until_relayed
 
 SINK_TIMEOUT = 10.0
-"""How long the sinks are waited for at the end, in seconds."""
+"""How long to wait for the sinks at the end, in seconds."""
+
+_DEFAULT_HANDLERS: Final[dict[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers]] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 
 logger = logging.getLogger("trainwire")
 
 
 @contextmanager
-def session(
-    run: TrainingRun,
-    plugins: Sequence[Plugin],
-    hparams: Mapping[str, Any],
-    bus_state: Mapping[str, Any] | None = None,
-) -> Iterator[None]:
-    """Open what a training needs beside itself: the other processes, the bus, sinks, log records, plugins, signals.
+def session(setup: TrainingSetup, bus_state: Mapping[str, Any] | None = None) -> Iterator[TrainingRun]:
+    """Open what a training needs, and yield its run: the other processes, the bus, sinks, logging, plugins, signals.
 
     Args:
-        bus_state: Where the run is resumed from, if it is.
-    """
-    with together(run.processes, run.device) as run.processes, published(run, hparams, bus_state):
-        run.agreement = Agreement(run.processes.group)
-        run.attempt = run.processes.largest(run.bus.attempt)
-        check_shares(run)
-        with logging_to(run.bus), attached(run, plugins), interruptible(run.control):
-            yield
-
-
-def check_shares(run: TrainingRun) -> None:
-    """See that processes that train together have as many batches each, or one would wait for ever.
+        bus_state: The position in the journal from which the run is resumed, if it is.
 
     Raises:
-        UsageError: they have not.
+        UsageError: if processes that train together have different numbers of batches.
+    """
+    with connected(setup.processes, setup.device) as processes, published(setup, processes, bus_state) as run:
+        check_batch_counts(run)
+        with logging_to(run.bus), attached(run), interruptible(run.control):
+            yield run
+
+
+@contextmanager
+def published(setup: TrainingSetup, processes: Processes, bus_state: Mapping[str, Any] | None) -> Iterator[TrainingRun]:
+    """Open the bus, start the sinks, and close the bus with the training's status and reason."""
+    control, sinks, timeout = Control(), SinkProcesses(), SINK_TIMEOUT
+    bus = open_bus(
+        setup.folder, hparams=setup.hyperparameters(), rank=processes.rank, world_size=processes.world_size,
+        state=bus_state, bind=setup.options.bind,
+    )  # fmt: skip
+    bus.on_command(control.send)
+    try:
+        run = TrainingRun(setup, processes, bus, control)
+    except BaseException as error:
+        status, reason = ending_of(error)
+        bus.close(status=status, reason=reason)
+        raise
+    try:
+        if processes.is_first:
+            sinks.start(run.options.sinks_to_start, run.folder, processes.rank)
+        yield run
+    except BaseException as error:
+        run.end(*ending_of(error))
+        timeout = 0.0 if isinstance(error, KeyboardInterrupt) else SINK_TIMEOUT
+        raise
+    finally:
+        bus.on_command(None)
+        for command in control.take_commands():
+            about = {"id": command.id, "verb": command.verb, "reason": "the training is ending"}
+            run.publish("command/rejected", about)
+        bus.close(status=run.status, reason=run.reason)
+        sinks.wait(timeout)
+
+
+class SinkProcesses:
+    """The sinks that a training starts: processes in sessions of their own, which Ctrl-C in a terminal does not reach.
+
+    They exit once they have read the run's last event. None of them is killed.
+    """
+
+    def __init__(self) -> None:
+        self._processes: dict[SinkCommand, subprocess.Popen[bytes]] = {}
+
+    def start(self, sinks: Iterable[SinkCommand], folder: Path, rank: int) -> None:
+        """Start each sink that `trainwire launch` has not started; log those that cannot be started."""
+        launched = os.environ.get(LAUNCHED_SINKS, "").split(",")
+        for sink in dict.fromkeys(sinks):
+            if sink.name not in launched:
+                try:
+                    self._processes[sink] = sink.start(folder, rank)
+                except OSError as error:
+                    logger.warning("the sink %s could not be started: %s", sink.name, error)
+
+    def wait(self, timeout: float) -> dict[SinkCommand, subprocess.Popen[bytes]]:
+        """Wait for the sinks, at most `timeout` seconds for all, and log those that failed or are still running.
+
+        Also waits, at most a few seconds, until the output of those that have exited is passed on.
+
+        Returns:
+            The processes that are still running.
+        """
+        deadline = time.monotonic() + timeout
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        running = {sink: process for sink, process in self._processes.items() if process.returncode is None}
+        wait_until_relayed(process for process in self._processes.values() if process.returncode is not None)
+        for sink, process in self._processes.items():
+            if process.returncode:
+                logger.warning("the sink %s ended with exit code %d", sink.name, process.returncode)
+        if running:
+            names = ", ".join(sink.name for sink in running)
+            logger.warning("sinks still running, which exit when they have read everything: %s", names)
+        return running
+
+
+def check_batch_counts(run: TrainingRun) -> None:
+    """Check that processes that train together have the same number of batches; otherwise one would wait forever.
+
+    Raises:
+        UsageError: if the numbers differ.
     """
     if not run.processes.several:
         return
     batches = length_of(run.train_loader) or 0
     most, fewest = run.processes.largest(batches), -run.processes.largest(-batches)
     if most != fewest:
-        raise UsageError(f"one process has {fewest} batches and another {most}: give each as many")
+        raise UsageError(f"one process has {fewest} batches and another {most}: give each the same number")
     if not isinstance(run.train_loader, EpochLoader):
-        logger.warning("train is a DataLoader: each process reads all that it gives, unless its sampler shares it out")
-
-
-@contextmanager
-def published(run: TrainingRun, hparams: Mapping[str, Any], bus_state: Mapping[str, Any] | None) -> Iterator[None]:
-    """The bus and the sinks, which are told at the end how the training ended."""
-    sinks, patience = SinkProcesses(), SINK_TIMEOUT
-    rank, world_size = run.processes.rank, run.processes.world_size
-    run.bus = open_bus(
-        run.folder, hparams=hparams, rank=rank, world_size=world_size, state=bus_state, bind=run.options.bind
-    )
-    run.bus.on_command(run.control.send)
-    try:
-        if run.processes.is_first:
-            sinks.start(run.options.sinks_to_start, run.folder, rank)
-        yield
-    except BaseException as error:
-        run.end(*ending_of(error))
-        patience = 0.0 if isinstance(error, KeyboardInterrupt) else SINK_TIMEOUT
-        raise
-    finally:
-        run.bus.on_command(None)
-        for command in run.control.take_commands():
-            about = {"id": command.id, "verb": command.verb, "reason": "the training is ending"}
-            run.publish("command/rejected", about)
-        run.bus.close(status=run.status, reason=run.reason)
-        sinks.wait(patience)
+        logger.warning("train is a DataLoader: each process reads all of it, unless its sampler divides the samples")
 
 
 @contextmanager
 def logging_to(bus: EventBus) -> Iterator[None]:
-    """Let the records of the logger `trainwire`, from INFO on, go onto the wire, but for what is there as an event."""
+    """Publish the records of the logger `trainwire`, from INFO on, except those that are events already."""
     handler, level = bus.logging_handler(), logger.level
     handler.addFilter(lambda record: not getattr(record, "on_the_wire", False))
     logger.addHandler(handler)
@@ -105,45 +161,73 @@ def logging_to(bus: EventBus) -> Iterator[None]:
 
 
 @contextmanager
-def attached(run: TrainingRun, plugins: Sequence[Plugin]) -> Iterator[None]:
-    """Let the plugins take part in the run, and leave it in the reverse order."""
-    taking_part: list[Plugin] = []
-    run.plugins = plugins
+def attached(run: TrainingRun) -> Iterator[None]:
+    """Attach the plugins to the run, and detach them in reverse order."""
+    taking_part: list[BasePlugin[Any]] = []
     try:
-        for plugin in plugins:
+        for plugin in run.plugins:
             plugin.attach(run)
             taking_part.append(plugin)
-        run.hooks = Hooks(binding for plugin in plugins for binding in isolated(plugin, run))
         yield
     finally:
-        run.hooks, run.plugins = Hooks(), ()
         for plugin in reversed(taking_part):
             plugin.detach()
 
 
 @contextmanager
+def interruptible(control: Control) -> Iterator[None]:
+    """Stop after the current step on the first Ctrl-C or SIGTERM, and at once on a Ctrl-C after that.
+
+    Further SIGTERMs are ignored: a cluster sends the signal to every process, and torchrun passes on its own.
+
+    Only Python's default handlers are replaced, and restored at the end: a handler set by the program, or a signal that
+    is ignored, is kept. Outside the main thread, where handlers cannot be set, this does nothing.
+
+    Raises:
+        KeyboardInterrupt: on the second signal, if it is Ctrl-C, from anywhere in the training.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a handler
+        if control.is_signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        control.interrupt("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+
+    replaced = []
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number, default in _DEFAULT_HANDLERS.items():
+                if signal.getsignal(number) is default:
+                    signal.signal(number, interrupt)
+                    replaced.append(number)
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, _DEFAULT_HANDLERS[number])
+
+
+@contextmanager
 def ending_hooks(run: TrainingRun) -> Iterator[None]:
-    """Call the hooks of an ending: `training_interrupt` or `training_exception`, if it is one; `training_finally`."""
+    """Call `training_finally` at the end, after an error `training_interrupt` or `training_exception` before it."""
     try:
         yield
     except BaseException as error:
         run.end(*ending_of(error))
         is_interrupt = isinstance(error, KeyboardInterrupt)
-        _tell_all(run, TrainingInterrupt(run.reason) if is_interrupt else TrainingException(error))
-        _tell_all(run, TrainingFinally(run.status, run.reason))
+        _dispatch_safely(run, TrainingInterrupt(run.reason) if is_interrupt else TrainingException(error))
+        _dispatch_safely(run, TrainingFinally(run.status, run.reason))
         raise
     run.hooks.dispatch_to_all(TrainingFinally(run.status, run.reason))
 
 
 def ending_of(error: BaseException) -> tuple[Status, str]:
-    """The status and the reason of a training that was ended by `error`."""
+    """Return the status and the reason of a training that `error` ended."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "Ctrl-C"
     return "failed", f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def _tell_all(run: TrainingRun, payload: Payload) -> None:
-    """Call a hook while an error is on its way, which is not to be replaced by a plugin's."""
+def _dispatch_safely(run: TrainingRun, payload: Payload) -> None:
+    """Call a hook while an error is being raised, which an error of a plugin must not replace."""
     try:
         run.hooks.dispatch_to_all(payload)
     except Exception as error:

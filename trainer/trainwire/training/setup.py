@@ -1,100 +1,121 @@
-"""Checking everything that a training is given, before anything is opened."""
+"""The setup of a training: everything that is given is checked before anything is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-from trainwire.plugins.best_model import BestModel
-from trainwire.plugins.checkpoints import Checkpoints
-from trainwire.plugins.defaults import Recipe
-from trainwire.plugins.epoch_models import EpochModels
-from trainwire.plugins.regular_logging import RegularLogging
-from trainwire.plugins.weight_extraction import WeightExtraction
 from trainwire.training.data import Corpus, Data, evaluation_loader, sample_of, samples_of, training_loader
 from trainwire.training.distributed import Processes
-from trainwire.training.hooks.ordering import in_order
-from trainwire.training.hooks.plugin import Plugin
-from trainwire.training.metrics import main_metric
+from trainwire.training.forward import Forward
+from trainwire.training.hooks.plugin import BasePlugin
+from trainwire.training.metrics import MainMetric, main_metric
 from trainwire.training.models import count_parameters, device_of
-from trainwire.training.optimizers import Scheduler, make_optimizer
+from trainwire.training.optimizers import make_optimizer
 from trainwire.training.options import TrainingOptions, plain
 from trainwire.training.precision import Precision
-from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
 
 if TYPE_CHECKING:
-    from trainwire.training.trainer import ModelTrainer
-
-CHECKPOINT_MINUTES: Final = 15.0
-"""How often a checkpoint is saved where no plugin says otherwise."""
+    from torchmetrics import Metric
 
 
-def checked_folder(folder: str | PathLike[str]) -> Path:
-    """The run's folder, if it is one or can become one.
+class Trainer(Protocol):
+    """What a setup takes from a `ModelTrainer`."""
 
-    Raises:
-        OptionError: it, or something above it, is a file.
-    """
-    if not isinstance(folder, (str, PathLike)) or not str(folder):
-        raise OptionError(f"run_folder is {folder!r}: it has to be a path")
-    path = Path(folder)
-    for part in (path, *path.parents):
-        if part.is_dir():
-            break
-        if part.exists():
-            raise OptionError(f"run_folder is {path}, but {part} is a file: choose a folder")
-    return path
+    model: nn.Module
+    loss: Callable[..., Tensor] | None
+    metrics: dict[str, Metric]
+
+    def forward(self, batch: Any) -> Forward:
+        """Return the loss of a batch, and what the metrics compare."""
+
+    def is_decoder(self, name: str) -> bool:
+        """Return whether `decoder_learning_rate` applies to the parameter of this name."""
 
 
-def checked_corpus(train: Data | None, dev: Data | None, test: Data | None, corpus: Corpus | None) -> Corpus:
-    """The corpus given whole or in parts.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingSetup:
+    """Everything that a training needs, checked. Nothing is opened yet; model, loss and metrics are on the device."""
 
-    Raises:
-        OptionError: it is given both ways or in neither, or a part is no data.
-    """
-    if corpus is None:
-        if train is None:
-            raise OptionError("there is nothing to train on: give train=, or corpus=")
-        return Corpus(train, dev, test)
-    if not isinstance(corpus, Corpus):
-        raise OptionError(f"corpus is {corpus!r}: it has to be a trainwire.Corpus")
-    if (train, dev, test) != (None, None, None):
-        raise OptionError("corpus= holds the splits: leave train=, dev= and test= out")
-    return corpus
+    folder: Path
+    model: nn.Module
+    loss: Callable[..., Tensor] | None
+    """The loss given to the trainer; None if its `forward` is overridden."""
+    forward: Callable[[Any], Forward]
+    """The trainer's `forward`."""
+    options: TrainingOptions
+    seed: int
+    """Determines the order of the samples."""
+    device: torch.device
+    processes: Processes
+    """Not connected yet."""
+    optimizer: Optimizer
+    precision: Precision
+    metrics: Mapping[str, Metric]
+    main_metric: MainMetric | None
+    train_loader: DataLoader[Any]
+    evaluation_loaders: Mapping[str, DataLoader[Any]]
+    """By the name of the split."""
+    monitored_splits: tuple[str, ...]
+    """The splits that are evaluated after each epoch."""
+    split_sizes: Mapping[str, int | None]
+    """Samples in each split; None if the size of a split is unknown."""
+    plugins: tuple[BasePlugin[Any], ...]
+    """In the order in which they are called."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the value of the run's `hparams` event: the options, and what the training consists of."""
+        return self.options.as_hyperparameters() | {
+            "seed": self.seed,
+            "device": str(self.device),
+            "model": type(self.model).__name__,
+            "trainable_parameters": count_parameters(self.model),
+            "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
+            "metrics": list(self.metrics),
+            "main_evaluation_metric": self.main_metric.name if self.main_metric else None,
+            "samples": plain(self.split_sizes),
+        }
 
 
 def prepare(
-    trainer: ModelTrainer,
+    trainer: Trainer,
     folder: Path,
     corpus: Corpus,
     options: TrainingOptions,
+    plugins: tuple[BasePlugin[Any], ...],
     processes: Processes,
     resumed_seed: int | None,
-) -> TrainingRun:
-    """A training that is ready to begin; nothing is opened, but model, loss and metrics are on the device.
+) -> TrainingSetup:
+    """Return the setup of a training.
 
     Args:
-        resumed_seed: That of the training that is resumed, if one is.
+        resumed_seed: The seed of the training to resume, if there is one.
 
     Raises:
-        OptionError: things do not fit together.
+        OptionError: if the parts do not fit together.
     """
-    seed, device = _seed(options, resumed_seed, processes), processes.device(device_of(trainer.model, options.device))
+    seed = _seed(options, resumed_seed, processes)
+    device = processes.device(device_of(trainer.model, options.device))
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
-    watched = [split for split in splits if split != "test" or options.monitor_test]
+    monitored = tuple(split for split in splits if split != "test" or options.monitor_test)
     for module in (trainer.model, trainer.loss, *trainer.metrics.values()):
         if isinstance(module, nn.Module):
             module.to(device)
-    return TrainingRun(
+    return TrainingSetup(
         folder=folder,
         model=trainer.model,
+        loss=trainer.loss,
+        forward=trainer.forward,
         options=options,
         seed=seed,
         device=device,
@@ -102,10 +123,12 @@ def prepare(
         optimizer=make_optimizer(trainer.model, options, trainer.is_decoder),
         precision=Precision(device, options.use_amp),
         metrics=trainer.metrics,
-        main_metric=main_metric(options, trainer.metrics, watched),
+        main_metric=main_metric(options, trainer.metrics, monitored),
         train_loader=training_loader(corpus.train, options, seed, device, processes),
         evaluation_loaders={name: evaluation_loader(data, options, device, processes) for name, data in splits.items()},
+        monitored_splits=monitored,
         split_sizes={"train": samples_of(corpus.train), **{name: samples_of(data) for name, data in splits.items()}},
+        plugins=plugins,
     )
 
 
@@ -119,58 +142,47 @@ def _evaluated_splits(corpus: Corpus, options: TrainingOptions, seed: int) -> di
 
 
 def _seed(options: TrainingOptions, resumed: int | None, processes: Processes) -> int:
-    """The seed that was given, with which torch's generator then starts too; or one drawn from that generator."""
+    """Return the given seed, after seeding torch's generator with it, or one drawn from that generator."""
     if resumed is not None:
         if options.seed not in (None, resumed):
-            raise OptionError(f"seed is {options.seed}, but the training that is resumed has {resumed}: leave it out")
+            raise OptionError(f"seed is {options.seed}, but the training to resume has {resumed}: omit seed=")
         return resumed
     if options.seed is None:
-        # Processes that train together need the same one, and have nothing in common yet.
+        # Processes that train together need the same seed, and are not connected yet.
         return 0 if processes.several else int(torch.randint(2**31, ()))
     torch.manual_seed(options.seed)
     return options.seed
 
 
-def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, recipe: Recipe) -> tuple[Plugin, ...]:
-    """The plugins between the default ones: the best model is known to all others, and what they did is logged last.
+def checked_folder(folder: str | PathLike[str]) -> Path:
+    """Return the run's folder, if it exists or can be created.
 
     Raises:
-        OptionError: what the plugins declare of their order goes round in a circle.
+        OptionError: if it, or one of its parents, is a file.
     """
-    _check_schedulers(plugins)
-    first: list[Plugin] = [BestModel()] if options.default_plugins else []
-    if options.attach_default_scheduler and not any(isinstance(plugin, Scheduler) for plugin in plugins):
-        first.append(recipe.scheduler())
-    last: list[Plugin] = [RegularLogging()] if options.default_plugins else []
-    if options.default_plugins:
-        last.append(Checkpoints(minutes=CHECKPOINT_MINUTES))
-    if options.save_model_each_k_epochs:
-        last.insert(0, EpochModels(options.save_model_each_k_epochs))
-    if options.write_weights:
-        last.insert(0, WeightExtraction())
-    return in_order([*_without(first, plugins), *plugins, *_without(last, plugins)])
+    if not isinstance(folder, (str, PathLike)) or not str(folder):
+        raise OptionError(f"run_folder is {folder!r}: it must be a path")
+    path = Path(folder)
+    for part in (path, *path.parents):
+        if part.is_dir():
+            break
+        if part.exists():
+            raise OptionError(f"run_folder is {path}, but {part} is a file: choose a folder")
+    return path
 
 
-def _check_schedulers(plugins: Sequence[Plugin]) -> None:
-    schedulers = [type(plugin).__name__ for plugin in plugins if isinstance(plugin, Scheduler)]
-    if len(schedulers) > 1:
-        raise OptionError(f"{' and '.join(schedulers)} each set the learning rate: leave all but one out")
+def checked_corpus(train: Data | None, dev: Data | None, test: Data | None, corpus: Corpus | None) -> Corpus:
+    """Return the corpus, which is given as one object or by its splits.
 
-
-def _without(defaults: Sequence[Plugin], plugins: Sequence[Plugin]) -> list[Plugin]:
-    """The default plugins of which none was given."""
-    return [default for default in defaults if not any(isinstance(plugin, type(default)) for plugin in plugins)]
-
-
-def hyperparameters(run: TrainingRun, loss: object) -> dict[str, Any]:
-    """What the run's `hparams` event holds: the options, and what the training consists of."""
-    return run.options.as_hyperparameters() | {
-        "seed": run.seed,
-        "device": str(run.device),
-        "model": type(run.model).__name__,
-        "trainable_parameters": count_parameters(run.model),
-        "loss": getattr(loss, "__name__", type(loss).__name__),
-        "metrics": list(run.metrics),
-        "main_evaluation_metric": run.main_metric.name if run.main_metric else None,
-        "samples": plain(run.split_sizes),
-    }
+    Raises:
+        OptionError: if it is given in both ways or in neither, or a split is invalid.
+    """
+    if corpus is None:
+        if train is None:
+            raise OptionError("there is no training data: give train= or corpus=")
+        return Corpus(train, dev, test)
+    if not isinstance(corpus, Corpus):
+        raise OptionError(f"corpus is {corpus!r}: it must be a trainwire.Corpus")
+    if (train, dev, test) != (None, None, None):
+        raise OptionError("corpus= contains the splits: omit train=, dev= and test=")
+    return corpus

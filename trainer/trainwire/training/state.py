@@ -1,10 +1,12 @@
-"""Where a training stands."""
+"""The state of a training: counters, the current epoch, and the random number generators."""
 
 from __future__ import annotations
 
+import random
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -15,78 +17,80 @@ from trainwire.training.hooks.payloads import MetricValue
 
 
 class MeanLoss:
-    """The mean loss of the samples seen, added up where the losses are, so that a GPU need not be waited for."""
+    """The mean loss of the samples seen, accumulated on the losses' device, so that adding does not synchronise."""
 
     def __init__(self) -> None:
         self.samples = 0
         self.finite_only = False
-        """Whether losses that are not finite do not count."""
+        """Whether to ignore losses that are not finite."""
         self._sum: Tensor | None = None
-        self._uncounted: Tensor | int = 0
+        self._ignored: Tensor | int = 0
 
     def add(self, loss: Tensor, samples: int) -> None:
-        """Add the mean loss of `samples` samples, a detached tensor with one element."""
+        """Add the mean loss of `samples` samples: a detached tensor without dimensions."""
         if self._sum is None:
-            # Many small losses added up in single precision would lose digits; Apple's GPUs have no double.
+            # A sum of many small losses in single precision would lose digits; Apple's GPUs have no double.
             precision = torch.float32 if loss.device.type == "mps" else torch.float64
             self._sum = torch.zeros((), dtype=precision, device=loss.device)
         if self.finite_only:
             is_finite = loss.isfinite()
-            self._uncounted = self._uncounted + samples * ~is_finite
+            self._ignored = self._ignored + samples * ~is_finite
             loss = loss.where(is_finite, 0.0)
         self._sum.add_(loss, alpha=samples)
         self.samples += samples
 
     def read(self) -> float | None:
-        """The mean, or None if nothing was counted. A GPU is waited for here."""
-        counted = self.samples - int(self._uncounted)
+        """Return the mean, or None if there is no loss. Synchronises with the GPU."""
+        counted = self.samples - int(self._ignored)
         return self._sum.item() / counted if self._sum is not None and counted else None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was added up."""
-        return {"samples": self.samples, "sum": self._sum, "uncounted": int(self._uncounted)}
-
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on adding to that."""
-        self.samples, self._uncounted = state["samples"], state["uncounted"]
-        self._sum = None if state["sum"] is None else state["sum"].to(device)
-
     def read_of_all(self, processes: Processes, device: torch.device) -> float | None:
-        """The mean over the samples of all processes, each of which has to ask."""
+        """Return the mean over the samples of all processes, each of which must call this."""
         if not processes.several:
             return self.read()
         added = torch.zeros((), device=device) if self._sum is None else self._sum
         total, samples = processes.add_up(
-            torch.stack([added.double(), added.new_tensor(self.samples - int(self._uncounted)).double()])
+            torch.stack([added.double(), added.new_tensor(self.samples - int(self._ignored)).double()])
         ).tolist()
         return total / samples if samples else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum and the counts."""
+        return {"samples": self.samples, "sum": self._sum, "uncounted": int(self._ignored)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore the sum, on `device`, and the counts."""
+        self.samples, self._ignored = state["samples"], state["uncounted"]
+        self._sum = None if state["sum"] is None else state["sum"].to(device)
 
 
 @dataclass(slots=True)
 class EpochState:
-    """One epoch: made when it begins."""
+    """The state of one epoch."""
 
     number: int = 0
-    """Counts from 1; 0 before the first."""
+    """Counts from 1; 0 before the first epoch."""
     max_epochs: int = 0
     batches: int | None = None
-    """Batches that it will have; None if the loader cannot say."""
+    """Batches in this epoch; None if the number is unknown."""
     batch: int = 0
     """Batches read."""
     is_open: bool = False
-    """Whether it was begun and is not over."""
+    """Whether it has started and is not over."""
     is_cut: bool = False
-    """Whether a plugin or somebody else wanted it to end after the batch that was read last."""
+    """Whether it was requested to end after the last batch read."""
     exhausted: bool = False
-    """Whether the loader had no more."""
+    """Whether the loader had no more batches."""
     loss: MeanLoss = field(default_factory=MeanLoss)
     metrics: dict[str, MetricValue] = field(default_factory=dict)
-    """The metrics of the epoch as a whole, for its row in the loss file."""
-    began: float = field(default_factory=time.monotonic)
+    """The metrics of the whole epoch, for its row in the loss file."""
+    started: float = field(default_factory=time.monotonic)
     began_with: dict[str, Any] = field(default_factory=dict)
     """The random states before its first batch was read."""
     loader_state: dict[str, Any] | None = None
-    """In a resumed epoch: the loader's own word on its place, if it had one."""
+    """In a resumed epoch: the loader's `state_dict`, if it has one."""
+    resumed_random: Mapping[str, Any] | None = None
+    """In a resumed epoch, until its first batch is read: the random states to continue with."""
 
     @property
     def complete(self) -> bool:
@@ -96,22 +100,72 @@ class EpochState:
     @property
     def seconds(self) -> float:
         """How long it has lasted."""
-        return time.monotonic() - self.began
+        return time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fields that a checkpoint saves."""
+        saved = {each.name for each in fields(self)} - {"started", "resumed_random"}
+        return {name: getattr(self, name) for name in saved} | {
+            "seconds": self.seconds,
+            "loss": self.loss.state_dict(),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], device: torch.device) -> EpochState:
+        """Return the epoch that `state_dict` describes, with its loss on `device`."""
+        values = dict(state)
+        loss = MeanLoss()
+        loss.load_state_dict(values.pop("loss"), device)
+        return cls(loss=loss, started=time.monotonic() - values.pop("seconds"), **values)
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a training stands: what the loop counts, and what plugins decide for all to see."""
+    """The state of a training: what the loop counts, and what plugins decide for others to read."""
 
     step: int = 0
     """Optimizer updates made."""
     epoch: EpochState = field(default_factory=EpochState)
     best_epoch: int | None = None
-    """The epoch of the best model: kept by the best-model plugin."""
+    """The epoch of the best model; set by the best-model plugin."""
     best_score: float | None = None
     best_model: str | None = None
     """The file, in the run's folder, that holds the weights of that epoch."""
     bad_epochs: int = 0
     """Epochs since the best one."""
     history: list[dict[str, MetricValue]] = field(default_factory=list)
-    """The metrics of each epoch that is over."""
+    """The metrics of each finished epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint saves."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"epoch": self.epoch.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore what `state_dict` returned, with the epoch's loss on `device`."""
+        for name, value in state.items():
+            setattr(self, name, EpochState.from_state_dict(value, device) if name == "epoch" else value)
+
+
+def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
+    """Return the random states of Python, NumPy (if it is imported), torch, its GPUs, and the given generators."""
+    version, numbers, gauss = random.getstate()
+    states: dict[str, Any] = {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state()}
+    if "numpy" in sys.modules:
+        kind, keys, *rest = sys.modules["numpy"].random.get_state()
+        states["numpy"] = [kind, keys.tolist(), *rest]
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states | {"generators": [generator.get_state() for generator in generators]}
+
+
+def restore_random_states(states: Mapping[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
+    """Restore what `random_states` returned."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(states["torch"])
+    if "numpy" in states and "numpy" in sys.modules:
+        sys.modules["numpy"].random.set_state(tuple(states["numpy"]))
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    for generator, state in zip(generators, states["generators"], strict=True):
+        generator.set_state(state)

@@ -1,8 +1,8 @@
-"""One optimizer update."""
+"""The training step: one optimizer update."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,27 +10,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from trainwire.training.data import samples_in, split_batch, to_device
+from trainwire.training.forward import checked_forward
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.optimizers import optimizer_parameters
-from trainwire_protocol.errors import UsageError
-
-if TYPE_CHECKING:
-    from trainwire.training.run import TrainingRun
-
-
-class Forward(NamedTuple):
-    """What comes of a batch: see `ModelTrainer.forward`."""
-
-    loss: Tensor
-    """The mean loss of the batch's samples: a tensor with one element."""
-    output: Any = None
-    """What the metrics take first."""
-    target: Any = None
-    """What the metrics take second."""
+from trainwire.training.run import TrainingRun
 
 
 def training_step(run: TrainingRun, batch: Any) -> None:
-    """Train on one batch. Nothing here waits for a GPU: what is recorded stays a tensor."""
+    """Train on one batch. Nothing here synchronises with the GPU: values are recorded as tensors."""
     state, listeners = run.state, run.hooks.listeners
     epoch = state.epoch
     batch = to_device(batch, run.device)
@@ -47,7 +34,7 @@ def training_step(run: TrainingRun, batch: Any) -> None:
         payload = BeforeTrainingOptimizerStep(epoch.number, epoch.batch, state.step + 1, loss, gradient_norm)
         run.hooks.dispatch(payload)
     if run.control.take_skip_step():
-        run.precision.give_up()
+        run.precision.skip()
     else:
         run.precision.update(run.optimizer)
 
@@ -62,20 +49,20 @@ def training_step(run: TrainingRun, batch: Any) -> None:
 
 
 def _backward(run: TrainingRun, batch: Any) -> Tensor:
-    """Compute the gradients of a batch, whole or in chunks; the result is its mean loss."""
+    """Compute the gradients of a batch, at once or in chunks, and return its mean loss."""
     size = run.options.mini_batch_chunk_size
     *chunks, last = split_batch(batch, size) if size else [batch]
     if not chunks:
         return _backward_chunk(run, batch, 1.0)
     samples = samples_in(batch)
-    with run.forward.without_sharing():
+    with run.forward.without_averaging():
         losses = [_backward_chunk(run, chunk, samples_in(chunk) / samples) for chunk in chunks]
     losses.append(_backward_chunk(run, last, samples_in(last) / samples))
     return torch.stack(losses).sum()
 
 
 def _backward_chunk(run: TrainingRun, chunk: Any, share: float) -> Tensor:
-    """Add a chunk's gradients to those of the chunks before it; the result is its share of the batch's loss."""
+    """Accumulate a chunk's gradients, and return the chunk's share of the batch's loss."""
     with run.precision.autocast():
         loss = checked_forward(run.forward(chunk)).loss
         loss = loss if share == 1.0 else loss * share
@@ -84,7 +71,7 @@ def _backward_chunk(run: TrainingRun, chunk: Any, share: float) -> Tensor:
 
 
 def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:
-    """Scale the gradients down to `max_norm`; the result is their total 2-norm before that."""
+    """Scale the gradients down to `max_norm`, and return their total 2-norm before that."""
     parameters = [parameter for parameter in optimizer_parameters(optimizer) if parameter.grad is not None]
     norm = get_total_norm([_gradient_values(parameter) for parameter in parameters])
     if max_norm is not None:
@@ -93,26 +80,10 @@ def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:
 
 
 def _gradient_values(parameter: Tensor) -> Tensor:
-    """The gradient; of a sparse one, as of `nn.Embedding(sparse=True)`, its values, each row being there once."""
+    """Return the gradient; if it is sparse, as with `nn.Embedding(sparse=True)`, coalesce it and return its values."""
     gradient = parameter.grad
     assert gradient is not None
     if not gradient.is_sparse:
         return gradient
     parameter.grad = gradient.coalesce()
     return parameter.grad.values()
-
-
-def checked_forward(result: object) -> Forward:
-    """What `forward` returned, if the step can work with it.
-
-    Raises:
-        UsageError: it is no `Forward`, or its loss no tensor without dimensions.
-    """
-    if not isinstance(result, Forward):
-        what = "a tuple" if isinstance(result, tuple) else f"a {type(result).__name__}"
-        raise UsageError(f"forward has returned {what}: return trainwire.Forward(loss, output, target)")
-    loss: object = result.loss
-    if not isinstance(loss, Tensor) or loss.dim() != 0:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise UsageError(f"the loss is {what}; it has to be the batch's mean, a tensor without dimensions")
-    return result

@@ -15,7 +15,7 @@ from trainwire.training.hooks.payloads import (
     AfterTrainingEpoch,
     BeforeTrainingBatch,
 )
-from trainwire.training.hooks.plugin import checked_plugins
+from trainwire.training.plugin import checked_plugins
 from trainwire_protocol.errors import OptionError
 
 
@@ -68,8 +68,8 @@ def test_functions_are_filtered_too(tmp_path: Path) -> None:
     [
         ("after_training_batch", {"every": 0}, "every is 0"),
         ("after_training_epoch", {"once": "2"}, "once is '2'"),
-        ("after_training_epoch", {"split": "dev"}, "split='dev' is for hooks of an evaluation"),
-        ("after_setup", {"every": 2}, "'after_setup' comes once"),
+        ("after_training_epoch", {"split": "dev"}, "split='dev' is only valid for evaluation hooks"),
+        ("after_setup", {"every": 2}, "'after_setup' is called once"),
     ],
 )
 def test_a_filter_that_cannot_work_is_refused(name: str, filters: dict[str, Any], message: str) -> None:

@@ -16,6 +16,7 @@ from support.tiny import Recorder, corpus, linear, make_trainer, train
 from torch import nn
 
 from trainwire import ModelTrainer, Plugin
+from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import (
     HOOKS,
     AfterEvaluation,
@@ -24,7 +25,6 @@ from trainwire.training.hooks.payloads import (
     MetricRecorded,
     Payload,
 )
-from trainwire.training.step import Forward
 
 PAGE = (DOCS / "add-a-plugin.md").read_text()
 

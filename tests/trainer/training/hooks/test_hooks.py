@@ -12,7 +12,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
     TrainingInterrupt,
 )
-from trainwire.training.hooks.plugin import Plugin, checked_plugins
+from trainwire.training.plugin import Plugin, checked_plugins
 from trainwire_protocol.errors import OptionError, UsageError
 
 
@@ -102,7 +102,7 @@ def test_a_method_with_a_hooks_name_needs_the_mark() -> None:
     ("plugins", "message"),
     [
         ([First], r"give an instance, First\(\)"),
-        (["best"], "no trainwire.Plugin"),
+        (["best"], "not a trainwire.Plugin"),
         (First(), "give a list of plugins"),
         ([plugin := First(), First(), plugin], r"plugins\[2\], a First, is attached twice"),
     ],
@@ -147,5 +147,5 @@ def test_one_failing_teardown_does_not_keep_others_from_theirs(caplog: pytest.Lo
 
 def test_a_plugin_outside_a_training_has_no_run() -> None:
     """`run` exists while `train` runs, and says so otherwise."""
-    with pytest.raises(UsageError, match="First takes part in no training now"):
+    with pytest.raises(UsageError, match="First is not attached"):
         _ = First().run

@@ -9,7 +9,7 @@ import pytest
 from support.tiny import train
 
 from trainwire import Plugin
-from trainwire.training.hooks.ordering import in_order
+from trainwire.training.hooks.plugin import in_order
 from trainwire_protocol.errors import OptionError
 
 

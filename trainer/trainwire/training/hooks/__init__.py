@@ -1,1 +1,1 @@
-"""Hooks: what plugins are, how they are called, and with what. Uses the bus."""
+"""Hooks: the payloads, how functions are bound to hooks, and what hooks need of a plugin. Uses only the bus."""

@@ -1,61 +1,86 @@
-"""What a hook is told: one frozen record for each of the fourteen hooks.
+"""The payloads that hooks are called with: one frozen record for each of the fourteen hooks.
 
-`docs/add-a-plugin.md` says in which order they occur. Tensors are handed on as they are: reading one with `.item()`
-makes a GPU wait, so a plugin reads them rarely or passes them on to `run.record`.
+`docs/add-a-plugin.md` lists the hooks in the order in which they occur. Tensors are passed on as they are. Reading one
+with `.item()` synchronises with the GPU, so plugins should read them rarely, or pass them on to `run.record`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trainwire.training.result import Result
-
 MetricValue: TypeAlias = "float | list[float]"
-"""A metric that was read: a number, or one number for each class or parameter group."""
+"""The value of a metric: a number, or a list with one number for each class or parameter group."""
 
 Status: TypeAlias = Literal["finished", "failed", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a training, as `ModelTrainer.train` returns it."""
+
+    status: Status
+    """"finished", also if a plugin stopped the training; "interrupted" if a signal did."""
+    reason: str
+    """Why the training ended."""
+    folder: Path
+    """The run's folder."""
+    epochs: int
+    """Epochs started."""
+    steps: int
+    """Optimizer updates made."""
+    best_epoch: int | None
+    """The epoch with the best main metric, counted from 1; None without a main metric."""
+    best_score: float | None
+    """The main metric in that epoch."""
+    test_score: float | None
+    """The main metric on the test split, at the end; None if the test split was not evaluated."""
+    test_metrics: Mapping[str, MetricValue]
+    """All metrics of the test split, at the end; empty if it was not evaluated."""
+    history: tuple[Mapping[str, MetricValue], ...]
+    """The metrics of each epoch, in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
-    """Base of what hooks are told."""
+    """Base class of the payloads."""
 
 
 @dataclass(frozen=True, slots=True)
 class AfterSetup(Payload):
-    """Everything is in place, and no batch was read yet."""
+    """The training is set up, and no batch has been read yet."""
 
     device: torch.device
     parameters: int
     """Trainable parameters of the model."""
     split_sizes: Mapping[str, int | None]
-    """Samples in each split; None where a split does not say."""
+    """Samples in each split; None if the size of a split is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class BeforeTrainingEpoch(Payload):
-    """An epoch begins."""
+    """An epoch starts."""
 
     epoch: int
     """Counts from 1."""
     max_epochs: int
     batches: int | None
-    """Batches in this epoch; None if the loader cannot say."""
+    """Batches in this epoch; None if the number is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class BeforeTrainingBatch(Payload):
-    """A batch was read and is on the device; `run.control.skip_batch()` leaves it out."""
+    """A batch was read and is on the device; `run.control.skip_batch()` skips it."""
 
     epoch: int
     number: int
-    """The batch's number within the epoch, from 1."""
+    """The batch's number within the epoch, counted from 1."""
     batches: int | None
     batch: Any
 
@@ -70,7 +95,7 @@ class BeforeTrainingOptimizerStep(Payload):
     """The number of the update that follows."""
     loss: Tensor
     gradient_norm: Tensor
-    """Total 2-norm of all gradients before they were clipped."""
+    """Total 2-norm of all gradients before clipping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +106,7 @@ class AfterTrainingBatch(Payload):
     number: int
     batches: int | None
     step: int
-    """Updates made so far, this one included."""
+    """Updates made so far, including this one."""
     samples: int
     """Samples in this batch."""
     loss: Tensor
@@ -91,7 +116,7 @@ class AfterTrainingBatch(Payload):
 
 @dataclass(frozen=True, slots=True)
 class AfterTrainingEpoch(Payload):
-    """An epoch's training and evaluation are over, and plugins decide on it."""
+    """An epoch was trained and evaluated; plugins make their decisions about it here."""
 
     epoch: int
     max_epochs: int
@@ -104,7 +129,7 @@ class AfterTrainingEpoch(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BeforeEvaluation(Payload):
-    """A split is about to be evaluated."""
+    """The evaluation of a split starts."""
 
     split: str
     epoch: int
@@ -117,13 +142,13 @@ class AfterEvaluation(Payload):
     split: str
     epoch: int
     metrics: Mapping[str, MetricValue]
-    """Named with their split: `dev/loss`."""
+    """The names start with the split: `dev/loss`."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AfterTrainingLoop(Payload):
-    """The last epoch is over: all were trained, or a plugin stopped the training."""
+    """The last epoch is over: all epochs were trained, or a plugin stopped the training."""
 
     reason: str
     epochs: int
@@ -132,21 +157,21 @@ class AfterTrainingLoop(Payload):
 
 @dataclass(frozen=True, slots=True)
 class TrainingInterrupt(Payload):
-    """The training was interrupted: by Ctrl-C or SIGTERM."""
+    """The training was interrupted by Ctrl-C or SIGTERM."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingException(Payload):
-    """The training failed; the error is raised again once every plugin knows."""
+    """The training failed; the error is raised again after all plugins were called."""
 
     error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFinally(Payload):
-    """The training is over, in whichever way."""
+    """The training is over, whether it finished, failed or was interrupted."""
 
     status: Status
     reason: str
@@ -154,14 +179,14 @@ class TrainingFinally(Payload):
 
 @dataclass(frozen=True, slots=True)
 class AfterTraining(Payload):
-    """The training ended without an error, and this is what came of it."""
+    """The training ended without an error."""
 
     result: Result
 
 
 @dataclass(frozen=True, slots=True)
 class MetricRecorded(Payload):
-    """A metric was recorded, by the trainer or by a plugin."""
+    """The trainer or a plugin recorded a metric."""
 
     name: str
     value: float | Tensor | list[float]
@@ -187,7 +212,7 @@ HOOKS: Final[Mapping[str, type[Payload]]] = {
     "after_training": AfterTraining,
     "metric_recorded": MetricRecorded,
 }
-"""The hooks by name, each with what it tells."""
+"""The payload class of each hook, by the hook's name."""
 
 TEARDOWN_HOOKS: Final = (AfterTrainingLoop, TrainingInterrupt, TrainingException, TrainingFinally, AfterTraining)
-"""Hooks that run in reverse, so that what was set up first is torn down last."""
+"""Hooks that call the plugins in reverse order, so that what was set up first is torn down last."""

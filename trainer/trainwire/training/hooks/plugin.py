@@ -1,102 +1,149 @@
-"""The base of plugins."""
+"""What hooks need of a plugin: the order in which plugins are called, and what happens when one fails."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from trainwire.training.hooks.hooks import Binding, plugin_bindings
+from trainwire.training.hooks.hooks import Binding, Listener, plugin_bindings
 from trainwire_protocol.errors import OptionError, UsageError
 
-if TYPE_CHECKING:
-    from trainwire.training.run import TrainingRun
+MAX_FAILURES: Final = 3
+"""After this many failures a plugin that is not essential is disabled."""
+
+Run = TypeVar("Run")
+AnyPlugin = TypeVar("AnyPlugin", bound="BasePlugin[Any]")
+
+logger = logging.getLogger("trainwire")
 
 
-class Plugin:
-    """Something that takes part in a training: a class whose methods marked with `@hook` are called at its hooks.
-
-    One instance takes part in one training at a time, and keeps no reference to it afterwards.
-    """
+class BasePlugin(Generic[Run]):
+    """A plugin that takes part in a run of any type: its bindings, its place in the order, and its state."""
 
     essential: ClassVar[bool] = True
-    """Whether its failure ends the training; otherwise it is reported, and the third one disables the plugin."""
+    """Whether a failure ends the training. If not, failures are reported, and the third disables the plugin."""
     after: ClassVar[tuple[str, ...]] = ()
-    """Names of plugins' classes; where such plugins are attached, this one is called after them."""
+    """Class names of plugins that are called before this one, if they are attached."""
     before: ClassVar[tuple[str, ...]] = ()
-    """Names of plugins' classes; where such plugins are attached, this one is called before them."""
+    """Class names of plugins that are called after this one, if they are attached."""
+    checks_each_loss: ClassVar[bool] = False
+    """Whether it reports losses that are not finite at the step where they occur."""
 
-    _run: TrainingRun | None = None
+    _run: Run | None = None
 
     @property
-    def run(self) -> TrainingRun:
+    def run(self) -> Run:
         """The training in which this plugin takes part.
 
         Raises:
-            UsageError: there is none now.
+            UsageError: if no training is running.
         """
         if self._run is None:
-            raise UsageError(
-                f"{type(self).__name__} takes part in no training now: its `run` exists while `train` runs"
-            )
+            raise UsageError(f"{type(self).__name__} is not attached: `run` is available only while `train` runs")
         return self._run
 
-    def bindings(self) -> list[Binding]:
-        """What is to be called, and at which hooks: the methods that are marked.
+    def attach(self, run: Run) -> None:
+        """Take part in `run`: called by the trainer before `after_setup`.
 
         Raises:
-            OptionError: a method cannot be called at its hook.
+            OptionError: if this instance already takes part in a training.
+        """
+        if self._run is not None:
+            raise OptionError(f"{type(self).__name__} takes part in another training: create one instance for each")
+        self._run = run
+
+    def detach(self) -> None:
+        """Leave the training: called by the trainer at its end, also after an error."""
+        self._run = None
+
+    def bindings(self) -> list[Binding]:
+        """Return the methods to call, each with its hook: those marked with `@hook`.
+
+        Raises:
+            OptionError: if a method cannot be called at its hook.
         """
         return plugin_bindings(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this plugin: numbers, strings, tensors, and lists and maps of them."""
+        """Return what checkpoints save of this plugin: numbers, strings, tensors, and lists and maps of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave: called in a resumed training, once `after_setup` is over."""
-
-    def attach(self, run: TrainingRun) -> None:
-        """Take part in `run`: called by the trainer before `after_setup`."""
-        if self._run is not None:
-            raise OptionError(f"{type(self).__name__} takes part in another training: make one instance for each")
-        self._run = run
-
-    def detach(self) -> None:
-        """Leave the training: called by the trainer when it is over, in whichever way."""
-        self._run = None
+        """Restore what `state_dict` returned: called in a resumed training, after `after_setup`."""
 
 
-class Functions(Plugin):
-    """The single functions that were added with `ModelTrainer.on`."""
-
-    def __init__(self) -> None:
-        self.added: list[Binding] = []
-
-    def bindings(self) -> list[Binding]:
-        """The functions, in the order in which they were added."""
-        return self.added
-
-
-def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
-    """The plugins, if each is one and its hooks exist.
+def in_order(plugins: Sequence[AnyPlugin]) -> tuple[AnyPlugin, ...]:
+    """Return the plugins in attach order, but each after those that its `after`, or their `before`, names.
 
     Raises:
-        OptionError: something is no plugin, is there twice, or has a hook that cannot work.
+        OptionError: if the declarations form a cycle.
     """
-    if isinstance(plugins, Plugin) or not isinstance(plugins, (list, tuple)):
-        raise OptionError(f"plugins is {plugins!r}: give a list of plugins")
-    for number, plugin in enumerate(plugins):
-        if isinstance(plugin, type):
-            raise OptionError(
-                f"plugins[{number}] is the class {plugin.__name__}: give an instance, {plugin.__name__}()"
-            )
-        if not isinstance(plugin, Plugin):
-            raise OptionError(f"plugins[{number}] is {plugin!r}, no trainwire.Plugin")
-        if any(plugin is other for other in plugins[:number]):
-            raise OptionError(f"plugins[{number}], a {type(plugin).__name__}, is attached twice: leave one out")
-        declarations: tuple[object, ...] = (plugin.after, plugin.before)
-        for declared in declarations:
-            if not isinstance(declared, (list, tuple)) or not all(isinstance(name, str) for name in declared):
-                raise OptionError(f"{type(plugin).__name__} declares {declared!r}: give a tuple of names of classes")
-        plugin.bindings()
-    return tuple(plugins)
+    remaining = list(plugins)
+    ordered: list[AnyPlugin] = []
+    while remaining:
+        free = next((index for index, plugin in enumerate(remaining) if _blocker(plugin, remaining) is None), None)
+        if free is None:
+            raise OptionError(f"the order of the plugins is a cycle: {_cycle(remaining)}; change one declaration")
+        ordered.append(remaining.pop(free))
+    return tuple(ordered)
+
+
+def _blocker(plugin: BasePlugin[Any], remaining: Sequence[BasePlugin[Any]]) -> BasePlugin[Any] | None:
+    """Return one of the remaining plugins that must be called before this one."""
+
+    def names(declared: Sequence[str], other: BasePlugin[Any]) -> bool:
+        return any(kind.__name__ in declared for kind in type(other).__mro__)
+
+    candidates = (other for other in remaining if other is not plugin)
+    return next((other for other in candidates if names(plugin.after, other) or names(other.before, plugin)), None)
+
+
+def _cycle(remaining: Sequence[BasePlugin[Any]]) -> str:
+    path = [remaining[0]]
+    while (blocker := _blocker(path[-1], remaining)) is not None and not any(blocker is plugin for plugin in path):
+        path.append(blocker)
+    start = next((index for index, plugin in enumerate(path) if plugin is blocker), 0)
+    return " after ".join(type(plugin).__name__ for plugin in [*path[start:], path[start]])
+
+
+def isolated(plugin: BasePlugin[Any], publish: Callable[[str, Mapping[str, Any]], object]) -> Sequence[Binding]:
+    """Return the plugin's bindings; if it is not essential, they report errors instead of raising them.
+
+    Args:
+        publish: Called with the name and the value of a lifecycle event, `plugin/failed`.
+    """
+    bindings = plugin.bindings()
+    if plugin.essential:
+        return bindings
+    isolation = Isolation(type(plugin).__name__, publish)
+    return [Binding(name, isolation.guard(name, listener)) for name, listener in bindings]
+
+
+class Isolation:
+    """Counts one plugin's failures in one training, and publishes each as `plugin/failed`."""
+
+    def __init__(self, plugin: str, publish: Callable[[str, Mapping[str, Any]], object]) -> None:
+        self.plugin = plugin
+        self.failures = 0
+        self._publish = publish
+
+    def guard(self, hook: str, listener: Listener) -> Listener:
+        """Return a listener that reports errors, and does nothing once the plugin is disabled."""
+
+        def guarded(payload: Any) -> None:
+            if self.failures < MAX_FAILURES:
+                try:
+                    listener(payload)
+                except Exception as error:
+                    self._report(hook, error)
+
+        return guarded
+
+    def _report(self, hook: str, error: Exception) -> None:
+        self.failures += 1
+        disabled = self.failures >= MAX_FAILURES
+        outcome = "the plugin is disabled" if disabled else "training continues"
+        logger.warning("the plugin %s failed in %s; %s: %r", self.plugin, hook, outcome, error, exc_info=error)
+        about = {"plugin": self.plugin, "hook": hook, "failures": self.failures, "disabled": disabled}
+        self._publish("plugin/failed", {**about, "error": f"{type(error).__name__}: {error}"[:1000]})

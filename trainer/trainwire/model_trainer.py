@@ -1,4 +1,4 @@
-"""What a user calls to train a model: it gathers what is given, and hands it to the loop (`loop.py`)."""
+"""`ModelTrainer`, which users call to train a model: it checks what is given, and passes it to the training loop."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from torch import Tensor, nn
 
-from trainwire.checkpointing.snapshot import check_fits, find_resumption
-from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe
+from trainwire.checkpointing.snapshot import find_resumption
+from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
 from trainwire.training.control import Control
 from trainwire.training.data import Corpus, Data, inputs_and_target
 from trainwire.training.distributed import Processes
-from trainwire.training.dry_run import check_fit
-from trainwire.training.hooks.filters import Filter
-from trainwire.training.hooks.hooks import function_bindings
-from trainwire.training.hooks.payloads import AfterTraining
-from trainwire.training.hooks.plugin import Functions, Plugin, checked_plugins
-from trainwire.training.loop import finish_model, result_of, train_epochs
+from trainwire.training.dry_run import dry_run
+from trainwire.training.forward import Forward
+from trainwire.training.hooks.hooks import Filter, function_bindings
+from trainwire.training.hooks.payloads import Result
+from trainwire.training.loop import train_model
 from trainwire.training.metrics import named_metrics
 from trainwire.training.models import checked_model
 from trainwire.training.optimizers import in_decoder
 from trainwire.training.options import TrainingOptionsDict
-from trainwire.training.result import Result
+from trainwire.training.plugin import Functions, Plugin, checked_plugins
 from trainwire.training.run import TrainingRun
-from trainwire.training.session import ending_hooks, session
-from trainwire.training.setup import checked_corpus, checked_folder, hyperparameters, prepare, with_default_plugins
-from trainwire.training.step import Forward
+from trainwire.training.session import session
+from trainwire.training.setup import checked_corpus, checked_folder, prepare
 from trainwire_protocol.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
@@ -41,15 +39,15 @@ class ModelTrainer:
     """Trains a model, and publishes what happens.
 
     Args:
-        model: Any module. A batch is taken as inputs followed by a target, and the model called with the inputs;
-            for anything else override `forward`.
-        loss: Called with the model's output and the target; returns the mean of the batch, a tensor with one element.
-        metrics: What is computed on the dev and test split, from torchmetrics: a mapping of names to metrics, a
+        model: Any module. By default, a batch consists of inputs followed by a target, and the model is called with the
+            inputs; for anything else, override `forward`.
+        loss: Called with the model's output and the target; returns the mean of the batch, a tensor without dimensions.
+        metrics: The torchmetrics metrics to compute on the dev and test split: a mapping of names to metrics, a
             `MetricCollection`, or a list, whose metrics are named after their classes.
-        plugins: Those that take part in each training.
+        plugins: The plugins that take part in each training.
 
     Raises:
-        OptionError: the model cannot be trained, or a plugin or metric is none.
+        OptionError: if the model cannot be trained, or a plugin or metric is invalid.
     """
 
     def __init__(
@@ -63,42 +61,43 @@ class ModelTrainer:
         if loss is None and not self.overrides_forward:
             raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
         if loss is not None and (not callable(loss) or isinstance(loss, type)):
-            raise OptionError(f"loss is {loss!r}: it has to be a function of output and target")
+            raise OptionError(f"loss is {loss!r}: it must be a function of output and target")
         self.model = checked_model(model)
         self.loss = loss
         self.metrics = named_metrics(metrics)
         self.plugins = checked_plugins(plugins)
         self._functions = Functions()
         self._run: TrainingRun | None = None
+        self._is_training = False
 
     @property
     def run(self) -> TrainingRun:
-        """The training that is running.
+        """The current training.
 
         Raises:
-            UsageError: there is none now.
+            UsageError: if no training is running.
         """
         if self._run is None:
-            raise UsageError("no training is running now: `run` and `control` exist while `train` runs")
+            raise UsageError("no training is running: `run` and `control` are available only while `train` runs")
         return self._run
 
     @property
     def control(self) -> Control:
-        """What the running training is to do next: `control.stop("why")`."""
+        """The requests to the current training: `control.stop("why")`."""
         return self.run.control
 
     def on(
         self, *names: str, every: int | None = None, once: int | None = None, split: str | None = None
     ) -> Callable[[Function], Function]:
-        """Call a function at the named hooks, in each training from now on, after the plugins.
+        """Call a function at the named hooks, in every training from now on, after the plugins.
 
             @trainer.on("after_training_epoch")
             def report(epoch: AfterTrainingEpoch) -> None: ...
 
-        `every`, `once` and `split` choose among the hook's calls, as for `@hook`.
+        `every`, `once` and `split` select some of the hook's calls, as for `@hook`.
 
         Raises:
-            OptionError: a hook that does not exist, or a function that cannot be called with its payload.
+            OptionError: if a hook does not exist, or the function cannot be called with its payload.
         """
 
         def add(function: Function) -> Function:
@@ -110,7 +109,7 @@ class ModelTrainer:
         return add
 
     def forward(self, batch: Any) -> Forward:
-        """The loss of a batch, and what the metrics compare. This is the method to override.
+        """Return the loss of a batch, and what the metrics compare. Override this method for other batches or losses.
 
         It is called in training and, without gradients and with the model in evaluation mode, in evaluation.
         """
@@ -122,11 +121,14 @@ class ModelTrainer:
 
     @property
     def overrides_forward(self) -> bool:
-        """Whether it is another `forward` than this class's."""
+        """Whether a subclass overrides `forward`."""
         return type(self).forward is not ModelTrainer.forward
 
     def is_decoder(self, name: str) -> bool:
-        """Whether `decoder_learning_rate` is for the parameter of this name: in a part called so. May be overridden."""
+        """Return whether `decoder_learning_rate` applies to the parameter of this name. May be overridden.
+
+        By default, it applies to the parameters of parts called decoder, head or classifier.
+        """
         return in_decoder(name)
 
     def train(
@@ -141,21 +143,21 @@ class ModelTrainer:
         resume: bool = False,
         **options: Unpack[TrainingOptionsDict],
     ) -> Result:
-        """Train the model, and leave everything about it in the run's folder.
+        """Train the model, and write everything about the training to the run's folder.
 
-        At the end the model has the best epoch's weights, if there is a dev split to choose by. The learning rate is
-        lowered when the model no longer gets better, and training stops when it is too low.
+        At the end, the model has the best epoch's weights if there is a dev split. The learning rate is lowered when
+        the model stops improving, and training stops when the rate is too low.
 
         Args:
-            run_folder: Holds the journal, the models and what the sinks write. If there is a run in it, this is its
-                next attempt.
-            train: What to train on: a Dataset or DataLoader of batches that are inputs followed by a target.
-            dev: What to choose the best model by, after each epoch.
-            test: What to test the best model on, at the end.
-            corpus: The three in one.
-            plugins: More plugins, for this training.
-            resume: Go on from the latest checkpoint in the folder, as if the training had never stopped; begin anew
-                if there is none. Give everything else as it was given before.
+            run_folder: Holds the journal, the models and the output of the sinks. If it contains a run, this training
+                is the run's next attempt.
+            train: The training data: a Dataset, or a DataLoader of batches that are inputs followed by a target.
+            dev: The data on which models are compared, after each epoch.
+            test: The data on which the best model is tested, at the end.
+            corpus: All three splits, instead of `train`, `dev` and `test`.
+            plugins: More plugins, for this training only.
+            resume: Continue from the latest checkpoint in the folder, as if the training had not been interrupted;
+                start from the beginning if there is none. All other arguments must be the same as before.
             **options: The options and their defaults; `TrainingOptionsDict` documents each of them:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},
@@ -167,11 +169,11 @@ class ModelTrainer:
                 dev_name='dev', default_plugins=True, sinks=('loss-file', 'log-file'), bind=None.
 
         Raises:
-            OptionError: something that was given cannot be; no batch was read yet.
-            RunInUseError: another process trains in this folder.
-            KeyboardInterrupt: Ctrl-C was pressed twice.
+            OptionError: if an argument is invalid; no batch was read yet.
+            RunInUseError: if another process trains in this folder.
+            KeyboardInterrupt: if Ctrl-C was pressed twice.
         """
-        return self._follow(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
+        return self._train(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
 
     def fine_tune(
         self,
@@ -185,14 +187,14 @@ class ModelTrainer:
         resume: bool = False,
         **options: Unpack[TrainingOptionsDict],
     ) -> Result:
-        """Train a model that has learned already a little more, on what it is for.
+        """Fine-tune a pretrained model.
 
-        As `train`, but with AdamW at 5e-5, batches of 4, 10 epochs, a learning rate that rises over the first tenth of
-        the updates and falls to nothing, and the last model as the result.
+        The same as `train`, but with AdamW at 5e-5, batches of 4, 10 epochs, a learning rate that rises over the first
+        tenth of the updates and then decreases to zero, and the last model as the result.
         """
-        return self._follow(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
+        return self._train(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
 
-    def _follow(
+    def _train(
         self,
         recipe: Recipe,
         folder: str | PathLike[str],
@@ -206,25 +208,21 @@ class ModelTrainer:
         everyone = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
         resumption = find_resumption(folder, options, processes) if resume else None
-        run = prepare(self, folder, corpus, options, processes, resumption.seed if resumption else None)
+        setup = prepare(self, folder, corpus, options, everyone, processes, resumption.seed if resumption else None)
         if resumption:
-            check_fits(resumption, run)
-        check_fit(self, run)
-        bus_state = resumption.state["bus"] if resumption else None
-        with self._running(run), session(run, everyone, hyperparameters(run, self.loss), bus_state):
-            with ending_hooks(run):
-                train_epochs(self, run, resumption)
-                test_metrics = finish_model(self, run)
-            result = result_of(run, test_metrics)
-            run.hooks.dispatch_to_all(AfterTraining(result))
-        return result
+            resumption.check(setup)
+        if not self.overrides_forward:  # the user's own may depend on a training that is running
+            dry_run(setup)
+        bus_state = resumption.bus_state if resumption else None
+        with self._one_at_a_time(), session(setup, bus_state) as self._run:
+            return train_model(self._run, resumption)
 
     @contextmanager
-    def _running(self, run: TrainingRun) -> Iterator[None]:
-        if self._run is not None:
-            raise UsageError("this trainer is training already: make one trainer for each training at a time")
-        self._run = run
+    def _one_at_a_time(self) -> Iterator[None]:
+        if self._is_training:
+            raise UsageError("this trainer is already training: create one trainer for each concurrent training")
+        self._is_training = True
         try:
             yield
         finally:
-            self._run = None
+            self._run, self._is_training = None, False

@@ -1,0 +1,60 @@
+"""Plugins: the base classes to derive from, and the checks of those that are attached."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from trainwire.training.hooks.hooks import Binding
+from trainwire.training.hooks.plugin import BasePlugin
+from trainwire.training.run import TrainingRun
+from trainwire_protocol.errors import OptionError
+
+
+class Plugin(BasePlugin[TrainingRun]):
+    """Base class of plugins, whose methods marked with `@hook` are called at the hooks of a training.
+
+    An instance takes part in one training at a time, and keeps no reference to it afterwards.
+    """
+
+
+class Scheduler(Plugin):
+    """Base class of plugins that set the learning rate; if one is attached, the default schedule is not."""
+
+    sets_each_step: ClassVar[bool] = False
+    """Whether it sets the rate at each step, so that nothing else can set it."""
+
+
+class Functions(Plugin):
+    """The functions added with `ModelTrainer.on`."""
+
+    def __init__(self) -> None:
+        self.added: list[Binding] = []
+
+    def bindings(self) -> list[Binding]:
+        """Return the functions, in the order in which they were added."""
+        return self.added
+
+
+def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
+    """Return the plugins, if each is valid.
+
+    Raises:
+        OptionError: if one is not a plugin, is attached twice, or has a method that cannot be called at its hook.
+    """
+    if isinstance(plugins, Plugin) or not isinstance(plugins, (list, tuple)):
+        raise OptionError(f"plugins is {plugins!r}: give a list of plugins")
+    for number, plugin in enumerate(plugins):
+        if isinstance(plugin, type):
+            raise OptionError(
+                f"plugins[{number}] is the class {plugin.__name__}: give an instance, {plugin.__name__}()"
+            )
+        if not isinstance(plugin, Plugin):
+            raise OptionError(f"plugins[{number}] is {plugin!r}, which is not a trainwire.Plugin")
+        if any(plugin is other for other in plugins[:number]):
+            raise OptionError(f"plugins[{number}], a {type(plugin).__name__}, is attached twice: remove one")
+        declarations: tuple[object, ...] = (plugin.after, plugin.before)
+        for declared in declarations:
+            if not isinstance(declared, (list, tuple)) or not all(isinstance(name, str) for name in declared):
+                raise OptionError(f"{type(plugin).__name__} declares {declared!r}: give a tuple of class names")
+        plugin.bindings()
+    return tuple(plugins)
