@@ -169,8 +169,8 @@ class Follower:
     async def _final_attempts(self, history: History) -> dict[int, Cursor | None]:
         """Return the attempts once one is over.
 
-        If the publisher does not answer, this waits for it, but not for long after an attempt with an end: the
-        publisher may be gone for good reason.
+        Waits for a publisher that does not answer; after the attempt's last event only for `END_TRIES`, since then the
+        publisher may have ended.
         """
         tries = 0
         while True:
@@ -183,7 +183,7 @@ class Follower:
                 self._watchdog.check("its publisher does not answer")
 
     def _check_start(self, history: History, *, is_continued: bool) -> None:
-        """Check, when the first attempt is over, that the journal holds what was read of it before."""
+        """Check, once the first attempt is over, that its journal reaches the cursor that the reader started from."""
         cursor = self._start
         if cursor.seq < 0 or cursor != self._cursor or history.head is None or history.head >= cursor.seq:
             return

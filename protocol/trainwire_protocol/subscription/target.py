@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,13 +30,13 @@ _HOST_AND_PORT: Final = re.compile(r"[\w.-]+:[0-9]{2,5}")
 
 
 class Archive(Protocol):
-    """A log, apart from its publisher, that holds runs and receives new batches; readers get both from it."""
+    """A log outside the publisher that stores runs; readers get both past and new batches from it."""
 
     def open(self, rank: int, channels: Collection[str]) -> ArchivedHistory:
         """Return the history of one rank."""
 
     def for_sink(self, sink: str, output: Path, rank: int) -> Archive:
-        """Return this log as a sink reads it: it remembers the sink's position by what it writes and where."""
+        """Return this log for a sink, whose position it remembers by what the sink writes and where."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Target:
         return str(self.folder or self.request or self.archive)
 
     def for_sink(self, sink: str, output: Path, rank: int) -> Target:
-        """Return the target as a sink reads it: an archive remembers the sink's position, a publisher is told it."""
+        """Return the target for a sink: an archive remembers its position by what the sink writes and where."""
         return replace(self, archive=self.archive.for_sink(sink, output, rank)) if self.archive else self
 
 
@@ -100,21 +100,17 @@ def resolve_publisher(text: str, purpose: str) -> Target:
 def _from_address(text: str) -> Target:
     if is_endpoint(text):
         return Target(folder=None, request=text)
-    scheme = text.partition("://")[0]
-    for resolvers in _installed_resolvers():
-        if scheme in resolvers:
-            return resolvers[scheme](text)
-    raise TargetError(f"the address {text!r:.200} is neither tcp://host:port nor ipc://path")
-
-
-def _installed_resolvers() -> Iterator[Mapping[str, Callable[[str], Target]]]:
-    for package in sorted(found.name for found in pkgutil.iter_modules() if found.name.startswith(PACKAGE_PREFIX)):
-        name = f"{package}.{SCHEMES_MODULE}"
+    scheme, failure = text.partition("://")[0], ""
+    packages = [found.name for found in pkgutil.iter_modules() if found.ispkg and found.name.startswith(PACKAGE_PREFIX)]
+    for name in (f"{package}.{SCHEMES_MODULE}" for package in sorted(packages)):
         try:
-            if find_spec(name):
-                yield import_module(name).RESOLVERS
+            resolvers: Mapping[str, Callable[[str], Target]] = import_module(name).RESOLVERS if find_spec(name) else {}
         except Exception as error:
-            raise TargetError(f"the address schemes in {name} cannot be loaded: {error!r}") from error
+            failure = f"; the schemes in {name} cannot be loaded: {error!r}"
+        else:
+            if scheme in resolvers:
+                return resolvers[scheme](text)
+    raise TargetError(f"the address {text!r:.200} is neither tcp://host:port nor ipc://path{failure}")
 
 
 def _from_path(path: Path) -> Target:

@@ -68,7 +68,9 @@ class Tcp:
             raise OptionError(f"advertise is {self.advertise!r}; a port in it needs one in bind too")
 
     def _offset_by(self, local_rank: int) -> Tcp:
-        """Return the ports of one of several processes on a host that share an environment: two for each of them.
+        """Return this with ports of its own for a local rank, as the processes of a host share an environment.
+
+        Each rank has the two ports after those of the previous one.
 
         Raises:
             OptionError: an address is invalid.

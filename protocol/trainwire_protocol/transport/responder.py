@@ -1,7 +1,7 @@
 """Answers the requests to a publisher: frames in, frames out, no sockets.
 
-`docs/wire-protocol.md` specifies the requests. A `fetch` reads the journal in slices. The positions of the readers that
-came last stay open in between, and the reads share a small part of one processor's time.
+`docs/wire-protocol.md` specifies the requests. A `fetch` reads a slice of the journal. The most recent positions stay
+open between requests, and all reads together use a small share of one processor.
 """
 
 from __future__ import annotations

@@ -56,28 +56,34 @@ def test_invalid_address_is_refused(address: str) -> None:
         resolve_target(address)
 
 
+def install(folder: Path, package: str, schemes: str) -> None:
+    """Make a package with this text as its module `target_schemes`."""
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").touch()
+    (folder / package / "target_schemes.py").write_text(schemes)
+
+
+SHELF = """
+from trainwire_protocol.subscription.target import Target
+RESOLVERS = {"shelf": lambda text: Target(folder=None, request="ipc://" + text[8:])}
+"""
+
+
 def test_installed_package_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package named trainwire_* resolves the addresses of the schemes in its module target_schemes."""
-    package = tmp_path / "trainwire_elsewhere"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "target_schemes.py").write_text(
-        "from trainwire_protocol.subscription.target import Target\n"
-        "RESOLVERS = {'shelf': lambda text: Target(folder=None, request='ipc://' + text[8:])}\n"
-    )
+    install(tmp_path, "trainwire_shelf", SHELF)
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve_target("shelf://runs/7") == Target(folder=None, request="ipc://runs/7")
 
 
-def test_package_with_broken_schemes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error on import of a package's schemes names the package; endpoints do not need it."""
-    package = tmp_path / "trainwire_broken"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "target_schemes.py").write_text("import trainwire_not_installed\n")
+def test_broken_package_affects_only_its_own_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error for an unknown scheme names a package that cannot be imported; other schemes are resolved."""
+    install(tmp_path, "trainwire_broken", "import trainwire_not_installed")
+    install(tmp_path, "trainwire_zshelf", SHELF)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(TargetError, match=r"trainwire_broken\.target_schemes cannot be loaded: ModuleNotFoundError"):
-        resolve_target("shelf://runs/7")
+        resolve_target("drawer://runs/7")
+    assert resolve_target("shelf://runs/7").request
     assert resolve_target("tcp://localhost:5555").request
 
 
