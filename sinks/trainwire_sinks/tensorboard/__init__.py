@@ -1,1 +1,4 @@
-"""Events as TensorBoard's protocol buffers. Only the sink that needs it imports what imports TensorBoard here."""
+"""Encodes events as records of TensorBoard's event files. Uses the text room.
+
+Only the sink `tensorboard` imports the modules that need TensorBoard, which are `records`, `summaries` and `media`.
+"""

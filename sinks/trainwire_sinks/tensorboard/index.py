@@ -1,4 +1,4 @@
-"""What a rank's event files hold so far: it decides which tag a value gets, and which charts there are."""
+"""The tags and charts in a rank's event files so far: decides which tag a value gets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _RESERVED: Final = {
     "_hparams_/experiment": "hparams",
     LAYOUT: "layout",
 }
-"""Tags that mean something to TensorBoard, so that no event's name becomes one of them."""
+"""Tags with a meaning in TensorBoard, which no event's name may become."""
 
 MAX_CHARTED: Final = 1 << 16
-"""Most characters of all tags in charts: the layout is written whole whenever one is new."""
+"""Maximum number of characters of all tags in charts, because each new tag rewrites the whole layout."""
 
 
 class Index:
-    """The tags that were given, by kind, and the charts.
+    """The tags in use, by kind, and the charts.
 
     Args:
-        state: what `state` gave when the files were committed; empty if there are none.
+        state: what `state` returned at the last commit; empty if there is none.
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
@@ -40,22 +40,21 @@ class Index:
         }
         self.has_new_charts = False
         self._kinds: dict[str, str] = {**state.get("tags", {}), **_RESERVED}
-        self._is_full_told = False
+        self._is_limit_reported = False
         self._charted = sum(len(tag) for tags in self.charts.values() for tag in tags)
 
     def state(self) -> dict[str, Any]:
-        """What has to be known to go on, for JSON."""
-        kinds = {tag: kind for tag, kind in self._kinds.items() if tag not in _RESERVED}
+        """Return what is needed to resume, as a map for JSON."""
         return {
-            "tags": kinds,
+            "tags": {tag: kind for tag, kind in self._kinds.items() if tag not in _RESERVED},
             "charts": {name: [*tags] for name, tags in self.charts.items()},
             "has_hparams": self.has_hparams,
         }
 
     def tag(self, name: str, kind: str) -> str:
-        """The tag of an event's value: its name, unless that is a tag of another kind already.
+        """Return the tag of a value: the event's name, with the kind appended if another kind uses the name.
 
-        TensorBoard takes a tag for what it first was, and falls over what comes later and is something else.
+        TensorBoard assigns a tag to the dashboard of its first value, and fails on later values of other kinds.
         """
         tag = name
         while self._kinds.setdefault(tag, kind) != kind:
@@ -63,20 +62,17 @@ class Index:
         return tag
 
     def chart(self, name: str, tags: Iterable[str]) -> None:
-        """Show these tags in the chart called `name`, with those that it has."""
+        """Add tags to the chart called `name`."""
         shown = self.charts.get(name, {})
         new = [tag for tag in tags if tag not in shown]
         length = sum(map(len, new))
         if not new:
             return
         if self._charted + length > MAX_CHARTED:
-            self._report_full(name)
+            if not self._is_limit_reported:
+                self._is_limit_reported = True
+                logger.warning("TensorBoard's charts are full: %r and later ones are shown as separate tags", name)
             return
         self._charted += length
         self.charts.setdefault(name, {}).update(dict.fromkeys(new))
         self.has_new_charts = True
-
-    def _report_full(self, name: str) -> None:
-        if not self._is_full_told:
-            self._is_full_told = True
-            logger.warning("TensorBoard's charts are full: %r, as others after it, is shown by tags of its own", name)

@@ -1,4 +1,4 @@
-"""Images and sounds, as TensorBoard shows them."""
+"""Adds images and sounds to summaries."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import Event
 from trainwire_sinks.tensorboard.index import Index
 
-SHOWN_IMAGES: Final = ("PNG", "JPEG", "GIF", "BMP")
-"""Formats that TensorBoard hands to the browser as images."""
+SHOWN_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP")
+"""Image formats that TensorBoard serves to the browser as images."""
 
-READ_IMAGES: Final = (*SHOWN_IMAGES, "WEBP")
+READ_FORMATS: Final = (*SHOWN_FORMATS, "WEBP")
 
 _ONE: Final = tensor_shape_pb2.TensorShapeProto(dim=[{"size": 1}])
-# Told in full, as the fast loader takes the kind of summary that has a field for sounds for one of no known format.
+# Complete metadata, because the fast loader does not recognize the format in a summary's `audio` field.
 _WAV: Final = summary_pb2.SummaryMetadata(
     data_class=summary_pb2.DATA_CLASS_BLOB_SEQUENCE,
     plugin_data={
@@ -38,30 +38,30 @@ _WAV: Final = summary_pb2.SummaryMetadata(
 
 
 def add_image(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    """An image, as it is if TensorBoard shows its format, and otherwise as PNG.
+    """Add an image, converted to PNG if TensorBoard does not show its format.
 
     Raises:
-        InvalidEventError: its data is no image of a format that is known here.
+        InvalidEventError: the data is not an image in a supported format.
     """
     data = event.value["data"]
     try:
         width, height, shown = _read_image(data)
     except UnidentifiedImageError:
-        raise InvalidEventError(f"its {len(data)} bytes are no image of {', '.join(READ_IMAGES)}") from None
-    except Exception as error:  # a decoder raises whatever broken data makes it raise
-        raise InvalidEventError(f"its {len(data)} bytes cannot be shown: {error}") from error
+        raise InvalidEventError(f"its {len(data)} bytes are not an image in {', '.join(READ_FORMATS)}") from None
+    except Exception as error:  # decoders raise all kinds of errors for damaged data
+        raise InvalidEventError(f"its {len(data)} bytes cannot be decoded: {error}") from error
     image = summary_pb2.Summary.Image(width=width, height=height, encoded_image_string=shown)
     summary.value.add(tag=index.tag(event.name, "image"), image=image)
 
 
 def _read_image(data: bytes) -> tuple[int, int, bytes]:
-    """Width, height, and the data that TensorBoard can show."""
+    """Return the width, the height and the data that TensorBoard can show."""
     with warnings.catch_warnings():
-        # A few bytes may stand for more pixels than there is memory for.
+        # A few bytes can claim more pixels than fit into memory.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data), formats=READ_IMAGES) as image:
+        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
             width, height = image.size
-            if image.format not in SHOWN_IMAGES:
+            if image.format not in SHOWN_FORMATS:
                 file = io.BytesIO()
                 image.save(file, "PNG")
                 return width, height, file.getvalue()
@@ -70,13 +70,13 @@ def _read_image(data: bytes) -> tuple[int, int, bytes]:
 
 
 def add_audio(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    """A sound: WAV is what TensorBoard knows.
+    """Add a sound in WAV, the only format that TensorBoard plays.
 
     Raises:
-        InvalidEventError: its data is no WAV file.
+        InvalidEventError: the data is not a WAV file.
     """
     data = event.value["data"]
     if not (data.startswith(b"RIFF") and data[8:12] == b"WAVE"):
-        raise InvalidEventError(f"its {len(data)} bytes are no WAV file, and TensorBoard plays no other")
+        raise InvalidEventError(f"its {len(data)} bytes are not a WAV file, the only format that TensorBoard plays")
     tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=_ONE, string_val=[data])
     summary.value.add(tag=index.tag(event.name, "audio"), metadata=_WAV, tensor=tensor)

@@ -1,91 +1,111 @@
-"""Events as records of TensorBoard's event files."""
+"""Encodes events as records of TensorBoard's event files.
+
+A record is framed as follows, little-endian: length u64 | masked CRC-32C of the length u32 | data | masked CRC-32C of
+the data u32. The data is an `Event` message of TensorBoard, which holds a summary. The checksums are computed by
+google-crc32c, because TensorBoard's own writer computes them in Python.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
+import google_crc32c
+
 # TensorBoard publishes no types.
-from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2  # type: ignore[import-untyped]
+from tensorboard.compat.proto import event_pb2  # type: ignore[import-untyped]
 
 from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import Event
-from trainwire_sinks.tensorboard.hparams import add_session_end, add_session_start, flat
 from trainwire_sinks.tensorboard.index import Index
-from trainwire_sinks.tensorboard.layout import add_layout
-from trainwire_sinks.tensorboard.markdown import markdown_table
 from trainwire_sinks.tensorboard.marks import Marks
-from trainwire_sinks.tensorboard.media import add_audio, add_image
-from trainwire_sinks.tensorboard.tfrecord import record
+from trainwire_sinks.tensorboard.summaries import SUMMARY_WRITERS, add_layout
 
 logger = logging.getLogger("trainwire")
 
 FILE_VERSION: Final = "brain.Event:2"
 
-_TEXT: Final = summary_pb2.SummaryMetadata(plugin_data={"plugin_name": "text"})
+
+def frame(data: bytes) -> bytes:
+    """Return `data` as a record."""
+    return b"".join((_frame_header(len(data)), data, _masked_checksum(data)))
 
 
-def file_head(walltime: float, first_step: int) -> bytes:
-    """The records that begin a file; a reader forgets what earlier files have of `first_step` and later ones.
+@lru_cache(maxsize=4096)
+def _frame_header(length: int) -> bytes:
+    encoded = struct.pack("<Q", length)
+    return encoded + _masked_checksum(encoded)
 
-    TensorBoard takes the first such start in a folder for no restart: so every file has one.
+
+def _masked_checksum(data: bytes) -> bytes:
+    # TensorFlow masks checksums, because the CRC of data that contains CRCs is weak.
+    checksum = google_crc32c.value(data)
+    return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def file_header(walltime: float, first_step: int) -> bytes:
+    """Return the first records of a file, which make a reader discard points of earlier files from `first_step` on.
+
+    Every file has them, because TensorBoard does not treat the first one in a folder as a restart.
     """
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     version = event_pb2.Event(wall_time=walltime, file_version=FILE_VERSION)
-    return _record(version) + _record(event_pb2.Event(wall_time=walltime, step=first_step, session_log=start))
+    return _encode(version) + _encode(event_pb2.Event(wall_time=walltime, step=first_step, session_log=start))
 
 
-class Summaries:
-    """Turns one rank's events into records, and remembers what its files hold.
+class RecordEncoder:
+    """Encodes the events of one rank, and keeps track of what its files contain.
 
     Args:
-        state: what `state` gave when the files were committed; empty if there are none.
+        state: what `state` returned at the last commit; empty if there is none.
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.marks = Marks(state.get("marks", {}))
         self._index = Index(state.get("index", {}))
-        self._refused: set[str] = set()
+        self._reported: set[str] = set()
 
     def state(self) -> dict[str, Any]:
-        """What has to be known to go on, for JSON."""
+        """Return what is needed to resume, as a map for JSON."""
         return {"index": self._index.state(), "marks": self.marks.state()}
 
-    def records(self, events: Sequence[Event], run: str, place: int) -> bytes:
-        """The events of a batch of `run` as records, without those that TensorBoard cannot show.
+    def encode(self, events: Sequence[Event], run: str, position: int) -> bytes:
+        """Return the events of a batch as records, without those that TensorBoard cannot show.
 
         Args:
-            events: the batch's.
+            events: the events of the batch.
             run: the run's name.
-            place: where in the files the first record will stand.
+            position: where in the files the first record will be.
         """
         self._index.run = run
-        found = []
-        for proto in self._gather(events):
-            found.append(_record(proto))
-            self.marks.wrote(proto.step, place)
-            place += len(found[-1])
+        records = []
+        for proto in self._merge(events):
+            records.append(_encode(proto))
+            self.marks.add_record(proto.step, position)
+            position += len(records[-1])
         if self._index.has_new_charts:
-            # Of what made it new: another event in the batch, which may be of a later version, is no part of it.
-            found.append(self.layout(next(event.walltime for event in reversed(events) if event.type == "scalars")))
-        return b"".join(found)
+            # The walltime of the event that added the chart: a batch's last event may be of an unknown type, and must
+            # not change the output.
+            records.append(self.layout(next(event.walltime for event in reversed(events) if event.type == "scalars")))
+        return b"".join(records)
 
     def layout(self, walltime: float) -> bytes:
-        """The layout of the charts as a record, if there are any; at step 0, as TensorBoard takes the last of all."""
+        """Return the layout of the charts as a record, at step 0; empty if there are no charts."""
         if not self._index.charts:
             return b""
         proto = event_pb2.Event(wall_time=walltime, step=0)
         add_layout(proto.summary, self._index.charts)
         self._index.has_new_charts = False
-        return _record(proto)
+        return _encode(proto)
 
-    def _gather(self, events: Iterable[Event]) -> Iterator[event_pb2.Event]:
-        """Consecutive events of one step and walltime share a record: it has one of each, and so has `bus.log`."""
-        index = self._index
+    def _merge(self, events: Iterable[Event]) -> Iterator[event_pb2.Event]:
+        """Yield a message for each group of consecutive events with the same step and walltime, as `bus.log` gives."""
         proto = event_pb2.Event()
         for event in events:
-            write = WRITERS.get(event.type)
+            write = SUMMARY_WRITERS.get(event.type)
             if write is None:
                 continue
             if event.step != proto.step or event.walltime != proto.wall_time:
@@ -93,81 +113,21 @@ class Summaries:
                     yield proto
                 proto = event_pb2.Event(wall_time=event.walltime, step=event.step)
             try:
-                write(proto.summary, event, index)
+                write(proto.summary, event, self._index)
             except InvalidEventError as error:
-                self._report(event, error)
+                self._report_omission(event, error)
         if proto.summary.value:
             yield proto
 
-    def _report(self, event: Event, error: InvalidEventError) -> None:
-        """Say what is left out: of each name once, as there may be one at each step."""
-        if event.name not in self._refused:
-            self._refused.add(event.name)
+    def _report_omission(self, event: Event, error: InvalidEventError) -> None:
+        """Log an event that is omitted; only the first of each name, because there may be one at each step."""
+        if event.name not in self._reported:
+            self._reported.add(event.name)
             logger.warning(
-                "tensorboard leaves out the %s %r of step %d, and will others like it: %s",
+                "tensorboard omits the %s %r of step %d, and similar ones of this name: %s",
                 event.type, event.name, event.step, error,
             )  # fmt: skip
 
 
-def _record(proto: event_pb2.Event) -> bytes:
-    return record(proto.SerializeToString(deterministic=True))
-
-
-def _add_scalar(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    value = summary.value.add()
-    value.tag = index.tag(event.name, "scalar")
-    value.simple_value = event.value
-
-
-def _add_scalars(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    """One tag each, by its label or position, and all in one chart."""
-    numbers = event.value.items() if isinstance(event.value, Mapping) else enumerate(event.value)
-    tagged = {index.tag(f"{event.name}/{label}", "scalar"): number for label, number in numbers}
-    for tag, number in tagged.items():
-        summary.value.add(tag=tag, simple_value=number)
-    index.chart(event.name, tagged)
-
-
-def _add_text(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    _add_markdown(summary, index.tag(event.name, "text"), event.value)
-
-
-def _add_table(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    text = markdown_table(event.value["columns"], event.value["rows"])
-    _add_markdown(summary, index.tag(event.name, "text"), text)
-
-
-def _add_hparams(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    """A session; and a table, as TensorBoard looks at a session's first hyperparameters only."""
-    add_session_start(summary, event, index)
-    text = markdown_table(["hyperparameter", "value"], flat(event.value))
-    _add_markdown(summary, index.tag(event.name, "text"), text)
-
-
-def _add_markdown(summary: summary_pb2.Summary, tag: str, text: str) -> None:
-    tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape={}, string_val=[text.encode()])
-    summary.value.add(tag=tag, metadata=_TEXT, tensor=tensor)
-
-
-def _add_histogram(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    value = event.value
-    histogram = summary.value.add(tag=index.tag(event.name, "histogram")).histo
-    histogram.min, histogram.max = value["min"], value["max"]
-    histogram.sum, histogram.sum_squares = value["sum"], value["sum_squares"]
-    histogram.num = sum(value["counts"])
-    histogram.bucket_limit.extend(value["edges"][1:])
-    histogram.bucket.extend(value["counts"])
-
-
-WRITERS: Final[dict[str, Callable[[summary_pb2.Summary, Event, Index], None]]] = {
-    "scalar": _add_scalar,
-    "scalars": _add_scalars,
-    "text": _add_text,
-    "table": _add_table,
-    "histogram": _add_histogram,
-    "image": add_image,
-    "audio": add_audio,
-    "hparams": _add_hparams,
-    "lifecycle": add_session_end,
-}
-"""What adds an event of a type to a record."""
+def _encode(proto: event_pb2.Event) -> bytes:
+    return frame(proto.SerializeToString(deterministic=True))

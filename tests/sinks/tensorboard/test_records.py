@@ -26,7 +26,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.tensorboard import TensorBoard
 from trainwire_sinks.tensorboard.index import HPARAMS_START, LAYOUT, MAX_CHARTED, Index
-from trainwire_sinks.tensorboard.records import Summaries
+from trainwire_sinks.tensorboard.records import RecordEncoder
 from trainwire_sinks.testing.check_sink import record, run_sink
 
 NAMES = [
@@ -70,13 +70,13 @@ def sound() -> bytes:
 @given(st.lists(events(), max_size=3), st.integers(0, 3))
 def test_any_events_become_records(found: list[Event], place: int) -> None:
     """Nothing that may be in an event raises, and going on from a state that was saved gives the same bytes."""
-    whole, first = Summaries({}), Summaries({})
-    before = first.records(found[:place], "run", 0)
-    assert whole.records(found[:place], "run", 0) == before
+    whole, first = RecordEncoder({}), RecordEncoder({})
+    before = first.encode(found[:place], "run", 0)
+    assert whole.encode(found[:place], "run", 0) == before
     state = json.dumps(first.state())
-    second = Summaries(json.loads(state))
-    after = second.records(found[place:], "run", len(before))
-    assert whole.records(found[place:], "run", len(before)) == after
+    second = RecordEncoder(json.loads(state))
+    after = second.encode(found[place:], "run", len(before))
+    assert whole.encode(found[place:], "run", len(before)) == after
     assert json.dumps(second.state()) == json.dumps(whole.state())
 
 
@@ -201,7 +201,7 @@ def test_an_image_that_is_none_is_told_of_and_left_out(
     accumulator = load(tmp_path, [event("loss", 1.0), broken, good, broken, event("loss", 0.5, step=3)])
     assert set(accumulator.Tags()["tensors"]) == {"loss", "good"}
     assert [point.step for point in accumulator.Tensors("loss")] == [1, 3]
-    told = [line.getMessage() for line in caplog.records if "leaves out" in line.getMessage()]
+    told = [line.getMessage() for line in caplog.records if "omits" in line.getMessage()]
     assert len(told) == 1
     assert "the image 'bad' of step 2" in told[0]
 

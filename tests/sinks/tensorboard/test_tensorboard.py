@@ -21,8 +21,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.tensorboard import TensorBoard
-from trainwire_sinks.tensorboard import tfrecord
 from trainwire_sinks.tensorboard.index import HPARAMS_END, HPARAMS_START, LAYOUT
+from trainwire_sinks.tensorboard.records import frame
 from trainwire_sinks.testing.check_sink import check_sink, record, run_sink, sample_run
 from trainwire_sinks.testing.sample import START_TIME
 
@@ -62,7 +62,7 @@ def test_a_record_is_framed_as_tensorboard_frames_it() -> None:
     for data in (b"", b"x", bytes(range(256)) * 40):
         memory = Memory()
         RecordWriter(memory).write(data)
-        assert tfrecord.record(data) == bytes(memory)
+        assert frame(data) == bytes(memory)
 
 
 def test_every_scalar_is_there_with_its_step_and_time(tmp_path: Path) -> None:

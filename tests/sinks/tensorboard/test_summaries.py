@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # what it brings along is deprecated
     from tensorboard.plugin_util import markdown_to_safe_html
 
-from trainwire_sinks.tensorboard.markdown import MAX_ROWS, markdown_table
+from trainwire_sinks.tensorboard.summaries import MAX_ROWS, markdown_table
 from trainwire_sinks.text.format import plain
 
 
