@@ -1,5 +1,5 @@
-"""The sinks that come with Trainwire: one module each, named as the sink with "_" for "-".
+"""The built-in sinks: a module for each, named like the sink, with "_" for "-". Uses all rooms but the command line.
 
-A module here is imported whenever the sinks are listed: what a sink needs beyond the base install is imported in
+Listing the sinks imports every module here, so a module imports what its sink needs beyond the base install in
 `restore`.
 """

@@ -1,4 +1,4 @@
-"""Alerts: what goes wrong with a run, told to who has to know."""
+"""Detects problems of a run by rules, and notifies people."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from trainwire_sinks.runtime.base import PublisherStatus, Sink, State, rank_fold
 
 @dataclass(frozen=True)
 class Options:
-    """What `--help` shows of them is in their docstrings."""
+    """The options of the sink; the docstrings are their help."""
 
     rules: Path | None = None
-    """The rules file, of which docs/alerts.md tells; without one there are default rules, told to the terminal."""
+    """The rules file, described in docs/alerts.md; if left out, default rules print to the terminal."""
     max_age: float = 86_400.0
-    """Seconds after which an alert is no news any more: it is written to alerts.jsonl, and told to nobody."""
+    """Seconds after which an alert is written to alerts.jsonl but no longer sent."""
 
     def __post_init__(self) -> None:
         if not self.max_age >= 0:
-            raise OptionError(f"--max-age is a number of seconds, 0 or more, not {self.max_age}")
+            raise OptionError(f"--max-age must be a number of seconds, 0 or more, not {self.max_age}")
 
 
 class Alerts(Sink):
-    """Writes alerts.jsonl: what goes wrong with a run, by rules, and tells it to notifiers.
+    """Writes alerts.jsonl: problems of a run, found by rules, and sends them to notifiers.
 
-    A rule's alert fires once, and is told again when it has cleared. What a resumed run has superseded stays in the
-    file, as it was told already.
+    The alert of a rule is sent when it fires, and again when it has cleared. Alerts that a resumed run has superseded
+    stay in the file, because they have been sent.
     """
 
     name = "alerts"
@@ -49,29 +49,30 @@ class Alerts(Sink):
         self._engine = Engine(self._file.rules, self._file.all_notifiers)
 
     def make_output(self, folder: Path, rank: int) -> AlertsFile:
-        """The file, in a folder of its own for any rank but 0."""
-        own = rank_folder(folder, rank)
-        others = {rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder}
-        self._probe = HostProbe(folder, rank, self.name, sorted(others))
+        """Return the file; that of any rank but 0 is in a folder of its own."""
+        other_folders = {
+            rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder
+        }
+        self._probe = HostProbe(folder, rank, self.name, sorted(other_folders))
         marks = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
         notifiers = {} if self.is_replay else self._file.notifiers
-        return AlertsFile(own / FILE_NAME, str(marks), notifiers, self.options.max_age)
+        return AlertsFile(rank_folder(folder, rank) / FILE_NAME, str(marks), notifiers, self.options.max_age)
 
     async def restore(self, state: State) -> None:
-        """Take up what the rules have seen."""
+        """Resume with the state of the rules."""
         self._engine.restore(state)
 
     def state(self) -> State:
-        """What the rules have seen, and which alerts have fired and not cleared."""
+        """Return the state of the rules and of their alerts."""
         return self._engine.state()
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Put the batch's events before the rules."""
+        """Pass the events to the rules, and write the alerts that follow."""
         for alert in self._engine.handle(self.batch, events):
             await self.output.fire(alert)
 
     async def tick(self, status: PublisherStatus) -> bool:
-        """Put before the rules what is known now."""
+        """Pass the publisher's and the host's status to the rules, and write the alerts that follow."""
         if self._engine.run is not None:
             self._probe.refresh(self._engine.run)
         alerts = list(self._engine.tick(status, self._probe.snapshot))
@@ -80,5 +81,5 @@ class Alerts(Sink):
         return bool(alerts)
 
     async def settle(self) -> None:
-        """Wait until everybody knows."""
+        """Wait until every alert is sent."""
         await self.output.settle()

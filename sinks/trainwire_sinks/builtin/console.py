@@ -1,4 +1,4 @@
-"""A line on standard output for each thing that matters, for `docker logs` and whoever looks on."""
+"""Prints what happens to a run, for `docker logs` and people at a terminal."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from trainwire_protocol.errors import OutputError
 from trainwire_protocol.events import Event
 from trainwire_sinks.runtime.base import Sink
+from trainwire_sinks.runtime.output import NoOutput
 from trainwire_sinks.text.format import one_line, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 from trainwire_sinks.text.terminal import has_colours
 
-QUIET: Final = frozenset({"epoch/started", "learning_rate/changed"})
-"""What stands in the log file, and would be too much here: the lines that follow it say as much."""
+OMITTED: Final = frozenset({"epoch/started", "learning_rate/changed"})
+"""Lifecycle events that are in the log file but not printed, because later lines imply them."""
 
 COLOURS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
-PLAIN: Final = "\x1b[0m"
+RESET: Final = "\x1b[0m"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `--help` shows of them is in their docstrings."""
+    """The options of the sink; the docstrings are their help."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "WARNING"
-    """Log records below this level are left out; what happens to the run is not."""
+    """Omit log records below this level; what happens to the run is always printed."""
 
 
 class Console(Sink):
-    """Prints a line for each thing that matters: start, epochs, evaluations, checkpoints, warnings, the end.
+    """Prints a line for each important event: start, epochs, evaluations, checkpoints, warnings, the end.
 
-    Each is printed once: started again it goes on where it was. What a resumed run has superseded cannot be taken
-    back; a line marks the seam. To look at a run at any time there is `trainwire tail`.
+    Each line is printed once: a restarted sink continues where it stopped. Lines that a resumed run has superseded
+    cannot be removed; a line marks where the run continues. To look at a run at any time, use `trainwire tail`.
     """
 
     name = "console"
@@ -45,74 +46,64 @@ class Console(Sink):
     output: StandardOutput
 
     def make_output(self, folder: Path, rank: int) -> StandardOutput:  # noqa: ARG002  # it writes no file
-        """Standard output; the lines of any rank but 0 begin with their rank."""
+        """Return standard output; the lines of any rank but 0 start with the rank."""
         return StandardOutput(f"rank {rank} | " if rank else "")
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Print the batch's lines."""
+        """Print the lines of the events at the next flush."""
         for event in events:
-            kind, text = self._tell(event)
+            level, text = self._format(event)
             if text:
-                self.output.add(kind, f"{timestamp(event.walltime, 'seconds', ' ')} {one_line(kind):<8} {text}")
+                self.output.add(level, f"{timestamp(event.walltime, 'seconds', ' ')} {one_line(level):<8} {text}")
 
-    def _tell(self, event: Event) -> tuple[str, str]:
-        """An event's level and what it says; nothing if it does not matter enough."""
-        if event.type == "lifecycle":
-            return lifecycle_level(event), "" if event.name in QUIET else describe_lifecycle(event)
-        if event.type == "log" and _rank_of(event.value["level"]) >= _rank_of(self.options.level):
-            return event.value["level"], _tell_record(event)
+    def _format(self, event: Event) -> tuple[str, str]:
+        """Return the level and the text of an event; empty if it is not printed."""
+        if event.type == "lifecycle" and event.name not in OMITTED:
+            return lifecycle_level(event), describe_lifecycle(event)
+        if event.type == "log" and _severity(event.value["level"]) >= _severity(self.options.level):
+            return event.value["level"], _format_record(event.value)
         return "", ""
 
 
-def _rank_of(name: str) -> float:
-    """The number of a level's name; one that somebody has made up always matters."""
-    return logging.getLevelNamesMapping().get(name, float("inf"))
+def _severity(level: str) -> float:
+    """Return the number of a level; that of an unknown one is infinite, so that its records are always printed."""
+    return logging.getLevelNamesMapping().get(level, float("inf"))
 
 
-def _tell_record(event: Event) -> str:
-    """A log record with the last line of its traceback, which says what was wrong."""
-    value = event.value
-    exception = value.get("exception")
-    lines = exception.split("\n") if isinstance(exception, str) else []
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    return one_line(f"{value['logger']}: {value['message']}" + (f" ({last.strip()})" if last else ""))
+def _format_record(record: dict[str, Any]) -> str:
+    """Return a log record with the last line of its traceback, which names the exception."""
+    traceback = record.get("exception")
+    lines = traceback.split("\n") if isinstance(traceback, str) else []
+    exception = next((line for line in reversed(lines) if line.strip()), "")
+    return one_line(f"{record['logger']}: {record['message']}" + (f" ({exception.strip()})" if exception else ""))
 
 
-class StandardOutput:
-    """An output of lines, which go out when they are committed, and cannot be taken back."""
-
-    length = 0
+class StandardOutput(NoOutput):
+    """An output of lines, which are printed when they are committed and cannot be removed."""
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
-        self._waiting: list[str] = []
+        self._lines: list[str] = []
 
-    def add(self, kind: str, line: str) -> None:
-        """Have a line printed, in the colour of its level."""
-        colour = COLOURS.get(kind, "") if has_colours(sys.stdout) else ""
-        self._waiting.append(f"{colour}{self._prefix}{line}{colour and PLAIN}\n")
-
-    def exists(self) -> bool:
-        """There is never anything that could be in the way."""
-        return False
-
-    async def open(self, length: int) -> None:
-        """Nothing is to be done."""
+    def add(self, level: str, line: str) -> None:
+        """Add a line, in the colour of its level."""
+        colour = COLOURS.get(level, "") if has_colours(sys.stdout) else ""
+        self._lines.append(f"{colour}{self._prefix}{line}{colour and RESET}\n")
 
     async def flush(self) -> None:
-        """Print what waits.
+        """Print the added lines.
 
         Raises:
-            OutputError: nobody reads it any more.
+            OutputError: the reader of standard output has closed it.
         """
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            # In a thread: whoever reads a pipe may pause, and the run is to be followed all the same.
-            await asyncio.to_thread(_print, "".join(waiting))
+        lines, self._lines = self._lines, []
+        if lines:
+            # In a thread, because the reader of a pipe may pause while the sink must keep reading the run.
+            await asyncio.to_thread(_print, "".join(lines))
 
     async def close(self) -> None:
-        """What waits is dropped."""
-        self._waiting = []
+        """Drop the lines that were not printed."""
+        self._lines = []
 
 
 def _print(text: str) -> None:
@@ -120,4 +111,4 @@ def _print(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError as error:
-        raise OutputError("nobody reads the standard output any more") from error
+        raise OutputError("standard output was closed by its reader") from error

@@ -1,4 +1,4 @@
-"""Every event as a line of JSON."""
+"""Writes every event as a line of JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trainwire_sinks.text.json_lines import format_events
 class JsonLines(AppendSink):
     """Writes events.jsonl: one line of JSON for each event, with its name, value, type, walltime and step.
 
-    What a resumed run has superseded is taken out. JSON has no NaN or infinity: they are the strings that Python's
-    `float` reads. Bytes are in base64.
+    Events that a resumed run has superseded are removed. JSON has no NaN and no infinity: they become strings that
+    Python's `float` accepts. Bytes are encoded in base64.
     """
 
     name = "jsonl"
@@ -21,5 +21,5 @@ class JsonLines(AppendSink):
     channels = frozenset({"event", "media"})
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Write the batch's lines."""
+        """Append a line for each event."""
         await self.output.write(format_events(events))

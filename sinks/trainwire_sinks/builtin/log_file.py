@@ -1,4 +1,4 @@
-"""The log file: what a run's process logged and what happened to the run, line by line."""
+"""Writes what the training process logged, and what happened to the run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 from trainwire_protocol.events import Event
 from trainwire_sinks.runtime.base import AppendSink
 from trainwire_sinks.text.format import one_line, plain, timestamps
-from trainwire_sinks.text.lifecycle import Fields, describe_lifecycle, lifecycle_level
+from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 
 
 class LogFile(AppendSink):
-    """Writes training.log: what was logged, and what happened, each with its time and level.
+    """Writes training.log: log records, hyperparameters and what happened to the run, each with its time and level.
 
-    Nothing is ever taken out of it: where a run was resumed, a line marks the seam.
+    Nothing is removed when a run is resumed: a line marks where it continues.
     """
 
     name = "log-file"
@@ -23,47 +23,45 @@ class LogFile(AppendSink):
     keeps_superseded = True
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Write the lines of the batch's log records, hyperparameters and lifecycle events."""
+        """Append the lines of log records, hyperparameters and lifecycle events."""
         await self.output.write(format_events(events))
 
 
 def format_events(events: Iterable[Event]) -> str:
-    """The lines of events, each with its time and level; none for a type that is no matter of a log."""
-    told = [(event.walltime, tell(event)) for event in events if (tell := _TELLERS.get(event.type))]
-    times = timestamps([walltime for walltime, _ in told], separator=" ")
-    return "".join([f"{time} {lines}" for time, (_, lines) in zip(times, told, strict=True) if lines])
+    """Return the lines of events, each with its time and level; events of other types have none."""
+    found = [(event.walltime, form(event)) for event in events if (form := _FORMATTERS.get(event.type))]
+    times = timestamps([walltime for walltime, _ in found], separator=" ")
+    return "".join([f"{time} {lines}" for time, (_, lines) in zip(times, found, strict=True) if lines])
 
 
-def _tell_record(event: Event) -> str:
-    record: Fields = event.value
-    line = f"{_beginning(record['level'], record['logger'])}{one_line(record['message'])}\n"
-    return line + _tell_traceback(record["exception"]) if "exception" in record else line
+def _format_record(event: Event) -> str:
+    record = event.value
+    lines = f"{_prefix(record['level'], record['logger'])}{one_line(record['message'])}\n"
+    traceback = record.get("exception")
+    if isinstance(traceback, str):
+        lines += "".join(f"    {one_line(line)}\n" for line in traceback.splitlines())
+    return lines
 
 
-def _tell_traceback(traceback: object) -> str:
-    lines = traceback.splitlines() if isinstance(traceback, str) else []
-    return "".join(f"    {one_line(line)}\n" for line in lines)
-
-
-def _tell_parameters(event: Event) -> str:
+def _format_hparams(event: Event) -> str:
     parameters = "".join(f"    {one_line(name)}: {plain(value)}\n" for name, value in event.value.items())
-    return f"{_beginning('INFO')}parameters:\n{parameters}"
+    return f"{_prefix('INFO')}parameters:\n{parameters}"
 
 
-def _tell_what_happened(event: Event) -> str:
-    told = describe_lifecycle(event)
-    return f"{_beginning(lifecycle_level(event))}{told}\n" if told else ""
+def _format_lifecycle(event: Event) -> str:
+    description = describe_lifecycle(event)
+    return f"{_prefix(lifecycle_level(event))}{description}\n" if description else ""
 
 
-_TELLERS: Final[dict[str, Callable[[Event], str]]] = {
-    "log": _tell_record,
-    "hparams": _tell_parameters,
-    "lifecycle": _tell_what_happened,
+_FORMATTERS: Final[dict[str, Callable[[Event], str]]] = {
+    "log": _format_record,
+    "hparams": _format_hparams,
+    "lifecycle": _format_lifecycle,
 }
-"""What the lines of an event are behind its time, by its type; empty if it is no news."""
+"""By the type of an event, what returns its lines without the time; empty if it has none."""
 
 
 @lru_cache(maxsize=64)
-def _beginning(level: str, logger: str | None = None) -> str:
-    """What stands before a message: there are few of these, and many messages."""
+def _prefix(level: str, logger: str | None = None) -> str:
+    """Return what precedes a message; cached, because there are few levels and loggers, and many messages."""
     return f"{one_line(level):<8} " + (f"{one_line(logger)}: " if logger is not None else "")

@@ -1,4 +1,4 @@
-"""Batches into a distributed log: NATS JetStream."""
+"""Publishes batches to a distributed log, NATS JetStream."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from trainwire_sinks.runtime.base import PublisherStatus, Sink, State
 
 @dataclass(frozen=True)
 class Options:
-    """What `--help` shows of them is in their docstrings."""
+    """The options of the sink; the docstrings are their help."""
 
     server: str = "nats://127.0.0.1:4222"
-    """The servers, with commas between: nats://a:4222,b:4222."""
+    """The servers, separated by commas: nats://a:4222,b:4222."""
     stream: str = STREAM
-    """The stream; it is made if it is not there."""
+    """The stream, which is created if it does not exist."""
     replicas: int = 1
-    """On how many servers a stream that is made is kept: 3 in a cluster of three."""
+    """Number of servers that store a newly created stream: 3 in a cluster of three."""
 
     def __post_init__(self) -> None:
         parse_servers(self.server)
         check_stream(self.stream)
         if not 1 <= self.replicas <= 5:
-            raise OptionError(f"--replicas is a number from 1 to 5, not {self.replicas}")
+            raise OptionError(f"--replicas must be a number from 1 to 5, not {self.replicas}")
 
 
 class Nats(Sink):
-    """Publishes batches to NATS JetStream, as they stand: nats://server/run is then a TARGET for every sink.
+    """Publishes batches to NATS JetStream unchanged: nats://server/run is then a TARGET for every sink.
 
-    Each is stored once, in the order recorded. Servers that cannot be reached are waited for.
+    Each batch is stored once, in the order recorded. Servers that cannot be reached are waited for.
     """
 
     name = "nats"
@@ -47,27 +47,27 @@ class Nats(Sink):
     options: Options = Options()
     output: StreamOutput
 
-    def make_output(self, folder: Path, rank: int) -> StreamOutput:  # noqa: ARG002  # nothing is kept here
-        """The stream."""
+    def make_output(self, folder: Path, rank: int) -> StreamOutput:  # noqa: ARG002  # it writes no file
+        """Return the stream."""
         self._rank = rank
         return StreamOutput(parse_servers(self.options.server), self.options.stream, self.options.replicas)
 
     async def restore(self, state: State) -> None:
-        """Take up which attempt it was in."""
+        """Resume with the current attempt."""
         self._run: str | None = state.get("run")
         self._attempt = int(state.get("attempt", 0))
 
     def state(self) -> State:
-        """Which attempt it is in: the end of it may still have to be told."""
+        """Return the current attempt, whose end may still have to be reported."""
         return {"run": self._run, "attempt": self._attempt}
 
-    async def handle(self, events: Sequence[Event]) -> None:  # noqa: ARG002  # batches are kept as they are
-        """Store the batch that they are."""
+    async def handle(self, events: Sequence[Event]) -> None:  # noqa: ARG002  # batches are stored unchanged
+        """Store the batch."""
         await self.output.publish(self.batch)
         self._run, self._attempt = self.batch.header.run, self.batch.header.attempt
 
     async def tick(self, status: PublisherStatus) -> bool:
-        """Tell readers that the training goes on, or that it is over: there are no heartbeats in a stream."""
+        """Report to readers that the training is alive or over, because a stream has no heartbeats."""
         if self._run and (status.is_over or status.silence < self.tick_interval):
             await self.output.publish_status(
                 self._run, self._rank, self._attempt, renewed=status.now, over=status.is_over

@@ -1,4 +1,4 @@
-"""The weights file: how chosen weights moved, as lines for plotting scripts."""
+"""Writes how selected weights change, for plotting scripts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from trainwire_sinks.runtime.base import AppendSink
 from trainwire_sinks.text.format import one_line
 
 PREFIX: Final = "weights/"
-"""What the names of the events begin with; the parameter's name follows."""
+"""Prefix of the events' names; the name of the parameter follows."""
 
 
 class WeightsFile(AppendSink):
     """Writes weights.txt: a line with step, parameter, index and value for each weight that was extracted.
 
-    Four columns with tabs between and no heading, as in flair. The index is the place in the parameter (`0,3`: row 0,
-    column 3), the value in full precision.
+    The four columns are separated by tabs, without a header, as in flair. The index is the position in the parameter
+    (`0,3`: row 0, column 3), and the value is in full precision.
     """
 
     name = "weights-file"
     file_name = "weights.txt"
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Write a line for each weight; anything else of this name and type is skipped."""
+        """Append a line for each weight."""
         await self.output.write("".join(line for event in events for line in format_weights(event)))
 
 
 def format_weights(event: Event) -> list[str]:
-    """The lines of an event that holds weights; none of any other."""
+    """Return the lines of an event that holds weights; none for any other event."""
     if event.type != "scalars" or not event.name.startswith(PREFIX) or not isinstance(event.value, Mapping):
         return []
     parameter = one_line(event.name.removeprefix(PREFIX))
-    return [f"{event.step}\t{parameter}\t{one_line(str(at))}\t{value!r}\n" for at, value in event.value.items()]
+    return [f"{event.step}\t{parameter}\t{one_line(str(index))}\t{value!r}\n" for index, value in event.value.items()]

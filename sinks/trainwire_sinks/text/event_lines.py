@@ -1,8 +1,8 @@
-"""Any event on one line, for a person at a terminal."""
+"""Formats any event as one line, for people at a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from trainwire_protocol.events import Event
@@ -10,53 +10,34 @@ from trainwire_sinks.text.format import cut, number, one_line, plain, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle
 
 LONGEST: Final = 200
-"""Characters of a value before it is cut."""
+"""Characters after which a value is shortened."""
 
 
 def format_event(event: Event) -> str:
-    """Its time, step, name and value, on one line in which nothing can steer a terminal."""
-    describe = _DESCRIPTIONS.get(event.type, _describe_other)
-    value = cut(one_line(describe(event)), LONGEST)
+    """Return the time, step, name and value of an event, on one line without control characters."""
+    value = cut(one_line(_describe(event)), LONGEST)
     return f"{timestamp(event.walltime, separator=' ')}  {event.step:>8}  {one_line(event.name)}  {value}"
 
 
-def _describe_scalar(event: Event) -> str:
-    return number(event.value)
+def _describe(event: Event) -> str:
+    value = event.value
+    match event.type:
+        case "scalar":
+            return number(value)
+        case "image" | "audio":
+            return _describe_media(value)
+        case "histogram":
+            return f"{number(sum(value['counts']))} values from {number(value['min'])} to {number(value['max'])}"
+        case "table":
+            return f"{len(value['rows']):,} rows of {', '.join(map(plain, value['columns']))}"
+        case "log":
+            return f"{value['level']} {value['logger']}: {value['message']}"
+        case "lifecycle":
+            return describe_lifecycle(event) or plain(value)
+    return plain(value)
 
 
-def _describe_media(event: Event) -> str:
-    fields = {name: value for name, value in event.value.items() if name not in ("data", "format")}
-    about = "".join(f", {name} {plain(value)}" for name, value in fields.items())
-    return f"{plain(event.value['format'])}, {len(event.value['data']):,} bytes{about}"
-
-
-def _describe_histogram(event: Event) -> str:
-    value: Mapping[str, Any] = event.value
-    return f"{number(sum(value['counts']))} values from {number(value['min'])} to {number(value['max'])}"
-
-
-def _describe_table(event: Event) -> str:
-    return f"{len(event.value['rows']):,} rows of {', '.join(map(plain, event.value['columns']))}"
-
-
-def _describe_log(event: Event) -> str:
-    return f"{event.value['level']} {event.value['logger']}: {event.value['message']}"
-
-
-def _describe_lifecycle(event: Event) -> str:
-    return describe_lifecycle(event) or plain(event.value)
-
-
-def _describe_other(event: Event) -> str:
-    return plain(event.value)
-
-
-_DESCRIPTIONS: Final[dict[str, Callable[[Event], str]]] = {
-    "scalar": _describe_scalar,
-    "image": _describe_media,
-    "audio": _describe_media,
-    "histogram": _describe_histogram,
-    "table": _describe_table,
-    "log": _describe_log,
-    "lifecycle": _describe_lifecycle,
-}
+def _describe_media(value: Mapping[str, Any]) -> str:
+    fields = {name: field for name, field in value.items() if name not in ("data", "format")}
+    details = "".join(f", {name} {plain(field)}" for name, field in fields.items())
+    return f"{plain(value['format'])}, {len(value['data']):,} bytes{details}"

@@ -1,4 +1,4 @@
-"""The terminal that a person may be looking at: what may be sent there, and what it sends."""
+"""What a terminal supports, and the signals that it sends."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 import signal
 from typing import Final, TextIO
 
-_TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
-"""What a terminal sends to all processes in its foreground when somebody types Ctrl-C or Ctrl-\\."""
+KEYBOARD_SIGNALS: Final = (signal.SIGINT, signal.SIGQUIT)
+"""Signals that a terminal sends to all processes in its foreground, for Ctrl-C and Ctrl-\\."""
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Whether colours are wanted there: only on a terminal, and not if `NO_COLOR` is set (https://no-color.org)."""
+    """Return whether to write colours: only to a terminal, and not if `NO_COLOR` is set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def is_sent_by_terminal(number: int) -> bool:
-    """Whether the terminal has sent this signal to the processes that this one has started, too."""
-    return number in _TYPED and _is_in_foreground()
+    """Return whether the terminal has sent a signal to this process and to its children."""
+    return number in KEYBOARD_SIGNALS and _is_in_foreground()
 
 
 def _is_in_foreground() -> bool:
-    """Whether this process is in the foreground of a terminal."""
+    """Return whether this process is in the foreground process group of a terminal."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:

@@ -242,5 +242,5 @@ def test_an_error_in_the_rules_is_one_line(
     assert error.startswith("trainwire: bad.toml:2: unknown setting 'x': the settings of kind dead are cool_down, ")
     assert error.count("\n") == 1
     assert not (folder / ".trainwire").exists()
-    with pytest.raises(OptionError, match="--max-age is a number of seconds"):
+    with pytest.raises(OptionError, match="--max-age must be a number of seconds"):
         Options(max_age=math.nan)

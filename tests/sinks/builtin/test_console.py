@@ -28,7 +28,7 @@ def logged(level: str, message: str, **fields: object) -> Event:
 
 @pytest.fixture
 def printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """The lines that a sink prints of some events, without their time."""
+    """Return a function that runs the sink on events and returns the printed lines, without their times."""
 
     def run(*events: Event, options: Options | None = None) -> list[str]:
         run_sink(lambda: Console(options), tmp_path, record([events]))
@@ -39,13 +39,13 @@ def printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     return run
 
 
-def test_it_can_be_killed_anywhere(tmp_path: Path) -> None:
-    """Killed at any moment and started again, it goes on."""
+def test_it_can_be_killed_at_any_moment(tmp_path: Path) -> None:
+    """Killed at any moment and restarted, the sink continues."""
     check_sink(Console, tmp_path, record([[logged("ERROR", "one")], [logged("ERROR", "two")]]))
 
 
-def test_what_matters_has_a_line(printed: Callable[..., list[str]]) -> None:
-    """Start, epochs with their metrics, evaluations, checkpoints, warnings and the end; nothing else."""
+def test_important_events_have_a_line(printed: Callable[..., list[str]]) -> None:
+    """Start, epochs with metrics, evaluations, checkpoints, warnings and the end are printed, and nothing else."""
     assert printed(
         happened("run/started", run="digits", rank=0, world_size=1),
         Event("hparams", {"lr": 1}, "hparams", NOON, 0),
@@ -71,14 +71,14 @@ def test_what_matters_has_a_line(printed: Callable[..., list[str]]) -> None:
 
 
 def test_log_records_are_chosen_by_their_level(printed: Callable[..., list[str]]) -> None:
-    """`--level` says from which level on records are printed; levels that somebody made up always are."""
+    """`--level` is the lowest level of printed records; records of unknown levels are always printed."""
     records = [logged(level, "x") for level in ("DEBUG", "INFO", "ERROR", "CHATTY")]
     assert [line.split()[0] for line in printed(*records, options=Options("INFO"))] == ["INFO", "ERROR", "CHATTY"]
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J\x1b[31mred", "\r over", "\x9b31m", "a\u202eb", "\x00"])
-def test_nothing_steers_the_terminal(printed: Callable[..., list[str]], text: str) -> None:
-    """Control characters are escaped wherever they stand, and a line stays a line."""
+def test_nothing_controls_the_terminal(printed: Callable[..., list[str]], text: str) -> None:
+    """Control characters are escaped anywhere, and each event stays on one line."""
     lines = printed(
         logged(text, text, exception=text), happened(text, **{text: text}), happened("run/failed", reason=text)
     )
@@ -86,8 +86,8 @@ def test_nothing_steers_the_terminal(printed: Callable[..., list[str]], text: st
     assert all(line.isprintable() for line in lines)
 
 
-def test_other_ranks_say_which_they_are(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """With `--rank all` the lines of any rank but 0 begin with their rank."""
+def test_lines_of_other_ranks_have_a_prefix(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
+    """With `--rank all`, the lines of any rank but 0 start with the rank."""
     folder = write_run(record([[happened("run/started", run="digits")]]))
     (folder / "journal" / "rank-1").symlink_to(folder / "journal" / "rank-0")
     output, error = trainwire("sink", "console", folder, "--rank", "all").communicate(timeout=30)
@@ -100,7 +100,7 @@ def test_other_ranks_say_which_they_are(write_run: Callable[..., Path], trainwir
     [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
 )
 def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], coloured: bool) -> None:
-    """Only a terminal that has colours gets any, unless NO_COLOR is set."""
+    """Colours are used only on a terminal that supports them, and not if NO_COLOR is set."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in settings.items():
@@ -112,7 +112,7 @@ def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, settings: di
 
 
 def test_a_warning_has_a_colour(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """On a terminal a warning stands out."""
+    """On a terminal, a warning is coloured."""
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
     folder = write_run(record([[logged("WARNING", "be warned")]]))
@@ -124,7 +124,7 @@ def test_a_warning_has_a_colour(write_run: Callable[..., Path], trainwire: Train
 
 
 def test_each_line_is_printed_once(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """Started again, it goes on where it was; without a terminal there are no colours."""
+    """A restarted sink prints no line again; without a terminal there are no colours."""
     folder = write_run(sample_run())
     first, _ = trainwire("sink", "console", folder).communicate(timeout=20)
     assert "epoch 3 finished" in first
@@ -132,18 +132,18 @@ def test_each_line_is_printed_once(write_run: Callable[..., Path], trainwire: Tr
     assert trainwire("sink", "console", folder).communicate(timeout=20) == ("", "")
 
 
-def test_a_reader_that_is_gone_is_told(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """Where nobody reads standard output, it ends with one line."""
+def test_a_closed_standard_output_ends_the_sink(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
+    """If nobody reads standard output, the sink ends with one line on standard error."""
     reading, writing = os.pipe()
     os.close(reading)
     process = trainwire("sink", "console", write_run(sample_run()), stdout=writing)
     os.close(writing)
     _, error = process.communicate(timeout=20)
-    assert (process.returncode, error) == (1, "trainwire: nobody reads the standard output any more\n")
+    assert (process.returncode, error) == (1, "trainwire: standard output was closed by its reader\n")
 
 
-def test_an_encoding_that_lacks_a_letter_is_no_end(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """Letters that the terminal's encoding lacks are escaped."""
+def test_characters_missing_in_the_encoding_are_escaped(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
+    """Characters that the terminal's encoding lacks are escaped."""
     folder = write_run(record([[logged("ERROR", "Märkt 损")]]))
     process = trainwire("sink", "console", folder, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     output, error = process.communicate(timeout=20)

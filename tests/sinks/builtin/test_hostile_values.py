@@ -1,4 +1,4 @@
-"""Every sink that there is, on a run of names and values that somebody may have made up to break it."""
+"""Every sink, on a run whose names and values were chosen to break it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainwire_sinks.runtime.registry import find_sink, sink_names
 
 MEDIA = ("image", "audio")
 OUTSIDE = "outside"
-"""A folder beside the run's, which names point to."""
+"""A folder beside the run's that some names point to."""
 
 NAMES = [
     f"../../{OUTSIDE}/evil", f"../{OUTSIDE}/evil", f"dev/../../../{OUTSIDE}/evil", f"weights/../../{OUTSIDE}/evil",
@@ -83,14 +83,14 @@ MISFITS: list[Any] = [
     {"columns": ["a"], "rows": [[1, 2]]}, {"columns": ["a"], "rows": 5}, {"columns": 5, "rows": []},
     {"level": 5, "logger": "a", "message": "b"}, [[[[[[[[[[1]]]]]]]]]],
 ]  # fmt: skip
-"""Each of these is malformed for some types."""
+"""Values that are malformed for some types."""
 
 FIELDS = (
     "epoch", "metrics", "seconds", "max_epochs", "complete", "bad_epochs", "split", "path", "kind", "metric", "score",
     "from", "to", "reason", "run", "rank", "world_size", "last_seq", "first_seq", "step", "from_step", "verb", "count",
     "dropped", "plugin", "error", "mark", "steps", "batches", "event", "name", "value",
 )  # fmt: skip
-"""Fields that lifecycle events have; nobody keeps anybody from putting something else into them."""
+"""Fields of lifecycle events, which may have any value."""
 
 ODD_FIELDS: list[Any] = [
     None, "\x1b[31m\n", [1, "x"], {"a": {"b": 1}, "\n": math.nan, "train/loss": "x"}, -1, math.nan, 2**64 - 1, b"\xff",
@@ -101,11 +101,11 @@ ODD_FIELDS: list[Any] = [
 UNREADABLE = (
     b"", b"\xc1", msgpack.packb([{1: 2}]), b"\x93\x01\x02\x03", b"\xdd\xff\xff\xff\xff", bytes(range(256)),
 )  # fmt: skip
-"""Bodies of batches that are no lists of events."""
+"""Bodies of batches that are not lists of events."""
 
 
 def events() -> Iterator[Event]:
-    """All of it, each at odd times and steps."""
+    """Yield an event for each name and value, at unusual times and steps."""
     places = itertools.cycle(itertools.product((0.0, 1.75e9, -1e300, 1e300), (0, -(2**63), 2**63 - 1)))
     named = itertools.cycle(NAMES)
     for kind, values in FITTING.items():
@@ -121,15 +121,15 @@ def events() -> Iterator[Event]:
     for nothing in NO_NAMES:
         yield Event(nothing, 1.0, "scalar", *next(places))
     for wrong in ("now", None, math.nan, math.inf):
-        yield Event("train/loss", 1.0, "scalar", wrong, 0)  # type: ignore[arg-type]  # that is the point
+        yield Event("train/loss", 1.0, "scalar", wrong, 0)  # type: ignore[arg-type]  # invalid on purpose
         yield Event("train/loss", 1.0, "scalar", 0.0, wrong)  # type: ignore[arg-type]
 
 
 def hostile_run() -> list[Batch]:
-    """The events in batches, of which some cannot be read at all, with an honest epoch at the end."""
+    """Return the events in batches, some of which cannot be decoded, with a regular epoch at the end."""
     recorder = Recorder("hostile")
     batches = [recorder.happened("run/started", run="hostile", rank=0, world_size=1)]
-    # Each in a batch of its own: what becomes of one must not hide the others.
+    # Each is in a batch of its own, so that a bad one does not hide the others.
     batches += [recorder.record([event], "media" if event.type in MEDIA else "event") for event in events()]
     for body in UNREADABLE:
         spoiled = recorder.scalars()
@@ -166,12 +166,12 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     ".jsonl": _check_json, ".tsv": _check_table, ".log": _check_lines, ".txt": _check_lines,
     ".trainwire": _check_event_file,
 }  # fmt: skip
-"""By the end of a file's name, whether it is still what its readers expect."""
+"""By the suffix of a file, a check that its readers can still parse it."""
 
 
 @pytest.fixture
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders in which nothing is to be written: where it is started, its user's home, and what names point to."""
+    """Create folders in which nothing may be written: the working directory, the home, and the one names point to."""
     place = tmp_path / "surroundings"
     for name in ("cwd", "home", OUTSIDE):
         (place / name).mkdir(parents=True)
@@ -182,7 +182,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def _options_of(name: str, folders: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """What a sink needs to run here."""
+    """Yield the options that a sink needs to run here."""
     if name != "nats":
         yield ["--port", "0"] if name == "prometheus" else []
         return
@@ -191,14 +191,14 @@ def _options_of(name: str, folders: pytest.TempPathFactory) -> Iterator[list[str
 
 
 @pytest.mark.parametrize("name", sink_names())
-def test_a_sink_goes_on(
+def test_a_sink_reads_to_the_end(
     name: str,
     surroundings: Path,
     write_run: Callable[..., Path],
     capfd: pytest.CaptureFixture[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """It reads to the end, writes only into the run's folder, and leaves files and a terminal that can be read."""
+    """It reads to the end, writes only into the run's folder, and leaves readable files and a readable terminal."""
     try:
         find_sink(name)
     except MissingExtraError as error:

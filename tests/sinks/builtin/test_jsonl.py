@@ -13,12 +13,12 @@ from trainwire_sinks.testing.check_sink import check_sink
 from trainwire_sinks.text.json_lines import format_events, to_json
 
 
-def test_it_is_exactly_once(tmp_path: Path) -> None:
-    """Killed at any moment and started again, it writes the same bytes."""
+def test_each_event_takes_effect_once(tmp_path: Path) -> None:
+    """Killed at any moment and restarted, the sink writes the same bytes."""
     check_sink(JsonLines, tmp_path)
 
 
-def test_a_line_holds_the_five_fields() -> None:
+def test_a_line_has_the_five_fields() -> None:
     """Each event is one line of JSON with its five fields in their order."""
     event = Event("train/loss", 0.25, "scalar", 1.5, 7)
     line = format_events([event])
@@ -26,13 +26,13 @@ def test_a_line_holds_the_five_fields() -> None:
 
 
 @given(events())
-def test_a_line_is_what_an_encoder_makes_of_the_event(event: Event) -> None:
-    """A line that is put together from its fields has the same bytes as the event's map in JSON, whatever is in it."""
+def test_a_line_equals_the_encoded_map(event: Event) -> None:
+    """For any event, the line has the same bytes as the map of its fields encoded as JSON."""
     assert format_events([event], rank=3) == to_json({**event._asdict(), "rank": 3}) + "\n"
 
 
-def test_what_json_lacks_is_written_all_the_same() -> None:
-    """NaN and infinities become strings that float() reads, bytes base64, and no newline gets into a line."""
+def test_values_that_json_lacks_are_encoded() -> None:
+    """NaN and infinities become strings that `float` accepts, bytes become base64, and newlines are escaped."""
     recorded = [
         Event("a\nb", math.nan, "scalar", 1.0, 1),
         Event("i", {"data": b"\x00\xff", "format": "png"}, "image", 1.0, 1),

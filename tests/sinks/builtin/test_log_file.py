@@ -22,42 +22,42 @@ def log(message: str, level: str = "INFO", **fields: Any) -> Event:
 
 
 def line(name: str, **fields: object) -> str:
-    """The line of a lifecycle event, without its time and end."""
+    """Return the line of a lifecycle event, without its time and newline."""
     text = format_events([Event(name, fields, "lifecycle", NOON, 0)])
     assert text.startswith(TIME)
     assert text.endswith("\n")
     return text[len(TIME) + 1 : -1]
 
 
-def test_each_event_counts_once(tmp_path: Path) -> None:
-    """Killed anywhere, committed as often as may be, over a resumption: the same bytes."""
+def test_each_event_takes_effect_once(tmp_path: Path) -> None:
+    """The same bytes are written however often the sink commits and wherever it is killed."""
     check_sink(LogFile, tmp_path)
 
 
 def test_a_record_has_its_time_level_and_logger() -> None:
-    """A log record is one line with the event's time in UTC."""
+    """A log record is one line with its time in UTC, its level and its logger."""
     assert format_events([log("hello")]) == f"{TIME} INFO     my.module: hello\n"
 
 
 @pytest.mark.parametrize(
     "text", ["two\nlines", "a\ttab", "\x1b[2J\x1b[31mred", "\r over", "\x9b31m", "a\u202eb", "\x00"]
 )
-def test_no_message_breaks_a_line_or_steers_a_terminal(text: str) -> None:
-    """Control characters are escaped, wherever they stand in a record."""
+def test_no_message_breaks_a_line_or_controls_a_terminal(text: str) -> None:
+    """Control characters are escaped anywhere in a record."""
     record = Event("log", {"level": text, "logger": text, "message": text}, "log", NOON, 0)
     line = format_events([record])
     assert line.endswith("\n")
     assert line[:-1].isprintable()
 
 
-def test_a_traceback_stands_indented_below_its_record() -> None:
-    """The lines of an exception are kept, each escaped by itself."""
+def test_a_traceback_is_indented_below_its_record() -> None:
+    """The lines of a traceback are kept, and each is escaped."""
     text = format_events([log("oh", "ERROR", exception="Traceback:\n  File x\nValueError: \x1b[31m\n")])
     assert text.splitlines()[1:] == ["    Traceback:", "      File x", "    ValueError: \\x1b[31m"]
 
 
-def test_hyperparameters_stand_one_to_a_line() -> None:
-    """The run's parameters, its device among them, are listed below one line."""
+def test_hyperparameters_are_listed_one_to_a_line() -> None:
+    """The hyperparameters are listed below a heading."""
     event = Event("hparams", {"learning_rate": 5e-5, "device": "cpu", "layers": (8, 4)}, "hparams", NOON, 0)
     assert format_events([event]).splitlines() == [
         f"{TIME} INFO     parameters:",
@@ -107,36 +107,36 @@ def test_hyperparameters_stand_one_to_a_line() -> None:
         ("of/a/later\nversion", {"a": [1]}, "INFO     of/a/later\\nversion: a [1]"),
     ],
 )
-def test_what_happened_is_told_in_a_line(event: str, fields: dict[str, object], expected: str) -> None:
-    """Every lifecycle event has a readable line, those of later versions too."""
+def test_a_lifecycle_event_has_a_line(event: str, fields: dict[str, object], expected: str) -> None:
+    """Every lifecycle event has a readable line, including those of later versions."""
     assert line(event, **fields) == expected
 
 
 @pytest.mark.parametrize("name", ["run/started", "epoch/finished", "evaluation/finished", "checkpoint/saved"])
-def test_an_event_without_its_fields_is_told_as_well(name: str) -> None:
-    """Fields that are missing or of the wrong type do no harm."""
+def test_missing_fields_are_tolerated(name: str) -> None:
+    """An event whose fields are missing or have the wrong type still has a line."""
     assert line(name)
     assert line(name, metrics=3, seconds="x", epoch=None, score=[], rank={})
 
 
-def test_the_seam_of_a_resumed_run_is_marked(tmp_path: Path) -> None:
-    """Nothing is taken out when a run is resumed: a line says where what follows goes on."""
+def test_a_line_marks_where_a_resumed_run_continues(tmp_path: Path) -> None:
+    """Nothing is removed when a run is resumed; a line names the step from which it continues."""
     resumed = Event("run/resumed", {"from": {"attempt": 0, "seq": 0}, "from_step": 7}, "lifecycle", NOON, 0)
-    run_sink(LogFile, tmp_path, record([[log("kept"), log("superseded")]], [[resumed, log("anew")]]))
+    run_sink(LogFile, tmp_path, record([[log("kept"), log("superseded")]], [[resumed, log("new")]]))
     lines = (tmp_path / "training.log").read_text().splitlines()
-    assert [text.split()[-1] for text in (lines[0], lines[1], lines[3])] == ["kept", "superseded", "anew"]
+    assert [text.split()[-1] for text in (lines[0], lines[1], lines[3])] == ["kept", "superseded", "new"]
     assert "resumed from step 7 (attempt 0, event 0)" in lines[2]
 
 
-def test_what_is_no_matter_of_a_log_is_left_out() -> None:
+def test_other_types_are_omitted() -> None:
     """Metrics and events of unknown types have no line."""
     for kind in ("scalar", "text", "image", "hologram"):
         assert format_events([Event("a", "b", kind, NOON, 0)]) == ""
 
 
 @pytest.mark.parametrize("walltime", [1e300, -1e300, 1e12])
-def test_a_time_past_the_calendar_does_no_harm(walltime: float) -> None:
-    """A walltime that no date has is written as the number that it is."""
+def test_a_time_that_is_no_date_is_written_as_a_number(walltime: float) -> None:
+    """A walltime that `datetime` cannot represent is written as a number."""
     assert format_events([log("x")._replace(walltime=walltime)]).startswith("@")
 
 
@@ -146,8 +146,8 @@ records = st.builds(Event, st.just("log"), st.fixed_dictionaries(dict.fromkeys((
 
 
 @given(st.lists(records))
-def test_each_record_is_written_as_if_it_were_the_only_one(events: list[Event]) -> None:
-    """Whatever came before it, a record's line is its time, its level and what was logged, escaped."""
+def test_each_record_is_formatted_independently(events: list[Event]) -> None:
+    """A record's line is its time, level, logger and message, escaped, whatever precedes it."""
 
     def line_alone(event: Event) -> str:
         time = timestamp(event.walltime, separator=" ")

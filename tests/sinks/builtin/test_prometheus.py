@@ -45,12 +45,12 @@ def scalar(name: str, value: float = 1.0) -> Event:
 
 def values_of(*events: Event, max_series: int = 1000) -> Values:
     values = Values(0, max_series)
-    values.take("digits", events)
+    values.update("digits", events)
     return values
 
 
 def samples(values: Values) -> list[Sample]:
-    """What prometheus-client's own parser makes of the text."""
+    """Return the samples that prometheus-client's own parser finds in the text."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(values)
     return parse(generate_latest(registry).decode())
@@ -61,7 +61,7 @@ def parse(text: str) -> list[Sample]:
 
 
 def series(found: Sequence[Sample]) -> dict[tuple[str, str], float]:
-    """The run's own metrics, by name and item."""
+    """Return the metrics that the run logged, by name and item."""
     own = [sample for sample in found if sample.name.startswith(PREFIX)]
     assert all((sample.labels["run"], sample.labels["rank"]) == ("digits", "0") for sample in own)
     assert all(sample.name == metric_name(sample.labels["name"]) for sample in own)
@@ -73,13 +73,13 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Killed at any moment and started again, it makes no difference that anybody could see."""
+def test_it_continues_after_a_kill(tmp_path: Path) -> None:
+    """Killed at any moment and restarted, it serves the same values."""
     check_sink(lambda: Prometheus(Options(port=0)), tmp_path, record([[scalar("a")], [scalar("b")]]))
 
 
-def test_the_latest_value_of_each_metric_is_there() -> None:
-    """Scalars have one series, `scalars` one for each item, NaN and infinities are values."""
+def test_the_latest_value_of_each_metric_is_served() -> None:
+    """A scalar has one series, `scalars` one for each item; NaN and infinities are valid values."""
     found = samples(
         values_of(
             scalar("train/loss", 2.0), scalar("train/loss", 0.25), scalar("nan", math.nan), scalar("inf", -math.inf),
@@ -99,8 +99,8 @@ def test_the_latest_value_of_each_metric_is_there() -> None:
     }  # fmt: skip
 
 
-def test_the_state_of_the_run_is_there() -> None:
-    """The state and the epoch follow from the lifecycle, and a resumed run is running again."""
+def test_the_state_of_the_run_is_served() -> None:
+    """State and epoch follow from lifecycle events; a resumed run is running again."""
 
     def state(*names: str) -> list[str]:
         happened = [Event(name, {"epoch": 3}, "lifecycle", 0.0, 0) for name in names]
@@ -114,8 +114,8 @@ def test_the_state_of_the_run_is_there() -> None:
     assert [sample.value for sample in epoch if sample.name == "trainwire_epoch"] == [3]
 
 
-def test_hostile_names_are_told_apart() -> None:
-    """Whatever a name holds, it comes back as a label, in both formats that Prometheus reads."""
+def test_hostile_names_stay_distinct() -> None:
+    """Any name is preserved as a label, in both formats that Prometheus reads."""
     values = values_of(*(scalar(name, number) for number, name in enumerate(HOSTILE)))
     assert series(samples(values)) == {(name, ""): number for number, name in enumerate(HOSTILE)}
     registry = CollectorRegistry(auto_describe=False)
@@ -126,17 +126,17 @@ def test_hostile_names_are_told_apart() -> None:
 
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), st.floats(allow_nan=False)))
-def test_any_name_comes_back(metrics: dict[str, float]) -> None:
-    """Every name that an event can have survives the format, with its value."""
+def test_any_name_is_preserved(metrics: dict[str, float]) -> None:
+    """Every name that an event can have is parsed back with its value."""
     values = values_of(*(scalar(name, value) for name, value in metrics.items()))
     assert series(samples(values)) == {(name, ""): value for name, value in metrics.items()}
 
 
 def test_the_number_of_series_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Further series, and labels that are too long, are left out, counted, and told once; those there go on."""
+    """Further series and labels that are too long are omitted, counted and reported once; others are updated."""
     with caplog.at_level(logging.WARNING, "trainwire"):
         values = values_of(*(scalar(f"m{n}") for n in range(5)), scalar("m0", 9.0), max_series=3)
-        values.take("digits", [Event("s", {"x" * 600: 1.0}, "scalars", 0.0, 0)])
+        values.update("digits", [Event("s", {"x" * 600: 1.0}, "scalars", 0.0, 0)])
     found = samples(values)
     assert series(found) == {("m0", ""): 9.0, ("m1", ""): 1.0, ("m2", ""): 1.0}
     assert [sample.value for sample in found if sample.name == "trainwire_left_out"] == [3]
@@ -144,8 +144,8 @@ def test_the_number_of_series_is_bounded(caplog: pytest.LogCaptureFixture) -> No
     assert "--max-series" in caplog.text
 
 
-def test_what_is_superseded_is_taken_back(tmp_path: Path) -> None:
-    """After a resumption the values are those of a run that was never interrupted."""
+def test_superseded_values_are_rolled_back(tmp_path: Path) -> None:
+    """After a resumption, the values are those of an uninterrupted run."""
     sinks: list[Prometheus] = []
 
     def make() -> Prometheus:
@@ -167,17 +167,17 @@ def fetch(url: str, accept: str = "*/*") -> str:
 
 @pytest.fixture
 def live(tmp_path: Path, write_run: Callable[..., Path], trainwire: Trainwire) -> Live:
-    """The sink in its own process, on a run that goes on, and where it listens."""
+    """Start the sink in its own process on a live run; return the process, its URL and its port."""
     folder = write_run(record([[scalar("train/loss", 0.5), scalar("a\nb\x1b", 1.0)]], run="digits"), is_over=False)
     process = trainwire("sink", "prometheus", folder, "--port", 0)
     assert process.stderr is not None
-    told = re.fullmatch(r"trainwire: prometheus: (http://127\.0\.0\.1:(\d+)/metrics)\n", process.stderr.readline())
-    assert told
-    return process, told[1], int(told[2])
+    found = re.fullmatch(r"trainwire: prometheus: (http://127\.0\.0\.1:(\d+)/metrics)\n", process.stderr.readline())
+    assert found
+    return process, found[1], int(found[2])
 
 
 def test_it_answers_over_http(live: Live) -> None:
-    """Told to take any port, it says which; what is served there is parsed; bad clients do not end it."""
+    """With port 0 it reports the port chosen, serves valid text there, and survives bad clients."""
     process, url, port = live
     wait_until(lambda: "train_loss" in fetch(url))
     assert series(parse(fetch(url))) == {("train/loss", ""): 0.5, ("a\nb\x1b", ""): 1.0}
@@ -194,7 +194,7 @@ def test_it_answers_over_http(live: Live) -> None:
 
 
 def test_the_last_values_are_waited_for(tmp_path: Path) -> None:
-    """When somebody has been reading, it stays after the run's end until they have read the end, and no longer."""
+    """If a client has read values, the sink waits at the end of the run until the last ones are read."""
     answers: list[str] = []
     sink = Prometheus(Options(port=0))
 
@@ -216,7 +216,7 @@ def test_the_last_values_are_waited_for(tmp_path: Path) -> None:
 
     async def run(batches: Scraped) -> None:
         await SinkRunner(lambda: sink, lambda cursor, skip: batches, tmp_path).run()
-        # Its last answer is out by now, and maybe not yet with the reader.
+        # The last answer was sent, but the client may not have received it yet.
         await batches.scraping
 
     batches = Scraped(record([[scalar("a"), Event("run/finished", {}, "lifecycle", 0.0, 0)]]))
@@ -224,8 +224,8 @@ def test_the_last_values_are_waited_for(tmp_path: Path) -> None:
     assert 'state="finished"} 1.0' in answers[-1]
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path, free_port: int) -> None:
-    """A port that is taken is one line that says so, and the ranks listen beside each other."""
+def test_a_port_in_use_is_reported(tmp_path: Path, free_port: int) -> None:
+    """A port in use raises an error that names it, and each rank listens on its own port."""
     batches = record([[scalar("a")]])
     with socket.socket() as place:
         place.bind(("127.0.0.1", free_port))
@@ -238,8 +238,8 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, free_port: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"port": -1}, {"port": 70000}, {"max_series": 0}, {"linger": math.nan}])
-def test_a_wrong_option_is_told(wrong: dict[str, float]) -> None:
-    """A value that an option cannot have is an error that names the option and what it may be."""
+def test_an_invalid_option_is_reported(wrong: dict[str, float]) -> None:
+    """An invalid value raises an error that names the option and its valid values."""
     option = next(iter(wrong)).replace("_", "-")
-    with pytest.raises(OptionError, match=f"--{option} is a number"):
-        Options(**wrong)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(OptionError, match=f"--{option} must be a number"):
+        Options(**wrong)  # type: ignore[arg-type]  # invalid on purpose

@@ -15,7 +15,7 @@ def weights(parameter: str, step: int, **values: float) -> Event:
 
 
 def test_each_weight_has_a_line(tmp_path: Path) -> None:
-    """Step, parameter, index and value stand between tabs, the value in full precision."""
+    """Step, parameter, index and value are separated by tabs, and the value is in full precision."""
     events = [weights("layer.weight", 3, **{"0,1": 0.1, "1,0": math.nan}), weights("layer.bias", 3, **{"0": 5e-05})]
     run_sink(WeightsFile, tmp_path, record([events]))
     assert (tmp_path / "weights.txt").read_text().splitlines() == [
@@ -32,18 +32,18 @@ def test_each_weight_has_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_other_events_are_skipped(event: Event) -> None:
-    """Only a map of scalars below `weights/` has lines."""
+    """Only a map of scalars whose name starts with `weights/` has lines."""
     assert format_weights(event) == []
 
 
 def test_no_name_breaks_a_line() -> None:
-    """Tabs and line ends in a parameter's name or in an index are escaped."""
+    """Tabs and newlines in the name of a parameter or in an index are escaped."""
     (line,) = format_weights(weights("a\tb\nc", 1, **{"0\n": 1.0}))
     assert line == "1\ta\\tb\\nc\t0\\n\t1.0\n"
 
 
 def test_each_event_takes_effect_once(tmp_path: Path) -> None:
-    """Killed anywhere, committed as often as may be, over a resumption: the same bytes."""
+    """The same bytes are written however often the sink commits and wherever it is killed."""
     check_sink(WeightsFile, tmp_path / "sample", sample_run())
     killed = [weights("w", step, **{"0": step / 3}) for step in range(4)]
     mark = Event("run/marked", {"mark": 1}, "lifecycle", 0.0, 1)

@@ -79,7 +79,7 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         (["sink", "loss-file", "RUN", "--give-up", "soon"], ExitCode.USAGE, "--give-up"),
         (["sink", "loss-file", "RUN", "--give-up", "-3"], ExitCode.USAGE, "--give-up is a number of seconds, 0 or"),
         (["sink", "loss-file", "RUN", "--rank", "all", "--give-up", "nan"], ExitCode.USAGE, "0 or more, not nan"),
-        (["sink", "prometheus", "RUN", "--port", "70000"], ExitCode.USAGE, "--port is a number from 0 to 65535"),
+        (["sink", "prometheus", "RUN", "--port", "70000"], ExitCode.USAGE, "--port must be a number from 0 to 65535"),
         (["sink", "console", "RUN", "--level", "loud"], ExitCode.USAGE, "Try: trainwire sink console --help"),
         (["completion", "tcsh"], ExitCode.USAGE, '"bash"'),
         (["sink", "loss", "RUN"], ExitCode.USAGE, "log-file, loss-file"),

@@ -89,7 +89,7 @@ def test_a_sink_is_given_its_options(tmp_path: Path, write_run: WriteRun) -> Non
     [
         ("alerts --rules missing.toml", "the rules file missing.toml cannot be read"),
         ("alerts --ruels alerts.toml", "--ruels"),
-        ("prometheus --port 70000", "--port is a number from 0 to 65535"),
+        ("prometheus --port 70000", "--port must be a number from 0 to 65535"),
         ("alerts 'open", "invalid sink"),
         ("", "invalid sink"),
     ],
