@@ -1,79 +1,104 @@
-"""Files that are either whole or not there."""
+"""Small files: written atomically, read as JSON, and handled on a thread beside the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import threading
 from collections.abc import Callable
 from glob import escape
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write `data` beside `path` and rename it into place, so that a reader sees the old file or the new one.
+    """Write a temporary file and rename it to `path`, so that a reader sees either the old contents or the new ones.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; `path` is then unchanged.
+        OSError: the folder cannot be written, or the disk is full; `path` is unchanged.
     """
-    aside = _write_aside(path, data, mode)
+    temporary = _write_temporary(path, data, mode)
     try:
-        aside.replace(path)
+        temporary.replace(path)
     except OSError:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def create_atomically(path: Path, data: bytes, mode: int = 0o644) -> bool:
-    """Write `data` to `path` unless it is there already; of several processes that try, one gets True.
+    """Write `path` unless it exists, and return whether this call wrote it.
 
-    A hard link decides, which holds on NFS too, where an exclusive open once did not.
+    If several processes try at once, exactly one succeeds. A hard link decides: unlike an exclusive open, it is atomic
+    on old versions of NFS too.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
     """
-    aside = _write_aside(path, data, mode)
+    temporary = _write_temporary(path, data, mode)
     try:
-        os.link(aside, path)
+        os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what those left beside `path` who were killed while they wrote it; for who alone writes it now."""
-    for aside in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}"):
+    """Remove temporary files that killed processes left while writing `path`.
+
+    Only for a process that is the only writer of `path`.
+    """
+    for temporary in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}"):
         with contextlib.suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
 
 
-def _write_aside(path: Path, data: bytes, mode: int) -> Path:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
     except OSError:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    return aside
+    return temporary
 
 
-_Result = TypeVar("_Result")
+def read_json_map(path: Path, limit: int = 64 << 10) -> dict[str, Any]:
+    """Read a file that contains a JSON object of at most `limit` bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it contains anything else; says what is wrong with "it", the file.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit)
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    if not isinstance(fields, dict):
+        raise ValueError("it is not a JSON object")
+    return fields
 
 
-async def run_in_background(function: Callable[..., _Result], *arguments: object) -> _Result:
-    """Call a function on a thread of its own, and wait for what it returns.
+async def run_in_background(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function on a new daemon thread and return its result.
 
-    Unlike those of `asyncio.to_thread`, the thread keeps neither the loop nor the process from ending, so that a disk
-    that hangs does not hold up the end of a training.
+    Unlike a thread of `asyncio.to_thread`, this one prevents neither the event loop nor the process from ending, so
+    that a disk that hangs does not delay the end of a training.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[_Result] = loop.create_future()
+    done: asyncio.Future[Result] = loop.create_future()
 
-    def settle(result: _Result | None, error: Exception | None) -> None:
+    def settle(result: Result | None, error: Exception | None) -> None:
         if done.cancelled():
             return
         if error is not None:
@@ -87,7 +112,7 @@ async def run_in_background(function: Callable[..., _Result], *arguments: object
             result = function(*arguments)
         except Exception as error:
             problem = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, problem)
 
     threading.Thread(target=work, name="trainwire-files", daemon=True).start()

@@ -1,6 +1,6 @@
-"""The framing of a journal: batches to records and back, and past damaged ones. No files.
+"""The framing of the journal: batches to records and back, and past damaged records. No files.
 
-A record is a head of 20 bytes, little-endian, then the batch's header and body as they went over the wire:
+A record is a head of 20 bytes, little-endian, then the batch's header and body as they were sent:
 
     marker "TWJ1" | header length u32 | body length u32 | CRC-32 of header and body u32 | CRC-32 of these 16 bytes u32
 """
@@ -16,25 +16,29 @@ from trainwire_protocol.errors import BadRecordError, ProtocolError, Unsupported
 from trainwire_protocol.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Batch, decode_batch
 
 MARKER: Final = b"TWJ1"
+
 _HEAD: Final = struct.Struct("<4sIII")
 _CHECK: Final = struct.Struct("<I")
-CUT_OFF: Final = "the record is cut off"
-LOCKED_BYTES: Final = 64 << 10
-"""A checksum of no more than these is computed in some 50 µs, without letting other threads run."""
-ZLIB_LOCKED_BYTES: Final = 5 << 10
-"""Most bytes for which `zlib.crc32` keeps the interpreter's lock, by CPython's Modules/zlibmodule.c."""
 HEAD_BYTES: Final = _HEAD.size + _CHECK.size
+
+CUT_OFF: Final = "the record is cut off"
+
+LOCKED_BYTES: Final = 64 << 10
+"""Up to this size, in bytes, a checksum is computed without releasing the interpreter's lock; it takes some 50 µs."""
+
+ZLIB_LOCKED_BYTES: Final = 5 << 10
+"""Largest data, in bytes, for which `zlib.crc32` keeps the interpreter's lock (CPython's Modules/zlibmodule.c)."""
 
 
 def encode_record(batch: Batch) -> bytes:
-    """The batch as a record."""
+    """Return the batch as a record."""
     checksum = _checksum(batch.body, zlib.crc32(batch.header_bytes))
     head = _HEAD.pack(MARKER, len(batch.header_bytes), len(batch.body), checksum)
     return b"".join((head, _CHECK.pack(zlib.crc32(head)), batch.header_bytes, batch.body))
 
 
 def _checksum(data: bytes, checksum: int) -> int:
-    """The CRC-32; up to a limit without giving up the interpreter's lock, which may take longer to get back."""
+    """Return the CRC-32. For small data the lock is kept, because getting it back may take longer than the checksum."""
     if len(data) > LOCKED_BYTES:
         return zlib.crc32(data, checksum)
     for at in range(0, len(data), ZLIB_LOCKED_BYTES):
@@ -43,18 +47,17 @@ def _checksum(data: bytes, checksum: int) -> int:
 
 
 def decode_record(data: bytes | bytearray, at: int = 0) -> tuple[Batch, int] | None:
-    """Read the record that begins at `at`: its batch and where the next begins, or None if it is not whole yet.
+    """Read the record that begins at `at`; return its batch and its end, or None if the data ends within the record.
 
     Raises:
-        BadRecordError: there is no record here, or it is damaged.
+        BadRecordError: no record begins here, or it is damaged.
         UnsupportedVersionError: a newer version wrote it.
     """
     if len(data) - at < HEAD_BYTES:
         if data[at : at + len(MARKER)] != MARKER[: len(data) - at]:
             raise BadRecordError("no record begins here")
         return None
-    marker, header_length, body_length, checksum = _HEAD.unpack_from(data, at)
-    _check_head(data, at, marker, header_length, body_length)
+    header_length, body_length, checksum = _decode_head(data, at)
     middle = at + HEAD_BYTES + header_length
     end = middle + body_length
     if len(data) < end:
@@ -65,18 +68,20 @@ def decode_record(data: bytes | bytearray, at: int = 0) -> tuple[Batch, int] | N
     return decode_batch(header, body), end
 
 
-def _check_head(data: bytes | bytearray, at: int, marker: bytes, header_length: int, body_length: int) -> None:
+def _decode_head(data: bytes | bytearray, at: int) -> tuple[int, int, int]:
+    marker, header_length, body_length, checksum = _HEAD.unpack_from(data, at)
     if marker != MARKER:
         raise BadRecordError("no record begins here")
     if _CHECK.unpack_from(data, at + _HEAD.size) != (zlib.crc32(data[at : at + _HEAD.size]),):
         raise BadRecordError("the checksum of the head is wrong")
     if header_length > MAX_HEADER_BYTES or body_length > MAX_BODY_BYTES:
-        raise BadRecordError(f"lengths of {header_length} and {body_length} bytes are past the limits")
+        raise BadRecordError(f"lengths of {header_length} and {body_length} bytes exceed the limits")
+    return header_length, body_length, checksum
 
 
 @dataclass
 class Damage:
-    """Bytes of a journal in which no record could be read."""
+    """Bytes of a journal that contain no readable record."""
 
     offset: int
     length: int
@@ -84,22 +89,22 @@ class Damage:
 
     @property
     def is_torn(self) -> bool:
-        """Whether it is the beginning of a record whose rest is not there."""
+        """Whether it is the beginning of a record whose rest is missing."""
         return self.reason == CUT_OFF
 
 
 @dataclass
 class RecordScanner:
-    """Reads records out of bytes as they come, and goes on behind damaged ones.
+    """Reads records from bytes that arrive in pieces, and continues after damaged ones.
 
-    Feed it with `feed`, then take what `records` gives; tell `records` when no more bytes can come. It keeps no more
-    than one record's bytes, however much of what it is fed is damaged.
+    Pass it bytes with `feed`, then call `records`. It holds at most one unfinished record, however much of the data is
+    damaged.
     """
 
     offset: int = 0
-    """Where in the file the bytes that are not yet read begin."""
+    """Position in the file of the first byte that has not been read as a record or damage."""
     damages: list[Damage] = field(default_factory=list)
-    """Those whose end was found, in their order."""
+    """The damage found so far, in order, except one that may still continue."""
     _data: bytearray = field(default_factory=bytearray)
     _open: Damage | None = None
 
@@ -109,11 +114,11 @@ class RecordScanner:
 
     @property
     def unread(self) -> int:
-        """How many bytes wait for the rest of their record."""
+        """The number of bytes of an unfinished record."""
         return len(self._data)
 
     def records(self, *, final: bool = False) -> list[Batch]:
-        """The batches of all records that are whole; `final` says that no more bytes will come.
+        """Return the batches of all complete records. With `final`, no more bytes follow: an unfinished one is damage.
 
         Raises:
             UnsupportedVersionError: a newer version wrote a record.
@@ -121,13 +126,18 @@ class RecordScanner:
         batches: list[Batch] = []
         at = 0
         while at < len(self._data):
-            found, reason = self._read(at)
+            try:
+                found, reason = decode_record(self._data, at), CUT_OFF
+            except UnsupportedVersionError:
+                raise
+            except ProtocolError as error:
+                found, reason = None, str(error)
             if found:
                 self._end_damage()
-                batches.append(found[0])
-                at = found[1]
-            elif final or reason:
-                at = self._skip(at, reason or CUT_OFF)
+                batch, at = found
+                batches.append(batch)
+            elif final or reason != CUT_OFF:
+                at = self._skip(at, reason)
             else:
                 break
         if final:
@@ -136,16 +146,8 @@ class RecordScanner:
         self.offset += at
         return batches
 
-    def _read(self, at: int) -> tuple[tuple[Batch, int] | None, str]:
-        try:
-            return decode_record(self._data, at), ""
-        except UnsupportedVersionError:
-            raise
-        except ProtocolError as error:
-            return None, str(error)
-
     def _skip(self, at: int, reason: str) -> int:
-        """Count bytes as damaged, up to where a record may begin."""
+        """Add the bytes up to the next possible record to the damage, and return where that record would begin."""
         following = _find_marker(self._data, at + 1)
         if self._open is None:
             self._open = Damage(self.offset + at, 0, reason)
@@ -159,7 +161,7 @@ class RecordScanner:
 
 
 def _find_marker(data: bytearray, start: int) -> int:
-    """Where the next marker begins, or the beginning of one that the data ends with, or the data's end."""
+    """Return where the next marker begins, or a part of one at the end of the data, or else the data's length."""
     found = data.find(MARKER, start)
     if found >= 0:
         return found

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its attempts, and the lease by which one trainer at a time holds it.
+"""A run's folder: the run's name, its attempts, and the lease that lets one trainer at a time write them.
 
 <run>/journal/run.json                          the run's name
 <run>/journal/rank-<rank>/attempt-<attempt>/    one process's life: its lease and its journal
@@ -16,36 +16,36 @@ from pathlib import Path
 from typing import Final
 
 from trainwire_protocol.errors import RunInUseError, UsageError
-from trainwire_protocol.journal.files import create_atomically, write_atomically
+from trainwire_protocol.journal.files import create_atomically, read_json_map, write_atomically
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.wire import is_run_name
 
 LEASE_SECONDS: Final = 30.0
-"""A lease that was not renewed for so long holds no longer."""
+"""Time after which a lease expires unless it is renewed."""
 
 RENEWAL_SECONDS: Final = 5.0
-"""How often its owner renews it."""
+"""Time between two renewals by the owner."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds an attempt, and until when."""
+    """The owner of an attempt, and when it renewed its claim."""
 
     process: ProcessIdentity
     session: str
     renewed: float
     """Seconds since the epoch."""
     released: bool = False
-    """Its owner has ended the attempt."""
+    """The owner has ended the attempt."""
     relay: bool = False
-    """Its owner copies the attempt: when it is gone it may be started again, and the attempt is not over."""
+    """The owner copies the attempt. If it dies it may be started again, so its end is not that of the attempt."""
 
     def is_over(self) -> bool:
-        """Whether its attempt is known to be over."""
+        """Whether the attempt is known to be over."""
         return self.released or (not self.relay and self.process.is_gone())
 
     def holds(self) -> bool:
-        """Whether a live trainer may be behind it."""
+        """Whether the owner may be alive."""
         if self.released or self.process.is_gone():
             return False
         return abs(time.time() - self.renewed) < LEASE_SECONDS
@@ -62,127 +62,137 @@ class Attempt:
 
     @property
     def lease_path(self) -> Path:
-        """Where its lease stands."""
+        """The path of the lease."""
         return self.folder / "lease.json"
 
     def read_lease(self) -> Lease | None:
-        """Its lease, or None if there is none that can be read."""
+        """Return the lease, or None if it is missing or invalid."""
         try:
-            fields = json.loads(self.lease_path.read_bytes())
+            fields = read_json_map(self.lease_path)
             process = ProcessIdentity.from_fields(fields["process"])
             flags = {flag: fields.get(flag) is True for flag in ("released", "relay")}
             return Lease(process, str(fields["session"]), float(fields["renewed"]), **flags) if process else None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return None
 
     def write_lease(self, lease: Lease) -> None:
-        """Write or renew it."""
+        """Write or renew the lease.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         fields = asdict(lease) | {"process": lease.process._asdict()}
         write_atomically(self.lease_path, json.dumps(fields).encode())
 
     def release(self, session: str) -> None:
-        """Give the lease back: its owner has ended. A disk that does not take it leaves it to expire."""
+        """Release the lease, because its owner has ended. If it cannot be written, it expires."""
         with contextlib.suppress(OSError):
             self.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time(), released=True))
 
     def abandon(self) -> None:
-        """Remove it, if nothing was recorded in it."""
+        """Remove the attempt if nothing was recorded in it."""
         with contextlib.suppress(OSError):
             self.lease_path.unlink(missing_ok=True)
             self.folder.rmdir()
 
     def is_superseded(self) -> bool:
-        """Whether a later attempt has taken the run's folder over."""
+        """Whether a later attempt has taken over the run's folder."""
         return self.folder.with_name(f"attempt-{self.number + 1}").exists()
 
     def is_held(self) -> bool:
-        """Whether a live trainer may be recording it."""
+        """Whether a live trainer may be recording the attempt.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
         lease = self.read_lease()
         if lease is not None:
             return lease.holds()
-        # Its owner may be between making the folder and writing the lease.
+        # The owner may have made the folder and not written the lease yet.
         return abs(time.time() - self.folder.stat().st_mtime) < LEASE_SECONDS
 
 
 def journal_folder(run_folder: Path, rank: int) -> Path:
-    """Where the attempts of one rank stand."""
+    """Return the folder that contains the attempts of one rank."""
     return run_folder / "journal" / f"rank-{rank}"
 
 
 def list_attempts(run_folder: Path, rank: int) -> list[Attempt]:
-    """The attempts of one rank, in their order; none if the folder holds no run of that rank."""
-    folder = journal_folder(run_folder, rank)
+    """Return the attempts of one rank, in order; an empty list if the folder contains no run of that rank."""
     run = read_run_name(run_folder)
-    numbers = sorted(
-        int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*") if path.name[8:].isdecimal()
-    )
-    return [Attempt(run, rank, number, folder / f"attempt-{number}") for number in numbers] if run else []
+    if run is None:
+        return []
+    folder = journal_folder(run_folder, rank)
+    return [Attempt(run, rank, number, folder / f"attempt-{number}") for number in _numbers(folder, "attempt-")]
 
 
 def list_ranks(run_folder: Path) -> list[int]:
-    """The ranks that have recorded anything in a run's folder."""
-    return sorted(
-        int(path.name.removeprefix("rank-")) for path in run_folder.glob("journal/rank-*") if path.name[5:].isdecimal()
-    )
+    """Return the ranks that have recorded into a run's folder, in order."""
+    return _numbers(run_folder / "journal", "rank-")
+
+
+def _numbers(folder: Path, prefix: str) -> list[int]:
+    """Return the numbers of the entries that are named by a prefix and a number, in order."""
+    suffixes = (path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}*"))
+    return sorted(int(suffix) for suffix in suffixes if suffix.isdecimal())
 
 
 def read_run_name(run_folder: Path) -> str | None:
-    """The name of the run in a folder, or None if there is none."""
+    """Return the name of the run in a folder, or None if the folder contains no run."""
     try:
-        name = json.loads((run_folder / "journal" / "run.json").read_bytes())["run"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        name = read_json_map(_name_path(run_folder))["run"]
+    except (OSError, ValueError, KeyError):
         return None
     return name if is_run_name(name) else None
 
 
+def _name_path(run_folder: Path) -> Path:
+    return run_folder / "journal" / "run.json"
+
+
 def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool = False) -> Attempt:
-    """Make the folder of the run's next attempt and take its lease.
+    """Make the folder of the next attempt of a run, and take its lease.
+
+    Args:
+        run_folder: the run's folder, which is made if it does not exist.
+        rank: the rank of this process.
+        session: a random identifier of this process's life.
+        take_over: begin even if a live trainer holds the run.
 
     Raises:
-        RunInUseError: a live trainer holds the run; `take_over` goes on all the same.
+        RunInUseError: a live trainer holds the run.
         UsageError: the folder cannot be written.
     """
     try:
-        run = _name_run(run_folder)
+        run = _make_run(run_folder)
         attempts = list_attempts(run_folder, rank)
         if attempts and not take_over and attempts[-1].is_held():
             raise _in_use(attempts[-1])
         number = attempts[-1].number + 1 if attempts else 0
         attempt = Attempt(run, rank, number, journal_folder(run_folder, rank) / f"attempt-{number}")
         attempt.folder.parent.mkdir(parents=True, exist_ok=True)
-        _claim(attempt)
+        try:
+            attempt.folder.mkdir()
+        except FileExistsError:  # another process was faster
+            raise _in_use(attempt) from None
         attempt.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time()))
     except OSError as error:
         raise UsageError(
-            f"the run's folder {run_folder} cannot be written ({error.strerror}): choose another, or free it"
+            f"the run folder {run_folder} cannot be written ({error.strerror}): choose another folder or free its disk"
         ) from error
     return attempt
 
 
-def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
-    """The folder of an attempt in a copy of a run; it is made, and those of attempts before it, if they are not there.
-
-    Raises:
-        UsageError: the folder holds another run.
-        OSError: it cannot be written.
-    """
-    path = run_folder / "journal" / "run.json"
+def _make_run(run_folder: Path) -> str:
+    """Return the run's name. A new run is named after its folder, with eight random digits."""
+    path = _name_path(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    create_atomically(path, json.dumps({"run": run}).encode())
-    if read_run_name(run_folder) != run:
-        raise UsageError(f"{run_folder} holds run {read_run_name(run_folder)!r}, and run {run!r} is to be copied there")
-    attempts = [Attempt(run, rank, n, journal_folder(run_folder, rank) / f"attempt-{n}") for n in range(number + 1)]
-    for attempt in attempts:
-        attempt.folder.mkdir(parents=True, exist_ok=True)
-    return attempts[-1]
-
-
-def _claim(attempt: Attempt) -> None:
-    """Make the attempt's folder: of two processes that try at once, mkdir lets one through."""
-    try:
-        attempt.folder.mkdir()
-    except FileExistsError:
-        raise _in_use(attempt) from None
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run_folder.resolve().name).strip("-.")[:64] or "run"
+    create_atomically(path, json.dumps({"run": f"{stem}-{secrets.token_hex(4)}"}).encode())
+    name = read_run_name(run_folder)
+    if name is None:
+        raise UsageError(f"{path} does not contain a run's name: restore it or choose another folder")
+    return name
 
 
 def _in_use(attempt: Attempt) -> RunInUseError:
@@ -195,13 +205,20 @@ def _in_use(attempt: Attempt) -> RunInUseError:
     )
 
 
-def _name_run(run_folder: Path) -> str:
-    """The run's name, given to it now if it has none: the folder's name and eight random digits."""
-    path = run_folder / "journal" / "run.json"
+def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
+    """Return an attempt in a copy of a run, after making its folder and those of the attempts before it.
+
+    Raises:
+        UsageError: the folder contains another run.
+        OSError: the folder cannot be written.
+    """
+    path = _name_path(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run_folder.resolve().name).strip("-.")[:64] or "run"
-    create_atomically(path, json.dumps({"run": f"{stem}-{secrets.token_hex(4)}"}).encode())
-    name = read_run_name(run_folder)
-    if name is None:
-        raise UsageError(f"{path} does not hold a run's name: restore it, or choose another folder")
-    return name
+    create_atomically(path, json.dumps({"run": run}).encode())
+    existing = read_run_name(run_folder)
+    if existing != run:
+        raise UsageError(f"run {run!r} cannot be copied to {run_folder}, which contains run {existing!r}")
+    attempts = [Attempt(run, rank, n, journal_folder(run_folder, rank) / f"attempt-{n}") for n in range(number + 1)]
+    for attempt in attempts:
+        attempt.folder.mkdir(parents=True, exist_ok=True)
+    return attempts[-1]

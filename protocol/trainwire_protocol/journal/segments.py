@@ -2,14 +2,14 @@
 
     <run>/journal/rank-<rank>/attempt-<attempt>/<first seq>.journal
 
-One writer appends, any number of readers follow it, and no lock is needed: it works on network file systems.
+One writer appends, and any number of readers follow it. There are no locks, so that it works on network file systems.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -19,14 +19,24 @@ from trainwire_protocol.journal.records import Damage, RecordScanner, encode_rec
 from trainwire_protocol.wire import Batch
 
 SEGMENT_BYTES: Final = 8 << 20
-"""A segment that has grown past this is followed by another; to find a place, at most one is gone through."""
+"""Size after which a new segment is begun. To find a position, at most one segment is read through."""
 
 READ_BYTES: Final = 1 << 20
-"""How much a reader reads at once, unless it is told another size."""
+"""Default size of a read, in bytes."""
+
+
+def list_segments(folder: Path) -> list[Path]:
+    """Return the segments of an attempt's journal, in order. Other files in the folder are ignored."""
+    return sorted(path for path in folder.glob("*.journal") if len(path.stem) == 20 and path.stem.isdecimal())
 
 
 class JournalWriter:
-    """Appends batches to an attempt's journal; for one thread at a time."""
+    """Appends batches to an attempt's journal. Not thread-safe.
+
+    Args:
+        folder: the attempt's folder.
+        segment_bytes: size after which a new segment is begun.
+    """
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
@@ -35,27 +45,33 @@ class JournalWriter:
         self._size = 0
 
     def append(self, batches: Sequence[Batch]) -> None:
-        """Write the batches behind all others, in one call of the system where it takes them whole.
+        """Append at least one batch, in one system call unless the system accepts only part of the data.
 
         Raises:
-            OSError: the disk is full or gone; what was written of the batches is taken back, so call it again.
+            OSError: the disk is full or unavailable. None of the batches is in the journal: call this again.
         """
-        descriptor = self._segment(batches[0])
+        descriptor = self._open_segment(batches[0])
         data = b"".join(map(encode_record, batches))
+        rest = memoryview(data)
         try:
-            _write_all(descriptor, data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         except OSError:
-            self._size = _take_back(descriptor, self._size)
+            # If the fragment cannot be removed, readers skip it, and a later removal must spare what follows it.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, self._size)
+            self._size = os.fstat(descriptor).st_size
             raise
         self._size += len(data)
 
     def close(self) -> None:
-        """Close the segment; a later `append` opens another."""
+        """Close the segment. A later `append` opens another."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
-    def _segment(self, first: Batch) -> int:
+    def _open_segment(self, first: Batch) -> int:
+        """Return the descriptor of the current segment, or of a new one that begins with `first`."""
         if self._size > self.segment_bytes:
             self.close()
         if self._descriptor is None:
@@ -66,12 +82,12 @@ class JournalWriter:
 
 
 def recover(folder: Path) -> Batch | None:
-    """Cut off the beginning of a record that a killed writer has left at the end; the last whole record's batch.
+    """Remove an unfinished record that a killed writer left at the end, and return the last batch, if there is one.
 
-    For whoever goes on writing in its folder.
+    Only for a process that continues to write this journal.
 
     Raises:
-        OSError: a segment cannot be read or cut.
+        OSError: a segment cannot be read or truncated.
     """
     for segment in reversed(list_segments(folder)):
         scanner, last = RecordScanner(), None
@@ -86,23 +102,9 @@ def recover(folder: Path) -> Batch | None:
     return None
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def _take_back(descriptor: int, size: int) -> int:
-    """Cut a file to `size`; the size that it then has."""
-    # A reader finds its way past a fragment that cannot be removed, and a later cut has to leave what comes after it.
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, size)
-    return os.fstat(descriptor).st_size
-
-
 @dataclass
 class SegmentDamage(Damage):
-    """Bytes of a segment in which no record could be read."""
+    """Bytes of a segment that contain no readable record."""
 
     path: Path
 
@@ -112,34 +114,39 @@ class SegmentDamage(Damage):
 
 @dataclass
 class JournalReader:
-    """Follows an attempt's journal from behind `after`, in order, past damaged records."""
+    """Reads the batches of an attempt that end after seq `after`, in order, while the journal grows.
+
+    Damaged records are skipped and listed in `damages`.
+    """
 
     folder: Path
     after: int = -1
+    """Seq of the last event that was returned."""
     read_bytes: int = READ_BYTES
     ended: bool = False
     """Whether the attempt's last batch was read."""
     head: int = -1
-    """Seq of the last event that was seen, wanted or not."""
+    """Seq of the last event that was read, returned or not."""
     is_at_end: bool = False
-    """Whether the last read has come to where the journal ended then."""
+    """Whether the last read reached the end of the journal at that time."""
     damages: list[SegmentDamage] = field(default_factory=list)
     _segment: Path | None = None
     _file: FileIO | None = None
     _scanner: RecordScanner = field(default_factory=RecordScanner)
     _read_twice: int = -1
+    """Offset of damage that was read again before it is reported, because the writer may have replaced the bytes."""
 
     def read(self, *, final: bool = False) -> list[Batch]:
-        """The next batches, at most about `read_bytes` of them; an empty list says that there are no more yet.
+        """Return the next batches, about `read_bytes` of them, or an empty list if there are no more yet.
 
-        `final` says that the attempt is over: what is then cut off at the end is damage, and not awaited.
+        With `final`, the attempt is over: an unfinished record at the end is damage instead of one to wait for.
 
         Raises:
             OSError: a segment cannot be read.
             UnsupportedVersionError: a newer version wrote it.
         """
         while self._file is not None or self._open_next():
-            # Listed before the read: what was read then is all that the segment will ever hold if another follows.
+            # Listed before the read: if a segment follows now, this one has its final size.
             over = final or self._following() is not None
             batches = self._read_chunk(over)
             if batches is None:
@@ -149,15 +156,21 @@ class JournalReader:
                 return batches
         return []
 
+    def read_all(self, *, final: bool = False) -> Iterator[Batch]:
+        """Yield the batches of `read` until it returns none."""
+        while batches := self.read(final=final):
+            yield from batches
+
     def close(self) -> None:
-        """Close the file that it reads."""
+        """Close the segment that is being read."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _read_chunk(self, over: bool) -> list[Batch] | None:
-        """The wanted batches of the next chunk, or None if the segment has no more."""
+        """Return the batches after `after` in the next chunk, or None if the segment has no more."""
         assert self._file is not None
+        assert self._segment is not None
         begin = self._scanner.offset
         if os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._rewind(begin)
@@ -165,28 +178,24 @@ class JournalReader:
         self.is_at_end = len(data) < self.read_bytes and not over
         self._scanner.feed(data)
         found = self._scanner.records(final=over and not data)
-        if self._scanner.damages and self._scanner.damages[0].offset != self._read_twice:
-            self._read_twice = self._scanner.damages[0].offset
+        damages = self._scanner.damages
+        if damages and damages[0].offset != self._read_twice:
+            self._read_twice = damages[0].offset
             self._rewind(min(begin, self._read_twice))
             return []
-        self._note_damages()
+        self.damages += [SegmentDamage(each.offset, each.length, each.reason, self._segment) for each in damages]
+        damages.clear()
         self.ended = self.ended or any(batch.header.last for batch in found)
         self.head = max([self.head, *(batch.cursor.seq for batch in found)])
-        wanted = [batch for batch in found if batch.cursor.seq > self.after]
-        self.after = max([self.after, *(batch.cursor.seq for batch in wanted)])
-        return wanted if data or wanted else None
+        following = [batch for batch in found if batch.cursor.seq > self.after]
+        self.after = max([self.after, *(batch.cursor.seq for batch in following)])
+        return following if data or following else None
 
     def _rewind(self, offset: int) -> None:
-        """Read again from `offset`: the writer may have taken back what was read, and written something else."""
+        """Read again from `offset`: after a failed write the writer removes the fragment and writes other bytes."""
         assert self._file is not None
         self._file.seek(offset)
         self._scanner = RecordScanner(offset)
-
-    def _note_damages(self) -> None:
-        assert self._segment is not None
-        for damage in self._scanner.damages:
-            self.damages.append(SegmentDamage(damage.offset, damage.length, damage.reason, self._segment))
-        self._scanner.damages.clear()
 
     def _open_next(self) -> bool:
         segment = self._following()
@@ -198,17 +207,8 @@ class JournalReader:
         return True
 
     def _following(self) -> Path | None:
-        """The segment to read after the present one."""
-        present = self._segment.name if self._segment else ""
-        segments = [path for path in list_segments(self.folder) if path.name > present]
-        begun = [path for path in segments if _first_seq(path) <= self.after + 1]
+        """Return the segment to read after the current one: the last that may contain the event after `after`."""
+        current = self._segment.name if self._segment else ""
+        segments = [path for path in list_segments(self.folder) if path.name > current]
+        begun = [path for path in segments if int(path.stem) <= self.after + 1]
         return begun[-1] if begun else next(iter(segments), None)
-
-
-def list_segments(folder: Path) -> list[Path]:
-    """The segments of an attempt's journal, in their order; what else lies in its folder is none."""
-    return sorted(path for path in folder.glob("*.journal") if len(path.stem) == 20 and path.stem.isdecimal())
-
-
-def _first_seq(segment: Path) -> int:
-    return int(segment.stem)

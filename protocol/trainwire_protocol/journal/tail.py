@@ -1,4 +1,4 @@
-"""A look at the beginning and at the end of an attempt's journal, however long it is between them."""
+"""The first and the last batches of an attempt's journal, found without reading what lies between."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from trainwire_protocol.journal.segments import list_segments
 from trainwire_protocol.wire import Batch
 
 _CHUNK_BYTES: Final = 64 << 10
-_TRIES: Final = 64
-"""Markers that are tried as the beginning of a record: some bytes within one may look like it."""
+
+_MAX_TRIES: Final = 64
+"""How many markers are tried as the beginning of a record. The bytes within a record may contain some."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """How far one attempt has been recorded."""
+    """How far one attempt is recorded."""
 
     rank: int
     attempt: int
@@ -32,7 +33,7 @@ class Head:
 
 
 def read_head(attempt: Attempt) -> Head:
-    """How far an attempt has been recorded, by its last batch.
+    """Return how far an attempt is recorded, according to its last batch.
 
     Raises:
         OSError: the journal cannot be read.
@@ -46,7 +47,7 @@ def read_head(attempt: Attempt) -> Head:
 
 
 def read_first(attempt: Attempt) -> Batch | None:
-    """The first batch of an attempt that can be read; None if there is none yet.
+    """Return the first readable batch of an attempt, or None if there is none yet.
 
     Raises:
         OSError: the journal cannot be read.
@@ -62,50 +63,57 @@ def read_first(attempt: Attempt) -> Batch | None:
     return None
 
 
-def batches_backwards(attempt: Attempt, word: bytes = MARKER, limit: int | None = None) -> Iterator[Batch]:
-    """The batches of an attempt with `word` in their bytes, the last one first, from about its last `limit` bytes.
+def batches_backwards(attempt: Attempt, content: bytes = MARKER, limit: int | None = None) -> Iterator[Batch]:
+    """Yield the batches of an attempt whose records contain certain bytes, the last batch first.
 
-    Damaged records are passed over. At most one segment is held in memory.
+    Damaged records are skipped. At most one segment is held in memory.
+
+    Args:
+        attempt: the attempt.
+        content: bytes that a record must contain; by default all do.
+        limit: stop at the segment in which this many bytes from the end are reached.
 
     Raises:
         OSError: the journal cannot be read.
         UnsupportedVersionError: a newer version wrote it.
     """
-    looked_at = 0
+    searched = 0
     for path in reversed(list_segments(attempt.folder)):
-        if limit is not None and looked_at >= limit:
+        if limit is not None and searched >= limit:
             return
-        looked_at += path.stat().st_size
-        yield from _segment_backwards(path, word)
+        searched += path.stat().st_size
+        yield from _segment_backwards(path, content)
 
 
 def events_of(batch: Batch) -> Sequence[Event]:
-    """A batch's events; none if its body cannot be read, which is told by whoever reads the whole journal."""
+    """Return a batch's events, or none if its body is malformed: a reader of the whole journal reports that."""
     try:
         return batch.events
     except MalformedBatchError:
         return ()
 
 
-def _segment_backwards(path: Path, word: bytes) -> Iterator[Batch]:
+def _segment_backwards(path: Path, content: bytes) -> Iterator[Batch]:
     data = path.read_bytes()
     end = len(data)
-    while (place := data.rfind(word, 0, end)) >= 0:
+    while (place := data.rfind(content, 0, end)) >= 0:
         batch, begin, after = _record_around(data, place)
-        # Where the word stands in bytes that are no record, the search goes on before them.
-        end = begin if batch is None or after > place else after
         if batch is not None and after > place:
             yield batch
+            end = begin
+        else:
+            # The bytes found are outside any record: continue before them.
+            end = begin if batch is None else after
 
 
 def _record_around(data: bytes, place: int) -> tuple[Batch | None, int, int]:
-    """The last record that begins at `place` or before it, and where it begins and ends."""
+    """Return the last record that begins at or before `place`, with its beginning and end."""
     begin = place + len(MARKER)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_TRIES):
         found = data.rfind(MARKER, 0, begin)
         if found < 0:
             return None, 0, 0
-        # The next search may not find this one again, and may find one that overlaps it.
+        # The next search must not find this marker again, but may find one that overlaps it.
         begin = found + len(MARKER) - 1
         try:
             record = decode_record(data, found)

@@ -1,11 +1,11 @@
-"""Proves that a run's record is whole, or says exactly what it lacks."""
+"""Verification: proves that the record of a run is complete, or reports exactly what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from trainwire_protocol.errors import MalformedBatchError
 from trainwire_protocol.events import Event
@@ -17,77 +17,67 @@ from trainwire_protocol.wire import Batch, Cursor
 
 @dataclass
 class AttemptReport:
-    """What the journal of one attempt holds, and what it does not."""
+    """What the journal of one attempt contains, and what it lacks."""
 
     rank: int
     attempt: int
     events: int = 0
     malformed: int = 0
-    """Events that cannot be read."""
+    """Number of events that cannot be decoded."""
     head: int = -1
     """Seq of the last event."""
     heads: dict[str, int] = field(default_factory=dict)
     """For each channel the seq of its last event."""
     ending: str | None = None
-    """Name of the last event, if the attempt ended by itself."""
+    """Name of the last event, if it ends the attempt."""
     is_live: bool = False
     """Whether a trainer may still be recording it."""
     is_cut: bool = False
-    """Whether its owner has ended it in order, and yet its last event is not there."""
+    """Whether the last event is missing although the owner released the attempt."""
     missing: list[tuple[int, int]] = field(default_factory=list)
-    """First and last seq of what should be there, and that no event accounts for."""
+    """First and last seq of each gap that no event explains."""
     lost: list[tuple[int, int]] = field(default_factory=list)
-    """First and last seq of what a disk did not take, as `journal/missing` tells."""
+    """First and last seq of what could not be written, from `journal/missing` events."""
     dropped: int = 0
-    """Values that were dropped before they got a seq, as `events/dropped` tells."""
+    """Number of values that were dropped before they got a seq, from `events/dropped` events."""
     damages: list[str] = field(default_factory=list)
-    """Bytes that are no record, each with its place."""
+    """Bytes that contain no readable record, each with its place."""
     torn_bytes: int = 0
-    """Bytes of a record that was cut off when the process died."""
+    """Size of an unfinished record that a process left when it died."""
     superseded: tuple[int, int] | None = None
-    """First and last seq of what a later attempt has superseded."""
+    """First and last seq of what a later attempt superseded."""
     resumed_from: Cursor | None = None
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing, lost, dropped or damaged; a torn end of a process that died is none of these."""
+        """Whether nothing is missing, lost, dropped or damaged; the unfinished record of a dead process is neither."""
         return not (
             self.missing or self.lost or self.dropped or self.damages or self.malformed or self.is_cut
         )  # fmt: skip
 
 
-Tell: TypeAlias = Callable[[int], None]
+def verify_run(run_folder: Path, on_progress: Callable[[int], None] = lambda _: None) -> list[AttemptReport]:
+    """Return a report for each attempt of each rank in a run's folder; an empty list if it contains no run.
 
-
-def _tell_nobody(_: int) -> None:
-    return
-
-
-def verify_run(run_folder: Path, tell: Tell = _tell_nobody) -> list[AttemptReport]:
-    """A report for each attempt of each rank in a run's folder; none if it holds no run.
-
-    `tell` is called now and then with the number of events that were read since it was last called.
+    Args:
+        run_folder: the folder.
+        on_progress: called after each batch with the number of its events.
 
     Raises:
         OSError: a journal cannot be read.
         UnsupportedVersionError: a newer version wrote it.
     """
-    return [report for rank in list_ranks(run_folder) for report in _verify_rank(run_folder, rank, tell)]
-
-
-def _verify_rank(run_folder: Path, rank: int, tell: Tell) -> list[AttemptReport]:
-    reports = [_verify_attempt(attempt, tell) for attempt in list_attempts(run_folder, rank)]
-    _note_cut_origins(reports)
-    kept = kept_ranges({report.attempt: report.resumed_from for report in reports})
-    for report in reports:
-        last_kept = kept.get(report.attempt, -1)
-        if last_kept is not None and last_kept < report.head:
-            report.superseded = (last_kept + 1, report.head)
+    reports: list[AttemptReport] = []
+    for rank in list_ranks(run_folder):
+        of_rank = [_verify_attempt(attempt, on_progress) for attempt in list_attempts(run_folder, rank)]
+        _add_missing_origins(of_rank)
+        _add_superseded(of_rank)
+        reports += of_rank
     return reports
 
 
-def _note_cut_origins(reports: list[AttemptReport]) -> None:
-    """What an attempt has resumed from was there once."""
+def _add_missing_origins(reports: Sequence[AttemptReport]) -> None:
+    """Report events as missing that a later attempt resumed from, and that are not in the journal."""
     by_number = {report.attempt: report for report in reports}
     for origin in (report.resumed_from for report in reports if report.resumed_from):
         resumed = by_number.get(origin.attempt)
@@ -95,28 +85,28 @@ def _note_cut_origins(reports: list[AttemptReport]) -> None:
             resumed.missing.append((resumed.head + 1, origin.seq))
 
 
-def _verify_attempt(attempt: Attempt, tell: Tell) -> AttemptReport:
+def _add_superseded(reports: Sequence[AttemptReport]) -> None:
+    kept = kept_ranges({report.attempt: report.resumed_from for report in reports})
+    for report in reports:
+        last_kept = kept.get(report.attempt, -1)
+        if last_kept is not None and last_kept < report.head:
+            report.superseded = (last_kept + 1, report.head)
+
+
+def _verify_attempt(attempt: Attempt, on_progress: Callable[[int], None]) -> AttemptReport:
     report = AttemptReport(attempt.rank, attempt.number, is_live=attempt.is_held() and not attempt.is_superseded())
-    reader = JournalReader(attempt.folder)
-    try:
-        for batch in _batches(reader, final=not report.is_live):
-            _note_batch(report, batch)
-            tell(batch.header.count)
-    finally:
-        reader.close()
-    _note_damages(report, attempt, reader.damages)
+    with closing(JournalReader(attempt.folder)) as reader:
+        for batch in reader.read_all(final=not report.is_live):
+            _add_batch(report, batch)
+            on_progress(batch.header.count)
+    _add_damages(report, list_segments(attempt.folder), reader.damages)
     report.missing = list(_subtract(report.missing, report.lost))
     lease = attempt.read_lease()
     report.is_cut = lease is not None and lease.released and report.ending is None
     return report
 
 
-def _batches(reader: JournalReader, *, final: bool) -> Iterator[Batch]:
-    while batches := reader.read(final=final):
-        yield from batches
-
-
-def _note_batch(report: AttemptReport, batch: Batch) -> None:
+def _add_batch(report: AttemptReport, batch: Batch) -> None:
     if batch.header.seq > report.head + 1:
         report.missing.append((report.head + 1, batch.header.seq - 1))
     report.head = report.heads[batch.header.channel] = batch.cursor.seq
@@ -126,17 +116,16 @@ def _note_batch(report: AttemptReport, batch: Batch) -> None:
         events, malformed = (), batch.header.count
     report.events += len(events)
     report.malformed += malformed
-    # Scalars come by the million, and lifecycle events never in a batch without their word in it.
+    # A run has millions of scalars and few lifecycle events; the bytes show which batches contain one.
     if b"lifecycle" in batch.body:
         for event in events:
-            _note_lifecycle(report, event)
+            if event.type == "lifecycle":
+                _add_lifecycle_event(report, event)
     if batch.header.last and events:
         report.ending = events[-1].name
 
 
-def _note_lifecycle(report: AttemptReport, event: Event) -> None:
-    if event.type != "lifecycle":
-        return
+def _add_lifecycle_event(report: AttemptReport, event: Event) -> None:
     report.resumed_from = report.resumed_from or resumed_from(event)
     if event.name == "journal/missing":
         first, last = event.value.get("first_seq"), event.value.get("last_seq")
@@ -146,8 +135,7 @@ def _note_lifecycle(report: AttemptReport, event: Event) -> None:
         report.dropped += event.value["count"]
 
 
-def _note_damages(report: AttemptReport, attempt: Attempt, damages: list[SegmentDamage]) -> None:
-    segments = list_segments(attempt.folder)
+def _add_damages(report: AttemptReport, segments: Sequence[Path], damages: Sequence[SegmentDamage]) -> None:
     for damage in damages:
         if damage.is_torn and damage.path == segments[-1] and report.ending is None:
             report.torn_bytes += damage.length
@@ -155,9 +143,9 @@ def _note_damages(report: AttemptReport, attempt: Attempt, damages: list[Segment
             report.damages.append(str(damage))
 
 
-def _subtract(ranges: list[tuple[int, int]], explained: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """What of `ranges` is in none of `explained`."""
-    for first, last in ranges:
+def _subtract(gaps: Sequence[tuple[int, int]], explained: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of the gaps that are in no explained range."""
+    for first, last in gaps:
         for known_first, known_last in sorted(explained):
             if known_first <= first <= known_last:
                 first = known_last + 1

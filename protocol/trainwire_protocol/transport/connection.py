@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire_protocol.errors import ConnectionFileError
-from trainwire_protocol.journal.files import write_atomically
+from trainwire_protocol.journal.files import read_json_map, write_atomically
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, is_key
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
@@ -80,14 +80,11 @@ def read_connection(path: Path) -> Connection:
         UnsupportedVersionError: a newer major version wrote it.
     """
     try:
-        with path.open("rb") as file:
-            fields = json.loads(file.read(MAX_CONNECTION_FILE_BYTES))
+        fields = read_json_map(path, MAX_CONNECTION_FILE_BYTES)
     except OSError as error:
         raise ConnectionFileError(f"the connection file {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError):
-        raise ConnectionFileError(f"{path} is not a connection file: it is not JSON") from None
-    if not isinstance(fields, dict):
-        raise ConnectionFileError(f"{path} is not a connection file: it does not hold a JSON object")
+    except ValueError as error:
+        raise ConnectionFileError(f"{path} is not a connection file: {error}") from None
     if _is_version(fields.get("version")):
         # This must come first: a newer version may have other fields.
         refuse_newer(fields["version"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire_protocol.errors import KeyFileError, UsageError
-from trainwire_protocol.journal.files import create_atomically
+from trainwire_protocol.journal.files import create_atomically, read_json_map
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys, is_key
 
 CLIENT_KEY: Final = "TRAINWIRE_KEY"
@@ -109,13 +109,12 @@ def keys_to(endpoint: str) -> ClientKeys | None:
 def _read_fields(path: Path, *keys: str) -> dict[str, Any]:
     """Return the fields of a key file, which must hold these keys; no error message shows their values."""
     try:
-        with path.open("rb") as file:
-            fields = json.loads(file.read(KEY_FILE_BYTES))
+        fields = read_json_map(path, KEY_FILE_BYTES)
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise KeyFileError(f"{path} is not a key file: it is not JSON") from None
-    missing = [key for key in keys if not isinstance(fields, dict) or not is_key(fields.get(key))]
+    except ValueError as error:
+        raise KeyFileError(f"{path} is not a key file: {error}") from None
+    missing = [key for key in keys if not is_key(fields.get(key))]
     if missing:
         raise KeyFileError(f"{path} holds no key {missing[0]!r}: make key files with trainwire keygen")
-    return dict(fields)
+    return fields

@@ -1,4 +1,4 @@
-"""What of a run still counts when later attempts have resumed it."""
+"""Which events of a run still count after it was resumed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def an_attempt(folder: Path, *batches: Batch) -> Attempt:
     ],
 )
 def test_kept_ranges(resumed: dict[int, Cursor | None], kept: dict[int, int | None]) -> None:
-    """An attempt counts up to where the next that counts resumed from; one that names no place supersedes nothing."""
+    """An attempt counts up to where the next kept one resumed; one without a position supersedes nothing."""
     assert kept_ranges(resumed) == kept
 
 
@@ -63,24 +63,24 @@ def test_kept_ranges(resumed: dict[int, Cursor | None], kept: dict[int, int | No
     ],
 )
 def test_resumed_from(value: dict[str, object], position: Cursor) -> None:
-    """A `run/resumed` names its position; one that names none resumes from nothing."""
+    """The position is that of `run/resumed`, or `NOTHING` if it has no valid one."""
     assert resumed_from(Event("run/resumed", value, "lifecycle", 1.0, 0)) == position
 
 
 @pytest.mark.parametrize("event", [scalar(1), Event("run/resumed", "text", "text", 1.0, 0)])
 def test_other_events_resume_nothing(event: Event) -> None:
-    """Only the lifecycle event of that name resumes."""
+    """Only a lifecycle event called `run/resumed` has a position."""
     assert resumed_from(event) is None
 
 
 @pytest.mark.parametrize("position", [None, 1, [0, 1], {"attempt": -1, "seq": 0}, {"attempt": 0}, {"attempt": True}])
-def test_what_is_no_position(position: object) -> None:
-    """A position is a map of two integers, and nothing else."""
+def test_an_invalid_position(position: object) -> None:
+    """Anything but a map of two integers is not a position."""
     assert parse_position(position) is None
 
 
 def test_an_attempts_position_is_read_from_its_first_event(tmp_path: Path) -> None:
-    """The position is that of the attempt's first event, and of no later one."""
+    """Only the first event of an attempt gives its position."""
     recorder = Recorder(attempt=1)
     resumed = recorder.happened("run/resumed", **{"from": {"attempt": 0, "seq": 9}})
     assert read_resumed_from(an_attempt(tmp_path / "missing")) is None
@@ -90,15 +90,15 @@ def test_an_attempts_position_is_read_from_its_first_event(tmp_path: Path) -> No
     assert read_resumed_from(an_attempt(tmp_path / "b", Recorder().scalars(), resumed)) is None
 
 
-def test_an_attempt_that_begins_with_rubbish_resumes_nothing(tmp_path: Path) -> None:
-    """A first body that cannot be read says nothing of a position."""
+def test_an_attempt_with_a_malformed_first_batch_has_no_position(tmp_path: Path) -> None:
+    """A first batch that cannot be decoded gives no position."""
     whole = Recorder().scalars()
     broken = Batch(whole.header, whole.header_bytes, b"\xc1")
     assert read_resumed_from(an_attempt(tmp_path, broken)) is None
 
 
-def test_a_mark_is_found_where_its_batch_ends(tmp_path: Path) -> None:
-    """A mark's position is the end of its batch, past bodies that cannot be read."""
+def test_the_position_of_a_mark_is_the_end_of_its_batch(tmp_path: Path) -> None:
+    """The search for a mark skips malformed batches."""
     recorder = Recorder(attempt=1)
     batches = [recorder.scalars(3), recorder.happened(MARK, mark=1)]
     broken = recorder.happened(MARK, mark=2)
@@ -109,8 +109,8 @@ def test_a_mark_is_found_where_its_batch_ends(tmp_path: Path) -> None:
     assert find_mark(attempt, 3) == Cursor(1, 6)
 
 
-def test_a_mark_that_was_not_journaled_is_the_attempts_end(tmp_path: Path) -> None:
-    """What a mark promises is all in the journal if the mark is not: the position is the journal's end."""
+def test_the_position_of_a_missing_mark_is_the_end_of_the_attempt(tmp_path: Path) -> None:
+    """If a mark is not in the journal, its position is the end of the journal."""
     recorder = Recorder(attempt=1)
     attempt = an_attempt(tmp_path, recorder.scalars(5))
     assert find_mark(attempt, 1) == Cursor(1, 4)

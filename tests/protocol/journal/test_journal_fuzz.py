@@ -1,4 +1,4 @@
-"""Journals of any bytes: read or told of, in bounded memory, with no exception but our own."""
+"""Journals of arbitrary bytes: read or reported, in bounded memory, with only our own exceptions."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ edits = st.lists(
 
 
 @given(edits, st.booleans())
-def test_whatever_is_done_to_a_journal_what_is_read_was_recorded(
+def test_only_recorded_batches_are_read_from_a_changed_journal(
     changes: list[tuple[int, int, bytes]], final: bool
 ) -> None:
-    """After any cuts and insertions every batch that is read was recorded, in order, once."""
+    """After arbitrary cuts and insertions, each batch read was recorded, in order and once."""
     data = bytearray(JOURNAL)
     for place, length, inserted in changes:
         data[place : place + length] = inserted
@@ -54,8 +54,8 @@ def test_whatever_is_done_to_a_journal_what_is_read_was_recorded(
 
 
 @given(st.lists(st.binary(max_size=300) | st.just(JOURNAL[:200]), max_size=4), st.integers(-1, 50))
-def test_any_segments_are_read_or_told_of(contents: list[bytes], after: int) -> None:
-    """Segments of any bytes, from any place: no exception but our own, and an end."""
+def test_segments_of_any_bytes_are_read_or_reported(contents: list[bytes], after: int) -> None:
+    """Reading segments of arbitrary bytes from any position ends, and raises only our own exceptions."""
     with tempfile.TemporaryDirectory() as folder:
         for number, content in enumerate(contents):
             (Path(folder) / f"{number * 7:020d}.journal").write_bytes(content)
@@ -71,10 +71,10 @@ def test_any_segments_are_read_or_told_of(contents: list[bytes], after: int) -> 
 
 
 BOMBS = {
-    "a list that says it has four billion items": b"\xdd\xff\xff\xff\xff",
-    "a map that says it has four billion items": b"\xdf\xff\xff\xff\xff",
-    "bytes that say they are four gigabytes": b"\xc6\xff\xff\xff\xff",
-    "an extension that says it is four gigabytes": b"\xc9\xff\xff\xff\xff\x01",
+    "a list that claims four billion items": b"\xdd\xff\xff\xff\xff",
+    "a map that claims four billion items": b"\xdf\xff\xff\xff\xff",
+    "bytes that claim four gigabytes": b"\xc6\xff\xff\xff\xff",
+    "an extension that claims four gigabytes": b"\xc9\xff\xff\xff\xff\x01",
     "lists in lists": b"\x91" * 100_000,
     "maps in maps": b"\x81\xa1a" * 5_000,
     "many empty lists": b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000,
@@ -82,8 +82,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_what_says_it_is_huge_costs_no_memory(name: str) -> None:
-    """Lengths that are claimed are not believed: memory stays in proportion to the bytes that are there."""
+def test_a_claimed_length_costs_no_memory(name: str) -> None:
+    """Memory is in proportion to the bytes present, not to the lengths they claim."""
     bomb = BOMBS[name]
     header = decode_batch(*FRAMES[0]).header_bytes
     tracemalloc.start()
@@ -99,8 +99,8 @@ def test_what_says_it_is_huge_costs_no_memory(name: str) -> None:
 
 
 @given(st.binary(max_size=200) | st.lists(plain_values, max_size=3).map(msgpack.packb))
-def test_any_bytes_as_a_body_raise_only_our_error(body: bytes) -> None:
-    """A body of any bytes under a header that is right gives events, a count of those that are none, or our error."""
+def test_a_body_of_any_bytes_raises_only_our_error(body: bytes) -> None:
+    """A body of arbitrary bytes gives events, a number of malformed ones, or our error."""
     batch = decode_batch(FRAMES[0][0], body)
     with suppress(MalformedBatchError):
         assert len(batch.events) + batch.malformed == batch.header.count

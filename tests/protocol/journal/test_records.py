@@ -1,4 +1,4 @@
-"""The framing of journals: records come back, torn ones are waited for, damaged ones are told of and passed."""
+"""The framing of journals: complete, unfinished and damaged records."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def scan(data: bytes, *, final: bool = True) -> tuple[list[Batch], list[tuple[in
 
 
 def head(header_length: int, body_length: int) -> bytes:
-    """A head whose checksum is right."""
+    """A head with a valid checksum."""
     fields = struct.pack("<4sIII", MARKER, header_length, body_length, 0)
     return fields + struct.pack("<I", zlib.crc32(fields))
 
 
 @given(batches())
-def test_a_record_comes_back_as_it_was(batch: Batch) -> None:
-    """A batch is the same, to the byte, after encoding and decoding its record."""
+def test_a_record_is_decoded_to_its_batch(batch: Batch) -> None:
+    """Decoding a record returns the batch that was encoded, byte for byte."""
     record = encode_record(batch)
     found = decode_record(b"before" + record, 6)
     assert found
@@ -45,16 +45,16 @@ def test_a_record_comes_back_as_it_was(batch: Batch) -> None:
     assert found[1] == 6 + len(record)
 
 
-def test_a_record_is_not_whole_before_its_last_byte() -> None:
-    """Cut off at any byte, a record is neither read nor called damaged."""
+def test_an_unfinished_record_is_not_damaged() -> None:
+    """A record that is cut off at any byte is neither decoded nor an error."""
     record = encode_record(some_batches()[0])
     for length in range(len(record)):
         assert decode_record(record[:length]) is None
     assert decode_record(record)
 
 
-def test_records_come_in_pieces_of_any_size() -> None:
-    """However the bytes are cut into pieces, the same batches are read."""
+def test_records_arrive_in_pieces_of_any_size() -> None:
+    """The same batches are read, however the bytes are divided."""
     sent = some_batches()
     data = b"".join(map(encode_record, sent))
     for size in (1, 2, 7, HEAD_BYTES, len(data)):
@@ -69,8 +69,8 @@ def test_records_come_in_pieces_of_any_size() -> None:
         assert scanner.unread == 0
 
 
-def test_a_torn_tail_is_awaited_while_more_may_come_and_damage_in_the_end() -> None:
-    """A last record that is cut at any byte waits for its rest, and is told of once none can come."""
+def test_an_unfinished_record_is_damage_only_at_the_end() -> None:
+    """The last record, cut off at any byte, is kept for its rest, and reported once no more bytes follow."""
     sent = some_batches()
     whole, torn = b"".join(map(encode_record, sent[:2])), encode_record(sent[2])
     for length in range(1, len(torn)):
@@ -82,7 +82,7 @@ def test_a_torn_tail_is_awaited_while_more_may_come_and_damage_in_the_end() -> N
 
 
 def test_a_damaged_byte_anywhere_costs_one_record() -> None:
-    """Whichever byte is changed, that record is told of with its place, and all others are read."""
+    """Whichever byte is changed, its record is reported with its place, and all others are read."""
     sent = some_batches()
     records = [encode_record(batch) for batch in sent]
     start = len(records[0])
@@ -94,8 +94,8 @@ def test_a_damaged_byte_anywhere_costs_one_record() -> None:
         assert damages == [(start, len(records[1]))]
 
 
-def test_damage_is_passed_while_the_writer_lives() -> None:
-    """A reader that follows a living writer goes on behind damage as soon as a whole record comes."""
+def test_damage_is_skipped_while_the_writer_is_alive() -> None:
+    """A reader continues after damage as soon as a complete record follows it."""
     sent = some_batches()
     scanner = RecordScanner()
     scanner.feed(b"rubbish" + encode_record(sent[0])[:10])
@@ -106,8 +106,8 @@ def test_damage_is_passed_while_the_writer_lives() -> None:
     assert [(damage.offset, damage.length) for damage in scanner.damages] == [(0, 7)]
 
 
-def test_a_marker_within_a_body_is_no_record() -> None:
-    """A body that holds the marker, or a whole record, is read as the body that it is."""
+def test_a_marker_within_a_body_is_not_a_record() -> None:
+    """A body that contains the marker, or a whole record, is read as a body."""
     recorder = Recorder()
     inner = encode_record(recorder.scalars())
     outer = recorder.record([recorder.scalars().events[0]._replace(type="text", value=MARKER.decode() * 3)])
@@ -120,8 +120,8 @@ def test_a_marker_within_a_body_is_no_record() -> None:
 @given(st.lists(st.binary(max_size=60) | st.just(MARKER) | batches().map(encode_record), max_size=6), st.booleans())
 @example([MARKER, MARKER, b"T", b"W"], True)
 @example([head(5, 1 << 20), MARKER[:3]], False)
-def test_any_bytes_are_read_or_told_of(parts: list[bytes], final: bool) -> None:
-    """Whatever bytes come, nothing but our error is raised, and each byte is read, damaged or awaited."""
+def test_any_bytes_are_read_or_reported(parts: list[bytes], final: bool) -> None:
+    """Each of arbitrary bytes is part of a batch, of damage or of an unfinished record."""
     data = b"".join(parts)
     scanner = RecordScanner()
     found = []
@@ -135,8 +135,8 @@ def test_any_bytes_are_read_or_told_of(parts: list[bytes], final: bool) -> None:
         assert told + sum(len(encode_record(batch)) for batch in found) == len(data)
 
 
-def test_whole_records_among_rubbish_are_all_found() -> None:
-    """Between stretches of rubbish, every whole record is read."""
+def test_all_records_between_other_bytes_are_found() -> None:
+    """Every complete record between other bytes is read."""
     sent = some_batches()
     rubbish = [b"TW", MARKER, MARKER * 2 + b"J1", b"\x00" * 100]
     data = b"".join(part for pair in zip(rubbish, map(encode_record, sent), strict=False) for part in pair)
@@ -145,8 +145,8 @@ def test_whole_records_among_rubbish_are_all_found() -> None:
     assert [length for _, length in damages] == [2, 4, 10, 100]
 
 
-def test_rubbish_is_not_kept_in_memory() -> None:
-    """A reader of endless rubbish keeps no more of it than may become a record."""
+def test_damage_is_not_kept_in_memory() -> None:
+    """Of endless other bytes only those are kept that may begin a record."""
     scanner = RecordScanner()
     for _ in range(100):
         scanner.feed(b"rubbish T" * 1000)
@@ -156,14 +156,14 @@ def test_rubbish_is_not_kept_in_memory() -> None:
 
 
 @pytest.mark.parametrize("lengths", [(MAX_HEADER_BYTES + 1, 0), (0, MAX_BODY_BYTES + 1), (2**32 - 1, 2**32 - 1)])
-def test_lengths_past_the_limits_are_damage_at_once(lengths: tuple[int, int]) -> None:
-    """A head that announces more than a batch may have is not waited for, even if its checksum is right."""
-    with pytest.raises(BadRecordError, match="past the limits"):
+def test_a_length_above_the_limit_is_damage(lengths: tuple[int, int]) -> None:
+    """A head with a length above the limit is damage, even if its checksum is valid."""
+    with pytest.raises(BadRecordError, match="exceed the limits"):
         decode_record(head(*lengths))
 
 
-def test_a_length_is_not_believed_without_its_checksum() -> None:
-    """A damaged length makes nobody wait for bytes that will not come."""
+def test_a_damaged_length_is_not_waited_for() -> None:
+    """A length that does not match the checksum of the head is damage at once."""
     record = bytearray(encode_record(some_batches()[0]))
     record[8:12] = struct.pack("<I", MAX_BODY_BYTES)
     with pytest.raises(BadRecordError, match="checksum of the head"):
@@ -171,7 +171,7 @@ def test_a_length_is_not_believed_without_its_checksum() -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused() -> None:
-    """A record whose header is of a newer major version is not passed as damage: it is refused."""
+    """A record of a newer major version is an error, not damage."""
     header, body = msgpack.packb({"version": VERSION + 1}), b"\x90"
     record = encode_record(Batch(some_batches()[0].header, header, body))
     with pytest.raises(UnsupportedVersionError):

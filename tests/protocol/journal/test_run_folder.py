@@ -1,4 +1,4 @@
-"""Attempts and leases: one live trainer for a run's folder, and a further attempt once it is gone."""
+"""Attempts and leases: one live trainer for a run folder, and another attempt after it has ended."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ json_values = st.recursive(
 
 
 def another_trainer(run_folder: Path) -> subprocess.Popen[str]:
-    """A process that begins an attempt when it reads a line, and lives until it reads another."""
+    """Start a process that begins an attempt when it reads a line, and ends when it reads another."""
     return subprocess.Popen(
         [sys.executable, "-c", BEGIN, str(run_folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
-def tell(process: subprocess.Popen[str]) -> None:
+def send_line(process: subprocess.Popen[str]) -> None:
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()
 
 
-def answer(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout
     return process.stdout.readline().strip()
 
@@ -75,7 +75,7 @@ def rewrite_lease(attempt: Attempt, **changes: Any) -> None:
 
 
 def test_the_first_attempt_names_the_run(tmp_path: Path) -> None:
-    """A new folder gets a run whose name is the folder's with random digits, and keeps it for all ranks."""
+    """A run is named after its folder, with random digits, and all ranks share the name."""
     first = begin_attempt(tmp_path / "my run", 0, "a")
     other = begin_attempt(tmp_path / "my run", 1, "b")
     assert first.number == other.number == 0
@@ -85,34 +85,34 @@ def test_the_first_attempt_names_the_run(tmp_path: Path) -> None:
 
 
 def test_a_second_live_trainer_is_refused(tmp_path: Path) -> None:
-    """While a live process holds the run, another attempt is refused with a line that says who holds it."""
+    """While a live process holds the run, another attempt is refused, and the message names the process."""
     begin_attempt(tmp_path, 0, "first")
     with pytest.raises(RunInUseError, match=f"process {os.getpid()} on .* is recording attempt 0 of rank 0"):
         begin_attempt(tmp_path, 0, "second")
     assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0]
 
 
-def test_take_over_goes_on_all_the_same(tmp_path: Path) -> None:
-    """With `take_over` the next attempt begins, and the old one can see that it is superseded."""
+def test_take_over_begins_the_next_attempt(tmp_path: Path) -> None:
+    """With `take_over` the next attempt begins although the run is held, and the old one is superseded."""
     old = begin_attempt(tmp_path, 0, "first")
     assert not old.is_superseded()
     assert begin_attempt(tmp_path, 0, "second", take_over=True).number == 1
     assert old.is_superseded()
 
 
-def test_a_released_attempt_is_followed(tmp_path: Path) -> None:
-    """Once its owner has released the lease, the next attempt begins in the same run."""
+def test_an_attempt_follows_a_released_one(tmp_path: Path) -> None:
+    """After the owner has released the lease, the next attempt of the same run begins."""
     first = begin_attempt(tmp_path, 0, "first")
     rewrite_lease(first, released=True)
     second = begin_attempt(tmp_path, 0, "second")
     assert (second.run, second.number) == (first.run, 1)
 
 
-def test_an_attempt_whose_process_is_gone_is_followed(tmp_path: Path) -> None:
-    """A killed trainer's young lease holds nobody up on its own host."""
+def test_an_attempt_follows_one_whose_process_is_gone(tmp_path: Path) -> None:
+    """On its own host, the lease of a killed trainer does not hold, however recent it is."""
     trainer = another_trainer(tmp_path)
-    tell(trainer)
-    assert answer(trainer) == "0"
+    send_line(trainer)
+    assert read_line(trainer) == "0"
     with pytest.raises(RunInUseError):
         begin_attempt(tmp_path, 0, "second")
     trainer.kill()
@@ -120,8 +120,8 @@ def test_an_attempt_whose_process_is_gone_is_followed(tmp_path: Path) -> None:
     assert begin_attempt(tmp_path, 0, "second").number == 1
 
 
-def test_a_lease_of_another_host_holds_until_it_is_old(tmp_path: Path) -> None:
-    """Another host's process cannot be looked at: its lease counts while it is young."""
+def test_a_lease_of_another_host_holds_until_it_expires(tmp_path: Path) -> None:
+    """The process of another host cannot be checked: its lease holds until it expires."""
     attempt = begin_attempt(tmp_path, 0, "first")
     elsewhere = ProcessIdentity("another-host", 1, "then")
     rewrite_lease(attempt, process=elsewhere)
@@ -132,18 +132,18 @@ def test_a_lease_of_another_host_holds_until_it_is_old(tmp_path: Path) -> None:
 
 
 def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
-    """A lease whose pid now belongs to a process that started at another time holds nobody up."""
+    """A lease does not hold if its pid now belongs to a process with another start time."""
     attempt = begin_attempt(tmp_path, 0, "first")
     rewrite_lease(attempt, process=ProcessIdentity.of_this_process()._replace(started="long ago"))
     assert begin_attempt(tmp_path, 0, "second").number == 1
 
 
-def test_of_two_at_once_exactly_one_wins(tmp_path: Path) -> None:
-    """Of processes that begin the same attempt at the same moment, one gets it and the others are refused."""
+def test_exactly_one_of_several_processes_begins_an_attempt(tmp_path: Path) -> None:
+    """Of processes that begin an attempt at once, one gets it and the others are refused."""
     trainers = [another_trainer(tmp_path) for _ in range(4)]
     for trainer in trainers:
-        tell(trainer)
-    answers = sorted(map(answer, trainers), key=len)
+        send_line(trainer)
+    answers = sorted(map(read_line, trainers), key=len)
     for trainer in trainers:
         end(trainer)
     assert answers[0] == "0"
@@ -151,8 +151,8 @@ def test_of_two_at_once_exactly_one_wins(tmp_path: Path) -> None:
     assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0]
 
 
-def test_an_attempt_without_a_lease_is_held_while_it_is_young(tmp_path: Path) -> None:
-    """Between making the folder and writing the lease an attempt is held already, and not for ever."""
+def test_a_new_attempt_without_a_lease_is_held(tmp_path: Path) -> None:
+    """An attempt is held from when its folder is made, until the time of a lease has passed."""
     attempt = begin_attempt(tmp_path, 0, "first")
     attempt.lease_path.unlink()
     assert attempt.is_held()
@@ -162,7 +162,7 @@ def test_an_attempt_without_a_lease_is_held_while_it_is_young(tmp_path: Path) ->
 
 
 def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
-    """Fields of later versions in a lease are skipped."""
+    """Unknown fields in a lease are ignored."""
     attempt = begin_attempt(tmp_path, 0, "first")
     lease = attempt.read_lease()
     fields = json.loads(attempt.lease_path.read_bytes())
@@ -173,8 +173,8 @@ def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(json_values.map(json.dumps) | st.text() | st.just("[" * 10_000))
-def test_any_lease_or_name_is_read_or_left(tmp_path: Path, text: str) -> None:
-    """Whatever stands in a lease or in run.json, it is read or taken as none."""
+def test_an_invalid_lease_or_name_is_none(tmp_path: Path, text: str) -> None:
+    """A lease or run.json with arbitrary contents is treated as missing."""
     attempt = Attempt("run", 0, 0, tmp_path)
     attempt.lease_path.write_bytes(text.encode(errors="replace"))
     assert attempt.read_lease() is None
@@ -185,8 +185,8 @@ def test_any_lease_or_name_is_read_or_left(tmp_path: Path, text: str) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["process", "session", "renewed", "released", "host", "pid"]), json_values))
-def test_a_lease_with_any_fields_can_be_asked(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """A lease with fields that hold anything is none, or one that can say whether it holds."""
+def test_a_lease_with_any_fields_is_valid_or_none(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A lease with arbitrary fields is treated as missing, or works."""
     attempt = Attempt("run", 0, 0, tmp_path)
     attempt.write_lease(Lease(ProcessIdentity("another-host", 1, "then"), "session", 0.0))
     fields = json.loads(attempt.lease_path.read_bytes())
@@ -196,11 +196,11 @@ def test_a_lease_with_any_fields_can_be_asked(tmp_path: Path, changes: dict[str,
     assert lease is None or lease.holds() in (True, False)
 
 
-@pytest.mark.parametrize("in_the_way", ["", "journal", "journal/rank-0", "journal/run.json/x"])
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, in_the_way: str) -> None:
-    """A file where a folder has to be, or the reverse, gives a line that names the run's folder."""
-    obstacle = tmp_path / "run" / in_the_way
-    if in_the_way.endswith("x"):
+@pytest.mark.parametrize("obstacle_path", ["", "journal", "journal/rank-0", "journal/run.json/x"])
+def test_an_unwritable_folder_is_named(tmp_path: Path, obstacle_path: str) -> None:
+    """A file in place of a folder, or the reverse, is an error that names the run folder."""
+    obstacle = tmp_path / "run" / obstacle_path
+    if obstacle_path.endswith("x"):
         obstacle.mkdir(parents=True)
     else:
         obstacle.parent.mkdir(parents=True, exist_ok=True)
@@ -209,20 +209,28 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, in_the_way: st
         begin_attempt(tmp_path / "run", 0, "session")
 
 
-def test_a_run_whose_name_is_lost_is_refused(tmp_path: Path) -> None:
-    """A run.json without a name says what to do, and is not overwritten."""
+def test_a_run_without_its_name_is_refused(tmp_path: Path) -> None:
+    """A run.json without a name is an error that says what to do; it is not overwritten."""
     (tmp_path / "journal").mkdir()
     name = tmp_path / "journal" / "run.json"
     name.write_text("{}")
-    with pytest.raises(UsageError, match="restore it, or choose another folder"):
+    with pytest.raises(UsageError, match="restore it or choose another folder"):
         begin_attempt(tmp_path, 0, "session")
     assert name.read_text() == "{}"
 
 
-def test_a_folder_that_holds_no_run_has_no_attempts(tmp_path: Path) -> None:
-    """A folder without a run, or with other things in the journal's place, has neither attempts nor ranks."""
+def test_a_folder_without_a_run_has_no_attempts(tmp_path: Path) -> None:
+    """Folders with other names are neither attempts nor ranks."""
     assert list_attempts(tmp_path, 0) == []
     (tmp_path / "journal" / "rank-x").mkdir(parents=True)
     (tmp_path / "journal" / "rank-0" / "attempt-x").mkdir(parents=True)
     assert list_attempts(tmp_path, 0) == []
     assert list_ranks(tmp_path) == [0]
+
+
+def test_a_lease_with_a_time_out_of_range_is_none(tmp_path: Path) -> None:
+    """A renewal time that no float can represent makes the lease invalid."""
+    attempt = begin_attempt(tmp_path, 0, "first")
+    fields = json.loads(attempt.lease_path.read_bytes()) | {"renewed": 10**400}
+    attempt.lease_path.write_text(json.dumps(fields))
+    assert attempt.read_lease() is None

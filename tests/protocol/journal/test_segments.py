@@ -1,4 +1,4 @@
-"""The journal: what is appended is read, from any place, through full disks, torn tails and damage."""
+"""The journal: writing and reading segments, with full disks, unfinished records and damage."""
 
 from __future__ import annotations
 
@@ -27,14 +27,11 @@ def write(folder: Path, batches: Sequence[Batch], segment_bytes: int = segments.
 
 
 def read(reader: JournalReader, *, final: bool = True) -> list[Batch]:
-    found: list[Batch] = []
-    while batches := reader.read(final=final):
-        found += batches
-    return found
+    return list(reader.read_all(final=final))
 
 
-def read_all(folder: Path, after: int = -1) -> list[Batch]:
-    reader = JournalReader(folder, after)
+def read_all(folder: Path, after: int = -1, read_bytes: int = segments.READ_BYTES) -> list[Batch]:
+    reader = JournalReader(folder, after, read_bytes)
     found = read(reader)
     reader.close()
     return found
@@ -54,27 +51,27 @@ def recorded(tmp_path: Path) -> list[Batch]:
     return batches
 
 
-def test_what_was_appended_is_read(tmp_path: Path, recorded: list[Batch]) -> None:
-    """All batches of all segments are read, in order and to the byte."""
+def test_appended_batches_are_read(tmp_path: Path, recorded: list[Batch]) -> None:
+    """The batches of all segments are read, in order and byte for byte."""
     assert frames(read_all(tmp_path)) == frames(recorded)
 
 
-def test_reading_begins_behind_any_place(tmp_path: Path, recorded: list[Batch]) -> None:
-    """Behind any event, the batches that end after it are read."""
+def test_reading_begins_after_any_event(tmp_path: Path, recorded: list[Batch]) -> None:
+    """The batches that end after the given event are read."""
     for after in range(-1, 32):
         assert frames(read_all(tmp_path, after)) == frames([b for b in recorded if b.cursor.seq > after])
 
 
 def test_segments_are_named_by_their_first_event(tmp_path: Path, recorded: list[Batch]) -> None:
-    """Each segment's name is the seq of its first event, so that names sort as their contents do."""
+    """A segment is named by the seq of its first event, so that the names are in order."""
     for segment in segment_paths(tmp_path):
         data = segment.read_bytes()
         first = next(batch for batch in recorded if data.startswith(encode_record(batch)))
         assert segment.name == f"{first.header.seq:020d}.journal"
 
 
-def test_a_place_late_in_a_long_journal_opens_only_its_segment(tmp_path: Path, recorded: list[Batch]) -> None:
-    """Segments that end before the wanted place are not opened, also by a reader whose place was moved on."""
+def test_only_the_segments_after_a_position_are_opened(tmp_path: Path, recorded: list[Batch]) -> None:
+    """Segments that end before the position are not opened, even if the position is changed while reading."""
     segment_paths(tmp_path)[1].write_bytes(b"not a journal")
     reader = JournalReader(tmp_path)
     reader.read()
@@ -85,14 +82,14 @@ def test_a_place_late_in_a_long_journal_opens_only_its_segment(tmp_path: Path, r
     assert frames(read_all(tmp_path, 26)) == frames(recorded[9:])
 
 
-def test_no_journal_holds_nothing(tmp_path: Path) -> None:
-    """A folder that is empty, or not there, gives no batches and no error."""
+def test_a_missing_journal_is_empty(tmp_path: Path) -> None:
+    """A folder that is empty or missing gives no batches and no error."""
     assert read_all(tmp_path) == []
     assert read_all(tmp_path / "missing") == []
 
 
-def test_the_last_batch_is_noticed_from_any_place(tmp_path: Path) -> None:
-    """A reader knows that the attempt has ended once it has passed the last batch, wanted or not."""
+def test_the_end_of_an_attempt_is_seen_from_any_position(tmp_path: Path) -> None:
+    """`ended` is true after the last batch was read, whether it was returned or not."""
     recorder = Recorder()
     write(tmp_path, [recorder.scalars(2), recorder.happened("run/finished")])
     for after in (-1, 1, 2, 99):
@@ -103,8 +100,8 @@ def test_the_last_batch_is_noticed_from_any_place(tmp_path: Path) -> None:
         reader.close()
 
 
-def test_a_torn_tail_at_every_byte(tmp_path: Path) -> None:
-    """Cut at any byte of its last record, a journal is read up to there: then awaited, or told of if it is over."""
+def test_a_record_cut_off_at_any_byte(tmp_path: Path) -> None:
+    """An unfinished last record is waited for, and is damage once the attempt is over."""
     recorder = Recorder()
     batches = [recorder.scalars(), recorder.scalars()]
     write(tmp_path, batches)
@@ -122,8 +119,8 @@ def test_a_torn_tail_at_every_byte(tmp_path: Path) -> None:
         reader.close()
 
 
-def test_a_torn_tail_grows_into_its_record(tmp_path: Path) -> None:
-    """What was torn when it was looked at is read when its rest is there."""
+def test_an_unfinished_record_is_read_once_it_is_complete(tmp_path: Path) -> None:
+    """A record that is appended byte by byte is read once it is complete."""
     recorder = Recorder()
     batches = [recorder.scalars(), recorder.scalars()]
     data = b"".join(map(encode_record, batches))
@@ -139,8 +136,8 @@ def test_a_torn_tail_grows_into_its_record(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_a_damaged_byte_anywhere_is_told_of_with_its_place(tmp_path: Path) -> None:
-    """Whichever byte of a segment is changed, its record alone is missing, and is named by path and offset."""
+def test_a_damaged_record_is_reported_with_its_place(tmp_path: Path) -> None:
+    """Whichever byte of a segment is changed, only its record is missing, and is reported by path and offset."""
     recorder = Recorder()
     batches = [recorder.scalars() for _ in range(3)]
     write(tmp_path, batches)
@@ -160,8 +157,8 @@ def test_a_damaged_byte_anywhere_is_told_of_with_its_place(tmp_path: Path) -> No
             reader.close()
 
 
-def test_a_damaged_segment_costs_no_other(tmp_path: Path, recorded: list[Batch]) -> None:
-    """A segment that is rubbish is told of once, and those around it are read."""
+def test_a_damaged_segment_does_not_affect_others(tmp_path: Path, recorded: list[Batch]) -> None:
+    """A segment without a record is reported once, and the segments around it are read."""
     second = segment_paths(tmp_path)[1]
     lost = second.read_bytes()
     second.write_bytes(b"\x00" * 5000)
@@ -172,31 +169,29 @@ def test_a_damaged_segment_costs_no_other(tmp_path: Path, recorded: list[Batch])
     assert [(damage.path, damage.offset, damage.length) for damage in reader.damages] == [(second, 0, 5000)]
 
 
-def test_records_across_chunks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the pieces are that a reader reads at once, it reads the same."""
+def test_records_across_reads(tmp_path: Path) -> None:
+    """The same batches are read, whatever the size of a read."""
     recorder = Recorder()
     batches = [recorder.scalars(number + 1) for number in range(5)]
     write(tmp_path, batches, segment_bytes=300)
     for size in (1, 19, 20, 21, 64, 1000):
-        monkeypatch.setattr(segments, "READ_BYTES", size)
-        assert frames(read_all(tmp_path)) == frames(batches)
+        assert frames(read_all(tmp_path, read_bytes=size)) == frames(batches)
 
 
-def test_damage_larger_than_a_chunk_is_one_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage over many chunks is told of once, with its whole length."""
-    monkeypatch.setattr(segments, "READ_BYTES", 100)
+def test_damage_across_reads_is_reported_once(tmp_path: Path) -> None:
+    """Damage that takes many reads is reported once, with its whole length."""
     recorder = Recorder()
     batches = [recorder.scalars(), recorder.scalars()]
     first, second = map(encode_record, batches)
     (tmp_path / f"{0:020d}.journal").write_bytes(first + b"rubbish" * 200 + second)
-    reader = JournalReader(tmp_path)
+    reader = JournalReader(tmp_path, read_bytes=100)
     assert frames(read(reader)) == frames(batches)
     assert [(damage.offset, damage.length) for damage in reader.damages] == [(len(first), 1400)]
     reader.close()
 
 
-def test_a_reader_follows_a_living_writer(tmp_path: Path) -> None:
-    """A reader beside a writer that fills many small segments gets every batch, in order, once."""
+def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
+    """While a writer fills many small segments, a reader gets every batch, in order and once."""
     recorder = Recorder()
     batches = [recorder.scalars(1 + number % 5) for number in range(400)]
 
@@ -217,7 +212,7 @@ def test_a_reader_follows_a_living_writer(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """`os.write` and `os.ftruncate` on a disk with so much room left."""
+    """Replaces `os.write` and `os.ftruncate` by those of a disk with `room` bytes left."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, *, can_cut: bool = True) -> None:
         self.room, self.can_cut = room, can_cut
@@ -228,7 +223,7 @@ class FullDisk:
     def write(self, descriptor: int, data: memoryview) -> int:
         if not self.room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        # In pieces, as a call that a signal interrupts writes.
+        # A call may write only part of the data.
         size = self._write(descriptor, data[: min(self.room, 50)])
         self.room -= size
         return size
@@ -240,8 +235,8 @@ class FullDisk:
         self._ftruncate(descriptor, size)
 
 
-def test_a_partial_write_on_a_full_disk_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk that fills up within a record nothing of it stays, and the same call succeeds when there is room."""
+def test_a_partial_write_on_a_full_disk_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk is full within a record, none of it remains, and the call succeeds once there is room."""
     recorder = Recorder()
     batches = [recorder.scalars(3) for _ in range(4)]
     writer = JournalWriter(tmp_path)
@@ -258,10 +253,8 @@ def test_a_partial_write_on_a_full_disk_is_taken_back(tmp_path: Path, monkeypatc
     assert frames(read_all(tmp_path)) == frames(batches)
 
 
-def test_a_fragment_that_cannot_be_cut_costs_nothing_that_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fragment that stays is passed by readers, and a later cut takes nothing of what was written behind it."""
+def test_a_fragment_that_cannot_be_removed_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers skip a fragment that remains, and a later removal keeps the batches after it."""
     recorder = Recorder()
     batches = [recorder.scalars(3) for _ in range(4)]
     writer = JournalWriter(tmp_path)
@@ -281,10 +274,8 @@ def test_a_fragment_that_cannot_be_cut_costs_nothing_that_was_written(
 
 
 @pytest.mark.parametrize("longer", [True, False])
-def test_a_reader_that_saw_what_was_taken_back_reads_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: bool
-) -> None:
-    """A reader that has read part of what the writer took back reads what was written there instead, shorter or not."""
+def test_a_reader_that_read_a_removed_fragment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: bool) -> None:
+    """A reader that read a fragment before it was removed reads the batches that replaced it."""
     recorder = Recorder()
     first, refused = recorder.scalars(), recorder.scalars(20)
     writer = JournalWriter(tmp_path)
@@ -315,8 +306,8 @@ def test_a_reader_that_saw_what_was_taken_back_reads_on(
     reader.close()
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    """On a filesystem that fills up and is freed again, the journal holds each batch that was taken, once."""
+def test_a_real_full_disk(tmp_path: Path) -> None:
+    """On a file system that fills up and is freed again, the journal contains each batch once."""
     recorder = Recorder()
     batches = [recorder.scalars(50) for _ in range(30)]
     refused = 0
@@ -340,8 +331,8 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert not reader.damages
 
 
-def test_a_segment_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
-    """Without its folder, appending raises what the system says, and succeeds once the folder is there."""
+def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    """Appending without the folder raises the system's error, and succeeds once the folder exists."""
     writer = JournalWriter(tmp_path / "missing")
     batch = Recorder().scalars()
     with pytest.raises(FileNotFoundError):
@@ -352,8 +343,8 @@ def test_a_segment_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path)
     assert frames(read_all(writer.folder)) == frames([batch])
 
 
-def test_a_writer_that_closed_goes_on_in_another_segment(tmp_path: Path) -> None:
-    """Closing is no end: a later append opens a segment of its own."""
+def test_a_closed_writer_continues_in_another_segment(tmp_path: Path) -> None:
+    """An append after `close` opens a new segment."""
     recorder = Recorder()
     batches = [recorder.scalars(), recorder.scalars()]
     writer = JournalWriter(tmp_path)
@@ -365,8 +356,8 @@ def test_a_writer_that_closed_goes_on_in_another_segment(tmp_path: Path) -> None
     assert frames(read_all(tmp_path)) == frames(batches)
 
 
-def test_reading_keeps_no_more_than_a_chunk(tmp_path: Path) -> None:
-    """A journal of 40 MiB of rubbish is read in memory for a few chunks."""
+def test_reading_takes_bounded_memory(tmp_path: Path) -> None:
+    """A damaged journal of 40 MiB is read in less than 20 MiB of memory."""
     with (tmp_path / f"{0:020d}.journal").open("wb") as file:
         for _ in range(40):
             file.write(b"TWJ1".ljust(4096) * 256)

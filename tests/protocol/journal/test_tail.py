@@ -1,4 +1,4 @@
-"""The beginning and the end of a journal are found without what lies between, whatever its bytes are."""
+"""The first and the last batches of a journal."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def write(folder: Path, batches: list[Batch], segment_bytes: int = 1000) -> Atte
     return attempt_in(folder)
 
 
-def test_batches_come_last_first(tmp_path: Path) -> None:
-    """All segments are gone through from the end, and each batch comes once."""
+def test_batches_are_read_backwards(tmp_path: Path) -> None:
+    """The batches of all segments are returned once, the last first."""
     recorder = Recorder()
     batches = [recorder.scalars(3, "media" if number % 3 == 0 else "event") for number in range(50)]
     attempt = write(tmp_path, batches)
@@ -42,8 +42,8 @@ def test_batches_come_last_first(tmp_path: Path) -> None:
     assert first.header_bytes == batches[0].header_bytes
 
 
-def test_only_batches_with_the_word_come(tmp_path: Path) -> None:
-    """A word that is looked for selects the batches that hold it."""
+def test_batches_are_selected_by_their_content(tmp_path: Path) -> None:
+    """Only batches that contain the given bytes are returned."""
     recorder = Recorder()
     batches = [recorder.happened("epoch/finished") if number % 7 == 0 else recorder.scalars(5) for number in range(60)]
     attempt = write(tmp_path, batches)
@@ -51,14 +51,14 @@ def test_only_batches_with_the_word_come(tmp_path: Path) -> None:
     assert list(batches_backwards(attempt, b"nothing of the kind")) == []
 
 
-def test_an_empty_attempt_has_no_ends(tmp_path: Path) -> None:
-    """An attempt that has recorded nothing has no batch, and its head is before the first event."""
+def test_an_empty_attempt_has_no_batches(tmp_path: Path) -> None:
+    """An attempt that recorded nothing has no first batch, and its head is -1."""
     assert read_first(attempt_in(tmp_path)) is None
     assert read_head(attempt_in(tmp_path)).head == -1
 
 
-def test_no_more_is_looked_at_than_the_limit(tmp_path: Path) -> None:
-    """Going backwards ends with the segment in which the limit is reached."""
+def test_the_search_ends_at_the_limit(tmp_path: Path) -> None:
+    """The search ends with the segment in which the limit is reached."""
     recorder = Recorder()
     attempt = write(tmp_path, [recorder.scalars(3) for _ in range(50)])
     last = sorted(tmp_path.glob("*.journal"))[-1]
@@ -66,8 +66,8 @@ def test_no_more_is_looked_at_than_the_limit(tmp_path: Path) -> None:
     assert found[-1].header.seq == int(last.stem)
 
 
-def test_bytes_that_look_like_a_record_are_none(tmp_path: Path) -> None:
-    """The marker within a text, and a whole record within one, are no batches of the journal."""
+def test_a_record_within_a_text_is_not_a_batch(tmp_path: Path) -> None:
+    """A marker or a whole record within a text is not returned as a batch."""
     recorder = Recorder()
     inner = encode_record(recorder.scalars())
     texts = [MARKER.decode() * 5, inner.decode("latin-1")]
@@ -83,7 +83,7 @@ def test_bytes_that_look_like_a_record_are_none(tmp_path: Path) -> None:
 def test_damaged_journals_are_read_backwards_as_forwards(
     tmp_path_factory, sizes: list[int], damage: list[tuple[int, bytes]], cut: int
 ) -> None:
-    """Whatever was overwritten or cut off, the batches are those that a reader finds from the beginning."""
+    """Whatever was overwritten or cut off, the batches are those that a reader finds from the start."""
     folder = tmp_path_factory.mktemp("journal")
     recorder = Recorder()
     attempt = write(folder, [recorder.scalars(size) for size in sizes], segment_bytes=1 << 20)

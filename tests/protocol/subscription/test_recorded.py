@@ -1,4 +1,4 @@
-"""A subscription that does not follow: what is recorded by now, and then the end."""
+"""A subscription that does not follow a run: it reads what is recorded, and ends."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def read(target: Target, **options: object) -> list[Batch]:
 
 
 @pytest.mark.parametrize("by_address", [False, True])
-def test_a_run_that_goes_on_is_read_to_where_it_is(tmp_path: Path, by_address: bool) -> None:
-    """It ends behind what is recorded by now, by the journal and by fetch, and counts no gap."""
+def test_a_live_run_is_read_to_its_current_end(tmp_path: Path, by_address: bool) -> None:
+    """The subscription ends after what is recorded now, from the journal and by fetch."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -32,8 +32,8 @@ def test_a_run_that_goes_on_is_read_to_where_it_is(tmp_path: Path, by_address: b
     run(main())
 
 
-def test_the_attempts_of_a_run_that_was_resumed_are_read(tmp_path: Path) -> None:
-    """All attempts are read, also when the last one goes on."""
+def test_all_attempts_of_a_resumed_run_are_read(tmp_path: Path) -> None:
+    """All attempts are read, even while the last one continues."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as first:
@@ -49,8 +49,8 @@ def test_the_attempts_of_a_run_that_was_resumed_are_read(tmp_path: Path) -> None
     run(main())
 
 
-def test_no_run_is_not_waited_for(tmp_path: Path) -> None:
-    """A folder without a run, and an address at which nobody answers, are errors at once."""
+def test_a_missing_run_is_not_waited_for(tmp_path: Path) -> None:
+    """A folder without a run, and an address without a publisher, are errors at once."""
 
     async def main() -> None:
         with pytest.raises(TargetError, match="there is no run of rank 0"):
