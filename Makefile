@@ -1,10 +1,10 @@
-# Everything here works on a machine that has Python 3.11 or later, make and git: the first target that needs the
-# virtual environment makes it.
+# Every target works on a machine with Python 3.11 or later, make and git: targets that need a virtual environment
+# create it.
 
 PYTHON ?= python3
 VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
-# Whole files, since their tests share runs that take a while to make.
+# Files are not split between processes, because the tests of a file share runs that take a while to create.
 IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -13,22 +13,22 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint cons
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
 
-demo: $(VENV)/.installed  ## train on real images, with three sinks beside the training
+demo: $(VENV)/.installed  ## train on real images with three sinks beside the training
 	$(VENV)/bin/trainwire launch --sink loss-file --sink log-file --sink tensorboard -- $(VENV)/bin/python examples/digits.py
 
-test: lint types pytest test-without-torch  ## linters, types and every test
+test: lint types pytest test-without-torch  ## run the linters, the type checker and every test
 
-lint: $(VENV)/.installed  ## ruff: the linter and the format
+lint: $(VENV)/.installed  ## run the linter and check the format (ruff)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-types: $(VENV)/.installed  ## mypy --strict
+types: $(VENV)/.installed  ## check the types (mypy --strict)
 	$(VENV)/bin/mypy
 
-pytest: $(VENV)/.installed  ## every test
+pytest: $(VENV)/.installed  ## run every test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(IN_PARALLEL)
 
-test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## the protocol and the sinks where torch is not installed
+test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## test the protocol and the sinks without torch installed
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
 	$(VENV_WITHOUT_TORCH)/bin/python -m pytest $(IN_PARALLEL) --hypothesis-profile=few tests/protocol tests/sinks tests/architecture
 
@@ -46,25 +46,25 @@ $(VENV_WITHOUT_TORCH)/.installed: pyproject.toml constraints.txt
 ROUNDS ?= 300
 SEED ?= 1
 
-chaos: $(VENV)/.installed  ## kill, stop and cut at random, ROUNDS times from SEED on, and prove that nothing came of it
+chaos: $(VENV)/.installed  ## kill, stop and disconnect processes at random, in ROUNDS rounds from SEED on, and check all outputs
 	PYTHONPATH=tests $(VENV)/bin/python -m chaos --rounds $(ROUNDS) --seed $(SEED)
 
-cut: $(VENV)/.installed  ## pull the cables between trainer, relay and sinks for a minute; needs network namespaces, so root
+cut: $(VENV)/.installed  ## cut the network between trainer, relay and sinks for a minute (requires root)
 	CUT_SECONDS=60 $(VENV)/bin/python -m pytest tests/integration/test_three_hosts.py
 
-fuzz: $(VENV)/.installed  ## property tests at length: everything that parses, 5,000 examples for each test
+fuzz: $(VENV)/.installed  ## run the property tests with 5,000 examples each
 	$(VENV)/bin/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=1800
 
-bench: $(VENV)/.installed-benchmarks  ## every budget, measured beside nothing or a peer, into docs/performance.md
+bench: $(VENV)/.installed-benchmarks  ## measure every budget and update docs/performance.md
 	$(VENV)/bin/python -m benchmarks --write docs/performance.md
 	$(VENV)/bin/python -m benchmarks.scale --plot docs/scale.svg
 
-bench-quick: $(VENV)/.installed  ## shows in two minutes that the benchmarks work; its figures mean nothing
+bench-quick: $(VENV)/.installed  ## run every benchmark briefly, to check that it works; the figures are meaningless
 	$(VENV)/bin/python -m benchmarks --quick --without instructions_of_log
 
 $(VENV)/.installed-benchmarks: $(VENV)/.installed
 	$(VENV)/bin/$(PIP_INSTALL) --editable '.[benchmarks]'
 	touch $@
 
-clean:  ## remove what the targets above have made
+clean:  ## remove everything that the targets created
 	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis
