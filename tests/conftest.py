@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from support.paths import TESTS
-from support.patient import close_patiently
 
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "LANG", "LC_ALL", "USER", "LOGNAME", "SHELL", "OMP_NUM_THREADS")
 """Variables that tests inherit as they are. What else is set may change what the product does, as RANK and SLURM_JOB_ID
@@ -24,7 +23,6 @@ do, or how it prints, as COLUMNS and NO_COLOR do."""
 KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "PYTHON", "OPENBLAS_", "VIRTUAL_ENV", "CI", "CUDA_", "CUT_SECONDS")
 """Variables of the tests' own tools, and of the machine's libraries."""
 
-close_patiently()
 # No deadline: how long an example takes says more about a shared machine than about the code.
 settings.register_profile("default", deadline=None)
 settings.register_profile("few", deadline=None, max_examples=4)
@@ -62,6 +60,8 @@ def set_environment(home: Path) -> None:
             del os.environ[name]
     helpers = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"HOME": str(home), "TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(helpers)}
+    # On a loaded machine the journal may take long to write what a test reads after `close`.
+    os.environ["TRAINWIRE_CLOSE_TIMEOUT"] = "30"
 
 
 @pytest.hookimpl(wrapper=True)

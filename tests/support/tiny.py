@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from support.patient import close_patiently
 from trainwire import Corpus, ModelTrainer, Plugin, Result, hook
 from trainwire.training.hooks.payloads import HOOKS, MetricRecorded, Payload
 
@@ -46,7 +45,6 @@ def make_trainer(model: nn.Module | None = None, **arguments: Any) -> ModelTrain
 
 def train(folder: Path, *plugins: Plugin, trainer: ModelTrainer | None = None, **options: Any) -> Result:
     """Train for two epochs of three batches by default, and start no sinks."""
-    close_patiently()  # in a script of a test, which reads no conftest
     defaults: dict[str, Any] = {"mini_batch_size": 16, "max_epochs": 2, "seed": 1, "sinks": ()}
     if not {"train", "corpus"} & options.keys():
         defaults["corpus"] = corpus()

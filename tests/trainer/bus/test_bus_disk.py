@@ -16,6 +16,7 @@ from support.reading import read_events, wait_until
 import trainwire
 from trainwire.bus import drain, publisher, thread, writer
 from trainwire.bus.drain import Drain
+from trainwire_protocol.errors import OptionError
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts
 from trainwire_protocol.journal.verification import verify_run
@@ -241,6 +242,35 @@ def test_closing_over_a_bad_disk_is_bounded(tmp_path: Path, disk: Disk, fault: s
     bus.close(timeout=0.1)
     assert time.monotonic() - begun < 5
     assert any("did not take the last 2 events" in line.message for line in caplog.records)
+
+
+def test_the_timeout_of_close_is_a_setting(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a timeout of its own, close waits as long as open_bus or, if it is silent, the environment says."""
+    monkeypatch.setenv("TRAINWIRE_CLOSE_TIMEOUT", "20")
+    with trainwire.open_bus(tmp_path / "environment") as bus:
+        assert bus.close_timeout == 20
+    with trainwire.open_bus(tmp_path / "argument", close_timeout=0.1) as bus:
+        assert bus.close_timeout == 0.1
+    monkeypatch.delenv("TRAINWIRE_CLOSE_TIMEOUT")
+    bus = trainwire.open_bus(tmp_path / "default")
+    assert bus.close_timeout == 2
+    wait_until(lambda: read_events(tmp_path / "default"))
+    bus.close_timeout = 0.1
+    disk.answers.clear()
+    begun = time.monotonic()
+    bus.close()
+    assert 0.1 <= time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("value", ["", "soon", "nan", "-1", "3601"])
+def test_an_invalid_timeout_of_close_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """The error names the variable or the argument that has to be corrected, and no run is begun."""
+    with pytest.raises(OptionError, match=r"close_timeout is .*; it must be a number of seconds from 0 to 3600"):
+        trainwire.open_bus(tmp_path / "run", close_timeout=value)  # type: ignore[arg-type]  # not a number
+    monkeypatch.setenv("TRAINWIRE_CLOSE_TIMEOUT", value)
+    with pytest.raises(OptionError, match=r"TRAINWIRE_CLOSE_TIMEOUT is .*; it must be a number of seconds"):
+        trainwire.open_bus(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("owner", "name", "more"), [(Drain, "finish", 10.0), (Server, "close", 0.0)])

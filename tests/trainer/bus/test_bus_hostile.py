@@ -274,7 +274,7 @@ def test_a_run_that_could_not_be_opened_can_be_opened_at_once(tmp_path: Path) ->
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused_first(tmp_path: Path, options: dict) -> None:
     """A wrong option is one clear error, and leaves no attempt behind."""
-    with pytest.raises(OptionError, match="it has to be"):
+    with pytest.raises(OptionError, match="it must be"):
         trainwire.open_bus(tmp_path / "run", **options)
     assert not list_attempts(tmp_path / "run", 0)
 

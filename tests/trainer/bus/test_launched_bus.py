@@ -31,5 +31,5 @@ def test_what_is_given_counts_before_the_environment(tmp_path: Path, monkeypatch
         monkeypatch.setenv(name, value)
     with trainwire.open_bus(tmp_path / "run", rank=0, world_size=1) as bus:
         assert bus.rank == 0
-    with pytest.raises(OptionError, match="rank is 1; it has to be a number below world_size, which is 1"):
+    with pytest.raises(OptionError, match="rank is 1; it must be a number below world_size, which is 1"):
         trainwire.open_bus(tmp_path / "other", world_size=1)

@@ -25,9 +25,6 @@ from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import Attempt
 from trainwire_protocol.transport.server import Server
 
-CLOSE_SECONDS: Final = 2.0
-"""How long `close` waits, by default, for the journal and for sinks."""
-
 ENDING_SECONDS: Final = 1.0
 """How much longer `close` may take, to write its last events and to close its sockets."""
 
@@ -47,8 +44,9 @@ class EventBus:
     """
 
     def __init__(
-        self, folder: Path, attempt: Attempt, session: str, open_server: Callable[[EventBus], Server], interval: float
-    ) -> None:
+        self, folder: Path, attempt: Attempt, session: str, open_server: Callable[[EventBus], Server],
+        interval: float, close_timeout: float,
+    ) -> None:  # fmt: skip
         self.folder = folder
         """The run's folder."""
         self.run = attempt.run
@@ -56,6 +54,8 @@ class EventBus:
         self.attempt = attempt.number
         self.session = session
         """Random: two processes never have the same."""
+        self.close_timeout = close_timeout
+        """Seconds that `close` waits by default."""
         self.state = "running"
         """What heartbeats tell of the run."""
         self.hyperparameters: dict[str, Any] = {}
@@ -201,18 +201,19 @@ class EventBus:
         publisher = self._thread.publisher
         return publisher is not None and publisher.wait_for_mark(state["mark"], timeout)
 
-    def close(self, timeout: float = CLOSE_SECONDS, status: str = "finished", reason: str | None = None) -> None:
+    def close(self, timeout: float | None = None, status: str = "finished", reason: str | None = None) -> None:
         """Record the last event, `run/<status>`, and end; calling it again does nothing.
 
         Args:
-            timeout: seconds to wait at most for the journal's disk and for sinks that read live; the last events, and
-                watchers that finish, may take a second more.
+            timeout: maximum seconds to wait for the journal's disk and for sinks that read live; the last events and
+                the watchers may take one second more. Default: the `close_timeout` that was passed to `open_bus`.
             status: `finished`, `failed` or `interrupted`.
             reason: what it ended for.
         """
         if not self._open:
             return
         self._open = False
+        timeout = self.close_timeout if timeout is None else timeout
         status = status if f"run/{status}" in LAST_EVENTS else "finished"
         self.state = status
         until = time.monotonic() + timeout + ENDING_SECONDS

@@ -29,6 +29,15 @@ from trainwire_protocol.transport.server import HIGH_WATER_MARK, Server
 FLUSH_SECONDS: Final = 0.02
 """How often the queue is emptied."""
 
+CLOSE_TIMEOUT: Final = "TRAINWIRE_CLOSE_TIMEOUT"
+"""Environment variable with the default of `close_timeout`, in seconds."""
+
+CLOSE_SECONDS: Final = 2.0
+"""Default of `close_timeout` if the variable is not set."""
+
+MAX_SECONDS: Final = 3600.0
+"""Upper bound of intervals and timeouts."""
+
 
 def open_bus(
     folder: str | os.PathLike[str],
@@ -41,6 +50,7 @@ def open_bus(
     bind: str | Tcp | None = None,
     flush_interval: float = FLUSH_SECONDS,
     high_water_mark: int = HIGH_WATER_MARK,
+    close_timeout: float | None = None,
 ) -> EventBus:
     """Begin a run in a folder, or the next attempt of the run that it holds.
 
@@ -57,6 +67,8 @@ def open_bus(
             host.
         flush_interval: seconds between two looks at the queue.
         high_water_mark: messages kept for a subscriber that does not read, before more are dropped.
+        close_timeout: seconds that `close` waits by default for the journal's disk and for sinks. Default: the
+            environment variable TRAINWIRE_CLOSE_TIMEOUT, or 2.
 
     Raises:
         RunInUseError: a live trainer holds the run.
@@ -67,6 +79,7 @@ def open_bus(
     rank = launched.rank if rank is None else rank
     world_size = launched.world_size if world_size is None else world_size
     _check_options(rank, world_size, state, flush_interval, high_water_mark)
+    close_timeout = _choose_close_timeout(close_timeout)
     run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
     resumed = _resumption(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
@@ -76,7 +89,7 @@ def open_bus(
         attempt.abandon()
         raise
     opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
-    bus = EventBus(run_folder, attempt, session, opener.open, flush_interval)
+    bus = EventBus(run_folder, attempt, session, opener.open, flush_interval, close_timeout)
     try:
         _start(bus, world_size, launched, resumed)
     except BaseException:
@@ -106,14 +119,32 @@ def _check_options(rank: int, world_size: int, state: object, flush_interval: fl
     is_interval = isinstance(flush_interval, (int, float)) and 0 < flush_interval < 3600
     is_mark = _is_count(high_water_mark) and high_water_mark > 0
     checks = {
-        f"rank is {rank!r}; it has to be a number below world_size, which is {world_size!r}": is_rank,
-        f"state is {state!r:.60}; it has to be what state_dict returned": state is None or isinstance(state, Mapping),
-        f"flush_interval is {flush_interval!r}; it has to be a number of seconds above 0 and below 3600": is_interval,
-        f"high_water_mark is {high_water_mark!r}; it has to be a number of at least 1": is_mark,
+        f"rank is {rank!r}; it must be a number below world_size, which is {world_size!r}": is_rank,
+        f"state is {state!r:.60}; it must be what state_dict returned": state is None or isinstance(state, Mapping),
+        f"flush_interval is {flush_interval!r}; it must be a number of seconds above 0 and below 3600": is_interval,
+        f"high_water_mark is {high_water_mark!r}; it must be a number of at least 1": is_mark,
     }
     problem = next((told for told, is_right in checks.items() if not is_right), None)
     if problem:
         raise OptionError(f"open_bus: {problem}")
+
+
+def _choose_close_timeout(given: float | None) -> float:
+    """Return the given timeout, or that of the environment.
+
+    Raises:
+        OptionError: it is invalid.
+    """
+    source, value = ("close_timeout", given) if given is not None else (CLOSE_TIMEOUT, os.environ.get(CLOSE_TIMEOUT))
+    if value is None:
+        return CLOSE_SECONDS
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise OptionError(f"open_bus: {source} is {value!r:.60}; it must be a number of seconds from 0 to 3600")
+    return seconds
 
 
 def _is_count(value: object) -> bool:
