@@ -24,9 +24,9 @@ WriteRun = Callable[..., Path]
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Writes recorded batches into a run's folder, as a trainer that has ended (or not) leaves it.
+    """Return a function that writes batches into a run's folder, as a trainer leaves it when it ends or while it runs.
 
-    It is there all at once: nobody who waits for it sees a half-written one, which would be a run that lacks its end.
+    The folder appears complete, because a reader would take a partly written one for a run without its end.
     """
 
     def write(batches: Sequence[Batch], folder: Path = tmp_path / "run", *, is_over: bool = True) -> Path:
@@ -51,7 +51,7 @@ def write_run(tmp_path: Path) -> WriteRun:
 
 
 def merge(source: Path, target: Path) -> None:
-    """Move a folder where it is to be; of what is there already, only what is new."""
+    """Move a folder to its place, and merge it with a folder that is there already."""
     if target.is_dir():
         for path in sorted(source.iterdir()):
             merge(path, target / path.name)
@@ -60,14 +60,14 @@ def merge(source: Path, target: Path) -> None:
 
 
 def as_last(batch: Batch) -> Batch:
-    """The batch as one that ends its attempt."""
+    """Return the batch with a header that ends its attempt."""
     header = replace(batch.header, last=True)
     return Batch(header, encode_header(header), batch.body)
 
 
 @pytest.fixture
 def trainwire() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `trainwire` in a process of its own; what is still alive at the test's end is killed."""
+    """Return a function that starts `trainwire` in a process, which is killed at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -84,8 +84,8 @@ def trainwire() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def kill_with_children(process: subprocess.Popen[str]) -> None:
-    """Its children as well: one that is left holds the pipes open."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")  # not every kernel has it
+    """Kill a process and its children, because a child that is left keeps the pipes open."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")  # missing on some kernels
     found = children.read_text().split() if children.exists() else []
     process.kill()
     for child in map(int, found):

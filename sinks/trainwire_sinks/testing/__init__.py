@@ -1,1 +1,1 @@
-"""For authors of sinks: sample runs and a check of exactly-once output. Uses the text and runtime rooms."""
+"""For authors of sinks: a sample run, and a check that output is written exactly once. Uses the runtime room."""

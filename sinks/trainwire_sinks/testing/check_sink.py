@@ -1,9 +1,9 @@
-"""For who writes a sink: run it on a recorded run, and check that each event takes effect exactly once.
+"""Runs a sink on a recorded run, and checks that each event takes effect exactly once.
 
     def test_epoch_times(tmp_path):
         check_sink(EpochTimes, tmp_path)
 
-needs no trainer, socket or second process. `record` makes a run of your own events.
+needs no trainer, socket or second process. `record` creates a run from your own events.
 """
 
 from __future__ import annotations
@@ -26,36 +26,58 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _KilledError(BaseException):
-    """Stands for the death of the process: nothing that catches an `Exception` sees it."""
+def record(*attempts: Sequence[Sequence[Event]], run: str = "recorded") -> list[Batch]:
+    """Return the batches of a run with one rank. Each attempt is a list of batches, and a batch a list of events.
+
+    Raises:
+        InvalidEventError: an event is invalid.
+    """
+    return [batch for number, attempt in enumerate(attempts) for batch in _record_attempt(run, number, attempt)]
 
 
-class Reaper:
-    """Counts the moments at which a process may die, and makes it die at one of them."""
+def sample_run() -> list[Batch]:
+    """Return a run with events of every type, unusual names and values, and a resumption that supersedes an epoch."""
+    return record(*sample_attempts())
 
-    def __init__(self, at: int | None = None) -> None:
-        self.at = at
-        self.passed = 0
-        self.last = ""
-        """What was about to be done at the last moment that was passed."""
 
-    def pass_by(self, what: str) -> None:
-        """Die here, if this is the moment."""
-        self.last = what
-        self.passed += 1
-        if self.passed == self.at:
-            raise _KilledError
+def run_sink(make_sink: MakeSink, folder: Path, batches: Sequence[Batch]) -> None:
+    """Run a sink on recorded batches to their end. Its output is in `folder`."""
+    _run(make_sink, folder, batches, CrashInjector(), commit_interval=1.0)
+
+
+def check_sink(make_sink: MakeSink, folder: Path, batches: Sequence[Batch] | None = None) -> None:
+    """Check that a sink writes the same bytes however often it commits, and wherever it is killed and restarted.
+
+    Args:
+        make_sink: creates the sink: its class, or a function without arguments.
+        folder: an empty folder to work in.
+        batches: the run; `sample_run()` if left out.
+
+    Raises:
+        AssertionError: the bytes differ; says in which case, in which file and from which byte on.
+    """
+    batches = sample_run() if batches is None else batches
+    steps = CrashInjector()
+    _run(make_sink, folder / "whole", batches, steps, commit_interval=0)
+    expected = _read_output(folder / "whole")
+    _run(make_sink, folder / "one-commit", batches, CrashInjector(), commit_interval=3600)
+    _compare(expected, folder / "one-commit", "with a single commit at the end")
+    if not make_sink().keeps_superseded:
+        _run(make_sink, folder / "skipped", _kept(batches), CrashInjector(), commit_interval=0)
+        _compare(expected, folder / "skipped", "without the events that the run's resumption has superseded")
+    for step in range(1, steps.count + 1):
+        _check_kill(make_sink, folder / f"killed-{step}", batches, CrashInjector(step), expected)
 
 
 class Recording:
-    """The batches of a run, to be read as by a `Subscription`; also a source of batches for a `SinkRunner`."""
+    """The batches of a recorded run, to be read like a `Subscription` by a `SinkRunner`."""
 
     heartbeat = None
     silence = 0.0
 
-    def __init__(self, batches: Iterable[Batch], reaper: Reaper | None = None) -> None:
+    def __init__(self, batches: Iterable[Batch], crashes: CrashInjector | None = None) -> None:
         self._batches = iter(batches)
-        self._reaper = reaper or Reaper()
+        self._crashes = crashes or CrashInjector()
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,91 +89,73 @@ class Recording:
         return self
 
     async def __anext__(self) -> Batch:
-        """The next batch."""
-        self._reaper.pass_by("reading a batch")
+        """Return the next batch."""
+        self._crashes.step("reading a batch")
         for batch in self._batches:
             return batch
         raise StopAsyncIteration
 
-    async def acknowledge(self, cursor: Cursor) -> None:  # as a Subscription has it
-        """Nobody waits for it."""
+    async def acknowledge(self, cursor: Cursor) -> None:
+        """Do nothing: there is no publisher."""
 
 
-def record(*attempts: Sequence[Sequence[Event]], run: str = "recorded") -> list[Batch]:
-    """A run of one rank: its attempts, their batches, their events.
-
-    Raises:
-        InvalidEventError: an event cannot be on the wire.
-    """
-    return [batch for number, attempt in enumerate(attempts) for batch in _record_attempt(run, number, attempt)]
+class _KilledError(BaseException):
+    """Simulates the death of the process: no handler of `Exception` catches it."""
 
 
-def sample_run() -> list[Batch]:
-    """A run with events of every type, odd names and values, and a resumption that supersedes an epoch."""
-    return record(*sample_attempts())
-
-
-def run_sink(make_sink: MakeSink, folder: Path, batches: Sequence[Batch]) -> None:
-    """Run a sink on recorded batches, to its end; its output is in `folder`."""
-    _run(make_sink, folder, batches, Reaper(), commit_interval=1.0)
-
-
-def check_sink(make_sink: MakeSink, folder: Path, batches: Sequence[Batch] | None = None) -> None:
-    """Check that a sink writes the same bytes, however often it commits and wherever it is killed and started again.
+class CrashInjector:
+    """Counts the steps before which a process may die, and simulates its death before one of them.
 
     Args:
-        make_sink: makes the sink: its class, or a function without arguments.
-        folder: an empty folder to work in.
-        batches: the run; `sample_run()` if left out.
-
-    Raises:
-        AssertionError: it does not; says after what, in which file and from which byte on.
+        crash_at: the number of the step to die before, from 1 on; None to only count.
     """
-    batches = sample_run() if batches is None else batches
-    reaper = Reaper()
-    _run(make_sink, folder / "whole", batches, reaper, commit_interval=0)
-    expected = _read_output(folder / "whole")
-    _run(make_sink, folder / "one-commit", batches, Reaper(), commit_interval=3600)
-    _compare(expected, folder / "one-commit", "with a single commit at the end")
-    if not make_sink().keeps_superseded:
-        _run(make_sink, folder / "skipped", _kept(batches), Reaper(), commit_interval=0)
-        _compare(expected, folder / "skipped", "without the events that the run's resumption has superseded")
-    for moment in range(1, reaper.passed + 1):
-        _check_kill(make_sink, folder / f"killed-{moment}", batches, Reaper(moment), expected)
+
+    def __init__(self, crash_at: int | None = None) -> None:
+        self.crash_at = crash_at
+        self.count = 0
+        self.last = ""
+        """What the last step was about to do."""
+
+    def step(self, action: str) -> None:
+        """Count a step; raise if it is the one to die before."""
+        self.last = action
+        self.count += 1
+        if self.count == self.crash_at:
+            raise _KilledError
 
 
 def _check_kill(
-    make_sink: MakeSink, folder: Path, batches: Sequence[Batch], reaper: Reaper, expected: dict[str, bytes]
+    make_sink: MakeSink, folder: Path, batches: Sequence[Batch], crashes: CrashInjector, expected: dict[str, bytes]
 ) -> None:
     try:
-        _run(make_sink, folder, batches, reaper, commit_interval=0)
+        _run(make_sink, folder, batches, crashes, commit_interval=0)
     except _KilledError:
-        _run(make_sink, folder, batches, Reaper(), commit_interval=3600)
-    _compare(expected, folder, f"killed before {reaper.last} (moment {reaper.at}), and started again")
+        _run(make_sink, folder, batches, CrashInjector(), commit_interval=3600)
+    _compare(expected, folder, f"killed before {crashes.last} (step {crashes.crash_at}), and restarted")
 
 
 def _run(
-    make_sink: MakeSink, folder: Path, batches: Sequence[Batch], reaper: Reaper, *, commit_interval: float
+    make_sink: MakeSink, folder: Path, batches: Sequence[Batch], crashes: CrashInjector, *, commit_interval: float
 ) -> None:
     def subscribe(cursor: Cursor, skip_superseded: bool) -> Recording:
         wanted = _kept(batches) if skip_superseded else batches
-        return Recording((batch for batch in wanted if batch.cursor > cursor), reaper)
+        return Recording((batch for batch in wanted if batch.cursor > cursor), crashes)
 
-    def make_mortal_sink() -> Sink:
+    def make_crashing_sink() -> Sink:
         sink = make_sink()
         for method in ("handle", "flush", "state"):
-            setattr(sink, method, _mortal(getattr(sink, method), reaper, f"calling {method}"))
+            setattr(sink, method, _crashing(getattr(sink, method), crashes, f"calling {method}"))
         return sink
 
     async def run() -> None:
-        await SinkRunner(make_mortal_sink, subscribe, folder, commit_interval=commit_interval).run()
+        await SinkRunner(make_crashing_sink, subscribe, folder, commit_interval=commit_interval).run()
 
     asyncio.run(run())
 
 
-def _mortal(method: Callable[P, R], reaper: Reaper, what: str) -> Callable[P, R]:
+def _crashing(method: Callable[P, R], crashes: CrashInjector, action: str) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        reaper.pass_by(what)
+        crashes.step(action)
         return method(*args, **kwargs)
 
     return wrapper
@@ -170,17 +174,17 @@ def _record_attempt(run: str, attempt: int, groups: Sequence[Sequence[Event]]) -
 
 
 def _kept(batches: Sequence[Batch]) -> list[Batch]:
-    """The batches that no later attempt has superseded."""
+    """Return the batches that no later attempt has superseded."""
     origins: dict[int, Cursor | None] = {}
     for batch in batches:
         origins.setdefault(batch.header.attempt, resumed_from(batch.events[0]))
-    kept = kept_ranges(origins)
-    return [batch for batch in batches if _is_kept(batch.cursor, kept)]
+    last_kept = kept_ranges(origins)
 
+    def is_kept(cursor: Cursor) -> bool:
+        last = last_kept.get(cursor.attempt, -1)
+        return last is None or cursor.seq <= last
 
-def _is_kept(cursor: Cursor, kept: dict[int, int | None]) -> bool:
-    last = kept.get(cursor.attempt, -1)
-    return last is None or cursor.seq <= last
+    return [batch for batch in batches if is_kept(batch.cursor)]
 
 
 def _read_output(folder: Path) -> dict[str, bytes]:
@@ -188,16 +192,15 @@ def _read_output(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if ".trainwire" not in path.parts}
 
 
-def _compare(expected: dict[str, bytes], folder: Path, what: str) -> None:
+def _compare(expected: dict[str, bytes], folder: Path, case: str) -> None:
     found = _read_output(folder)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found or name not in expected:
-            raise AssertionError(f"{what}: {name} is there in only one of two runs of the sink")
+            raise AssertionError(f"{case}: only one of two runs of the sink has written {name}")
         if found[name] != expected[name]:
             pairs = zip(count(), found[name] + b"\0", expected[name] + b"\0", strict=False)
             place = next((at for at, one, other in pairs if one != other), len(expected[name]))
-            before, after = (
-                expected[name][max(0, place - 40) : place + 40],
-                found[name][max(0, place - 40) : place + 40],
+            around = slice(max(0, place - 40), place + 40)
+            raise AssertionError(
+                f"{case}: {name} differs at byte {place}: {found[name][around]!r} should be {expected[name][around]!r}"
             )
-            raise AssertionError(f"{what}: {name} differs at byte {place}: {after!r} should be {before!r}")

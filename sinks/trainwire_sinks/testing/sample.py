@@ -1,4 +1,4 @@
-"""A short run that has everything a sink may meet."""
+"""A short run with everything that a sink must handle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Attempt = Sequence[Sequence[Event]]
 
 
 def sample_attempts() -> tuple[Attempt, ...]:
-    """An attempt that is killed in its second epoch, and one that resumes from the end of the first."""
+    """Return an attempt that is killed after its third epoch, and one that resumes from the end of the first."""
     killed = _Recorder()
     killed.lifecycle("run/started", run="recorded", rank=0, world_size=1, python="3.11.7", resumed=False)
     killed.add("hparams", {"learning_rate": 5e-05, "layers": [8, 4], "device": "cpu", "note": None}, "hparams")
@@ -24,8 +24,8 @@ def sample_attempts() -> tuple[Attempt, ...]:
     mark = killed.mark()
     killed.epoch(2, loss=9.0)
     killed.epoch(3, loss=9.5)
-    resumed = _Recorder(START_TIME + 1000, step=killed.step_of_mark)
-    resumed.lifecycle("run/resumed", **{"from": {"attempt": 0, "seq": mark}, "from_step": killed.step_of_mark})
+    resumed = _Recorder(START_TIME + 1000, step=killed.mark_step)
+    resumed.lifecycle("run/resumed", **{"from": {"attempt": 0, "seq": mark}, "from_step": killed.mark_step})
     resumed.epoch(2, loss=0.25, extra={"test/accuracy": 0.75})
     resumed.mark()
     resumed.epoch(3, loss=0.125)
@@ -34,13 +34,13 @@ def sample_attempts() -> tuple[Attempt, ...]:
 
 
 class _Recorder:
-    """Collects an attempt's events, a second apart, into batches."""
+    """Collects the events of an attempt, a second apart, in batches."""
 
     def __init__(self, walltime: float = START_TIME, step: int = 0) -> None:
         self.batches: list[list[Event]] = [[]]
         self.count = 0
         self.step = step
-        self.step_of_mark = 0
+        self.mark_step = 0
         self._walltime = walltime
 
     def add(self, name: str, value: Any, kind: str) -> None:
@@ -52,9 +52,9 @@ class _Recorder:
         self.add(name, fields, "lifecycle")
 
     def mark(self) -> int:
-        """End the batch with a mark; returns its seq."""
+        """End the batch with a mark; return its seq."""
         self.lifecycle("run/marked", mark=self.count)
-        self.step_of_mark = self.step
+        self.mark_step = self.step
         self.batches.append([])
         return self.count - 1
 
@@ -72,7 +72,7 @@ class _Recorder:
         self.lifecycle("checkpoint/saved", path="best.pt", kind="best", epoch=number, metric="dev/loss", score=loss)
 
     def odd_events(self) -> None:
-        """One event of each type, and some that a sink may stumble on."""
+        """Add an event of each type, and some with unusual names and values."""
         self.add("odd/nan", math.nan, "scalar")
         self.add("odd/infinite", -math.inf, "scalar")
         self.add("odd/large", 2**63, "scalar")

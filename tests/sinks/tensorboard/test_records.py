@@ -1,4 +1,4 @@
-"""What becomes of events that TensorBoard could stumble on."""
+"""Events that TensorBoard may not be able to show."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def event(name: str, value: Any, kind: str = "scalar", step: int = 1) -> Event:
 
 
 def load(folder: Path, *attempts: Sequence[Event]) -> EventAccumulator:
-    """What TensorBoard reads of what the sink writes of attempts, each a list of events."""
+    """Run the sink on attempts, each a list of events, and load its output with TensorBoard."""
     run_sink(TensorBoard, folder, record(*([found] for found in attempts)))
     return EventAccumulator(str(folder / "tensorboard" / "rank-0"), {"tensors": 0}).Reload()
 
 
 def kinds(accumulator: EventAccumulator) -> dict[str, str]:
-    """The dashboard of each tag."""
+    """Return the dashboard of each tag."""
     return {tag: found.plugin_data.plugin_name for tag, found in accumulator.AllSummaryMetadata().items()}
 
 
@@ -69,7 +69,7 @@ def sound() -> bytes:
 
 @given(st.lists(events(), max_size=3), st.integers(0, 3))
 def test_any_events_become_records(found: list[Event], place: int) -> None:
-    """Nothing that may be in an event raises, and going on from a state that was saved gives the same bytes."""
+    """No event raises, and an encoder resumed from its state returns the same bytes."""
     whole, first = RecordEncoder({}), RecordEncoder({})
     before = first.encode(found[:place], "run", 0)
     assert whole.encode(found[:place], "run", 0) == before
@@ -80,8 +80,8 @@ def test_any_events_become_records(found: list[Event], place: int) -> None:
     assert json.dumps(second.state()) == json.dumps(whole.state())
 
 
-def test_a_name_is_a_tag_whatever_it_holds(tmp_path: Path) -> None:
-    """Paths, newlines, escape sequences and 512 bytes: nothing is written but the run's own files."""
+def test_any_name_is_a_tag(tmp_path: Path) -> None:
+    """Whatever the names are, only the run's own files are written."""
     folder = tmp_path / "deep" / "run"
     accumulator = load(folder, [event(name, n) for n, name in enumerate(NAMES)])
     assert sorted(accumulator.Tags()["tensors"]) == sorted(NAMES)
@@ -92,7 +92,7 @@ def test_a_name_is_a_tag_whatever_it_holds(tmp_path: Path) -> None:
 
 
 def test_a_name_with_several_types_has_a_tag_for_each(tmp_path: Path) -> None:
-    """TensorBoard takes a tag for what it was first: what is of another type goes beside it."""
+    """Values of another type than the first with a name get a tag of their own."""
     accumulator = load(
         tmp_path,
         [
@@ -109,8 +109,8 @@ def test_a_name_with_several_types_has_a_tag_for_each(tmp_path: Path) -> None:
     assert patterns(accumulator) == {"y": r"^(?:y/0\ \(scalar\))$"}
 
 
-def test_no_event_takes_a_tag_that_means_something_to_tensorboard(tmp_path: Path) -> None:
-    """A metric that is called as the layout breaks no dashboard."""
+def test_no_event_uses_a_reserved_tag(tmp_path: Path) -> None:
+    """An event named like a tag that TensorBoard reserves gets another tag."""
     found = [event(name, "words", "text") for name in (LAYOUT, HPARAMS_START)]
     accumulator = load(tmp_path, [*found, event("hparams", {"a": 1}, "hparams"), event("s", [1, 2], "scalars")])
     assert kinds(accumulator) == {
@@ -120,13 +120,13 @@ def test_no_event_takes_a_tag_that_means_something_to_tensorboard(tmp_path: Path
 
 
 def patterns(accumulator: EventAccumulator) -> dict[str, str]:
-    """The pattern of tags of each chart."""
+    """Return the pattern of tags of each chart."""
     layout = Layout.FromString(accumulator.Tensors(LAYOUT)[-1].tensor_proto.string_val[0])
     return {chart.title: chart.multiline.tag[0] for category in layout.category for chart in category.chart}
 
 
 def test_a_chart_shows_the_tags_of_its_event_and_no_others(tmp_path: Path) -> None:
-    """Whatever their labels are, and whenever they came."""
+    """A chart matches exactly the tags of its event, whatever their labels and whenever they were added."""
     accumulator = load(
         tmp_path,
         [event("loss", {"a.b": 1, "c|d": 2, "e\n": 3}, "scalars"), event("rate", [1, 2], "scalars")],
@@ -142,15 +142,15 @@ def resumed() -> Event:
     return Event("run/resumed", {"from": None, "from_step": 0}, "lifecycle", 1.76e9, 0)
 
 
-def test_a_run_that_begins_anew_keeps_its_charts(tmp_path: Path) -> None:
-    """The loader forgets all that it has read, so the layout stands in the new file too."""
+def test_a_run_that_restarts_keeps_its_charts(tmp_path: Path) -> None:
+    """The new file has the layout too, because the loader discards what it has read."""
     accumulator = load(tmp_path, [event("rate", [1, 2], "scalars")], [resumed(), event("rate", [1, 2], "scalars")])
     assert len(accumulator.Tensors("rate/0")) == 1
     assert patterns(accumulator) == {"rate": "^(?:rate/0|rate/1)$"}
 
 
 def test_charts_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """The layout is written whole each time, so that its tags may not be as many as a run may have."""
+    """Tags beyond the limit are not charted, because each new tag rewrites the layout."""
     index = Index({})
     for number in range(MAX_CHARTED // 1000 + 9):
         index.chart(f"chart {number}", [f"{number:01000d}"])
@@ -159,7 +159,7 @@ def test_charts_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_empty_event_has_no_chart(tmp_path: Path) -> None:
-    """A list or map without numbers is nothing to show."""
+    """A list or map without numbers leads to no tag."""
     accumulator = load(tmp_path, [event("a", [], "scalars"), event("b", {}, "scalars"), event("c", 1)])
     assert accumulator.Tags()["tensors"] == ["c"]
 
@@ -168,7 +168,7 @@ def test_an_empty_event_has_no_chart(tmp_path: Path) -> None:
     ("form", "shown_as"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("GIF", "GIF"), ("BMP", "BMP"), ("WEBP", "PNG")]
 )
 def test_images_are_written_as_tensorboard_shows_them(tmp_path: Path, form: str, shown_as: str) -> None:
-    """With their size, as they are, or as PNG if TensorBoard has no name for their format."""
+    """An image is written with its size, unchanged, or as PNG if TensorBoard does not show its format."""
     data = picture(form)
     accumulator = load(tmp_path, [event("i", {"data": data, "format": form.lower()}, "image", step=3)])
     (found,) = accumulator.Tensors("i")
@@ -179,7 +179,7 @@ def test_images_are_written_as_tensorboard_shows_them(tmp_path: Path, form: str,
 
 
 def huge() -> bytes:
-    """A PNG of a few bytes that says it is of more pixels than memory holds."""
+    """Return a PNG of a few bytes that claims more pixels than fit into memory."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
@@ -192,22 +192,20 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_an_image_that_is_none_is_told_of_and_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
-) -> None:
-    """Once for its name, however often it comes; what is around it stays."""
+def test_a_broken_image_is_reported_and_omitted(tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str) -> None:
+    """It is reported once for its name, and the events around it are written."""
     broken = event("bad", {"data": BROKEN[what], "format": "png"}, "image", step=2)
     good = event("good", {"data": picture(), "format": "png"}, "image", step=2)
     accumulator = load(tmp_path, [event("loss", 1.0), broken, good, broken, event("loss", 0.5, step=3)])
     assert set(accumulator.Tags()["tensors"]) == {"loss", "good"}
     assert [point.step for point in accumulator.Tensors("loss")] == [1, 3]
-    told = [line.getMessage() for line in caplog.records if "omits" in line.getMessage()]
-    assert len(told) == 1
-    assert "the image 'bad' of step 2" in told[0]
+    reported = [line.getMessage() for line in caplog.records if "omits" in line.getMessage()]
+    assert len(reported) == 1
+    assert "the image 'bad' of step 2" in reported[0]
 
 
-def test_a_sound_is_wav_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """TensorBoard plays nothing else."""
+def test_only_wav_sounds_are_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sound in another format is reported and omitted."""
     accumulator = load(
         tmp_path,
         [

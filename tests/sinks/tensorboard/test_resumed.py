@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run that was resumed, maybe often: what counts, as if it had never stopped."""
+"""TensorBoard shows a resumed run as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Points = dict[str, list[tuple[int, float]]]
 
 
 class Run:
-    """Records a run, and knows what of it counts."""
+    """Records a run, and keeps track of the events that are not superseded."""
 
     def __init__(self) -> None:
         self.attempts: list[list[list[Event]]] = [[]]
         self.kept: list[Event] = []
         self.marks: list[tuple[dict[str, int], int, list[Event]]] = []
-        """Position, step, and what counts at it."""
+        """Position and step of each mark, and the events kept at it."""
         self._time = 1.75e9
         self.add("run/started", {"run": "recorded"}, "lifecycle", 0)
 
@@ -56,7 +56,7 @@ class Run:
         )
 
     def resume(self, mark: int | None) -> None:
-        """Go on from a mark, or from nothing."""
+        """Resume from a mark, or restart if it is None."""
         position, step, kept = (None, 0, []) if mark is None else self.marks[mark]
         self.attempts.append([])
         self.kept = list(kept)
@@ -68,7 +68,7 @@ class Run:
 
 
 def points(events: Sequence[Event]) -> Points:
-    """The points of events, as a run shows them that was never resumed."""
+    """Return the points that an uninterrupted run with these events shows."""
     found: Points = {}
     for event in events:
         found.setdefault(event.name, []).append((event.step, event.value))
@@ -76,7 +76,7 @@ def points(events: Sequence[Event]) -> Points:
 
 
 def fast(found: Points) -> Points:
-    """These points by the rule of the fast loader: one that is not later than those before it takes their place."""
+    """Return what the fast loader shows of points: one whose step does not increase replaces those from its step on."""
     shown: Points = {}
     for tag, written in found.items():
         for step, value in written:
@@ -85,7 +85,7 @@ def fast(found: Points) -> Points:
 
 
 def written(folder: Path) -> Points:
-    """All points in the files, in their order."""
+    """Return all points in the files, in order."""
     found: Points = {}
     for path in sorted((folder / "tensorboard" / "rank-0").iterdir()):
         for proto in EventFileLoader(str(path)).Load():
@@ -95,7 +95,7 @@ def written(folder: Path) -> Points:
 
 
 def loaded(folder: Path) -> Points:
-    """What TensorBoard's Python loader shows."""
+    """Return what TensorBoard's Python loader shows."""
     accumulator = EventAccumulator(str(folder / "tensorboard" / "rank-0"), {"tensors": 0}).Reload()
     return {
         tag: [(found.step, make_ndarray(found.tensor_proto).item()) for found in accumulator.Tensors(tag)]
@@ -105,7 +105,10 @@ def loaded(folder: Path) -> Points:
 
 
 def check(run: Run, *, is_whole: bool = True) -> None:
-    """Both loaders show what counts; the fast one if no superseded point is before the first that counts."""
+    """Check that both loaders show the kept points.
+
+    The fast loader is checked for tags without a superseded point before the first kept one.
+    """
     with TemporaryDirectory() as name:
         run_sink(TensorBoard, Path(name), run.batches)
         expected = points(run.kept)
@@ -118,7 +121,7 @@ def check(run: Run, *, is_whole: bool = True) -> None:
 
 @st.composite
 def runs(draw: st.DrawFn, *, rising: bool = False) -> Run:
-    """Runs that log at any steps, or only at rising ones, and are resumed from any of their marks."""
+    """Draw a run that logs at any steps, or only at rising ones, and is resumed from any of its marks."""
     run = Run()
     for action in draw(st.lists(st.sampled_from(["log", "log", "log", "mark", "resume"]), max_size=12)):
         last = run.kept[-1].step if run.kept else 0
@@ -132,21 +135,21 @@ def runs(draw: st.DrawFn, *, rising: bool = False) -> Run:
 
 
 @given(runs())
-def test_what_counts_is_shown_whatever_the_steps_are(run: Run) -> None:
-    """Steps that go back and forth, marks of attempts that were superseded, and runs that begin anew."""
+def test_kept_points_are_shown_for_any_steps(run: Run) -> None:
+    """Steps may decrease, marks may be superseded, and runs may restart."""
     check(run)
 
 
 @given(runs(rising=True))
-def test_a_large_run_is_not_repeated_as_a_whole(run: Run) -> None:
-    """Where steps rise, the last one is enough for the Python loader."""
+def test_a_large_run_with_rising_steps_is_not_repeated_as_a_whole(run: Run) -> None:
+    """If steps increase, repeating the last one is enough for the Python loader."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(marks, "MAX_REPEATED", 0)
         check(run, is_whole=False)
 
 
 def test_only_the_last_step_of_a_large_run_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was recorded at the mark's step before and after it is told apart."""
+    """Events at the mark's step are kept if they were recorded before the mark, and discarded otherwise."""
     monkeypatch.setattr(marks, "MAX_REPEATED", 0)
     run = Run()
     for step in (1, 2):
@@ -160,8 +163,8 @@ def test_only_the_last_step_of_a_large_run_is_repeated(tmp_path: Path, monkeypat
     assert loaded(tmp_path) == points(run.kept)
 
 
-def test_a_mark_that_is_forgotten_leaves_its_step(tmp_path: Path) -> None:
-    """Only so many are remembered: then the run is taken back by steps."""
+def test_a_forgotten_mark_is_replaced_by_its_step(tmp_path: Path) -> None:
+    """A run resumed from a mark that is no longer remembered is restored by step."""
     run = Run()
     run.log("loss", 1)
     run.mark()
@@ -174,10 +177,10 @@ def test_a_mark_that_is_forgotten_leaves_its_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [0, marks.MAX_REPEATED])
-def test_each_event_counts_once_over_several_resumptions(
+def test_each_event_takes_effect_once_over_several_resumptions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """Killed anywhere and started again, the sink repeats the same bytes."""
+    """Killed at any moment and restarted, the sink writes the same bytes."""
     monkeypatch.setattr(marks, "MAX_REPEATED", most)
     run = Run()
     for mark in (0, 0, None):

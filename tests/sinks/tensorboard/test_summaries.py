@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tensorboard")
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # what it brings along is deprecated
+    warnings.simplefilter("ignore", DeprecationWarning)  # its dependencies are deprecated
     from tensorboard.plugin_util import markdown_to_safe_html
 
 from trainwire_sinks.tensorboard.summaries import MAX_ROWS, markdown_table
@@ -19,7 +19,7 @@ from trainwire_sinks.text.format import plain
 
 
 class Cells(HTMLParser):
-    """Collects the rows of the tables of a page, and the tags that stand in cells."""
+    """Collects the rows of the tables of a page, and the tags inside cells."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Cells(HTMLParser):
 
 
 def shown(text: str) -> Cells:
-    """A text as TensorBoard shows it."""
+    """Return a text as TensorBoard shows it."""
     return Cells(markdown_to_safe_html(text))
 
 
@@ -59,26 +59,26 @@ cells = texts | st.integers() | st.floats() | st.none() | st.booleans()
 
 
 @given(st.data(), st.lists(texts, min_size=1, max_size=4))
-def test_a_table_shows_what_its_cells_hold(data: st.DataObject, columns: list[str]) -> None:
-    """Whatever is in the cells: no markup comes of it, and no cell or row is lost."""
+def test_a_table_shows_its_cells_literally(data: st.DataObject, columns: list[str]) -> None:
+    """No text in a cell becomes markup, and no cell or row is lost."""
     row = st.lists(cells, min_size=len(columns), max_size=len(columns))
     rows = data.draw(st.lists(row, max_size=3))
     page = shown(markdown_table(columns, rows))
     if not rows:
-        rows = [[""] * len(columns)]  # Markdown's tables have one
+        rows = [[""] * len(columns)]  # a Markdown table has at least one row
     expected = [[squeezed(cell) for cell in row] for row in [columns, *rows]]
     assert [[squeezed(cell) for cell in row] for row in page.rows] == expected
     assert not page.inside
 
 
 def test_ragged_rows_keep_their_columns() -> None:
-    """A short row is filled up, and what is beyond the columns is left out."""
+    """A short row is filled with empty cells, and cells beyond the columns are omitted."""
     page = shown(markdown_table(["a", "b"], [[1], [], [1, 2, 3]]))
     assert page.rows == [["a", "b"], ["1", ""], ["", ""], ["1", "2"]]
 
 
-def test_a_long_table_is_cut_with_a_word() -> None:
-    """TensorBoard would format all rows for each look at it."""
+def test_a_long_table_is_shortened() -> None:
+    """Rows past the limit are replaced by their number."""
     text = markdown_table(["n"], ([n] for n in range(MAX_ROWS + 5)))
     assert len(shown(text).rows) == MAX_ROWS + 1
     assert text.endswith("and 5 more rows")

@@ -43,17 +43,17 @@ def protos(folder: Path) -> list[EventProto]:
 
 
 def points(accumulator: EventAccumulator, tag: str) -> list[tuple[float, int, float]]:
-    """Walltime, step and value of each point of a tag."""
+    """Return the walltime, step and value of each point of a tag."""
     return [(e.wall_time, e.step, make_ndarray(e.tensor_proto).item()) for e in accumulator.Tensors(tag)]
 
 
-def test_each_event_counts_once(tmp_path: Path) -> None:
-    """Killed anywhere, committed as often as may be, over a resumption: the same bytes."""
+def test_each_event_takes_effect_once(tmp_path: Path) -> None:
+    """The same bytes are written however often the sink commits and wherever it is killed."""
     check_sink(TensorBoard, tmp_path)
 
 
-def test_a_record_is_framed_as_tensorboard_frames_it() -> None:
-    """Length, checksums and data are those that TensorBoard's own writer gives."""
+def test_a_record_is_framed_as_by_tensorboard() -> None:
+    """The bytes of a record equal those of TensorBoard's own writer."""
 
     class Memory(bytearray):
         def write(self, data: bytes) -> None:
@@ -65,8 +65,8 @@ def test_a_record_is_framed_as_tensorboard_frames_it() -> None:
         assert frame(data) == bytes(memory)
 
 
-def test_every_scalar_is_there_with_its_step_and_time(tmp_path: Path) -> None:
-    """TensorBoard's loader gives back each scalar, as near as 32 bits are, NaN and infinities among them."""
+def test_every_scalar_is_written_with_its_step_and_time(tmp_path: Path) -> None:
+    """TensorBoard's loader returns each scalar with 32-bit precision, NaN and infinities included."""
     values = [0.1, -1e-30, 3, 2**63, math.inf, -math.inf, math.nan]
     events = [event("train/loss", v, step=n, walltime=START_TIME + n / 8) for n, v in enumerate(values)]
     run_sink(TensorBoard, tmp_path, record([events[:3], events[3:]]))
@@ -76,8 +76,8 @@ def test_every_scalar_is_there_with_its_step_and_time(tmp_path: Path) -> None:
     assert [repr(point[2]) for point in found] == [repr(value) for value in expected]
 
 
-def test_scalars_are_a_tag_each(tmp_path: Path) -> None:
-    """A list has its positions as tags, a map its labels."""
+def test_each_of_several_scalars_has_a_tag(tmp_path: Path) -> None:
+    """The tags of a list are its positions, those of a map its labels."""
     events = [event("rate", [0.5, 0.25], "scalars"), event("loss", {"a": 1, "b/c": 2.0}, "scalars")]
     run_sink(TensorBoard, tmp_path, record([events]))
     accumulator = load(tmp_path)
@@ -85,8 +85,8 @@ def test_scalars_are_a_tag_each(tmp_path: Path) -> None:
     assert found == {"rate/0": 0.5, "rate/1": 0.25, "loss/a": 1.0, "loss/b/c": 2.0}
 
 
-def test_text_is_shown_by_the_text_plugin(tmp_path: Path) -> None:
-    """A text event is a string of the text dashboard, at its step."""
+def test_text_is_in_the_text_dashboard(tmp_path: Path) -> None:
+    """A text event is a string in the text dashboard, at its step."""
     run_sink(TensorBoard, tmp_path, record([[event("note", "# Märkt", "text", step=4)]]))
     accumulator = load(tmp_path)
     assert accumulator.SummaryMetadata("note").plugin_data.plugin_name == "text"
@@ -94,7 +94,7 @@ def test_text_is_shown_by_the_text_plugin(tmp_path: Path) -> None:
 
 
 def test_histograms_keep_their_buckets(tmp_path: Path) -> None:
-    """A histogram's counts stand between its edges."""
+    """A histogram is written with its counts and edges."""
     value = {"edges": [0.0, 1.0, 2.0], "counts": [3, 4], "min": 0.5, "max": 1.5, "sum": 7.0, "sum_squares": 9.0}
     run_sink(TensorBoard, tmp_path, record([[event("weights", value, "histogram")]]))
     accumulator = load(tmp_path)
@@ -103,7 +103,7 @@ def test_histograms_keep_their_buckets(tmp_path: Path) -> None:
 
 
 def test_hyperparameters_make_the_run_a_session(tmp_path: Path) -> None:
-    """Numbers, booleans and strings keep their kind; nested ones have a path, and anything else is text."""
+    """Numbers, booleans and strings keep their type; nested values have a path, and others become text."""
     values = {"lr": 5e-5, "layers": 3, "amp": True, "name": "x", "none": None, "nan": math.nan, "a": {"b": [1, 2]}}
     run_sink(TensorBoard, tmp_path, record([[event("hparams", values, "hparams")]]))
     content = load(tmp_path).SummaryMetadata(HPARAMS_START).plugin_data.content
@@ -115,20 +115,20 @@ def test_hyperparameters_make_the_run_a_session(tmp_path: Path) -> None:
     assert (info.start_time_secs, info.group_name) == (START_TIME, "recorded")
 
 
-@pytest.mark.parametrize(("end", "is_told"), [("run/finished", True), ("run/failed", False)])
-def test_only_a_run_that_has_finished_is_a_session_that_has(tmp_path: Path, end: str, is_told: bool) -> None:
-    """One that failed may be resumed, and TensorBoard would keep the end that it has read first."""
+@pytest.mark.parametrize(("end", "has_end"), [("run/finished", True), ("run/failed", False)])
+def test_only_a_finished_run_ends_its_session(tmp_path: Path, end: str, has_end: bool) -> None:
+    """The session of a failed run stays open, because TensorBoard keeps the first end that it reads."""
     last = event(end, {"last_seq": 1, "reason": None}, "lifecycle", walltime=START_TIME + 9)
     run_sink(TensorBoard, tmp_path, record([[event("hparams", {"lr": 1}, "hparams"), last]]))
     found = load(tmp_path).summary_metadata.get(HPARAMS_END)
-    assert (found is not None) == is_told
+    assert (found is not None) == has_end
     if found is not None:
         info = HParamsPluginData.FromString(found.plugin_data.content).session_end_info
         assert (info.status, info.end_time_secs) == (STATUS_SUCCESS, START_TIME + 9)
 
 
-def test_consecutive_scalars_of_one_moment_share_a_record(tmp_path: Path) -> None:
-    """A record holds what one call of `bus.log` gave; another step or time begins another record."""
+def test_scalars_of_one_call_share_a_record(tmp_path: Path) -> None:
+    """A record has consecutive scalars of one step and walltime, as `bus.log` records them."""
     moments = [(1, 0.0), (1, 0.0), (1, 0.5), (2, 0.5), (2, 0.5)]
     events = [event(f"m{n}", 1.0, step=step, walltime=START_TIME + t) for n, (step, t) in enumerate(moments)]
     run_sink(TensorBoard, tmp_path, record([events]))
@@ -136,8 +136,8 @@ def test_consecutive_scalars_of_one_moment_share_a_record(tmp_path: Path) -> Non
     assert shared == [["m0", "m1"], ["m2"], ["m3", "m4"]]
 
 
-def test_other_types_are_left_out(tmp_path: Path) -> None:
-    """A run with every type, and with one of a later version, is written without falling over, and loads."""
+def test_other_types_are_omitted(tmp_path: Path) -> None:
+    """A run with events of every type, and of an unknown one, is written and can be loaded."""
     run_sink(TensorBoard, tmp_path, sample_run())
     tags = load(tmp_path).Tags()["tensors"]
     assert {"of a later version", "log", "run/started"}.isdisjoint(tags)
@@ -145,7 +145,7 @@ def test_other_types_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_run_without_events_has_no_file(tmp_path: Path) -> None:
-    """The file begins with the time of the first event, so there is none before it."""
+    """Before the first event there is no file, because the file begins with its time."""
     run_sink(TensorBoard, tmp_path, [])
     assert not list(tmp_path.rglob("*tfevents*"))
 
@@ -170,10 +170,10 @@ Steps = Callable[[EventAccumulator], list[tuple[int, float]]]
         (None, range(1, 3), [(1, 1.0), (2, 1.0)]),
     ],
 )
-def test_a_resumed_run_goes_on_in_a_new_file(
+def test_a_resumed_run_continues_in_a_new_file(
     tmp_path: Path, from_step: int | None, steps: range, expected: list[tuple[int, float]]
 ) -> None:
-    """TensorBoard's Python loader shows each step once: those kept, and those of the resumed run."""
+    """TensorBoard's Python loader shows each kept step and each step of the resumed run once."""
     batches = record(attempt(0.0, range(1, 11)), [[resumed(from_step)], *attempt(1.0, steps)])
     run_sink(TensorBoard, tmp_path, batches)
     names = [path.name for path in sorted((tmp_path / "tensorboard" / "rank-0").iterdir())]
@@ -181,8 +181,8 @@ def test_a_resumed_run_goes_on_in_a_new_file(
     assert [point[1:] for point in points(load(tmp_path), "loss")] == expected
 
 
-def test_a_file_is_never_truncated_under_a_reader_by_a_resumption(tmp_path: Path) -> None:
-    """A loader that has read the first file goes on to the second, and sees what was superseded no more."""
+def test_a_resumption_does_not_truncate_a_file(tmp_path: Path) -> None:
+    """A loader that has read the first file continues with the second, and discards superseded points."""
     batches = record(attempt(0.0, range(1, 11)), [[resumed(5)], *attempt(1.0, range(6, 9))])
     run_sink(TensorBoard, tmp_path, batches[:10])
     accumulator = load(tmp_path)
