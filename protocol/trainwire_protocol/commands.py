@@ -1,4 +1,4 @@
-"""Commands that a training takes from outside: what `trainwire send` sends and a bus hands to its handler."""
+"""The commands that a training accepts: `trainwire send` sends them, and a bus passes them to its handler."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 VERBS: Final = ("stop", "checkpoint", "evaluate", "pause", "resume", "set")
-"""What a training can be told to do."""
+"""The verbs of commands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as it came over the wire.
+    """A command that was received.
 
     Attributes:
-        id: Names this command; the training's answer carries the same id.
-        verb: What to do, one of `VERBS`.
-        arguments: Depend on the verb: `learning_rate` for "set", an optional `reason` for "stop".
+        id: Identifier of the command; the events that answer it contain it.
+        verb: One of `VERBS`.
+        arguments: Depend on the verb: `learning_rate` for "set", and an optional `reason` for "stop".
     """
 
     id: str

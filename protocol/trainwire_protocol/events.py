@@ -1,6 +1,6 @@
-"""The event: what happened, as a name, a value, a type, a walltime and a step.
+"""Events: a name, a value, a type, a walltime and a step; and which of them are valid.
 
-`docs/wire-protocol.md` is the authority on names, types and values; this module follows it.
+`docs/wire-protocol.md` specifies names, types and values; this module follows it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ EVENT_TYPES: Final[frozenset[str]] = frozenset(get_args(EventType))
 CHANNELS: Final[tuple[str, ...]] = get_args(Channel)
 
 MAX_NAME_BYTES: Final = 512
-"""Longest name of an event, in bytes of UTF-8."""
+"""Maximum length of a name, in bytes of UTF-8."""
 
 MAX_STRING_BYTES: Final = 1 << 20
-"""Longest string anywhere in a value, in bytes of UTF-8."""
+"""Maximum length of a string anywhere in a value, in bytes of UTF-8."""
 
 MAX_NESTING: Final = 8
-"""Deepest nesting of lists and maps in a value."""
+"""Maximum depth of nested lists and maps in a value."""
 
 MAX_VALUE_BYTES: Final = 32 << 20
-"""Largest image or sound, in bytes."""
+"""Maximum size of an encoded image or sound, in bytes."""
 
 LIFECYCLE_NAMES: Final[frozenset[str]] = frozenset(
     {
@@ -43,46 +43,41 @@ LIFECYCLE_NAMES: Final[frozenset[str]] = frozenset(
 )  # fmt: skip
 
 LAST_EVENTS: Final[frozenset[str]] = frozenset({"run/interrupted", "run/failed", "run/finished"})
-"""Lifecycle names one of which is the last event of an attempt that ended by itself."""
+"""The lifecycle names that end an attempt."""
 
 _RECORD_FIELDS: Final = frozenset({"level", "logger", "message"})
-"""What every log record has, each a string."""
+"""The required fields of a log record, all of them strings."""
 
 
 class Event(NamedTuple):
-    """One thing that was recorded.
-
-    On the wire it is a MessagePack array of these five, in this order.
-    """
+    """One recorded value. On the wire it is a MessagePack array of these five fields, in this order."""
 
     name: str
-    """Parts joined by "/": `train/loss`."""
+    """Parts joined by "/", such as `train/loss`."""
     value: Any
-    """What the type says; see `docs/wire-protocol.md`."""
+    """Depends on the type; see `docs/wire-protocol.md`."""
     type: str
-    """One of `EVENT_TYPES`, or one of a later version."""
+    """One of `EVENT_TYPES`, or a type of a later version."""
     walltime: float
-    """When it was recorded: seconds since the epoch."""
+    """When it was recorded, in seconds since the epoch."""
     step: int
-    """Optimizer updates finished when it was recorded."""
+    """Number of optimizer updates finished when it was recorded."""
 
 
 Row: TypeAlias = tuple[str, Any, str, float, int]
-"""An event's fields as they are packed: an `Event` is one too, but takes several times as long to make."""
+"""The fields of an event. A plain tuple is created several times as fast as an `Event`, which is one too."""
 
 
 def new_events(rows: Iterable[Row]) -> tuple[Event, ...]:
-    """Events of their fields, in less time than calling `Event` takes: for where there are millions."""
+    """Return events with these fields. This is faster than calling `Event` for each."""
     return tuple(map(tuple.__new__, repeat(Event), rows))
 
 
 def validate(event: Event) -> Event:
-    """Return the event unchanged, or say what about it is not allowed.
-
-    An event of a type that this version does not know is checked in all but its value.
+    """Return the event if it is valid. The value of an unknown type is not checked.
 
     Raises:
-        InvalidEventError: names the event, the field, what it holds and what it may hold.
+        InvalidEventError: a field is invalid; the message contains the event's name, the field and its contents.
     """
     validate_name(event.name)
     if not isinstance(event.type, str) or _string_problem("type", event.type):
@@ -100,29 +95,29 @@ def validate(event: Event) -> Event:
 
 
 def value_problem(kind: str, value: object) -> str | None:
-    """What about the value of an event of this type is not allowed; None if nothing is, or if the type is not known."""
+    """Return what is invalid about a value of an event type, or None if it is valid or the type is unknown."""
     check = _CHECKS.get(kind)
     return check(value) if check else None
 
 
 def are_plain_records(values: Sequence[Any]) -> bool:
-    """Whether all are allowed as values of `log` and hold nothing but strings, short enough even as one.
+    """Whether all values are valid for the type `log` and consist of strings with a short total length.
 
-    So are most: one look at all of them takes a quarter of the time that a look at each does. Where it says no, each
-    may be allowed nevertheless.
+    Most do, and checking them together takes a quarter of the time of checking each. If the result is False, each value
+    may still be valid.
     """
     try:
         shapes = set(map(tuple, values))
         strings = [*chain.from_iterable(shapes), *chain.from_iterable(map(dict.values, values))]
-    except TypeError:  # one is no dict
+    except TypeError:  # a value is not a dict
         return False
     return all(map(_RECORD_FIELDS.issubset, shapes)) and _are_short_strings(strings)
 
 
 def validate_name(name: object) -> None:
-    """Raise `InvalidEventError` unless `name` can name an event."""
+    """Raise InvalidEventError unless `name` is a valid name of an event."""
     if not isinstance(name, str) or not name:
-        raise InvalidEventError(f"an event's name is a non-empty string, not {_short(name)}")
+        raise InvalidEventError(f"an event's name must be a non-empty string, not {_short(name)}")
     size = _utf8_length(name)
     if size is None:
         raise InvalidEventError(f"the name {_short(name)} cannot be encoded as UTF-8")
@@ -156,11 +151,11 @@ def _check_histogram(value: object) -> str | None:
         return f"the value is {_short(value)}, not a map"
     edges, counts = value.get("edges"), value.get("counts")
     if not _is_list(edges) or not _is_list(counts) or not all(map(_is_number, [*edges, *counts])):
-        return "edges and counts have to be lists of numbers"
+        return "edges and counts must be lists of numbers"
     if len(edges) != len(counts) + 1:
         return f"{len(counts)} counts need {len(counts) + 1} edges, not {len(edges)}"
     if not all(low <= high for low, high in pairwise(edges)):
-        return "the edges have to rise"
+        return "the edges must be in ascending order"
     missing = [field for field in ("min", "max", "sum", "sum_squares") if not _is_number(value.get(field))]
     return f"{missing[0]} is not a number" if missing else _map_problem(value)
 
@@ -170,11 +165,11 @@ def _check_media(value: object) -> str | None:
         return f"the value is {_short(value)}, not a map of data and format"
     data = value.get("data")
     if not isinstance(data, bytes) or not data:
-        return "data has to be the encoded bytes"
+        return "data must be the encoded bytes"
     if len(data) > MAX_VALUE_BYTES:
         return f"data has {len(data)} bytes; at most {MAX_VALUE_BYTES} are allowed"
     if not isinstance(value.get("format"), str):
-        return "format has to be a string such as 'png' or 'wav'"
+        return "format must be a string such as 'png' or 'wav'"
     return _map_problem({key: item for key, item in value.items() if key != "data"})
 
 
@@ -183,9 +178,9 @@ def _check_table(value: object) -> str | None:
         return f"the value is {_short(value)}, not a map of columns and rows"
     columns, rows = value.get("columns"), value.get("rows")
     if not _is_list(columns) or not all(isinstance(column, str) for column in columns):
-        return "columns has to be a list of strings"
+        return "columns must be a list of strings"
     if not _is_list(rows) or not all(map(_is_list, rows)):
-        return "rows has to be a list of lists"
+        return "rows must be a list of lists"
     ragged = next((number for number, row in enumerate(rows) if len(row) != len(columns)), None)
     if ragged is not None:
         return f"row {ragged} has {len(rows[ragged])} cells for {len(columns)} columns"
@@ -197,7 +192,7 @@ def _check_map(value: object) -> str | None:
 
 
 def _check_log(value: object) -> str | None:
-    if not isinstance(value, (dict, Mapping)):  # a dict is sooner known as one than as a mapping
+    if not isinstance(value, (dict, Mapping)):  # the check for a dict is faster than that for a mapping
         return f"the value is {_short(value)}, not a map"
     for field in ("level", "logger", "message"):
         if not isinstance(value.get(field), str):
@@ -220,7 +215,7 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
 
 
 def _plain_problem(value: object, depth: int = 0) -> str | None:
-    """Say what in `value` is not a None, bool, number, string, bytes, list or string-keyed map of these."""
+    """Return what in `value` is not None, a bool, number, string, bytes, or a list or string-keyed map of these."""
     if value is None or isinstance(value, (bool, bytes)) or _is_number(value):
         return None
     if isinstance(value, str):
@@ -246,7 +241,7 @@ def _first_problem(children: Iterable[object], depth: int) -> str | None:
 
 
 def _are_short_strings(values: Iterable[Any]) -> bool:
-    """Whether all are strings, allowed even as one, as in most log records: one look takes a fifth of the time."""
+    """Whether all are strings that are valid even when joined. Checking them together takes a fifth of the time."""
     try:
         size = _utf8_length("".join(values))
     except TypeError:
@@ -282,7 +277,7 @@ def _utf8_length(text: str) -> int | None:
 
 
 def _short(value: object) -> str:
-    """A `repr` for an error message: one that cannot fail, nor fill a screen."""
+    """Return a short `repr` for an error message. It does not raise, even if the value's `repr` does."""
     try:
         text = repr(value)
     except Exception:

@@ -1,4 +1,4 @@
-"""Which process is meant: a pid alone is given to another process sooner or later."""
+"""Processes: their identity, which outlives the reuse of a pid, and starting them detached."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 RELAY_SECONDS: Final = 5.0
-"""How long what an ended process has written may take to come out: a machine may be busy, a terminal slow."""
+"""How long the last output of an ended process may take to be written, on a busy machine or a slow terminal."""
 
 
 class ProcessIdentity(NamedTuple):
-    """A process, so that no later one is taken for it."""
+    """The identity of a process, unlike that of any other process that gets the same pid."""
 
     host: str
     pid: int
     started: str
-    """When it started, as the system words it; compared, never parsed."""
+    """The start time in the format of the system; compared, never parsed."""
 
     @classmethod
     def of_this_process(cls) -> ProcessIdentity:
-        """The identity of the process that calls."""
+        """Return the identity of this process."""
         return cls(socket.gethostname(), os.getpid(), process_start_time(os.getpid()) or "")
 
     @classmethod
     def from_fields(cls, fields: Any) -> ProcessIdentity | None:
-        """Read it from the map that files and replies hold, or None if that is none."""
+        """Return the identity in a map from a file or reply, or None if the map is invalid."""
         if not isinstance(fields, dict):
             return None
         host, pid, started = fields.get("host"), fields.get("pid"), fields.get("started")
@@ -42,19 +42,18 @@ class ProcessIdentity(NamedTuple):
         return None
 
     def is_gone(self) -> bool:
-        """Whether it is known to have ended: False for one on another host, and for one that is stopped."""
+        """Whether the process is known to have ended. False for one on another host, and for one that is stopped."""
         return self.host == socket.gethostname() and process_start_time(self.pid) != self.started
 
 
 def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, which outlives this one and keeps nothing of it open.
+    """Start a process in a session of its own, which may outlive this process.
 
-    A terminal's Ctrl-C does not reach it, and what it writes to standard output and standard error comes out here as
-    long as this process lives: were it given our own, whoever reads our output would wait for the end of the one left
-    behind.
+    Ctrl-C in a terminal does not reach it. This process copies its standard output and standard error to its own. If
+    the process inherited them instead, a reader of our output would wait until the detached process ends too.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the process cannot be started.
     """
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -65,18 +64,18 @@ def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def wait_until_relayed(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Wait, for at most `RELAY_SECONDS`, until all is out that ended processes of `start_detached` have written."""
+    """Wait for at most `RELAY_SECONDS` until all output of ended processes of `start_detached` is written."""
     deadline = time.monotonic() + RELAY_SECONDS
     pipes = [pipe for process in processes for pipe in (process.stdout, process.stderr) if pipe]
     while not all(pipe.closed for pipe in pipes):
-        # A process that it has started in turn may hold them open.
+        # A child of the process may keep the pipes open.
         if time.monotonic() > deadline:
             return
         time.sleep(0.01)
 
 
 def _relay(pipe: IO[bytes], name: str) -> None:
-    # Not the stream itself: whoever puts another in its place wants these lines there.
+    # Looked up for each line, because the stream may be replaced.
     with contextlib.suppress(OSError, ValueError), pipe as lines:
         for line in lines:
             stream = getattr(sys, name)
@@ -85,11 +84,11 @@ def _relay(pipe: IO[bytes], name: str) -> None:
 
 
 def process_start_time(pid: int) -> str | None:
-    """When the process with this pid started, or None if there is none (a zombie counts as none)."""
+    """Return when the process with this pid started, or None if there is no such process or it is a zombie."""
     if pid <= 0:
         return None
     try:
-        # Fields 3 and 22 of proc(5)'s stat, counted after the command's name, which may hold anything but ")".
+        # Fields 3 and 22 of stat in proc(5), counted after the command's name, which may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return _start_time_from_ps(pid) if not Path("/proc/self/stat").exists() else None

@@ -1,6 +1,6 @@
-"""The codec of the wire: batches of events to bytes and back. No sockets, no files.
+"""The codec of the wire: encodes batches of events and decodes them. No sockets, no files.
 
-`docs/wire-protocol.md` is the authority; a test holds this module against its golden samples.
+`docs/wire-protocol.md` is the specification, and a test compares this module with its samples.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from trainwire_protocol.events import (
 )
 
 VERSION: Final = 1
-"""Major version of the wire: a reader refuses a newer one."""
+"""Major version of the wire. A reader rejects newer ones."""
 
 HEARTBEAT: Final = "heartbeat"
 
 MAX_HEADER_BYTES: Final = 16 << 10
-"""Largest header of a batch or request, in bytes."""
+"""Maximum size of the header of a batch or request, in bytes."""
 
 MAX_BODY_BYTES: Final = 64 << 20
-"""Largest body of a batch, in bytes."""
+"""Maximum size of the body of a batch, in bytes."""
 
 MAX_BATCH_EVENTS: Final = 1 << 16
-"""Most events in one batch that a reader accepts."""
+"""Maximum number of events in a batch."""
 
 MAX_RUN_BYTES: Final = 128
-"""Longest name of a run, in bytes."""
+"""Maximum length of the name of a run, in bytes of UTF-8."""
 
 
 class Cursor(NamedTuple):
-    """A position in a run: all that was wanted up to here was delivered."""
+    """A position in a run: a reader has everything up to here of the channels that it reads."""
 
     attempt: int
     seq: int
-    """Of the last event that was delivered; -1 if none was."""
+    """Seq of the last event up to the position; -1 before the first."""
 
 
 START: Final = Cursor(0, -1)
@@ -56,21 +56,22 @@ START: Final = Cursor(0, -1)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a batch says of itself."""
+    """The header of a batch."""
 
     run: str
     rank: int
     attempt: int
     channel: str
     seq: int
-    """Of its first event."""
+    """Seq of the first event."""
     count: int
+    """Number of events."""
     before: Mapping[str, int]
-    """For each channel the seq of the last event sent on it before this batch; -1 if none was."""
+    """For each channel the seq of the last event sent on it before this batch; -1 if there is none."""
     unjournaled: bool = False
-    """It is on no disk: live views show it, and a cursor does not move past it."""
+    """The batch is not in the journal: live views show it, and a cursor does not move past it."""
     last: bool = False
-    """It ends its attempt."""
+    """The batch ends its attempt."""
 
 
 _FIELDS: Final = ("run", "rank", "attempt", "channel", "seq", "count", "before")
@@ -78,7 +79,7 @@ _FLAGS: Final = ("unjournaled", "last")
 
 
 class Batch:
-    """Some consecutive events of one channel, as they stand on the wire and in the journal. Immutable."""
+    """Consecutive events of one channel, with the bytes that are sent and that the journal contains. Immutable."""
 
     def __init__(self, header: Header, header_bytes: bytes, body: bytes) -> None:
         self.header = header
@@ -90,30 +91,34 @@ class Batch:
 
     @property
     def cursor(self) -> Cursor:
-        """The position after its last event."""
+        """The position of its last event."""
         return Cursor(self.header.attempt, self.header.seq + self.header.count - 1)
 
     @property
     def topic(self) -> bytes:
-        """The first frame of its message."""
+        """The first frame of the message."""
         return topic(self.header.channel, self.header.run, self.header.rank)
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Its events; those whose fields are not allowed are left out and counted in `malformed`.
+        """The events, without invalid ones, which `malformed` counts. They are decoded on first use.
 
         Raises:
-            MalformedBatchError: the body is no list of as many events as the header says.
+            MalformedBatchError: the body is not a list of as many events as the header says.
         """
         return self._decoded[0]
 
     @property
     def malformed(self) -> int:
-        """How many of its events were left out."""
+        """Number of invalid events.
+
+        Raises:
+            MalformedBatchError: the body is not a list of as many events as the header says.
+        """
         return self._decoded[1]
 
     def follows(self, seq: int, channels: Collection[str]) -> bool:
-        """Whether a reader of `channels` that has all up to `seq` misses nothing before this batch."""
+        """Whether a reader of `channels` that has everything up to `seq` misses nothing before this batch."""
         return all(self.header.before.get(channel, -1) <= seq for channel in channels)
 
     @cached_property
@@ -123,7 +128,7 @@ class Batch:
 
 @lru_cache
 def topic(channel: str, run: str = "", rank: int | None = None) -> bytes:
-    """The topic of a channel, or the prefix of it that subscribes to all runs or to all ranks of one."""
+    """Return the topic of a channel of a rank, or the prefix that subscribes to all ranks of a run, or to all runs."""
     text = f"tw{VERSION}/{channel}/"
     if run:
         text += f"{run}/"
@@ -131,31 +136,31 @@ def topic(channel: str, run: str = "", rank: int | None = None) -> bytes:
 
 
 def encode_batch(header: Header, events: Sequence[Row]) -> Batch:
-    """Pack events that `validate` has passed into a batch; the header's count has to be theirs.
+    """Pack valid events into a batch. The header must contain their number.
 
     Raises:
-        MalformedBatchError: it would be larger than a reader accepts.
+        MalformedBatchError: the body exceeds `MAX_BODY_BYTES`.
     """
     return _batch(header, msgpack.packb(events))
 
 
 def join_batch(header: Header, packed: Sequence[bytes]) -> Batch:
-    """Make a batch of events that are packed already, one or several in each of `packed`; the header counts them.
+    """Join packed events, one or more in each item of `packed`, into a batch. The header must contain their number.
 
     Raises:
-        MalformedBatchError: it would be larger than a reader accepts.
+        MalformedBatchError: the body exceeds `MAX_BODY_BYTES`.
     """
     return _batch(header, msgpack.Packer(buf_size=64).pack_array_header(header.count) + b"".join(packed))
 
 
 def _batch(header: Header, body: bytes) -> Batch:
     if len(body) > MAX_BODY_BYTES:
-        raise MalformedBatchError(f"a body of {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
+        raise MalformedBatchError(f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
     return Batch(header, encode_header(header), body)
 
 
 def encode_header(header: Header) -> bytes:
-    """Pack a header, leaving out the flags that are not set."""
+    """Pack a header, without the flags that are not set."""
     fields: dict[str, Any] = {
         "version": VERSION, "run": header.run, "rank": header.rank, "attempt": header.attempt,
         "channel": header.channel, "seq": header.seq, "count": header.count, "before": header.before,
@@ -166,38 +171,47 @@ def encode_header(header: Header) -> bytes:
 
 
 def decode_batch(header_bytes: bytes, body: bytes) -> Batch:
-    """Read a batch's two frames; the events are decoded when they are asked for.
+    """Decode the header of a batch. Its events are decoded on first use.
 
     Raises:
-        MalformedBatchError: the header is not one.
+        MalformedBatchError: the header is invalid, or the body exceeds `MAX_BODY_BYTES`.
         UnsupportedVersionError: a newer major version wrote it.
     """
     if len(body) > MAX_BODY_BYTES:
-        raise MalformedBatchError(f"a body of {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
+        raise MalformedBatchError(f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
     return Batch(decode_header(header_bytes), header_bytes, body)
 
 
 def decode_header(data: bytes) -> Header:
-    """Read a header, skipping fields of later versions."""
+    """Decode a header. Unknown fields are ignored.
+
+    Raises:
+        MalformedBatchError: the header is invalid.
+        UnsupportedVersionError: a newer major version wrote it.
+    """
     fields = unpack_map(data)
     refuse_newer(fields.get("version"))
     try:
         known: dict[str, Any] = {name: fields[name] for name in _FIELDS}
     except KeyError as missing:
-        raise MalformedBatchError(f"a header without {missing}") from None
+        raise MalformedBatchError(f"the header has no {missing}") from None
     known |= {flag: fields.get(flag) is True for flag in _FLAGS}
     header = Header(**known)
     problem = _header_problem(header)
     if problem:
-        raise MalformedBatchError(f"a header in which {problem}")
+        raise MalformedBatchError(f"invalid header: {problem}")
     return header
 
 
 def decode_events(body: bytes, count: int) -> tuple[tuple[Event, ...], int]:
-    """Read a body of `count` events: those that are allowed, and how many are not."""
+    """Decode a body of `count` events; return the valid ones and the number of invalid ones.
+
+    Raises:
+        MalformedBatchError: the body is not a list of `count` items.
+    """
     items = unpack(body)
     if not isinstance(items, tuple) or len(items) != count:
-        raise MalformedBatchError(f"a body that is no list of {count} events")
+        raise MalformedBatchError(f"the body is not a list of {count} events")
     if _are_plain(items):
         return new_events(items), 0
     events = [event for item in items if (event := _event(item)) is not None]
@@ -205,17 +219,25 @@ def decode_events(body: bytes, count: int) -> tuple[tuple[Event, ...], int]:
 
 
 def unpack_map(data: bytes, limit: int = MAX_HEADER_BYTES) -> dict[str, Any]:
-    """Read one MessagePack map of at most `limit` bytes, as headers, requests and replies are."""
+    """Decode a MessagePack map of at most `limit` bytes: a header, request or reply.
+
+    Raises:
+        MalformedBatchError: `data` is anything else.
+    """
     if len(data) > limit:
-        raise MalformedBatchError(f"a map of {len(data)} bytes; at most {limit} are allowed")
+        raise MalformedBatchError(f"the map has {len(data)} bytes; at most {limit} are allowed")
     fields = unpack(data)
     if not isinstance(fields, dict):
-        raise MalformedBatchError("a header or request that is no map")
+        raise MalformedBatchError("a header, request or reply must be a map")
     return fields
 
 
 def unpack(data: bytes) -> Any:
-    """Read one MessagePack value, lists as tuples."""
+    """Decode a MessagePack value, with lists as tuples.
+
+    Raises:
+        MalformedBatchError: `data` is not one MessagePack value.
+    """
     try:
         return msgpack.unpackb(data, use_list=False, max_array_len=len(data), max_map_len=len(data))
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -223,20 +245,28 @@ def unpack(data: bytes) -> Any:
 
 
 def refuse_newer(version: object) -> None:
-    """Raise unless a reader of this version can read `version`."""
+    """Check that this version can read a major version of the wire.
+
+    Raises:
+        MalformedBatchError: `version` is not a version.
+        UnsupportedVersionError: it is newer.
+    """
     if type(version) is not int or version < 1:
-        raise MalformedBatchError(f"a header whose version is {version!r}")
+        raise MalformedBatchError(f"invalid header: version is {version!r}")
     if version > VERSION:
         raise UnsupportedVersionError(
-            f"this was written in version {version} of Trainwire's wire; this reader knows {VERSION}: "
+            f"this was written by version {version} of Trainwire's wire protocol, which is newer than {VERSION}: "
             "pip install --upgrade trainwire"
         )
 
 
 def _are_plain(items: tuple[Any, ...]) -> bool:
-    """Whether all are allowed, and of known types and five fields, as in most batches: columns take half the time."""
+    """Whether all events are valid, of known types and without additional fields, as in most batches.
+
+    Checking them by columns takes half the time of checking each.
+    """
     try:
-        # An item that is no tuple of five fields fails here, or has something else in the place of a type or number.
+        # An item that is not a tuple of five fields fails here, or its fields do in the checks of the columns.
         names, values, kinds, walltimes, steps = zip(*items, strict=True)
         return (
             {float}.issuperset(map(type, walltimes))
@@ -246,12 +276,12 @@ def _are_plain(items: tuple[Any, ...]) -> bool:
             and all(map(_is_name, set(names)))
             and _are_values(kinds, values)
         )
-    except (TypeError, ValueError):  # also where a name or type is a map
+    except (TypeError, ValueError):  # or a name or type is a map, which cannot be in a set
         return False
 
 
 def _are_values(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
-    """Whether the types are known, and the values theirs."""
+    """Whether all types are known and all values are valid."""
     present = set(kinds)
     if present == {"scalar"} and {float}.issuperset(map(type, values)):
         return True
@@ -294,7 +324,7 @@ def _header_problem(header: Header) -> str | None:
 
 
 def is_run_name(name: object) -> bool:
-    """Whether a run can have this name: it is a part of topics and paths."""
+    """Whether `name` is a valid name of a run: a part of topics and paths."""
     if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_RUN_BYTES:
         return False
     return name.isprintable() and "/" not in name and name not in (".", "..")

@@ -1,4 +1,4 @@
-"""What an event can be, and what the message says about one that it cannot be."""
+"""Valid and invalid events, and the messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def an_event(value: Any, kind: str = "hparams", name: str = "a/name", walltime: 
     return Event(name, value, kind, walltime, step)
 
 
-def refusal(event: Event) -> str:
-    with pytest.raises(InvalidEventError) as refused:
+def message_about(event: Event) -> str:
+    with pytest.raises(InvalidEventError) as raised:
         validate(event)
-    return str(refused.value)
+    return str(raised.value)
 
 
 def nested(levels: int) -> Any:
@@ -47,13 +47,13 @@ def nested(levels: int) -> Any:
 
 
 @given(events())
-def test_allowed_values_of_every_type_pass(event: Event) -> None:
-    """An event with a value of its type passes, unchanged."""
+def test_valid_events_are_returned(event: Event) -> None:
+    """`validate` returns a valid event of any type unchanged."""
     assert validate(event) is event
 
 
-def test_the_strategies_know_every_type() -> None:
-    """The property tests make values of every type that there is."""
+def test_the_strategies_cover_every_type() -> None:
+    """The property tests generate values of every type."""
     assert set(VALUES) == EVENT_TYPES
 
 
@@ -62,8 +62,8 @@ def test_last_events_are_lifecycle_names() -> None:
     assert LAST_EVENTS < LIFECYCLE_NAMES
 
 
-def test_a_later_versions_type_passes() -> None:
-    """An event of a type that this version does not know is allowed, whatever its value is."""
+def test_an_unknown_type_is_valid() -> None:
+    """An event of an unknown type is valid, whatever its value is."""
     validate(an_event({1: object()}, "point_cloud"))
 
 
@@ -74,7 +74,7 @@ def test_any_number_is_a_scalar(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "said"),
+    ("value", "kind", "problem"),
     [
         ("0.1", "scalar", "the value is '0.1', not a number"),
         (True, "scalar", "the value is True, not a number"),
@@ -87,21 +87,21 @@ def test_any_number_is_a_scalar(value: float) -> None:
         (b"text", "text", "not a string"),
         ("\ud800", "text", "cannot be encoded as UTF-8"),
         ([], "histogram", "not a map"),
-        ({**HISTOGRAM, "edges": 1}, "histogram", "edges and counts have to be lists of numbers"),
-        ({**HISTOGRAM, "counts": [1, "2"]}, "histogram", "edges and counts have to be lists of numbers"),
+        ({**HISTOGRAM, "edges": 1}, "histogram", "edges and counts must be lists of numbers"),
+        ({**HISTOGRAM, "counts": [1, "2"]}, "histogram", "edges and counts must be lists of numbers"),
         ({**HISTOGRAM, "counts": [1]}, "histogram", "1 counts need 2 edges, not 3"),
-        ({**HISTOGRAM, "edges": [0.0, 2.0, 1.0]}, "histogram", "the edges have to rise"),
-        ({**HISTOGRAM, "edges": [0.0, math.nan, 1.0]}, "histogram", "the edges have to rise"),
+        ({**HISTOGRAM, "edges": [0.0, 2.0, 1.0]}, "histogram", "the edges must be in ascending order"),
+        ({**HISTOGRAM, "edges": [0.0, math.nan, 1.0]}, "histogram", "the edges must be in ascending order"),
         ({**HISTOGRAM, "sum": None}, "histogram", "sum is not a number"),
         ({**HISTOGRAM, "unit": object()}, "histogram", "is not a plain value"),
         ("png", "image", "not a map of data and format"),
-        ({"data": "text", "format": "png"}, "image", "data has to be the encoded bytes"),
-        ({"data": b"", "format": "png"}, "image", "data has to be the encoded bytes"),
-        ({"data": b"1", "format": None}, "audio", "format has to be a string"),
+        ({"data": "text", "format": "png"}, "image", "data must be the encoded bytes"),
+        ({"data": b"", "format": "png"}, "image", "data must be the encoded bytes"),
+        ({"data": b"1", "format": None}, "audio", "format must be a string"),
         ({"data": b"1", "format": "wav", "rate": {1}}, "audio", "{1} is not a plain value"),
-        ({"columns": "ab", "rows": []}, "table", "columns has to be a list of strings"),
-        ({"columns": [1], "rows": []}, "table", "columns has to be a list of strings"),
-        ({"columns": ["a"], "rows": ["b"]}, "table", "rows has to be a list of lists"),
+        ({"columns": "ab", "rows": []}, "table", "columns must be a list of strings"),
+        ({"columns": [1], "rows": []}, "table", "columns must be a list of strings"),
+        ({"columns": ["a"], "rows": ["b"]}, "table", "rows must be a list of lists"),
         ({"columns": ["a"], "rows": [[1], [1, 2]]}, "table", "row 1 has 2 cells for 1 columns"),
         (1, "hparams", "the value is 1, not a map"),
         ({1: 2}, "hparams", "a key of a map is not a string"),
@@ -115,41 +115,41 @@ def test_any_number_is_a_scalar(value: float) -> None:
         ([], "lifecycle", "not a map"),
     ],
 )
-def test_a_value_that_its_type_cannot_have_is_named(value: Any, kind: str, said: str) -> None:
-    """A value that an event of its type cannot have is refused, with the event's name, its type and the reason."""
-    message = refusal(an_event(value, kind))
+def test_an_invalid_value_is_rejected(value: Any, kind: str, problem: str) -> None:
+    """The message about an invalid value contains the event's name, its type and the reason."""
+    message = message_about(an_event(value, kind))
     assert message.startswith(f"event 'a/name' of type {kind}: ")
-    assert said in message
+    assert problem in message
 
 
 @pytest.mark.parametrize("name", ["", None, 1, b"train/loss", "\ud800", "a" * (MAX_NAME_BYTES + 1)])
-def test_a_name_that_cannot_be_is_refused(name: Any) -> None:
-    """A name is a non-empty string that can be encoded and is not too long."""
+def test_an_invalid_name_is_rejected(name: Any) -> None:
+    """A name must be a non-empty string that can be encoded and is not too long."""
     with pytest.raises(InvalidEventError):
         validate_name(name)
 
 
 @pytest.mark.parametrize("walltime", [None, "1", math.nan, math.inf, True])
-def test_a_walltime_that_is_no_moment_is_refused(walltime: Any) -> None:
-    """A walltime is a finite number of seconds."""
-    assert "walltime" in refusal(an_event({}, walltime=walltime))
+def test_an_invalid_walltime_is_rejected(walltime: Any) -> None:
+    """A walltime must be a finite number."""
+    assert "walltime" in message_about(an_event({}, walltime=walltime))
 
 
 @pytest.mark.parametrize("step", [None, 1.0, True, 2**63, -(2**63) - 1])
-def test_a_step_that_is_no_integer_is_refused(step: Any) -> None:
-    """A step is a 64-bit integer."""
-    assert "step" in refusal(an_event({}, step=step))
+def test_an_invalid_step_is_rejected(step: Any) -> None:
+    """A step must be a 64-bit integer."""
+    assert "step" in message_about(an_event({}, step=step))
 
 
 @pytest.mark.parametrize("kind", [None, 1, "\ud800"])
-def test_a_type_that_is_no_string_is_refused(kind: Any) -> None:
-    """A type is a string that can be encoded."""
-    assert "type" in refusal(an_event({}, kind))
+def test_an_invalid_type_is_rejected(kind: Any) -> None:
+    """A type must be a string that can be encoded."""
+    assert "type" in message_about(an_event({}, kind))
 
 
 @pytest.mark.parametrize("letter", ["a", "ä", "😀"])
 def test_the_limit_of_names_counts_bytes(letter: str) -> None:
-    """A name may have `MAX_NAME_BYTES` bytes of UTF-8, and no more."""
+    """A name may have at most `MAX_NAME_BYTES` bytes of UTF-8."""
     longest = letter * (MAX_NAME_BYTES // len(letter.encode()))
     validate_name(longest)
     with pytest.raises(InvalidEventError, match="at most 512 are allowed"):
@@ -159,46 +159,46 @@ def test_the_limit_of_names_counts_bytes(letter: str) -> None:
 @pytest.mark.parametrize(
     "place", [lambda text: (text, "text"), lambda text: ({"a": [text]}, "hparams"), lambda text: ({text: 1}, "scalars")]
 )
-def test_the_limit_of_strings_holds_everywhere(place: Any) -> None:
-    """A string of `MAX_STRING_BYTES` is allowed anywhere in a value, a longer one nowhere."""
+def test_the_limit_of_strings(place: Any) -> None:
+    """A string may have at most `MAX_STRING_BYTES`, anywhere in a value."""
     validate(an_event(*place("a" * MAX_STRING_BYTES)))
-    assert f"at most {MAX_STRING_BYTES} are allowed" in refusal(an_event(*place("a" * (MAX_STRING_BYTES + 1))))
+    assert f"at most {MAX_STRING_BYTES} are allowed" in message_about(an_event(*place("a" * (MAX_STRING_BYTES + 1))))
 
 
-def test_the_limit_of_nesting_holds() -> None:
-    """Lists and maps may be nested `MAX_NESTING` levels deep, and no deeper; a list within itself is refused too."""
+def test_the_limit_of_nesting() -> None:
+    """Lists and maps may be nested at most `MAX_NESTING` levels deep; a list that contains itself is invalid."""
     validate(an_event(nested(MAX_NESTING)))
-    assert f"more than {MAX_NESTING} levels deep" in refusal(an_event(nested(MAX_NESTING + 1)))
+    assert f"more than {MAX_NESTING} levels deep" in message_about(an_event(nested(MAX_NESTING + 1)))
     endless: list[Any] = []
     endless.append(endless)
-    refusal(an_event({"a": endless}))
+    message_about(an_event({"a": endless}))
 
 
-def test_the_limit_of_media_holds() -> None:
-    """An image may have `MAX_VALUE_BYTES` bytes, and no more."""
+def test_the_limit_of_media() -> None:
+    """An image may have at most `MAX_VALUE_BYTES` bytes."""
     validate(an_event({"data": bytes(MAX_VALUE_BYTES), "format": "png"}, "image"))
-    message = refusal(an_event({"data": bytes(MAX_VALUE_BYTES + 1), "format": "png"}, "image"))
+    message = message_about(an_event({"data": bytes(MAX_VALUE_BYTES + 1), "format": "png"}, "image"))
     assert f"at most {MAX_VALUE_BYTES} are allowed" in message
 
 
 @given(st.builds(Event, *[st.from_type(object)] * 5))
-def test_anything_at_all_passes_or_is_refused(event: Event) -> None:
-    """Whatever the five fields hold, they are allowed or refused with our own error."""
+def test_any_event_is_valid_or_rejected(event: Event) -> None:
+    """Whatever the five fields contain, the event is valid or our own error is raised."""
     try:
         validate(event)
     except InvalidEventError as error:
         assert str(error)
 
 
-def test_a_message_survives_a_value_that_cannot_be_shown() -> None:
-    """A value whose repr fails or is long neither breaks the message nor fills it."""
+def test_a_message_about_a_value_without_a_repr() -> None:
+    """A `repr` that fails or is long makes the message neither fail nor long."""
 
     class Unshowable:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    assert "<Unshowable>" in refusal(an_event({"a": Unshowable()}))
-    assert len(refusal(an_event({"a": {*range(10_000)}}))) < 200
+    assert "<Unshowable>" in message_about(an_event({"a": Unshowable()}))
+    assert len(message_about(an_event({"a": {*range(10_000)}}))) < 200
 
 
 RECORD = {"level": "INFO", "logger": "my.module", "message": "hello"}
@@ -208,14 +208,14 @@ odd_records = st.sampled_from([{}, {"message": 1}, {"level": None}, {"more": "x"
 @given(
     st.lists(odd_records.map(RECORD.__or__) | odd_records | st.sampled_from([None, 1, "a", ("a",), b"a"]), max_size=4)
 )
-def test_records_that_are_plain_together_are_allowed_alone(values: list[Any]) -> None:
-    """A look at many log records at once lets nothing through that a look at each would not."""
+def test_records_that_are_valid_together_are_valid_alone(values: list[Any]) -> None:
+    """Checking log records together accepts none that checking each would reject."""
     if are_plain_records(values):
         assert [value_problem("log", value) for value in values] == [None] * len(values)
 
 
 def test_records_of_strings_are_plain() -> None:
-    """Records of nothing but strings are known as such at once, whatever further fields they have."""
+    """Records of strings are plain, whatever other fields they have."""
     assert are_plain_records([RECORD, RECORD | {"exception": "é", "source": "a.py:1"}])
     assert not are_plain_records([RECORD, RECORD | {"source": 1}])
     assert not are_plain_records([RECORD, RECORD | {"message": "x" * (MAX_STRING_BYTES + 1)}])

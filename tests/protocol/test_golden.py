@@ -1,4 +1,4 @@
-"""The code holds to samples that were made once, and the document shows them."""
+"""The code and the document agree with the samples in `golden/`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.segments import JournalReader
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
-from trainwire_protocol.transport import auth as curve
-from trainwire_protocol.transport import connection
+from trainwire_protocol.transport import auth, connection
 from trainwire_protocol.transport.connection import read_connection
 from trainwire_protocol.transport.responder import Responder
 from trainwire_protocol.wire import Batch, Header, decode_batch, encode_batch, encode_header, unpack_map
@@ -54,8 +53,8 @@ def frames_of(sample: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_sample_is_what_is_encoded(name: str) -> None:
-    """Encoding a sample's fields gives its frames and its record, to the byte."""
+def test_encoding_gives_the_sample(name: str) -> None:
+    """Encoding a sample's fields gives its frames and its record, byte for byte."""
     sample = load(name)
     batch = encode_batch(header_of(sample), [Event(*fields) for fields in sample["events"]])
     assert [batch.topic, batch.header_bytes, batch.body] == frames_of(sample)
@@ -63,8 +62,8 @@ def test_a_sample_is_what_is_encoded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_sample_is_decoded(name: str) -> None:
-    """Decoding a sample's frames, or its record, gives its fields."""
+def test_decoding_the_sample_gives_its_fields(name: str) -> None:
+    """Decoding a sample's frames or its record gives its fields."""
     sample = load(name)
     found = decode_record(bytes.fromhex(sample["record_hex"]))
     assert found
@@ -75,7 +74,7 @@ def test_a_sample_is_decoded(name: str) -> None:
 
 
 def test_the_heartbeat_is_encoded_and_decoded() -> None:
-    """The sample of a heartbeat is what its fields give, and the other way round."""
+    """Encoding and decoding the heartbeat agree with its sample."""
     sample = load("heartbeat")
     header_bytes, body = frames_of(sample)[1:]
     assert encode_header(header_of(sample)) == header_bytes
@@ -83,8 +82,8 @@ def test_the_heartbeat_is_encoded_and_decoded() -> None:
     assert unpack_map(body) == sample["body"]
 
 
-def test_the_requests_are_what_they_were(tmp_path: Path) -> None:
-    """Requests and replies are their samples' bytes, and a responder answers them with the same fields."""
+def test_requests_and_replies_agree_with_their_samples(tmp_path: Path) -> None:
+    """Requests and replies have the bytes of their samples, and a responder replies with the same fields."""
     attempt = list_attempts(GOLDEN / "run", 0)[0]
     known = Responder(attempt, {"event": 17}, dict, on_command=lambda *command: None)
     for sample in load("requests").values():
@@ -110,7 +109,7 @@ def read(folder: Path) -> tuple[list[Batch], list[tuple[str, int, int]]]:
 
 
 def test_the_journal_of_this_version_is_read() -> None:
-    """A journal of version 1 is read as it was when it was made: batches, damage, and where its attempts resume."""
+    """A journal of version 1 has the batches, the damage and the kept ranges of its sample."""
     expected = load("run")
     attempts = list_attempts(GOLDEN / "run", 0)
     found = [read(attempt.folder) for attempt in attempts]
@@ -123,7 +122,7 @@ def test_the_journal_of_this_version_is_read() -> None:
 
 
 def test_the_run_of_this_version_is_followed() -> None:
-    """A subscription to a run of version 1 gives what its journal holds, and ends."""
+    """A subscription to a run of version 1 returns the batches of its journal, and ends."""
 
     async def main() -> list[list[Any]]:
         async with Subscription(Target(GOLDEN / "run"), channels=("event", "media")) as subscription:
@@ -138,7 +137,7 @@ def test_the_connection_file_of_this_version_is_read() -> None:
 
 
 def test_the_document_shows_the_samples() -> None:
-    """Each block of hexadecimal digits in the document is the sample whose name stands beside it."""
+    """Each hexadecimal block in the document equals the sample that it names."""
     blocks = re.findall(r"```hex ([\w-]+)\.?(\w*) (\w+)\n(.*?)```", DOCUMENT, re.DOTALL)
     assert len(blocks) >= 4
     for name, part, field, digits in blocks:
@@ -153,8 +152,8 @@ LIMITS = {
 }
 
 
-def test_the_documents_limits_are_the_codes() -> None:
-    """The document's table has each limit of the code, with its number."""
+def test_the_limits_in_the_document() -> None:
+    """The table of limits in the document contains each limit of the code."""
     rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| `(\w+)\.(\w+)` \|$", DOCUMENT, re.MULTILINE)
     for number, module, constant in rows:
         defined = import_module(LIMITS[f"{module}.{constant}"])
@@ -163,21 +162,21 @@ def test_the_documents_limits_are_the_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    "word",
+    "name",
     sorted(
         {*events.EVENT_TYPES, *events.LIFECYCLE_NAMES, *events.CHANNELS, wire.HEARTBEAT, *Header.__slots__, "version"}
-        | {*connection.Connection.__dataclass_fields__, *curve.ClientKeys._fields[:1], "public", "secret"}
+        | {*connection.Connection.__dataclass_fields__, *auth.ClientKeys._fields[:1], "public", "secret"}
         | {"hello", "fetch", "ack", "scanned_to", "head", "ended", "credit", "after", "channels", "sink", "error"}
         | {"versions", "heads", "attempts", "walltime", "state", "step", "step_walltime", "hparams", "process"}
         | {"host", "pid", "started", "renewed", "released", "relay", "over", "refused", "lease.json", "run.json"}
     ),
 )
-def test_every_word_of_the_wire_is_in_the_document(word: str) -> None:
-    """Types, lifecycle names, channels, and the fields of headers, files, requests and replies are all described."""
-    assert f"`{word}`" in DOCUMENT
+def test_every_name_of_the_wire_is_in_the_document(name: str) -> None:
+    """The document contains every type, lifecycle name, channel and field."""
+    assert f"`{name}`" in DOCUMENT
 
 
 def test_the_document_names_the_version() -> None:
-    """The document's major version is the code's."""
+    """The document has the major version of the code."""
     assert re.search(rf"^# Wire protocol {wire.VERSION}\.\d+$", DOCUMENT, re.MULTILINE)
     assert records.MARKER.decode() in DOCUMENT

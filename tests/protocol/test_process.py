@@ -1,4 +1,4 @@
-"""Which process is meant, and whether it is gone."""
+"""The identity of processes, and starting them detached."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def identity_of(pid: int) -> ProcessIdentity:
 
 
 def test_this_process_is_not_gone() -> None:
-    """A process knows itself."""
+    """This process has an identity and is not gone."""
     here = ProcessIdentity.of_this_process()
     assert here.pid == os.getpid()
     assert here.started
     assert not here.is_gone()
 
 
-def test_a_process_of_another_host_is_never_known_to_be_gone() -> None:
-    """Another host's pids say nothing here."""
+def test_a_process_of_another_host_is_not_gone() -> None:
+    """A process of another host is never known to have ended."""
     assert not ProcessIdentity("another-host", 1, "then").is_gone()
 
 
 def test_a_pid_with_another_start_time_is_another_process() -> None:
-    """A pid that was given to a later process is not taken for the earlier one."""
+    """A pid that now belongs to a later process does not identify the earlier one."""
     assert ProcessIdentity.of_this_process()._replace(started="then").is_gone()
 
 
 def test_a_stopped_process_is_not_gone_and_a_killed_one_is() -> None:
-    """A stopped process lives on; one that was killed is gone, waited for or not."""
+    """A stopped process is not gone; a killed one is, even while it is a zombie."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity = identity_of(child.pid)
     child.send_signal(signal.SIGSTOP)
@@ -48,8 +48,8 @@ def test_a_stopped_process_is_not_gone_and_a_killed_one_is() -> None:
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1])
-def test_what_is_no_process_has_no_start_time(pid: int) -> None:
-    """There is no start time where there is no process."""
+def test_a_missing_process_has_no_start_time(pid: int) -> None:
+    """The start time of a pid without a process is None."""
     assert process_start_time(pid) is None
 
 
@@ -58,19 +58,19 @@ def test_what_is_no_process_has_no_start_time(pid: int) -> None:
     [None, [], {}, {"host": "a", "pid": 1}, {"host": "a", "pid": "1", "started": "b"},
      {"host": "a", "pid": -1, "started": "b"}, {"host": 1, "pid": 1, "started": "b"}],
 )  # fmt: skip
-def test_fields_that_name_no_process(fields: object) -> None:
-    """A map that lacks a field, or holds another kind of value, names no process."""
+def test_invalid_fields_are_not_a_process(fields: object) -> None:
+    """A map with a missing or invalid field gives no identity."""
     assert ProcessIdentity.from_fields(fields) is None
 
 
-def test_fields_of_later_versions_are_skipped() -> None:
-    """A process is read from its fields, whatever others there are."""
+def test_unknown_fields_are_ignored() -> None:
+    """An identity is read from a map with additional fields."""
     here = ProcessIdentity.of_this_process()
     assert ProcessIdentity.from_fields({**here._asdict(), "thread": 1}) == here
 
 
-def test_what_a_detached_process_prints_comes_out_here(capsys: pytest.CaptureFixture[str]) -> None:
-    """Both streams of a process that was started on the side are printed by this one, each where it belongs."""
+def test_the_output_of_a_detached_process_is_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output and standard error of a detached process are copied to those of this process."""
     process = start_detached([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr)"])
     assert process.wait(20) == 0
     wait_until_relayed([process])
