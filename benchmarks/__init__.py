@@ -1,1 +1,1 @@
-"""What Trainwire costs, measured: `make bench`."""
+"""Measures what Trainwire costs; `make bench` runs all benchmarks, and `python -m benchmarks NAME` one of them."""

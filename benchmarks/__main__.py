@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import faults, gpu, hot_path, interpreter_lock, limits, peers, reading, sinks, throughput
-from benchmarks.report import describe_machine, table, write_section
-from benchmarks.result import Benchmark, Result, Size
+from benchmarks import (
+    export_and_verify,
+    faults,
+    gpu,
+    hot_path,
+    interpreter_lock,
+    limits,
+    peers,
+    sinks,
+    throughput,
+)
+from benchmarks.measurement import Size
+from benchmarks.report import Result, describe_machine, table, write_section
+
+Benchmark = Callable[[Size], Iterator[Result]]
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     hot_path.log_ten_floats,
@@ -24,7 +36,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     throughput.late_sink,
     sinks.tensorboard_sink,
     sinks.file_sinks,
-    reading.export_and_verify,
+    export_and_verify.export_and_verify,
     interpreter_lock.interpreter_lock,
     limits.limits,
     peers.peers,
@@ -32,7 +44,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
 
 
 def run(benchmarks: list[Benchmark], size: Size) -> Iterator[Result]:
-    """Run them one after another, and say what comes out as it comes."""
+    """Run the benchmarks one after another, and print each result as soon as it is known."""
     for benchmark in benchmarks:
         print(f"{benchmark.__name__}: {(inspect.getdoc(benchmark) or '').splitlines()[0]}", flush=True)
         for result in benchmark(size):
@@ -41,17 +53,18 @@ def run(benchmarks: list[Benchmark], size: Size) -> Iterator[Result]:
 
 
 def main() -> None:
-    """Parse the command line, measure, and tell."""
-    known = {benchmark.__name__: benchmark for benchmark in BENCHMARKS}
+    """Parse the command line, run the benchmarks, and print or write the table."""
+    by_name = {benchmark.__name__: benchmark for benchmark in BENCHMARKS}
+    names = ", ".join(by_name)
     parser = argparse.ArgumentParser(description=__doc__, usage="python -m benchmarks [options] [NAME ...]")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all if none is named: {', '.join(known)}")
-    parser.add_argument("--quick", action="store_true", help="measure little: shows that the benchmarks work")
-    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave one out")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this Markdown file")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all): {names}")
+    parser.add_argument("--quick", action="store_true", help="measure little, to show that the benchmarks work")
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="skip a benchmark")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table to this Markdown file")
     arguments = parser.parse_args()
-    if unknown := {*arguments.names, *arguments.without} - set(known):
-        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    chosen = [known[name] for name in arguments.names or known if name not in arguments.without]
+    if unknown := {*arguments.names, *arguments.without} - set(by_name):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; the benchmarks are {names}")
+    chosen = [by_name[name] for name in arguments.names or by_name if name not in arguments.without]
     results = list(run(chosen, Size(arguments.quick)))
     print("\n" + table(results))
     if arguments.write:

@@ -1,4 +1,4 @@
-"""What a step on a GPU pays for logging its tensors, which the processor does not have yet."""
+"""The cost of logging tensors in a step on a GPU, whose values the processor does not have yet."""
 
 from __future__ import annotations
 
@@ -13,48 +13,45 @@ import torch
 from torch import Tensor, nn
 
 import trainwire
-from benchmarks.result import Result, Size
+from benchmarks.measurement import Size, log_nothing
+from benchmarks.report import Result
 
 STEPS_PER_BLOCK = 200
 WIDTH = 1024
 
-Training = Callable[[], tuple[Tensor, Tensor]]
-"""One step; gives the loss and the norm of the gradients."""
+TrainingStep = Callable[[], tuple[Tensor, Tensor]]
+"""Returns the loss and the norm of the gradients."""
 
 Log = Callable[[int, Tensor, Tensor], object]
 
 
 def gpu_step(size: Size) -> Iterator[Result]:
-    """A step on a GPU that logs its loss and gradient norm, against one that logs nothing, and one with `.item()`."""
+    """A GPU step that logs its loss and gradient norm, as tensors and with `.item()`, relative to one without."""
+    name = "a GPU step with loss and gradient norm"
     if not torch.cuda.is_available():
-        yield Result("a GPU step with loss and gradient norm", "not measured: there is no GPU here", "1.01")
+        yield Result(name, "not measured: no GPU is available", "1.01")
         return
-    control, ours, waiting = compare("cuda", size.of(60, 5))
-    device = torch.cuda.get_device_name()
-    told = f"{ours:.3f} (none against none {control:.3f}; {device})"
-    yield Result("a GPU step with loss and gradient norm", told, "1.01", ours <= 1.01)
-    yield Result("that step with `.item()` in place of tensors", f"{waiting:.3f}")
+    control, ours, synchronized = compare("cuda", size.of(60, 5))
+    measured = f"{ours:.3f} (control {control:.3f}; {torch.cuda.get_device_name()})"
+    yield Result(name, measured, "1.01", ours <= 1.01)
+    yield Result("that step with `.item()` in place of tensors", f"{synchronized:.3f}")
 
 
 def compare(device: str, blocks: int) -> tuple[float, float, float]:
-    """The time of a step that logs nothing, tensors, and numbers, as ratios to that of one that logs nothing."""
+    """Return the time of a step that logs nothing, tensors or numbers, each relative to a step that logs nothing."""
     with tempfile.TemporaryDirectory() as folder, trainwire.open_bus(Path(folder) / "run") as bus:
         logs: list[Log] = [
-            nothing,
-            nothing,
+            log_nothing,
+            log_nothing,
             lambda step, loss, norm: bus.log({"train/loss": loss, "train/grad_norm": norm}, step=step),
             lambda step, loss, norm: bus.log({"train/loss": loss.item(), "train/grad_norm": norm.item()}, step=step),
         ]
-        none, *others = alternate(make_training(device), logs, blocks)
-    return others[0] / none, others[1] / none, others[2] / none
+        base, control, tensors, numbers = alternate(make_training_step(device), logs, blocks)
+    return control / base, tensors / base, numbers / base
 
 
-def nothing(*_: object) -> None:
-    """What a step without logging logs."""
-
-
-def make_training(device: str) -> Training:
-    """A network of three layers with Adam, on the same data at each step."""
+def make_training_step(device: str) -> TrainingStep:
+    """Return a step of Adam on a network with three linear layers, with the same data each time."""
     torch.manual_seed(0)
     layers = [nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10)]
     model = nn.Sequential(*layers).to(device)
@@ -72,21 +69,21 @@ def make_training(device: str) -> Training:
     return train
 
 
-def alternate(train: Training, logs: Sequence[Log], blocks: int) -> list[float]:
-    """The median seconds of a block of each way of logging, the GPU's work included; the first round warms up."""
+def alternate(train: TrainingStep, logs: Sequence[Log], blocks: int) -> list[float]:
+    """Return the median seconds of a block for each of `logs`, in alternating blocks; the first round is a warm-up."""
     times: list[list[float]] = [[] for _ in logs]
     number = itertools.count()
     for _ in range(blocks + 1):
-        for log, own in zip(logs, times, strict=True):
-            own.append(time_block(train, log, next(number) * STEPS_PER_BLOCK))
-    return [statistics.median(own[1:]) for own in times]
+        for log, own_times in zip(logs, times, strict=True):
+            own_times.append(time_block(train, log, next(number) * STEPS_PER_BLOCK))
+    return [statistics.median(own_times[1:]) for own_times in times]
 
 
-def time_block(train: Training, log: Log, first: int) -> float:
-    """Seconds of a block of steps, until the GPU has done them all."""
-    begun = time.perf_counter()
+def time_block(train: TrainingStep, log: Log, first: int) -> float:
+    """Return the seconds of a block of steps, until the GPU has finished all of them."""
+    start = time.perf_counter()
     for step in range(first, first + STEPS_PER_BLOCK):
         log(step, *train())
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start

@@ -1,56 +1,56 @@
-"""How long the journal's thread keeps the interpreter's lock from the training thread, whatever is queued."""
+"""How long the journal's thread holds the interpreter's lock while the training thread runs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
-from benchmarks.hot_path import metrics
-from benchmarks.percentiles import percentile
-from benchmarks.result import Result, Size
-from benchmarks.throughput import run
+from benchmarks.measurement import Size, metrics, percentile
+from benchmarks.report import Result
+from benchmarks.throughput import temporary_bus
 from trainwire.bus.bus import EventBus
 from trainwire.bus.drain import Drain
 
 LIMIT_SECONDS = 1e-3
+GAP_SECONDS = 50e-6
 
 
 def interpreter_lock(size: Size) -> Iterator[Result]:
-    """What that thread does in one go, and the times that a thread which looks at the clock all along is held up."""
+    """The work of that thread between two releases of the lock, and the gaps in a thread that never rests."""
     holds, records = list[float](), size.of(100_000, 10_000)
-    with run() as bus, mock.patch.object(Drain, "_pack_slice", timed(holds)):
+    with temporary_bus() as bus, mock.patch.object(Drain, "_pack_slice", timed_pack_slice(holds)):
         idle = gaps(bus, 0, seconds=size.of(3, 1))
         busy = gaps(bus, records, seconds=size.of(3, 1))
     longest = percentile(holds, 0.999)
-    told = f"{percentile(holds, 0.5) * 1e3:.2f} ms in the median, 99.9 % within {longest * 1e3:.2f} ms"
-    yield Result("what the journal's thread does in one go", told, "under 1 ms", longest < LIMIT_SECONDS)
-    told = f"{percentile(busy, 0.5) * 1e3:.2f} ms in the median (longest without the bus {max(idle) * 1e3:.2f} ms)"
-    yield Result("gaps in which the training thread waits for the lock", told)
+    measured = f"{percentile(holds, 0.5) * 1e3:.2f} ms in the median, 99.9 % within {longest * 1e3:.2f} ms"
+    yield Result("what the journal's thread does in one go", measured, "under 1 ms", longest < LIMIT_SECONDS)
+    measured = f"{percentile(busy, 0.5) * 1e3:.2f} ms in the median (longest without the bus {max(idle) * 1e3:.2f} ms)"
+    yield Result("gaps in which the training thread waits for the lock", measured)
 
 
-def timed(holds: list[float]) -> object:
-    """The drain's step from one release of the lock to the next, which notes what it takes of the processor."""
+def timed_pack_slice(holds: list[float]) -> Callable[[Drain], None]:
+    """Wrap `Drain._pack_slice`, which runs from one release of the lock to the next, to append its processor time."""
     pack_slice = Drain._pack_slice
 
-    def timed_slice(drain: Drain) -> None:
-        begun = time.thread_time()
+    def timed(drain: Drain) -> None:
+        start = time.thread_time()
         pack_slice(drain)
-        holds.append(time.thread_time() - begun)
+        holds.append(time.thread_time() - start)
 
-    return timed_slice
+    return timed
 
 
 def gaps(bus: EventBus, records: int, seconds: float) -> list[float]:
-    """Times above 50 µs in which a busy thread did not run, while the bus works on so many records."""
+    """Return the times above 50 µs in which a busy thread did not run, while the bus processes so many records."""
     for step in range(1, records + 1):
         bus.log(metrics(step), step=bus._recorder.last_step + 1)
     found, clock = [0.0], time.perf_counter
-    last = end = clock()
-    end += seconds
+    last = clock()
+    end = last + seconds
     while last < end and (not records or bus._recorder.queue):
         now = clock()
-        if now - last > 50e-6:
+        if now - last > GAP_SECONDS:
             found.append(now - last)
         last = now
     return found[1:] or found

@@ -1,13 +1,12 @@
-"""What the commands take of time and memory on a run of ten million events: python benchmarks/large_run.py [EVENTS]
+"""Time and memory of the commands on a run of ten million events: python benchmarks/large_run.py [EVENTS]
 
-The run is written into a temporary folder by the journal's own writer: ten scalars a step, an epoch in each tenth of
-it. A second one differs from it in a single value of its last tenth. Memory is the peak of the command's process.
+The journal is written to a temporary folder: ten scalars per step, in ten epochs. A second run differs from the first
+in a single value, in its last epoch. Memory is the peak resident size of the command's process.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ STARTED = 1.75e9
 
 
 def write_run(folder: Path, events: int, differs_at: int | None = None) -> None:
-    """Write a run of so many scalars; one value of step `differs_at` is another than it would be."""
+    """Write a run of so many scalars; if `differs_at` is given, one value of that step is changed."""
     attempt = begin_attempt(folder, 0, "benchmark")
     writer = JournalWriter(attempt.folder)
     seq = 0
@@ -44,15 +43,15 @@ def write_run(folder: Path, events: int, differs_at: int | None = None) -> None:
 
 
 def groups(events: int, differs_at: int | None) -> Iterator[list[Event]]:
-    """The events of each batch."""
+    """Yield the events of each batch."""
     yield [Event("run/started", {"run": "large", "rank": 0, "world_size": 1}, "lifecycle", STARTED, 0)]
     batches = max(EPOCHS, events // BATCH_EVENTS)
     for number in range(batches):
         steps = range(number * STEPS_PER_BATCH + 1, (number + 1) * STEPS_PER_BATCH + 1)
         group = [
-            Event(name, 1.0 / step + place, "scalar", STARTED + step / 100, step)
+            Event(name, 1.0 / step + index, "scalar", STARTED + step / 100, step)
             for step in steps
-            for place, name in enumerate(METRICS)
+            for index, name in enumerate(METRICS)
         ]
         if differs_at is not None and differs_at in steps:
             group[(differs_at - steps[0]) * len(METRICS) + 3] = Event(METRICS[3], 0.0, "scalar", STARTED, differs_at)
@@ -66,43 +65,41 @@ def groups(events: int, differs_at: int | None) -> Iterator[list[Event]]:
 
 
 def measure(*arguments: object) -> tuple[float, float, float]:
-    """Run `trainwire`; seconds that it took, those of them on a processor, and its peak memory in MB."""
+    """Run `trainwire` and return its elapsed seconds, its processor seconds, and its peak memory in MB."""
     command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments)]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
-    place = Path(tempfile.mkdtemp(prefix="trainwire-large-"))
-    try:
-        one, other = place / "runs" / "one", place / "runs" / "other"
+    with tempfile.TemporaryDirectory(prefix="trainwire-large-") as temporary:
+        folder = Path(temporary)
+        one, other = folder / "runs" / "one", folder / "runs" / "other"
         write_run(one, events)
         write_run(other, events, differs_at=events // len(METRICS) * 19 // 20)
         size = sum(path.stat().st_size for path in one.rglob("*.journal"))
         print(f"{events:,} events, {size / 1e6:,.0f} MB of journal\n")
-        print("| command | seconds | of them on a processor | peak MB |\n|---|---|---|---|", flush=True)
+        print("| command | seconds | processor seconds | peak MB |\n|---|---|---|---|", flush=True)
         commands = {
-            "runs": ["runs", place / "runs"],
+            "runs": ["runs", folder / "runs"],
             "tail": ["tail", one],
-            "export csv": ["export", one, "-o", place / "one.csv"],
-            "export jsonl": ["export", one, "-o", place / "one.jsonl"],
-            "export parquet": ["export", one, "-o", place / "one.parquet"],
+            "export csv": ["export", one, "-o", folder / "one.csv"],
+            "export jsonl": ["export", one, "-o", folder / "one.jsonl"],
+            "export parquet": ["export", one, "-o", folder / "one.parquet"],
             "compare": ["compare", one, other],
             "verify": ["verify", one],
         }
         for name, command in commands.items():
-            seconds, on_processor, megabytes = measure(*command)
-            print(f"| {name} | {seconds:.1f} | {on_processor:.1f} | {megabytes:.0f} |", flush=True)
-            for path in place.glob("one.*"):
+            seconds, processor_seconds, megabytes = measure(*command)
+            print(f"| {name} | {seconds:.1f} | {processor_seconds:.1f} | {megabytes:.0f} |", flush=True)
+            for path in folder.glob("one.*"):
                 path.unlink()
-    finally:
-        shutil.rmtree(place)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the peers cost the same step, for those that are installed, beside nothing and beside Trainwire."""
+"""The cost of the same step with other loggers, if they are installed, and with Trainwire."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from pathlib import Path
 import zmq
 
 import trainwire
-from benchmarks.hot_path import add_scalars, metrics, nothing
-from benchmarks.measuring import Log, alternate, make_step, ratio_of_medians
-from benchmarks.percentiles import percentile
-from benchmarks.result import Result, Size
+from benchmarks.hot_path import add_scalars
+from benchmarks.measurement import Log, Size, alternate, log_nothing, make_step, metrics, percentile, ratio_of_medians
+from benchmarks.report import Result
 
 STEPS_PER_BLOCK = 100
 
 
 def peers(size: Size) -> Iterator[Result]:
-    """A step of 200 µs that logs ten scalars, by each peer that is installed, against one that logs nothing."""
+    """A 200 µs step that logs ten scalars with each installed peer, relative to a step that logs nothing."""
     step, blocks = make_step(), size.of(40, 2)
     for name, (package, peer) in PEERS.items():
         if importlib.util.find_spec(package) is None:
             yield Result(f"the step with {name}", "not installed")
             continue
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), peer(Path(folder)) as log:
-            none, theirs = alternate(step, [nothing, log], blocks, STEPS_PER_BLOCK)
-        ratio = ratio_of_medians(theirs, none, STEPS_PER_BLOCK)
-        tail = percentile(theirs, 0.99) / percentile(none, 0.99)
+            base, theirs = alternate(step, [log_nothing, log], blocks, STEPS_PER_BLOCK)
+        ratio = ratio_of_medians(theirs, base, STEPS_PER_BLOCK)
+        tail = percentile(theirs, 0.99) / percentile(base, 0.99)
         yield Result(f"the step with {name}", f"{ratio:.2f}; 99th percentile {tail:.1f}")
 
 
@@ -60,7 +59,7 @@ def with_logging(folder: Path) -> Iterator[Log]:
 
 @contextmanager
 def with_zmq(_: Path) -> Iterator[Log]:
-    """A message for each scalar to one subscriber, which reads nothing."""
+    """Send a message for each scalar to a subscriber that does not read."""
     with zmq.Context() as context, context.socket(zmq.PUB) as socket, context.socket(zmq.SUB) as subscriber:
         socket.linger = subscriber.linger = 0
         port = socket.bind_to_random_port("tcp://127.0.0.1")
@@ -140,4 +139,4 @@ PEERS: dict[str, tuple[str, Callable[[Path], AbstractContextManager[Log]]]] = {
     "trackio": ("trackio", with_trackio),
     "MLflow on SQLite": ("mlflow", with_mlflow),
 }
-"""Each with the package that it needs."""
+"""Each with the package that it requires."""

@@ -1,8 +1,8 @@
-"""One of the processes that publish for `relay_scale`: many ranks of one run, each with its own journal and sockets.
+"""A process of `relay_scale` that publishes many ranks of one run, each with its own journal and sockets.
 
-They are buses, as trainings have them; or, where hundreds of buses with their threads would take the processor from the
-relay that is measured, only what a bus does on the wire and on the disk: the same batches, heartbeats, leases and
-answers, by the same servers and journals, on one event loop.
+Each rank is a bus, or, with --simulated, the input and output of a bus without its threads: the same batches,
+heartbeats, leases and replies, from the same servers and journals, on one event loop. Hundreds of buses with threads
+would compete for the processor with the relay that is measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainwire_protocol.wire import Header, encode_batch
 
 STEP_SECONDS = 0.1
 CLOSE_SECONDS = 60.0
-"""How long a publisher waits at its end for the relay."""
+"""How long a publisher waits for the relay when it closes."""
 
 BIND = "tcp://127.0.0.1:0"
 VALUES = {f"metric-{number}": 0.5 for number in range(10)}
@@ -38,25 +38,25 @@ VALUES = {f"metric-{number}": 0.5 for number in range(10)}
 
 @dataclass(frozen=True)
 class Options:
-    """What the process publishes."""
+    """The command line options."""
 
     folder: Path
     ranks: Sequence[int]
     world_size: int
     flush: float
-    """Seconds from one batch of a rank to the next."""
+    """Seconds between the batches of a rank."""
     high_water_mark: int
 
 
-def ready() -> tuple[float, float]:
-    """Say that all can be reached; when the logging then begins and ends."""
+def wait_for_start() -> tuple[float, float]:
+    """Print that all ranks are reachable, and return the begin and end of the logging, read from standard input."""
     print("ready", flush=True)
     begin = float(sys.stdin.readline())
     return begin, begin + float(sys.stdin.readline())
 
 
 def publish_by_buses(options: Options) -> None:
-    """Log from one bus for each rank."""
+    """Log to one bus for each rank."""
     with ExitStack() as stack:
         buses = [
             stack.enter_context(
@@ -67,20 +67,20 @@ def publish_by_buses(options: Options) -> None:
             )
             for rank in options.ranks
         ]  # fmt: skip
-        begin, end = ready()
+        begin, end = wait_for_start()
         step = 0
         while time.time() < end:
             step += 1
             time.sleep(max(0.0, begin + step * STEP_SECONDS - time.time()))
             for bus in buses:
                 bus.log(VALUES, step=step)
-        # As in a cluster, where all end at the same moment.
+        # All ranks of a cluster end at the same moment.
         with ThreadPoolExecutor(len(buses)) as closers:
             list(closers.map(lambda bus: bus.close(timeout=CLOSE_SECONDS), buses))
 
 
-class Simulated:
-    """What one bus does on the wire and on the disk."""
+class SimulatedBus:
+    """The input and output of a bus."""
 
     def __init__(self, options: Options, rank: int, endpoints: Endpoints, context: ServerContext) -> None:
         self._session = secrets.token_hex(8)
@@ -99,10 +99,10 @@ class Simulated:
         write_connection(connection_path(options.folder, rank), connection)
         self._flush_interval = options.flush
         self._seq = self._step = 0
-        self._answering = asyncio.ensure_future(self._server.answer_requests())
+        self._replies = asyncio.ensure_future(self._server.answer_requests())
 
-    async def live(self, begin: float, end: float) -> None:
-        """Publish from then to then, and wait for the relay at the end."""
+    async def run(self, begin: float, end: float) -> None:
+        """Publish from `begin` to `end`, and wait for the relay."""
         self._publish([("run/started", {}, "lifecycle", time.time(), 0)])
         flushing = asyncio.ensure_future(self._flush(begin, end))
         beats = 0
@@ -116,14 +116,14 @@ class Simulated:
         self._publish([("run/finished", {"last_seq": self._seq}, "lifecycle", time.time(), self._step)], last=True)
         self._server.beat()
         await self._server.wait_for_sinks(self._seq - 1, CLOSE_SECONDS)
-        self._answering.cancel()
-        await asyncio.gather(self._answering, return_exceptions=True)
+        self._replies.cancel()
+        await asyncio.gather(self._replies, return_exceptions=True)
         self._server.close(linger=0.2)
         self._journal.close()
         self._attempt.release(self._session)
 
     async def _flush(self, begin: float, end: float) -> None:
-        """Publish what a training would have logged since the last time."""
+        """Publish what a training logs, at each flush interval."""
         while time.time() < end:
             await asyncio.sleep(self._flush_interval)
             steps = range(self._step + 1, int((min(time.time(), end) - begin) / STEP_SECONDS) + 1)
@@ -146,23 +146,25 @@ class Simulated:
 
 
 async def publish_simulated(options: Options) -> None:
-    """Publish what one bus for each rank would."""
+    """Publish from one simulated bus for each rank."""
     endpoints = Endpoints.choose(Tcp(BIND))
     context = ServerContext(endpoints.server_keys)
-    publishers = [Simulated(options, rank, endpoints, context) for rank in options.ranks]
-    begin, end = await asyncio.to_thread(ready)
+    publishers = [SimulatedBus(options, rank, endpoints, context) for rank in options.ranks]
+    begin, end = await asyncio.to_thread(wait_for_start)
     shift = options.flush / len(publishers)
-    await asyncio.gather(*(publisher_after(number * shift, one, begin, end) for number, one in enumerate(publishers)))
+    await asyncio.gather(
+        *(run_after(number * shift, publisher, begin, end) for number, publisher in enumerate(publishers))
+    )
     context.close()
 
 
-async def publisher_after(seconds: float, publisher: Simulated, begin: float, end: float) -> None:
+async def run_after(seconds: float, publisher: SimulatedBus, begin: float, end: float) -> None:
     await asyncio.sleep(max(0.0, begin + seconds - time.time()))
-    await publisher.live(begin, end)
+    await publisher.run(begin, end)
 
 
 def main() -> None:
-    """Publish as the options say, from and until what standard input says."""
+    """Parse the command line, and publish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--world-size", type=int, required=True)

@@ -1,8 +1,9 @@
-"""Many publishers into one relay: what it loses, and what it takes.
+"""Losses and costs of one relay with many publishers, as in a cluster.
 
-python -m benchmarks.relay_scale [--publishers 256] [--seconds 120] [--simulated] [--stall 0] simulates a cluster on
-this host. Each publisher is a rank of one run that logs ten scalars ten times a second; the relay knows nothing but
-their connection files, as on another host, and so gets everything over TCP, encrypted.
+    python -m benchmarks.relay_scale [--publishers 256] [--seconds 120] [--simulated] [--stall 0]
+
+Each publisher is a rank of one run that logs ten scalars ten times a second. The relay has only their connection files,
+as on another host, and so receives everything over encrypted TCP.
 """
 
 from __future__ import annotations
@@ -30,37 +31,38 @@ from trainwire_protocol.transport.connection import connection_path
 from trainwire_protocol.transport.server import HIGH_WATER_MARK
 
 PROCESSES = 4
-"""Processes that the publishers are spread over."""
+"""Number of processes that the publishers are distributed over."""
 
 SAMPLE_SECONDS = 1.0
-MAX_COMPLAINTS = 5
+MAX_PRINTED_LINES = 5
 MEMORY_SAMPLES = 10
-"""Samples from one of those that are printed to the next."""
+"""Every n-th sample of the memory is printed."""
 
 
 class Sample(NamedTuple):
-    """What the processes have taken so far."""
+    """The resources used so far."""
 
     at: float
-    """On the monotonic clock."""
+    """Time on the monotonic clock."""
     relay: float
-    """Seconds of the processor's time."""
+    """Processor seconds."""
     publishers: float
+    """Processor seconds of all of them."""
     resident: float
-    """Megabytes of the relay's memory."""
+    """The relay's resident memory in MB."""
 
 
 def start_publishers(folder: Path, options: argparse.Namespace) -> list[subprocess.Popen[str]]:
-    """Start them all, and wait until they can be reached."""
+    """Start all publishers, and wait until they are reachable."""
     count = options.publishers
-    own = [
+    command = [
         sys.executable, "-m", "benchmarks.relay_publishers", str(folder), "--world-size", str(count),
         "--high-water-mark", str(options.high_water_mark), "--flush", str(options.flush),
         *(["--simulated"] if options.simulated else []),
     ]  # fmt: skip
     started = [
         subprocess.Popen(
-            [*own, "--ranks", *map(str, range(first, count, PROCESSES))],
+            [*command, "--ranks", *map(str, range(first, count, PROCESSES))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for first in range(min(PROCESSES, count))
@@ -70,24 +72,24 @@ def start_publishers(folder: Path, options: argparse.Namespace) -> list[subproce
     return started
 
 
-def let_go(publishers: Sequence[subprocess.Popen[str]], seconds: float) -> None:
-    """Let all publishers log for so long, from the same moment on."""
+def start_logging(publishers: Sequence[subprocess.Popen[str]], seconds: float) -> None:
+    """Have all publishers log for this time, beginning at the same moment."""
     for process in publishers:
         assert process.stdin
         process.stdin.write(f"{time.time() + 1}\n{seconds}\n")
         process.stdin.flush()
 
 
-def relay(known: Path, copies: Path, told: Path) -> subprocess.Popen[bytes]:
-    """Start it; what it has to say goes into a file."""
-    command = [sys.executable, "-m", "trainwire_sinks", "relay", str(known), "--output", str(copies)]
+def start_relay(connections: Path, copies: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start the relay, with its standard error redirected to a file."""
+    command = [sys.executable, "-m", "trainwire_sinks", "relay", str(connections), "--output", str(copies)]
     environment = os.environ | {"TRAINWIRE_BIND": "tcp://127.0.0.1:0"}
-    with told.open("wb") as file:
+    with log.open("wb") as file:
         return subprocess.Popen([*command, "--until-over"], env=environment, stderr=file)
 
 
 def stall(process: subprocess.Popen[bytes], after: float, seconds: float) -> None:
-    """Stop the relay after a while, and let it go on later."""
+    """Suspend the relay after some time, and resume it later."""
 
     def stop() -> None:
         time.sleep(after)
@@ -99,16 +101,19 @@ def stall(process: subprocess.Popen[bytes], after: float, seconds: float) -> Non
         threading.Thread(target=stop, daemon=True).start()
 
 
-def samples(relaying: subprocess.Popen[bytes], publishers: Sequence[subprocess.Popen[str]]) -> Iterator[Sample]:
-    """What the processes take, every second until the relay ends."""
-    looked_at, others = psutil.Process(relaying.pid), [psutil.Process(process.pid) for process in publishers]
+def sample(relay: subprocess.Popen[bytes], publishers: Sequence[subprocess.Popen[str]]) -> Iterator[Sample]:
+    """Yield the used resources, every second until the relay ends."""
+    relay_process, others = psutil.Process(relay.pid), [psutil.Process(process.pid) for process in publishers]
     used = dict.fromkeys(others, 0.0)
-    while relaying.poll() is None:
+    while relay.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
             for other in others:
                 used[other] = max(used[other], processor_seconds(other))
             yield Sample(
-                time.monotonic(), processor_seconds(looked_at), sum(used.values()), looked_at.memory_info().rss / 1e6
+                time.monotonic(),
+                processor_seconds(relay_process),
+                sum(used.values()),
+                relay_process.memory_info().rss / 1e6,
             )
         time.sleep(SAMPLE_SECONDS)
 
@@ -126,18 +131,18 @@ def journal_bytes(folder: Path, rank: int) -> bytes:
 
 
 def measure(options: argparse.Namespace, root: Path) -> None:
-    """Run it all, and print what was found."""
+    """Run publishers and relay, and print the results."""
     count, seconds = options.publishers, options.seconds
-    folder, known, copies = root / "run", root / "known", root / "copies"
-    known.mkdir()
+    folder, connections, copies = root / "run", root / "connections", root / "copies"
+    connections.mkdir()
     publishers = start_publishers(folder, options)
     for rank in range(count):
-        shutil.copy(connection_path(folder, rank), known / f"{rank}.json")
-    relaying = relay(known, copies, root / "told")
+        shutil.copy(connection_path(folder, rank), connections / f"{rank}.json")
+    relay = start_relay(connections, copies, root / "log")
     wait_for_relay(copies, count)
-    let_go(publishers, seconds)
-    stall(relaying, seconds / 3, options.stall)
-    taken = list(samples(relaying, publishers))
+    start_logging(publishers, seconds)
+    stall(relay, seconds / 3, options.stall)
+    samples = list(sample(relay, publishers))
     for process in publishers:
         process.communicate(timeout=60)
     copy = next(path for path in copies.iterdir() if not path.name.startswith("."))
@@ -145,56 +150,47 @@ def measure(options: argparse.Namespace, root: Path) -> None:
     events = sum(report.head + 1 for report in verify_run(folder))
     lost = events - sum(report.events for report in verify_run(copy))
     print(f"{count} publishers for {seconds:g} s: {events:,} events, {events / seconds:,.0f} a second")
-    print(f"lost: {lost}; {same} of {count} copies are the same byte for byte; exit code {relaying.returncode}")
-    print("".join(f"  {line}\n" for line in rejections((root / "told").read_text())), end="")
-    tell(taken, seconds, events)
+    print(f"lost: {lost}; {same} of {count} copies are identical; exit code {relay.returncode}")
+    lines = [line for line in (root / "log").read_text().splitlines() if not line.startswith("trainwire: relaying")]
+    print("".join(f"  {line}\n" for line in lines[:MAX_PRINTED_LINES]), end="")
+    print_costs(samples, seconds, events)
     print(f"on disk: {sum(len(journal_bytes(folder, rank)) for rank in range(count)) / events:.1f} bytes an event")
 
 
-def rejections(told: str) -> list[str]:
-    """The first lines of what the relay told beside what it relays."""
-    return [line for line in told.splitlines() if not line.startswith("trainwire: relaying")][:MAX_COMPLAINTS]
-
-
-def tell(taken: Sequence[Sample], seconds: float, events: int) -> None:
-    """Print what the processes took while the publishers logged, and the relay's memory all the time."""
-    first = taken[0]
-    logging = [sample for sample in taken if sample.at - first.at <= seconds] or [first]
-    last, took = logging[-1], logging[-1].at - first.at or 1.0
-    share, others = (last.relay - first.relay) / took, (last.publishers - first.publishers) / took
-    print(f"while they logged: the relay {100 * share:.0f} % of a core, the publishers {100 * others:.0f} %")
-    print(
-        f"the relay, to its end: {1e6 * (taken[-1].relay - first.relay) / events:.1f} s of a core for a million events"
-    )
-    print(f"it ended {taken[-1].at - first.at - seconds:.0f} s after the last was logged")
-    shown = ", ".join(f"{sample.resident:.0f}" for sample in taken[::MEMORY_SAMPLES])
-    print(f"its memory in MB, every {MEMORY_SAMPLES * SAMPLE_SECONDS:g} s: {shown}; at most {peak(taken):.0f}")
-
-
-def peak(taken: Sequence[Sample]) -> float:
-    return max(sample.resident for sample in taken)
+def print_costs(samples: Sequence[Sample], seconds: float, events: int) -> None:
+    """Print the processor time while the publishers logged, and the relay's memory until its end."""
+    first, end = samples[0], samples[-1]
+    last = [sample for sample in samples if sample.at - first.at <= seconds][-1]
+    elapsed = last.at - first.at or 1.0
+    relay, others = (last.relay - first.relay) / elapsed, (last.publishers - first.publishers) / elapsed
+    print(f"while they logged: the relay {100 * relay:.0f} % of a core, the publishers {100 * others:.0f} %")
+    print(f"the relay in total: {1e6 * (end.relay - first.relay) / events:.1f} s of a core for a million events")
+    print(f"it ended {end.at - first.at - seconds:.0f} s after the last event was logged")
+    memory = ", ".join(f"{sample.resident:.0f}" for sample in samples[::MEMORY_SAMPLES])
+    peak = max(sample.resident for sample in samples)
+    print(f"its memory in MB, every {MEMORY_SAMPLES * SAMPLE_SECONDS:g} s: {memory}; at most {peak:.0f}")
 
 
 def wait_for_relay(copies: Path, count: int) -> None:
-    """Wait until the relay follows every publisher."""
+    """Wait until the relay has a copy of every publisher."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         runs = [path for path in copies.glob("*") if not path.name.startswith(".")]
         if runs and len(list_ranks(runs[0])) == count:
             return
         time.sleep(0.2)
-    raise TimeoutError("the relay does not follow all publishers")
+    raise TimeoutError("the relay does not have a copy of every publisher after 120 s")
 
 
 def main() -> None:
-    """Measure."""
+    """Parse the command line, and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--publishers", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--simulated", action="store_true", help="only what buses do on the wire and on the disk")
-    parser.add_argument("--stall", type=float, default=0.0, help="seconds for which the relay is stopped meanwhile")
-    parser.add_argument("--flush", type=float, default=0.5, help="seconds from one batch of a publisher to the next")
-    parser.add_argument("--high-water-mark", type=int, default=HIGH_WATER_MARK, help="messages kept for the relay")
+    parser.add_argument("--publishers", type=int, default=256, help="number of publishers")
+    parser.add_argument("--seconds", type=float, default=120.0, help="duration of the logging")
+    parser.add_argument("--simulated", action="store_true", help="publish without the threads of a bus")
+    parser.add_argument("--stall", type=float, default=0.0, help="seconds for which the relay is suspended")
+    parser.add_argument("--flush", type=float, default=0.5, help="seconds between the batches of a publisher")
+    parser.add_argument("--high-water-mark", type=int, default=HIGH_WATER_MARK, help="messages queued for the relay")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         measure(options, Path(root))

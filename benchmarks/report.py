@@ -1,4 +1,4 @@
-"""The table of results, and its place in a document."""
+"""The results of the benchmarks, and the table of them in a document."""
 
 from __future__ import annotations
 
@@ -6,40 +6,53 @@ import os
 import platform
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.result import Result
+
+@dataclass(frozen=True)
+class Result:
+    """A measured figure, and its budget if it has one."""
+
+    name: str
+    measured: str
+    """With its unit, and what it was compared with."""
+    budget: str = ""
+    is_met: bool | None = None
+    """None if there is no budget, or it could not be measured."""
+
+    @property
+    def verdict(self) -> str:
+        """The last column of the table."""
+        return {True: "met", False: "NOT MET", None: ""}[self.is_met]
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results in Markdown."""
+    """Return the results as a Markdown table."""
     rows = [f"| {result.name} | {result.measured} | {result.budget} | {result.verdict} |" for result in results]
     return "\n".join(["| what | measured | budget | |", "|---|---|---|---|", *rows])
 
 
 def describe_machine() -> str:
-    """What the results hold for, in a sentence."""
+    """Return a sentence that names the processor, the system and the versions."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "pyzmq", "msgpack"))
     cores = len(os.sched_getaffinity(0))
-    return f"Measured on {cores} cores of {_processor()}, Linux, Python {platform.python_version()}, {packages}."
-
-
-def _processor() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    found = re.search(r"model name\s*:\s*(.+)", text)
-    return found[1] if found else platform.machine()
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    processor = model[1] if model else platform.machine()
+    return f"Measured on {cores} cores of {processor}, Linux, Python {platform.python_version()}, {packages}."
 
 
 def write_section(path: Path, name: str, content: str) -> None:
-    """Put content between the marks `<!-- begin name -->` and `<!-- end name -->` of a document.
+    """Replace what is between `<!-- begin name -->` and `<!-- end name -->` in a document.
 
     Raises:
-        ValueError: the document has no such marks.
+        ValueError: if the document lacks these marks.
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     before, found, rest = path.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{path} has no marks {begin} and {end}")
+        raise ValueError(f"{path} does not contain {begin} and {end}")
     path.write_text(f"{before}{begin}\n{content}\n{end}{after}")
