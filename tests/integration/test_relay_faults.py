@@ -15,11 +15,9 @@ from pathlib import Path
 
 import pytest
 from chaos.proxy import Proxy
-from support.reading import wait_until
+from support.reading import journal_bytes, wait_until
 from support.trainer_process import Trainer
 
-from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_protocol.journal.segments import list_segments
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target, resolve_target
@@ -80,11 +78,6 @@ class Reader(threading.Thread):
             self.gaps = subscription.gaps
 
 
-def journal(folder: Path, rank: int) -> bytes:
-    attempts = list_attempts(folder, rank)
-    return b"".join(path.read_bytes() for attempt in attempts for path in list_segments(attempt.folder))
-
-
 def copy_folders(folder: Path, trainers: Sequence[Trainer]) -> list[Path]:
     return [folder / trainer.connection.run for trainer in trainers]
 
@@ -92,7 +85,7 @@ def copy_folders(folder: Path, trainers: Sequence[Trainer]) -> list[Path]:
 def check_copies(folder: Path, trainers: Sequence[Trainer]) -> None:
     """Check that each copy is complete and equal to the original."""
     for trainer, copy in zip(trainers, copy_folders(folder, trainers), strict=True):
-        assert journal(copy, trainer.rank) == journal(trainer.folder, trainer.rank)
+        assert journal_bytes(copy, trainer.rank) == journal_bytes(trainer.folder, trainer.rank)
         assert all(report.is_whole and report.ending for report in verify_run(copy))
 
 
@@ -108,10 +101,12 @@ def test_a_relay_that_is_killed_repeatedly(tmp_path: Path, seed: int) -> None:
         wait_until(lambda: all(connection_path(folder, 1).exists() for folder in folders), 30)
         near, far = Reader(Target(folders[0])), Reader(Target(folders[-1]), rank=1, use_journal=False)
         for _ in range(3):
-            sizes = [len(journal(folder, trainer.rank)) for folder, trainer in zip(folders, trainers, strict=True)]
+            sizes = [
+                len(journal_bytes(folder, trainer.rank)) for folder, trainer in zip(folders, trainers, strict=True)
+            ]
             wait_until(
                 lambda sizes=sizes: all(
-                    len(journal(folder, trainer.rank)) > before
+                    len(journal_bytes(folder, trainer.rank)) > before
                     for folder, trainer, before in zip(folders, trainers, sizes, strict=True)
                 ),
                 30,
@@ -143,16 +138,16 @@ def test_a_link_that_is_cut_and_restored(tmp_path: Path) -> None:
     relay = RelayProcess([tmp_path / "known"], tmp_path / "copies")
     with killed_at_exit(relay, *trainers):
         folders = copy_folders(tmp_path / "copies", trainers)
-        wait_until(lambda: all(journal(folder, 0) for folder in folders), 30)
+        wait_until(lambda: all(journal_bytes(folder, 0) for folder in folders), 30)
         reader = Reader(Target(folders[0]))
         cut(proxies)
         # A trainer waits only briefly for its readers at the end, so the copy must be nearly complete before that.
-        wait_until(lambda: all(len(journal(folder, 0)) * 1.05 > len(journal(trainer.folder, 0))
+        wait_until(lambda: all(len(journal_bytes(folder, 0)) * 1.05 > len(journal_bytes(trainer.folder, 0))
                                for folder, trainer in zip(folders, trainers, strict=True)), 40)  # fmt: skip
         steps = [trainer.end() for trainer in trainers]
         reader.join(30)
         assert reader.steps == list(range(1, steps[0] + 1))
-        wait_until(lambda: all(journal(folder, 0) == journal(trainer.folder, 0)
+        wait_until(lambda: all(journal_bytes(folder, 0) == journal_bytes(trainer.folder, 0)
                                for folder, trainer in zip(folders, trainers, strict=True)), 20)  # fmt: skip
         check_copies(tmp_path / "copies", trainers)
     for proxy in proxies:
@@ -166,11 +161,11 @@ def test_a_trainer_that_is_killed_before_its_relay_has_everything(tmp_path: Path
     relay = RelayProcess([tmp_path / "away.json"], tmp_path / "copies", "--until-over")
     with killed_at_exit(relay, trainer):
         (copy,) = copy_folders(tmp_path / "copies", [trainer])
-        wait_until(lambda: journal(copy, 0), 30)
+        wait_until(lambda: journal_bytes(copy, 0), 30)
         relay.process.send_signal(signal.SIGSTOP)
-        size = len(journal(trainer.folder, 0))
+        size = len(journal_bytes(trainer.folder, 0))
         # More than the buffers between the trainer and the relay can hold.
-        wait_until(lambda: len(journal(trainer.folder, 0)) > size + 20_000, 30)
+        wait_until(lambda: len(journal_bytes(trainer.folder, 0)) > size + 20_000, 30)
         trainer.kill()
         relay.process.send_signal(signal.SIGCONT)
         _, stderr = relay.process.communicate(timeout=30)
@@ -180,7 +175,7 @@ def test_a_trainer_that_is_killed_before_its_relay_has_everything(tmp_path: Path
     with killed_at_exit(again):
         again.process.communicate(timeout=30)
         assert again.process.returncode == ExitCode.OK
-        assert journal(copy, 0) == journal(trainer.folder, 0)
+        assert journal_bytes(copy, 0) == journal_bytes(trainer.folder, 0)
 
 
 def cut(proxies: Sequence[Proxy]) -> None:

@@ -16,10 +16,8 @@ from typing import Final
 
 import pytest
 from support.hosts import Host, network, why_not
-from support.reading import read_events, wait_until
+from support.reading import journal_bytes, read_events, wait_until
 
-from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_protocol.journal.segments import list_segments
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.transport.connection import connection_path
 
@@ -54,11 +52,6 @@ def running(host: Host, *command: object, **options: object) -> Iterator[subproc
     finally:
         process.kill()
         process.communicate()
-
-
-def journal(folder: Path) -> bytes:
-    segments = (path for attempt in list_attempts(folder, 0) for path in list_segments(attempt.folder))
-    return b"".join(path.read_bytes() for path in segments)
 
 
 def copy_connection(connection: Path, to: Path) -> Path:
@@ -112,22 +105,22 @@ def test_connections_that_are_interrupted(tmp_path: Path, capsys: pytest.Capture
         times = [time.time()]
         for cable in cables:
             cable.pull()
-        size = len(journal(tmp_path / "run"))
+        size = len(journal_bytes(tmp_path / "run"))
         time.sleep(CUT_SECONDS)
-        assert len(journal(tmp_path / "run")) > size
+        assert len(journal_bytes(tmp_path / "run")) > size
         times.append(time.time())
         for cable in cables:
             cable.plug()
-        missed = len(journal(tmp_path / "run"))
-        assert len(journal(copy)) < missed
-        wait_until(lambda: len(journal(copy)) > missed, 30 + 2 * CUT_SECONDS)
+        missed = len(journal_bytes(tmp_path / "run"))
+        assert len(journal_bytes(copy)) < missed
+        wait_until(lambda: len(journal_bytes(copy)) > missed, 30 + 2 * CUT_SECONDS)
         times.append(time.time())
         wait_until(lambda: lines.stat().st_mtime > times[-1], 30 + 2 * CUT_SECONDS)
         times.append(time.time())
 
         trainer.communicate(timeout=40)
         assert [sink.wait(40) for sink in sinks] == [0, 0]
-        assert journal(copy) == journal(tmp_path / "run")
+        assert journal_bytes(copy) == journal_bytes(tmp_path / "run")
     assert all(report.is_whole and report.ending for report in verify_run(copy))
     for name, file in (("jsonl", "events.jsonl"), ("loss-file", "loss.tsv")):
         command = [*trainwire, "sink", name, tmp_path / "run", "--output", tmp_path / "near"]

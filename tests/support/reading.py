@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_protocol.journal.segments import JournalReader
+from trainwire_protocol.journal.segments import JournalReader, list_segments
 from trainwire_protocol.wire import Batch
 
 
@@ -28,6 +28,12 @@ def read_batches(run_folder: Path, rank: int = 0, attempt: int | None = None) ->
 def read_events(run_folder: Path, rank: int = 0, attempt: int | None = None) -> list[Event]:
     """Return all events of a rank, or of one of its attempts, in order."""
     return [event for batch in read_batches(run_folder, rank, attempt) for event in batch.events]
+
+
+def journal_bytes(run_folder: Path, rank: int = 0) -> bytes:
+    """Return the segments of all attempts of a rank, joined."""
+    segments = (path for attempt in list_attempts(run_folder, rank) for path in list_segments(attempt.folder))
+    return b"".join(path.read_bytes() for path in segments)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,6 @@ FILE_NAME: Final = "alerts.jsonl"
 
 IN_FLIGHT: Final = 4
 """Alerts that one notifier sends at the same time."""
-
-logger = logging.getLogger("trainwire")
 
 
 class AlertsFile(Outbox):

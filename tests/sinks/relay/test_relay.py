@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from support.publisher import Publisher, run
+from support.reading import journal_bytes, until
+from support.recording import frames
 
 from trainwire_protocol.errors import OptionError, OutputError, RequestError
 from trainwire_protocol.journal.records import encode_record
@@ -48,25 +50,10 @@ async def relaying(*sources: Path | str, to: Path, **options: Any) -> AsyncItera
         await running
 
 
-async def until(condition: Any) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
-def journal(folder: Path, rank: int = 0) -> bytes:
-    """Return the records of all attempts of a rank."""
-    attempts = list_attempts(folder, rank)
-    return b"".join(path.read_bytes() for attempt in attempts for path in list_segments(attempt.folder))
-
-
 async def read_all(target: Target, **options: Any) -> list[tuple[bytes, bytes]]:
     """Return every batch of a run, up to its end."""
     async with Subscription(target, channels=("event", "media"), **options) as subscription:
-        return [frames(batch) async for batch in subscription]
-
-
-def frames(batch: Batch) -> tuple[bytes, bytes]:
-    return batch.header_bytes, batch.body
+        return frames([batch async for batch in subscription])
 
 
 def test_two_runs_with_two_ranks_are_copied(tmp_path: Path) -> None:
@@ -79,24 +66,25 @@ def test_two_runs_with_two_ranks_are_copied(tmp_path: Path) -> None:
                 for name in ("a", "b") for rank in (0, 1)
             ]  # fmt: skip
             relay = await stack.enter_async_context(relaying(tmp_path / "runs", to=tmp_path / "copies"))
-            copies = {one.attempt.run: tmp_path / "copies" / one.attempt.run for one in publishers}
-            for one in publishers:
-                one.scalars(5)
-            await until(lambda: all(connection_path(copies[one.attempt.run], one.attempt.rank).exists()
-                                    for one in publishers))  # fmt: skip
+            copies = {publisher.attempt.run: tmp_path / "copies" / publisher.attempt.run for publisher in publishers}
+            for publisher in publishers:
+                publisher.scalars(5)
+            await until(lambda: all(connection_path(copies[publisher.attempt.run], publisher.attempt.rank).exists()
+                                    for publisher in publishers))  # fmt: skip
             readers = [
-                asyncio.ensure_future(read_all(Target(copies[one.attempt.run]), rank=one.attempt.rank))
-                for one in publishers
+                asyncio.ensure_future(read_all(Target(copies[publisher.attempt.run]), rank=publisher.attempt.rank))
+                for publisher in publishers
             ]
             for number in range(30):
-                for one in publishers:
-                    one.scalars(3, "media" if number % 7 == 6 else "event")
+                for publisher in publishers:
+                    publisher.scalars(3, "media" if number % 7 == 6 else "event")
                 await asyncio.sleep(0.005)
-            for one in publishers:
-                one.end()
-            for one, batches in zip(publishers, await asyncio.gather(*readers), strict=True):
-                assert batches == [frames(batch) for batch in one.recorded]
-                assert journal(copies[one.attempt.run], one.attempt.rank) == journal(one.folder, one.attempt.rank)
+            for publisher in publishers:
+                publisher.end()
+            for publisher, batches in zip(publishers, await asyncio.gather(*readers), strict=True):
+                assert batches == frames(publisher.recorded)
+                copied = journal_bytes(copies[publisher.attempt.run], publisher.attempt.rank)
+                assert copied == journal_bytes(publisher.folder, publisher.attempt.rank)
             assert not relay.incomplete
             assert {report.is_whole for folder in copies.values() for report in verify_run(folder)} == {True}
 
@@ -140,7 +128,7 @@ def test_the_copy_is_served_after_the_end_of_the_run(tmp_path: Path) -> None:
                 connection = read_connection(connection_path(copy, 0))
                 connections.append((connection.publish, connection.request, connection.keys))
                 away = Target(folder=None, request=connection.request, connection=connection)
-                assert await read_all(away) == [frames(batch) for batch in publisher.recorded]
+                assert await read_all(away) == frames(publisher.recorded)
         assert connections[0] == connections[1]
         assert connections[0][2]
 
@@ -156,7 +144,7 @@ def test_a_resumed_run_is_copied(tmp_path: Path) -> None:
             await stack.enter_async_context(relaying(tmp_path / "run", to=tmp_path / "copies"))
             copy = tmp_path / "copies" / first.attempt.run
             first.scalars(5)
-            await until(lambda: journal(copy))
+            await until(lambda: journal_bytes(copy))
             reading = asyncio.ensure_future(read_all(Target(copy)))
             away = read_connection(connection_path(copy, 0))
             far = asyncio.ensure_future(read_all(Target(folder=None, request=away.request, connection=away)))
@@ -164,10 +152,10 @@ def test_a_resumed_run_is_copied(tmp_path: Path) -> None:
             second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 4}, "from_step": 1})
             second.scalars(4)
             second.end()
-            expected = [frames(batch) for batch in first.recorded + second.recorded]
+            expected = frames(first.recorded + second.recorded)
             assert await reading == expected
             assert await far == expected
-            assert journal(copy) == journal(tmp_path / "run")
+            assert journal_bytes(copy) == journal_bytes(tmp_path / "run")
 
     run(main())
 
@@ -183,13 +171,13 @@ def test_a_replaced_connection_file_moves_the_relay_to_the_new_attempt(tmp_path:
                 shutil.copy(connection_path(tmp_path / "run", 0), tmp_path / "known" / "mine.json")
                 first.scalars(5)
                 copy = tmp_path / "copies" / first.attempt.run
-                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+                await until(lambda: journal_bytes(copy) == journal_bytes(tmp_path / "run"))
                 first.scalars(5)
             second = await stack.enter_async_context(Publisher(tmp_path / "run", take_over=True))
             second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 4}, "from_step": 1})
             second.end()
             shutil.copy(connection_path(tmp_path / "run", 0), tmp_path / "known" / "mine.json")
-            await until(lambda: journal(copy) == journal(tmp_path / "run"))
+            await until(lambda: journal_bytes(copy) == journal_bytes(tmp_path / "run"))
 
     run(main())
 
@@ -204,7 +192,7 @@ def test_a_run_that_continues_after_its_end_is_followed_again(tmp_path: Path) ->
                     publisher.scalars(3)
                     publisher.end()
                     copy = tmp_path / "copies" / publisher.attempt.run
-                    await until(lambda copy=copy: journal(copy) == journal(tmp_path / "run"))
+                    await until(lambda copy=copy: journal_bytes(copy) == journal_bytes(tmp_path / "run"))
             assert [attempt.number for attempt in list_attempts(copy, 0)] == [0, 1]
 
     run(main())
@@ -224,7 +212,7 @@ def test_commands_are_forwarded_or_refused(tmp_path: Path) -> None:
             publisher.server.responder.on_command = apply_command
             publisher.scalars(1)
             copy = tmp_path / "copies" / publisher.attempt.run
-            await until(lambda: journal(copy))
+            await until(lambda: journal_bytes(copy))
             async with Subscription(Target(copy)) as subscription:
                 await anext(subscription)
                 await until(lambda: subscription._source.requester)
@@ -247,7 +235,7 @@ def test_heartbeats_come_from_the_trainer(tmp_path: Path) -> None:
         async with relaying(tmp_path / "run", to=tmp_path / "copies"), Publisher(tmp_path / "run") as publisher:
             publisher.scalars(1)
             copy = tmp_path / "copies" / publisher.attempt.run
-            await until(lambda: journal(copy))
+            await until(lambda: journal_bytes(copy))
             async with Subscription(Target(copy)) as subscription:
                 await until(lambda: subscription.heartbeat)
                 assert subscription.heartbeat
@@ -272,14 +260,14 @@ def test_a_torn_record_at_the_end_is_replaced(tmp_path: Path, kept: int) -> None
             publisher.scalars(3)
             async with relaying(tmp_path / "run", to=tmp_path / "copies"):
                 copy = tmp_path / "copies" / publisher.attempt.run
-                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+                await until(lambda: journal_bytes(copy) == journal_bytes(tmp_path / "run"))
             torn = publisher.scalars(3)
             with list_segments(list_attempts(copy, 0)[0].folder)[-1].open("ab") as segment:
                 segment.write(encode_record(torn)[:kept])
             publisher.end()
             async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
                 await until(relay._stopping.is_set)
-            assert journal(copy) == journal(tmp_path / "run")
+            assert journal_bytes(copy) == journal_bytes(tmp_path / "run")
             assert all(report.is_whole and report.ending for report in verify_run(copy))
 
     run(main())
@@ -293,14 +281,14 @@ def test_a_reader_waits_for_a_relay_that_restarts(tmp_path: Path) -> None:
             publisher.scalars(3)
             async with relaying(tmp_path / "run", to=tmp_path / "copies"):
                 copy = tmp_path / "copies" / publisher.attempt.run
-                await until(lambda: journal(copy))
+                await until(lambda: journal_bytes(copy))
                 reading = asyncio.ensure_future(read_all(Target(copy)))
             publisher.scalars(3)
             await asyncio.sleep(1)
             assert not reading.done()
             async with relaying(tmp_path / "run", to=tmp_path / "copies"):
                 publisher.end()
-                assert await reading == [frames(batch) for batch in publisher.recorded]
+                assert await reading == frames(publisher.recorded)
 
     run(main())
 
@@ -321,7 +309,7 @@ def test_the_copy_of_a_dead_trainer_is_over(tmp_path: Path) -> None:
             await until(lambda: relay._done)
             copy = tmp_path / "copies" / publisher.attempt.run
             away = read_connection(connection_path(copy, 0))
-            expected = [frames(batch) for batch in publisher.recorded]
+            expected = frames(publisher.recorded)
             assert await read_all(Target(copy)) == expected
             assert await read_all(Target(folder=None, request=away.request, connection=away)) == expected
         assert [(report.ending, report.is_live) for report in verify_run(copy)] == [(None, False)]
@@ -339,7 +327,7 @@ def test_a_run_without_a_connection_file_is_copied(tmp_path: Path) -> None:
         connection_path(tmp_path / "run", 0).unlink()
         async with relaying(tmp_path / "run", to=tmp_path / "copies", until_over=True) as relay:
             await until(relay._stopping.is_set)
-        assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+        assert journal_bytes(tmp_path / "copies" / publisher.attempt.run) == journal_bytes(tmp_path / "run")
 
     run(main())
 
@@ -363,7 +351,7 @@ def test_a_full_disk_delays_the_copy(
                 publisher.scalars(3)
                 publisher.end()
                 await until(relay._stopping.is_set)
-            assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+            assert journal_bytes(tmp_path / "copies" / publisher.attempt.run) == journal_bytes(tmp_path / "run")
 
     run(main())
     assert caplog.text.count("No space left") == 1
@@ -397,7 +385,7 @@ def test_read_ahead_is_bounded_while_the_disk_hangs(tmp_path: Path, monkeypatch:
                 disk.set()
                 publisher.end()
                 copy = tmp_path / "copies" / publisher.attempt.run
-                await until(lambda: journal(copy) == journal(tmp_path / "run"))
+                await until(lambda: journal_bytes(copy) == journal_bytes(tmp_path / "run"))
 
     away = tmp_path / "away.json"
     run(main())
@@ -413,7 +401,7 @@ def test_an_unreadable_batch_is_copied_unchanged(tmp_path: Path) -> None:
                 publisher.publish(Batch(batch.header, batch.header_bytes, b"hparams \xc1"))
                 publisher.end()
                 await until(relay._stopping.is_set)
-            assert journal(tmp_path / "copies" / publisher.attempt.run) == journal(tmp_path / "run")
+            assert journal_bytes(tmp_path / "copies" / publisher.attempt.run) == journal_bytes(tmp_path / "run")
 
     run(main())
 
@@ -444,7 +432,7 @@ def test_a_relay_does_not_copy_its_copies(tmp_path: Path, caplog: pytest.LogCapt
                 async with relaying(source, to=folder, until_over=True) as relay:
                     await until(relay._stopping.is_set)
                 assert relay._done.keys() == {(publisher.attempt.run, 0)}
-                assert journal(folder / publisher.attempt.run) == journal(runs / "run")
+                assert journal_bytes(folder / publisher.attempt.run) == journal_bytes(runs / "run")
             with pytest.raises(OptionError, match="cannot be a source too"):
                 await Relay([str(runs / "run")], runs, Tcp()).run()
 
