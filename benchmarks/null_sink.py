@@ -15,7 +15,7 @@ import time
 from benchmarks.measurement import percentile
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import resolve_target
-from trainwire_sinks.cli import COLLECT_AFTER
+from trainwire_sinks.cli.app import COLLECT_AFTER
 
 
 async def read(target: str) -> None:

@@ -81,7 +81,7 @@ def test_importing_every_module_starts_nothing() -> None:
         ("trainwire", ["torch", "numpy", "rich", "tensorboard", "trainwire_sinks"]),
         ("trainwire_protocol.subscription.subscription", ["torch", "numpy", "tensorboard", "hypothesis"]),
         ("trainwire_protocol.journal.segments", ["zmq"]),
-        ("trainwire_sinks.cli", ["torch", "numpy", "tensorboard", "trainwire"]),
+        ("trainwire_sinks.cli.app", ["torch", "numpy", "tensorboard", "trainwire"]),
         ("trainwire_sinks.builtin.loss_file", ["torch", "numpy", "tensorboard", "rich", "trainwire"]),
     ],
 )

@@ -113,7 +113,7 @@ with trainwire.open_bus(sys.argv[1]) as bus:
 SINK = (
     SHORT
     + """
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 sys.exit(run(sys.argv[1:]))
 """
 )

@@ -25,7 +25,7 @@ from trainwire.plugins.checkpoints import Checkpoints
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.journal.attempts import read_resumed_from
 from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 SCRIPT = """

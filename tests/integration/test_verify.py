@@ -15,7 +15,7 @@ from support.reading import read_events, wait_until
 
 import trainwire
 from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 
 TRAINER = """
 import os, sys, trainwire

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -12,9 +12,9 @@ from trainwire_protocol.errors import OptionError
 from trainwire_protocol.transport.endpoints import BIND, Tcp
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.sink import check_sink_command
-from trainwire_sinks.launch.launcher import Launch
+from trainwire_sinks.launch.launcher import Launcher
 
-DEFAULT_SINKS = ("loss-file", "log-file")
+DEFAULT_SINKS: Final = ("loss-file", "log-file")
 
 
 def launch(
@@ -27,20 +27,21 @@ def launch(
 
     Args:
         command: The script's command line.
-        sink: A sink that each of the script's runs gets, perhaps with options: 'alerts --rules alerts.toml'. Give it
-            several times for several. Without it: loss-file and log-file.
-        wait: Longest time to wait for the sinks after the script's end, in seconds.
-        bind: tcp://address:port where the script's runs are reached from other hosts, encrypted; port 0 is any.
+        sink: A sink for each of the script's runs, optionally with options: 'alerts --rules alerts.toml'. May be given
+            several times; by default loss-file and log-file.
+        wait: Seconds to wait for the sinks after the script has ended.
+        bind: tcp://address:port where the script's runs accept connections from other hosts, encrypted; port 0 means
+            any free port.
 
     Returns:
         The script's exit code.
     """
     if not command:
-        raise OptionError("launch what? Give the script's command line: trainwire launch -- python train.py")
+        raise OptionError("the script's command line is missing: trainwire launch -- python train.py")
     if command[0].startswith("-"):
         raise OptionError(
-            f"launch has no option {command[0]}, only --sink, --wait and --bind. A sink's options stand with its name, "
-            "as in --sink 'alerts --rules alerts.toml'; the script's command line stands behind --"
+            f"launch has no option {command[0]}, only --sink, --wait and --bind. Put a sink's options after its name, "
+            "as in --sink 'alerts --rules alerts.toml', and the script's command line after --"
         )
     check_seconds("--wait", wait)
     sinks = [SinkCommand.parse(text) for text in (DEFAULT_SINKS if sink is None else sink)]
@@ -49,4 +50,4 @@ def launch(
     if bind is not None:
         Tcp(bind).check()
         os.environ[BIND] = bind
-    return Launch(command, sinks, wait).run()
+    return Launcher(command, sinks, wait).run()

@@ -1,4 +1,4 @@
-"""Options that several commands have, understood in one way."""
+"""Options that several commands share; `--help` shows the docstrings of their fields."""
 
 from __future__ import annotations
 
@@ -14,117 +14,105 @@ from trainwire_protocol.errors import NothingMatchesError, OptionError
 from trainwire_protocol.events import CHANNELS, Event, EventType
 from trainwire_sinks.text.format import one_line
 
+SMALL_TYPES: Final = frozenset({"scalar", "lifecycle", "log", "hparams"})
+"""Types whose events are never on the channel `media`."""
 
-@dataclass(frozen=True)
-class Reading:
-    """What a sink reads, and how long it waits; what `--help` shows of the options is in their docstrings."""
-
-    rank: str = "0"
-    """The process whose events are wanted, or "all": each by a sink of its own, with an output of its own."""
-    give_up: float | None = None
-    """Seconds after which a trainer on another host that has fallen silent is no longer waited for."""
-
-
-DEFAULT: Final = Reading()
+LISTED_NAMES: Final = 8
+"""How many of the recorded names an error message lists."""
 
 Seconds = TypeVar("Seconds", float, float | None)
 
 
-def parse_rank(text: str) -> int:
-    """The rank that `--rank` names.
+@dataclass(frozen=True)
+class ReadOptions:
+    """Which rank a sink reads, and how long it waits."""
 
-    Raises:
-        OptionError: it names none.
-    """
-    if not (text.isascii() and text.isdecimal()):
-        raise OptionError(f'--rank is a number, 0 or more, or "all", not {text!r}')
-    return int(text)
-
-
-def check_seconds(option: str, seconds: Seconds) -> Seconds:
-    """The seconds that an option gives, or None if it was left out.
-
-    Raises:
-        OptionError: it is no time that one could wait.
-    """
-    if seconds is not None and not seconds >= 0:
-        raise OptionError(f"{option} is a number of seconds, 0 or more, not {seconds:g}")
-    return seconds
-
-
-SMALL: Final = frozenset({"scalar", "lifecycle", "log", "hparams"})
-"""Types whose events are never on the channel `media`."""
-
-TOLD_NAMES: Final = 8
-"""How many of the names that there are an error tells."""
+    rank: str = "0"
+    """The rank to read, or "all" to run one sink for each rank, each with its own output."""
+    give_up: float | None = None
+    """Seconds after which to stop waiting for a run to begin, or for a silent trainer on another host."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What `--help` shows of them is in their docstrings."""
+    """Which events are selected."""
 
     name: Annotated[list[str] | None, Parameter(negative="")] = None
-    """A pattern of the wanted names, as of files: 'dev/*'. Give it several times for several."""
+    """A pattern of names, as for files: 'dev/*'. May be given several times."""
     type: Annotated[list[EventType] | None, Parameter(negative="")] = None
-    """A wanted type of event. Give it several times for several."""
+    """A type of event. May be given several times."""
 
 
-ALL: Final = Filters()
+DEFAULT_READ_OPTIONS: Final = ReadOptions()
+ALL_EVENTS: Final = Filters()
+
+
+def check_seconds(option: str, seconds: Seconds) -> Seconds:
+    """Return the value of an option that is a number of seconds, or None if it is not given.
+
+    Raises:
+        OptionError: it is negative or NaN.
+    """
+    if seconds is not None and not seconds >= 0:
+        raise OptionError(f"{option} must be a number of seconds, 0 or more, not {seconds:g}")
+    return seconds
 
 
 class Selection:
-    """Selects the wanted events, and knows in the end what there was none of."""
+    """Selects events by name, type and step, and keeps track of what has matched."""
 
     def __init__(self, filters: Filters, from_step: int | None = None) -> None:
         self.count = 0
-        """Events that were selected."""
-        self._names, self._types = filters.name or [], frozenset(filters.type or ())
+        """Number of events selected so far."""
+        self._patterns, self._types = filters.name or [], frozenset(filters.type or ())
         self._from_step = from_step
-        self._idle = dict.fromkeys(self._names)
-        self._others: dict[str, None] = {}
-        self._wants = lru_cache(4096)(self._match)
+        self._unmatched_patterns = dict.fromkeys(self._patterns)
+        self._other_names: dict[str, None] = {}
+        self._matches = lru_cache(4096)(self._match)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Where the wanted events are."""
-        return ("event",) if self._types and self._types <= SMALL else CHANNELS
+        """The channels that selected events may be on."""
+        return ("event",) if self._types and self._types <= SMALL_TYPES else CHANNELS
 
     def select(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of `events` that are wanted."""
-        found = events
+        """Return those of `events` that are selected."""
+        selected = events
         if self._types:
-            found = [event for event in found if event.type in self._types]
+            selected = [event for event in selected if event.type in self._types]
         if self._from_step is not None:
-            found = [event for event in found if event.step >= self._from_step]
-        if self._names:
-            found = [event for event in found if self._wants(event.name)]
-        self.count += len(found)
-        return found
+            selected = [event for event in selected if event.step >= self._from_step]
+        if self._patterns:
+            selected = [event for event in selected if self._matches(event.name)]
+        self.count += len(selected)
+        return selected
 
     @property
     def unmatched(self) -> list[str]:
-        """The patterns that no name has matched."""
-        return list(self._idle)
+        """The patterns that have matched no name."""
+        return list(self._unmatched_patterns)
 
-    def check(self, what: object) -> None:
-        """Raise unless something was selected of `what`.
+    def check(self, source: object) -> None:
+        """Check that something was selected; `source` names what was read.
 
         Raises:
-            NothingMatchesError: says what was wanted, and some of the names that there are.
+            NothingMatchesError: nothing was; the message lists some of the recorded names.
         """
         if self.count:
             return
-        wanted = [f"--name {one_line(pattern)!r}" for pattern in self._names]
-        wanted += [f"--type {kind}" for kind in sorted(self._types)]
-        wanted += [] if self._from_step is None else [f"--from-step {self._from_step}"]
-        names = f"; the names there are {', '.join(map(one_line, self._others))}" if self._others else ""
-        told = f"matches {' '.join(wanted)}" if wanted else "was recorded"
-        raise NothingMatchesError(f"nothing in {what} {told}{names}")
+        filters = [f"--name {one_line(pattern)!r}" for pattern in self._patterns]
+        filters += [f"--type {kind}" for kind in sorted(self._types)]
+        filters += [] if self._from_step is None else [f"--from-step {self._from_step}"]
+        reason = (
+            f"no event in {source} matches {' '.join(filters)}" if filters else f"no event was recorded in {source}"
+        )
+        names = f"; recorded names: {', '.join(map(one_line, self._other_names))}" if self._other_names else ""
+        raise NothingMatchesError(reason + names)
 
     def _match(self, name: str) -> bool:
-        matching = [pattern for pattern in self._names if fnmatchcase(name, pattern)]
+        matching = [pattern for pattern in self._patterns if fnmatchcase(name, pattern)]
         for pattern in matching:
-            self._idle.pop(pattern, None)
-        if not matching and len(self._others) < TOLD_NAMES:
-            self._others[name] = None
+            self._unmatched_patterns.pop(pattern, None)
+        if not matching and len(self._other_names) < LISTED_NAMES:
+            self._other_names[name] = None
         return bool(matching)

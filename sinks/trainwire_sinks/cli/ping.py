@@ -8,39 +8,32 @@ from typing import Any
 from trainwire_protocol.errors import IncompleteError
 from trainwire_protocol.subscription.source import Source, SourceOptions
 from trainwire_protocol.subscription.target import Target, resolve_publisher
-from trainwire_protocol.transport.requester import Requester
-from trainwire_sinks.cli.options import parse_rank
+from trainwire_sinks.cli.ranks import parse_rank
 from trainwire_sinks.text.format import one_line
 
 
 def ping(target: str, *, rank: str = "0") -> int:
-    """Ask a trainer or a relay whether it is there, for health checks: exit code 0 if it answers, or else 3.
+    """Check that a trainer or a relay replies, for health checks: the exit code is 0 if it does, and 3 if not.
 
     Args:
         target: A run's folder, a connection file or an address.
-        rank: The process that is asked.
+        rank: The rank to ask.
     """
-    where = resolve_publisher(target, "ping asks a trainer or a relay")
-    hello = asyncio.run(_ask(where, parse_rank(rank)))
-    print(
-        one_line(f"{hello.get('run')}, rank {hello.get('rank')}, attempt {hello.get('attempt')}: {hello.get('state')}")
-    )
+    publisher = resolve_publisher(target, "ping asks a trainer or a relay")
+    hello = asyncio.run(_request_hello(publisher, parse_rank(rank)))
+    run, state = hello.get("run"), hello.get("state")
+    print(one_line(f"{run}, rank {hello.get('rank')}, attempt {hello.get('attempt')}: {state}"))
     return 0
 
 
-async def _ask(target: Target, rank: int) -> dict[str, Any]:
+async def _request_hello(target: Target, rank: int) -> dict[str, Any]:
     source = Source(SourceOptions(target, rank, use_journal=False))
     try:
         await source.open()
-        return await _hello(target, source.requester)
+        if source.requester is None:
+            raise IncompleteError(f"no reply from {target}: it has no connection file of a run that has begun")
+        return await source.requester.hello()
+    except TimeoutError:
+        raise IncompleteError(f"no reply from {target}") from None
     finally:
         await source.close()
-
-
-async def _hello(target: Target, requester: Requester | None) -> dict[str, Any]:
-    if requester is None:
-        raise IncompleteError(f"nobody can be asked at {target}: there is no connection file of a run that has begun")
-    try:
-        return await requester.hello()
-    except TimeoutError:
-        raise IncompleteError(f"nobody answers at {target}") from None

@@ -26,30 +26,35 @@ def relay(
     give_up: float | None = None,
     until_over: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Copy runs from elsewhere as they are recorded, and serve them on: many sinks at the cost of one to each trainer.
+    """Copy runs while they are recorded, and serve the copies: many sinks cost each trainer no more than one.
 
-    Each run gets a folder of its own in the output folder, with the run's name. It is a run's folder like any other:
-    give it to sinks, watch, replay and verify. Killed and started again, the relay goes on where it was.
+    Each run is copied to a folder with the run's name in the output folder. The copy is a run's folder like any other
+    and can be given to sinks, watch, replay and verify. If the relay is stopped, the next start continues where it
+    stopped.
 
     Args:
-        sources: Runs' folders, connection files, addresses, and folders of runs or of connection files; what comes into
-            a folder later is relayed too.
+        sources: Runs' folders, connection files, addresses, and folders of runs or of connection files. Runs that are
+            added to a folder later are relayed too.
         output: The folder for the copies.
-        bind: tcp://address:port to be reached from other hosts; port 0 is any. A port that is given is the first of two
-            for each rank.
-        advertise: Host, or host:port, by which clients reach the relay, if it is behind NAT or in a container.
-        server_key: The relay's key file, made by keygen; without it the output folder keeps one.
-        clients: Folder of the public keys of clients that may connect, beside those who can read a connection file.
-        give_up: Seconds after which a trainer on another host that has fallen silent is no longer waited for.
-        until_over: End when every source has been found, and all runs there are over.
+        bind: tcp://address:port where the relay accepts connections from other hosts; port 0 means any free port. Each
+            rank uses two ports, counted from the one given.
+        advertise: Host, or host:port, by which clients reach the relay if it is behind NAT or in a container.
+        server_key: The relay's key file, created by keygen; by default one is kept in the output folder.
+        clients: Folder of the public keys of clients that may connect, in addition to those that can read a connection
+            file.
+        give_up: Seconds after which to stop waiting for a silent trainer on another host.
+        until_over: Exit when every source has been found and all of its runs are over.
     """
     if not sources:
-        raise OptionError("relay what? Give runs' folders, a folder of runs or of connection files, or addresses")
+        raise OptionError("the sources are missing: name runs' folders, folders of runs, connection files or addresses")
     for address in (source for source in sources if "://" in source):
         resolve_publisher(address, "a relay copies from trainers and relays")
-    there = Tcp.from_environment()
+    defaults = Tcp.from_environment()
     tcp = Tcp(
-        bind or there.bind, advertise or there.advertise, server_key or there.server_key, clients or there.clients
+        bind or defaults.bind,
+        advertise or defaults.advertise,
+        server_key or defaults.server_key,
+        clients or defaults.clients,
     )
     tcp.check()
     return asyncio.run(_relay(sources, output, tcp, check_seconds("--give-up", give_up), until_over=until_over))
@@ -59,5 +64,5 @@ async def _relay(sources: tuple[str, ...], output: Path, tcp: Tcp, give_up: floa
     relaying = Relay(sources, output, tcp, give_up=give_up, until_over=until_over)
     code = await run_until_signal(relaying)
     if until_over and relaying.incomplete:
-        raise IncompleteError(f"what could be had is copied; not to the end: {', '.join(relaying.incomplete)}")
+        raise IncompleteError(f"copied, but not to their ends: {', '.join(relaying.incomplete)}")
     return code

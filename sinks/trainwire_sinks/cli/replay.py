@@ -5,34 +5,34 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import OutputError
-from trainwire_protocol.subscription.target import Target, resolve_target
-from trainwire_sinks.cli.options import DEFAULT, Reading, parse_rank
+from trainwire_protocol.subscription.target import resolve_target
+from trainwire_sinks.cli.options import DEFAULT_READ_OPTIONS, ReadOptions
+from trainwire_sinks.cli.ranks import parse_rank
 from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
 from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
 
-HELP = """Write a run's output again, from its beginning, into a new folder: trainwire replay RUN --to tensorboard
+HELP: Final = """Write a sink's output again, from the beginning, to a new folder: trainwire replay RUN --to tensorboard
 
-With --skip-superseded it is as if the run had never been interrupted. A run that is not over yet is followed to its
-end. What options a sink has: trainwire replay --to NAME --help"""
+With --skip-superseded, the output is as if the run had never been interrupted. A run that is not over is followed to
+its end. To see the options of a sink: trainwire replay --to NAME --help"""
 
 
 def make_app(tokens: Sequence[str]) -> App:
-    """The subcommand, with the options of the sink that `tokens` name."""
+    """Return the subcommand with the options of the sink that `--to` names in `tokens`."""
     app = App(name="replay", help=HELP)
-    name = _named(tokens)
+    name = _sink_name(tokens)
     app.default(_make_command(tokens, find_sink(name) if name else Sink))
     return app
 
 
-def _named(tokens: Sequence[str]) -> str | None:
-    """What stands behind `--to`."""
+def _sink_name(tokens: Sequence[str]) -> str | None:
     for place, token in enumerate(tokens):
         if token == "--to" and place + 1 < len(tokens):
             return tokens[place + 1]
@@ -42,47 +42,38 @@ def _named(tokens: Sequence[str]) -> str | None:
 
 
 def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]:
+    def make_sink(options: object) -> Sink:
+        made = sink(options)
+        made.is_replay = True
+        return made
+
     def command(
         target: str,
         *,
-        to: str,  # noqa: ARG001  # `make_app` has read it, to know the options
+        to: str,  # noqa: ARG001  # already read by `make_app`
         output: Path | None = None,
         skip_superseded: Annotated[bool, Parameter(negative="")] = False,
-        reading: Annotated[Reading, Parameter("*")] = DEFAULT,
+        reading: Annotated[ReadOptions, Parameter("*")] = DEFAULT_READ_OPTIONS,
         options: object = sink.options,
     ) -> int:
         """Write the output.
 
         Args:
             target: A run's folder, a connection file or an address.
-            to: The sink that writes it.
-            output: A folder in which this sink has written nothing; "replay" in the run's folder if left out.
-            skip_superseded: Leave out what a resumed run has superseded.
-            reading: Which process, and how long to wait.
-            options: The sink's own.
+            to: The sink that writes the output.
+            output: A folder that this sink has not written to; by default "replay" in the run's folder.
+            skip_superseded: Leave out events that a resumed run has superseded.
+            reading: Which rank, and how long to wait.
+            options: The sink's own options.
         """
-        where = resolve_target(target)
+        resolved = resolve_target(target)
         if reading.rank == "all":
-            return run_for_each_rank(where, ["replay", *tokens], reading.give_up)
-        folder = output or _default_output(where)
-        _refuse_output(folder, sink, parse_rank(reading.rank))
-        make_sink = functools.partial(_make_replaying, sink, options)
-        return run_sink(make_sink, where, folder, reading, skip_superseded=skip_superseded, what="replaying")
+            return run_for_each_rank(resolved, ["replay", *tokens], reading.give_up)
+        folder = output or folder_of(resolved) / "replay"
+        # Continuing from an existing cursor would keep what a replay may be told to leave out.
+        if CursorFile(folder, sink.name, parse_rank(reading.rank)).path.exists():
+            raise OutputError(f"{sink.name} has already written to {folder}: choose another folder with --output")
+        make = functools.partial(make_sink, options)
+        return run_sink(make, resolved, folder, reading, skip_superseded=skip_superseded, activity="replaying")
 
     return with_options_of(sink, command)
-
-
-def _make_replaying(sink: type[Sink], options: object) -> Sink:
-    made = sink(options)
-    made.is_replay = True
-    return made
-
-
-def _default_output(target: Target) -> Path:
-    return folder_of(target) / "replay"
-
-
-def _refuse_output(folder: Path, sink: type[Sink], rank: int) -> None:
-    """Refuse one that has a cursor: going on there, a replay could leave in it what it is to leave out."""
-    if CursorFile(folder, sink.name, rank).path.exists():
-        raise OutputError(f"{sink.name} has written into {folder} already: choose another folder with --output")

@@ -15,7 +15,7 @@ from rich.text import Text
 from trainwire_protocol.errors import TargetError
 from trainwire_sinks.cli.streams import make_table, print_table
 from trainwire_sinks.inspect.overview import RunOverview, find_runs, read_overview
-from trainwire_sinks.inspect.progress import Progress
+from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import State, describe_ranks
 from trainwire_sinks.text.format import duration, number, one_line
 from trainwire_sinks.text.json_lines import to_json
@@ -26,42 +26,38 @@ STYLES: Final[dict[State, str]] = {
 
 
 def runs(root: Path | None = None, *, as_json: Annotated[bool, Parameter("--json", negative="")] = False) -> int:
-    """List the runs under a folder: state, epoch, step, best score, age, stragglers, and how far their sinks are.
+    """List the runs under a folder: state, epoch, step, best score, age, stragglers and the progress of their sinks.
 
     Args:
-        root: The folder; "runs" if it is left out and there is one, or else the working directory.
+        root: The folder; by default "runs" if it exists, or else the working directory.
         as_json: Print a JSON list instead of a table.
     """
-    place = root or (Path("runs") if Path("runs").is_dir() else Path())
-    if not place.is_dir():
-        raise TargetError(f"there is no folder {place}")
-    found = [read_overview(folder) for folder in find_runs(place)]
-    if not found:
-        raise TargetError(f"there is no run under {place}")
+    folder = root or (Path("runs") if Path("runs").is_dir() else Path())
+    if not folder.is_dir():
+        raise TargetError(f"there is no folder {folder}")
+    overviews = [read_overview(found) for found in find_runs(folder)]
+    if not overviews:
+        raise TargetError(f"there is no run under {folder}")
     if as_json:
-        print(to_json([_fields(run) for run in found], indent=2))
+        print(to_json([_as_json(run) for run in overviews], indent=2))
     else:
-        print_table(_table(place, sorted(found, key=lambda run: run.started or 0), time.time()))
+        print_table(_table(folder, sorted(overviews, key=lambda run: run.started or 0), time.time()))
     return 0
 
 
-def _fields(run: RunOverview) -> dict[str, Any]:
+def _as_json(run: RunOverview) -> dict[str, Any]:
     return asdict(run) | {"folder": str(run.folder), "sinks": [sink.as_json() for sink in run.sinks]}
 
 
-def _table(root: Path, found: Sequence[RunOverview], now: float) -> Table:
-    has_ranks = any(len(run.ranks) > 1 for run in found)
+def _table(root: Path, overviews: Sequence[RunOverview], now: float) -> Table:
+    has_ranks = any(len(run.ranks) > 1 for run in overviews)
     columns = ["EPOCH", "STEP", "BEST", "AGE", "LAST EVENT", *(["RANKS"] if has_ranks else []), "SINKS"]
     table = make_table("RUN", "STATE", *columns, right=("EPOCH", "STEP"))
-    for run in found:
-        state = Text(run.state, STYLES[run.state])
-        cells = _cells(run, now, has_ranks=has_ranks)
-        table.add_row(_name(root, run.folder), state, *(Text(one_line(cell)) for cell in cells))
+    for run in overviews:
+        name = run.folder.resolve().name if run.folder == root else str(run.folder.relative_to(root))
+        cells = (Text(one_line(cell)) for cell in _cells(run, now, has_ranks=has_ranks))
+        table.add_row(Text(one_line(name), "bold"), Text(run.state, STYLES[run.state]), *cells)
     return table
-
-
-def _name(root: Path, folder: Path) -> Text:
-    return Text(one_line(folder.resolve().name if folder == root else str(folder.relative_to(root))), "bold")
 
 
 def _cells(run: RunOverview, now: float, *, has_ranks: bool) -> Iterator[str]:
@@ -73,11 +69,11 @@ def _cells(run: RunOverview, now: float, *, has_ranks: bool) -> Iterator[str]:
     yield "" if run.last_event is None else f"{duration(max(0, now - run.last_event))} ago"
     if has_ranks:
         yield describe_ranks(run.ranks)
-    yield ", ".join(_progress(sink) for sink in run.sinks)
+    yield ", ".join(map(_describe_sink, run.sinks))
 
 
-def _progress(sink: Progress) -> str:
-    name = sink.sink + (f" of rank {sink.rank}" if sink.rank else "")
+def _describe_sink(sink: SinkProgress) -> str:
+    name = f"{sink.sink} of rank {sink.rank}" if sink.rank else sink.sink
     if sink.cursor is None:
         return f"{name} (unreadable)"
     if sink.ahead:

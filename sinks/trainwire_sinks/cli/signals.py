@@ -1,37 +1,36 @@
-"""How a process that runs on ends when it is told to."""
+"""Stopping a long-running command by SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from typing import Protocol
+from typing import Final, Protocol
 
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
+CODES: Final = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
 
 class Runner(Protocol):
-    """Something that runs until it is stopped: a sink's runner, a relay."""
+    """Something that runs until it is stopped: a sink's runner or a relay."""
 
     async def run(self) -> None:
         """Run to the end."""
 
     def stop(self) -> None:
-        """End soon, with everything committed."""
-
-
-CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+        """Commit everything, and make `run` return soon."""
 
 
 async def run_until_signal(runner: Runner) -> ExitCode:
-    """Run to the end; SIGINT or SIGTERM ends it with everything committed, a second one at once."""
+    """Run to the end, or until SIGINT or SIGTERM stops the runner; a second signal exits the process immediately."""
     loop = asyncio.get_running_loop()
-    caught: list[signal.Signals] = []
+    received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
-        if caught:
+        if received:
             os._exit(CODES[number])
-        caught.append(number)
+        received.append(number)
         runner.stop()
 
     for number in CODES:
@@ -41,4 +40,4 @@ async def run_until_signal(runner: Runner) -> ExitCode:
     finally:
         for number in CODES:
             loop.remove_signal_handler(number)
-    return CODES[caught[0]] if caught else ExitCode.OK
+    return CODES[received[0]] if received else ExitCode.OK

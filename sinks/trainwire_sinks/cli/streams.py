@@ -1,4 +1,4 @@
-"""Standard output and standard error of the command."""
+"""Standard output and standard error of the command, and the tables printed there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from rich.text import Text
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.text.terminal import has_colours
 
+UNLIMITED_WIDTH: Final = 10_000
+"""Columns of a line that is not printed on a terminal: for programs, nothing is wrapped."""
+
 
 @contextlib.contextmanager
-def forgiving_streams() -> Iterator[None]:
-    """Escape what the terminal's encoding lacks, and end as other programs do where nobody reads any more."""
+def tolerant_streams() -> Iterator[None]:
+    """Escape characters that the terminal's encoding lacks, and exit with BROKEN_PIPE if the output is closed."""
     for stream in (sys.stdout, sys.stderr):
-        # A stream that somebody has put in their place need not have an encoding.
-        with contextlib.suppress(AttributeError):
+        with contextlib.suppress(AttributeError):  # a replaced stream may have no `reconfigure`
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # hence the line above
     try:
         yield
@@ -29,17 +31,13 @@ def forgiving_streams() -> Iterator[None]:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is left would be tried, and complained about, once more when Python ends.
+            # Otherwise Python flushes once more when it exits, and reports the error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(ExitCode.BROKEN_PIPE)
 
 
-WIDE: Final = 10_000
-"""Columns of a line where no terminal limits it: nothing is wrapped for a program that reads."""
-
-
 def make_table(*columns: str, right: Collection[str] = ()) -> Table:
-    """A table with these headings, which may be names; the columns called `right` are of numbers."""
+    """Return an empty table with these headings; the columns named in `right` are right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
@@ -47,9 +45,9 @@ def make_table(*columns: str, right: Collection[str] = ()) -> Table:
 
 
 def print_table(table: Table) -> None:
-    """Print it as wide as the terminal is, and without spaces at the ends of its lines."""
-    is_terminal = sys.stdout.isatty()
-    console = Console(width=None if is_terminal else WIDE, no_color=not has_colours(sys.stdout), highlight=False)
+    """Print a table as wide as the terminal, without trailing spaces."""
+    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
+    console = Console(width=width, no_color=not has_colours(sys.stdout), highlight=False)
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -7,7 +7,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain, islice
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -20,9 +21,9 @@ from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_protocol.wire import START, Cursor
-from trainwire_sinks.cli.options import ALL, Filters, Selection, check_seconds
-from trainwire_sinks.cli.recorded import find_ranks, read_recorded, refuse_gaps
-from trainwire_sinks.cli.sink_process import wait_for_rank, wait_for_ranks
+from trainwire_sinks.cli.options import ALL_EVENTS, Filters, Selection, check_seconds
+from trainwire_sinks.cli.ranks import find_ranks, wait_for_rank, wait_for_ranks
+from trainwire_sinks.cli.record_reader import check_gaps, read_record
 from trainwire_sinks.text.event_lines import format_event
 from trainwire_sinks.text.json_lines import format_events
 
@@ -30,7 +31,7 @@ from trainwire_sinks.text.json_lines import format_events
 def tail(
     target: str,
     *,
-    filters: Annotated[Filters, Parameter("*")] = ALL,
+    filters: Annotated[Filters, Parameter("*")] = ALL_EVENTS,
     begin: Annotated[str | None, Parameter("--from")] = None,
     lines: Annotated[int, Parameter(["--lines", "-n"])] = 10,
     follow: Annotated[bool, Parameter(["--follow", "-f"], negative="")] = False,
@@ -38,48 +39,40 @@ def tail(
     rank: str = "0",
     give_up: float | None = None,
 ) -> int:
-    """Print a run's last events, and with --follow those that come: trainwire tail RUN --follow --name 'dev/*'
+    """Print a run's last events, and with --follow new ones too: trainwire tail RUN --follow --name 'dev/*'
 
-    What a resumed run has superseded is left out.
+    Events that a resumed run has superseded are left out.
 
     Args:
         target: A run's folder, a connection file or an address.
         filters: Which events.
-        begin: Where to begin: "start", "now" or a step; if left out, with the last events.
-        lines: How many of the last events are printed, of each rank.
-        follow: Go on with what comes, until the run is over; one that has not begun is waited for.
+        begin: Where to begin: "start", "now" or a step; by default with the last events.
+        lines: How many of the last events to print for each rank.
+        follow: Continue with new events until the run is over, and wait for a run that has not begun.
         as_json: Print lines of JSON.
-        rank: The process whose events are wanted, or "all".
-        give_up: Seconds after which a trainer on another host that has fallen silent is no longer waited for.
+        rank: The rank to read, or "all".
+        give_up: Seconds after which to stop waiting for a run to begin, or for a silent trainer on another host.
     """
-    where = resolve_target(target)
+    resolved = resolve_target(target)
     check_seconds("--give-up", give_up)
     if lines < 1:
-        raise OptionError(f"--lines is a number, 1 or more, not {lines}: for what comes alone there is --from now")
+        raise OptionError(f"--lines must be 1 or more, not {lines}; to print new events only, use --from now")
     if begin == "now" and not follow:
-        raise OptionError("--from now is for what comes: add --follow")
-    selection = Selection(filters, _step(begin))
-    asyncio.run(_Tail(where, selection, begin, lines, as_json).run(rank, follow=follow, give_up=give_up))
+        raise OptionError("--from now prints new events only: add --follow")
+    selection = Selection(filters, _parse_step(begin))
+    asyncio.run(_Tail(resolved, selection, begin, lines, as_json).run(rank, follow=follow, give_up=give_up))
     if not follow:
-        selection.check(where)
+        selection.check(resolved)
     return 0
 
 
-def _step(begin: str | None) -> int | None:
-    """The step to begin at, if `--from` names one."""
+def _parse_step(begin: str | None) -> int | None:
     if begin in (None, "start", "now"):
         return None
     try:
         return int(begin or "")
     except ValueError:
-        raise OptionError(f'--from is "start", "now" or a step, not {begin!r}') from None
-
-
-class _Last(NamedTuple):
-    """The last events that are recorded, and where they end."""
-
-    events: Iterable[Event]
-    cursor: Cursor
+        raise OptionError(f'--from must be "start", "now" or a step, not {begin!r}') from None
 
 
 class _Tail:
@@ -91,19 +84,19 @@ class _Tail:
         self._has_ranks = False
 
     async def run(self, rank: str, *, follow: bool, give_up: float | None) -> None:
-        """Print the events of one rank or of all; those of several come as they were received."""
+        """Print the events of one rank or of all; when following, those of all ranks in the order received."""
         if rank == "all" and follow and self._target.folder:
             await wait_for_ranks(self._target.folder, give_up)
         ranks = find_ranks(self._target, rank)
         self._has_ranks = len(ranks) > 1
-        if not follow:
-            for number in ranks:
-                await (self._print_last(number) if self._begin is None else self._print_recorded(number))
-        else:
+        if follow:
             await asyncio.gather(*(self._follow(number, give_up) for number in ranks))
+            return
+        for number in ranks:
+            await (self._print_last(number) if self._begin is None else self._print_record(number))
 
-    async def _print_recorded(self, rank: int) -> None:
-        async for batch in read_recorded(self._target, rank, self._selection.channels):
+    async def _print_record(self, rank: int) -> None:
+        async for batch in read_record(self._target, rank, self._selection.channels):
             self._print(rank, self._selection.select(batch.events))
 
     async def _follow(self, rank: int, give_up: float | None) -> None:
@@ -116,40 +109,42 @@ class _Tail:
         async with subscription as batches:
             async for batch in batches:
                 self._print(rank, self._selection.select(batch.events))
-        refuse_gaps(subscription, self._target)
+        check_gaps(subscription, self._target)
 
     async def _print_last(self, rank: int) -> Cursor:
-        """Print the last events that are recorded by now; returns where they end."""
-        if self._target.folder is not None:
+        """Print the last events recorded so far, and return the cursor after them."""
+        folder = self._target.folder
+        if folder is None:
+            events, cursor = await self._read_last(rank)
+        else:
             try:
-                last = await run_in_background(self._look_back, rank)
+                events, cursor = await run_in_background(self._read_last_backwards, folder, rank)
             except OSError as error:
                 raise IncompleteError(f"the journal of {self._target} cannot be read: {error}") from error
-        else:
-            last = await self._read_to_end(rank)
-        self._print(rank, last.events)
-        return last.cursor
+        self._print(rank, events)
+        return cursor
 
-    def _look_back(self, rank: int) -> _Last:
-        assert self._target.folder is not None
-        attempts = list_attempts(self._target.folder, rank)
+    def _read_last_backwards(self, folder: Path, rank: int) -> tuple[Iterable[Event], Cursor]:
+        """Read the last events from the end of the journal."""
+        attempts = list_attempts(folder, rank)
         if not attempts:
             raise TargetError(f"there is no run of rank {rank} in {self._target}")
         batches = kept_backwards(attempts)
         last = next(batches, None)
         if last is None:
-            return _Last([], START)
-        wanted = (batch for batch in chain([last], batches) if batch.header.channel in self._selection.channels)
-        found = (event for batch in wanted for event in reversed(self._selection.select(events_of(batch))))
-        return _Last(list(islice(found, self._lines))[::-1], last.cursor)
+            return [], START
+        read = (batch for batch in chain([last], batches) if batch.header.channel in self._selection.channels)
+        selected = (event for batch in read for event in reversed(self._selection.select(events_of(batch))))
+        return list(islice(selected, self._lines))[::-1], last.cursor
 
-    async def _read_to_end(self, rank: int) -> _Last:
+    async def _read_last(self, rank: int) -> tuple[Iterable[Event], Cursor]:
+        """Read the last events by reading the whole record."""
         events: deque[Event] = deque(maxlen=self._lines)
         cursor = START
-        async for batch in read_recorded(self._target, rank, self._selection.channels):
+        async for batch in read_record(self._target, rank, self._selection.channels):
             events.extend(self._selection.select(batch.events))
             cursor = batch.cursor
-        return _Last(events, cursor)
+        return events, cursor
 
     def _print(self, rank: int, events: Iterable[Event]) -> None:
         if self._as_json:

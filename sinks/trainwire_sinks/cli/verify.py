@@ -14,9 +14,8 @@ from trainwire_protocol.errors import IncompleteError, TargetError
 from trainwire_protocol.journal.run_folder import read_run_name
 from trainwire_protocol.journal.verification import AttemptReport, verify_run
 from trainwire_protocol.subscription.target import resolve_publisher
-from trainwire_protocol.wire import Cursor
 from trainwire_sinks.cli.progress_bars import count_events, progress_bar
-from trainwire_sinks.inspect.progress import Progress, read_progress
+from trainwire_sinks.inspect.progress import SinkProgress, read_progress
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
@@ -26,19 +25,19 @@ def verify(
     output: Annotated[list[Path] | None, Parameter(negative="")] = None,
     as_json: Annotated[bool, Parameter("--json", negative="")] = False,
 ) -> int:
-    """Prove that a run's record is whole, or say exactly what it lacks, and how far each sink has got.
+    """Verify that a run's record is complete, or report exactly what is missing, and how far each sink is.
 
     Args:
         target: A run's folder.
-        output: A folder that sinks write to, beside the run's folder itself; give it several times for several.
-        as_json: Print one JSON object instead of text.
+        output: A folder that sinks write to, in addition to the run's folder. May be given several times.
+        as_json: Print a JSON object instead of text.
 
     Returns:
-        0 if the record is whole, 6 if it lacks something.
+        0 if the record is complete, 6 if something is missing.
     """
     folder = resolve_publisher(target, "verify reads the journal").folder
     if folder is None:
-        raise TargetError(f"verify reads the journal, and {target} names no run's folder: give that")
+        raise TargetError(f"verify reads the journal, but {target} is an address: name the run's folder")
     run = read_run_name(folder)
     try:
         reports = _verify(folder) if run else []
@@ -53,50 +52,45 @@ def verify(
 
 
 def _verify(folder: Path) -> list[AttemptReport]:
-    """The reports, with a progress bar until they are there."""
     done = 0
-    with progress_bar("verifying", count_events(folder)) as show:
+    with progress_bar("verifying", count_events(folder)) as report:
 
-        def tell(events: int) -> None:
+        def add(events: int) -> None:
             nonlocal done
             done += events
-            show(done)
+            report(done)
 
-        return verify_run(folder, tell)
+        return verify_run(folder, add)
 
 
-def _is_whole(reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> bool:
+def _is_whole(reports: Sequence[AttemptReport], sinks: Sequence[SinkProgress]) -> bool:
     return all(report.is_whole for report in reports) and not any(sink.ahead for sink in sinks)
 
 
-def _as_json(run: str, reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> str:
-    attempts = [
-        asdict(report) | {"is_whole": report.is_whole, "resumed_from": _position(report.resumed_from)}
-        for report in reports
-    ]
+def _as_json(run: str, reports: Sequence[AttemptReport], sinks: Sequence[SinkProgress]) -> str:
+    attempts = []
+    for report in reports:
+        origin = report.resumed_from and report.resumed_from._asdict()
+        attempts.append(asdict(report) | {"is_whole": report.is_whole, "resumed_from": origin})
     fields = {"run": run, "is_whole": _is_whole(reports, sinks), "attempts": attempts}
     fields["sinks"] = [sink.as_json() for sink in sinks]
     return json.dumps(fields, indent=2)
 
 
-def _position(cursor: Cursor | None) -> dict[str, int] | None:
-    return cursor and cursor._asdict()
-
-
-def _as_text(run: str, folder: Path, reports: Sequence[AttemptReport], sinks: Sequence[Progress]) -> Iterator[str]:
+def _as_text(run: str, folder: Path, reports: Sequence[AttemptReport], sinks: Sequence[SinkProgress]) -> Iterator[str]:
     yield f"run {run} in {folder}"
     for report in reports:
-        yield f"  rank {report.rank}, attempt {report.attempt}: {report.events} events, {_ending(report)}"
+        yield f"  rank {report.rank}, attempt {report.attempt}: {report.events} events, {_describe_end(report)}"
         yield from (f"    {line}" for line in _findings(report))
     for sink in sinks:
-        yield f"  sink {sink.sink}, rank {sink.rank}, in {sink.output}: {_progress(sink)}"
+        yield f"  sink {sink.sink}, rank {sink.rank}, in {sink.output}: {_describe_sink(sink)}"
     if _is_whole(reports, sinks):
         yield "whole: every event that was numbered is here"
     else:
-        yield "NOT WHOLE: what is missing stands above"
+        yield "NOT WHOLE: what is missing is listed above"
 
 
-def _ending(report: AttemptReport) -> str:
+def _describe_end(report: AttemptReport) -> str:
     if report.ending:
         return report.ending.replace("/", " ")
     if report.is_live:
@@ -105,11 +99,11 @@ def _ending(report: AttemptReport) -> str:
 
 
 def _findings(report: AttemptReport) -> Iterator[str]:
-    """What there is to say of an attempt, the worst first."""
+    """Yield what was found in an attempt, the worst first."""
     for first, last in report.missing:
         yield f"MISSING {_range(first, last)}"
     for first, last in report.lost:
-        yield f"LOST {_range(first, last)}: the disk did not take them (journal/missing)"
+        yield f"LOST {_range(first, last)}: they could not be written to the disk (journal/missing)"
     for damage in report.damages:
         yield f"DAMAGED {damage}"
     if report.malformed:
@@ -126,10 +120,10 @@ def _range(first: int, last: int) -> str:
     return f"seq {first} to {last} ({last - first + 1} events)"
 
 
-def _progress(sink: Progress) -> str:
+def _describe_sink(sink: SinkProgress) -> str:
     if sink.cursor is None:
-        return "its cursor cannot be read; started again it writes its output anew"
+        return "its cursor cannot be read; when it is started again, it writes its output from the beginning"
     place = f"attempt {sink.cursor.attempt}, seq {sink.cursor.seq}"
     if sink.ahead:
-        return f"AHEAD of the record by {sink.ahead} events, at {place}: the disk has lost what it had taken"
+        return f"AHEAD of the record by {sink.ahead} events, at {place}: the disk has lost events that were journaled"
     return f"{sink.behind} events behind, at {place}" if sink.behind else f"has everything, up to {place}"

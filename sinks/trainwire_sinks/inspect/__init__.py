@@ -1,1 +1,1 @@
-"""A run at a glance: overviews, ranks, progress, comparisons. Uses the text and runtime rooms."""
+"""What a run's folder says at a glance: overview, ranks, sinks' progress, comparison. Uses `runtime` and `text`."""

@@ -1,22 +1,25 @@
-"""Compares runs: what they were given, what came of them, and where their metrics first part."""
+"""Comparing runs: their hyperparameters, their last metrics, and the steps at which their metrics diverge."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from trainwire_protocol.errors import IncompleteError
 from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch
 
-Metrics = Mapping[str, Any]
-"""Name to number, or to several."""
+Metrics: TypeAlias = Mapping[str, Any]
+"""Values by name: numbers, or lists and maps of numbers."""
+
+Recording: TypeAlias = AsyncIterator[tuple[Batch, Sequence[Event]]]
+"""The batches of a run, each with those of its events that are metrics to compare."""
 
 
-class Parting(NamedTuple):
-    """The first step at which two runs both recorded a metric, and not with the same value."""
+class Divergence(NamedTuple):
+    """The first step at which two runs recorded a metric with different values."""
 
     step: int
     values: tuple[Any, Any]
@@ -24,73 +27,67 @@ class Parting(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a run was given, and what came of it."""
+    """One run, and how it differs from the run that it is compared with."""
 
     hparams: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    """The last value of each."""
+    """The last value of each metric."""
     last_step: int | None = None
-    partings: dict[str, Parting] = field(default_factory=dict)
-    """By metric: where this run parts from the one that it is compared with."""
+    divergences: dict[str, Divergence] = field(default_factory=dict)
+    """By metric."""
     gap: IncompleteError | None = None
-    """Why this is not all of it, if it is not."""
+    """The error if events are missing from the record."""
 
     @property
-    def first_parting(self) -> tuple[int, list[str]] | None:
-        """The first step at which any metric parts, and those that do there; None if none does."""
-        step = min((parting.step for parting in self.partings.values()), default=None)
+    def first_divergence(self) -> tuple[int, list[str]] | None:
+        """The first step at which any metric diverges, and the metrics that do; None if none diverges."""
+        step = min((divergence.step for divergence in self.divergences.values()), default=None)
         if step is None:
             return None
-        return step, [name for name, parting in self.partings.items() if parting.step == step]
+        return step, [name for name, divergence in self.divergences.items() if divergence.step == step]
 
 
-class Step(NamedTuple):
-    """What a run recorded at one step."""
-
+class _Step(NamedTuple):
     step: int
     metrics: Metrics
 
 
-async def compare_runs(recordings: Sequence[AsyncIterator[tuple[Batch, Sequence[Event]]]]) -> list[Summary]:
-    """Read several runs at once, step by step, and compare each with the first.
-
-    Args:
-        recordings: of each run its batches, each with those of its events that are wanted as metrics.
-    """
+async def compare_runs(recordings: Sequence[Recording]) -> list[Summary]:
+    """Read several runs in parallel, step by step, and compare each with the first."""
     summaries = [Summary() for _ in recordings]
-    streams = [_steps(recording, summary) for recording, summary in zip(recordings, summaries, strict=True)]
+    streams = [_read_steps(recording, summary) for recording, summary in zip(recordings, summaries, strict=True)]
     heads = [await anext(stream, None) for stream in streams]
-    while waiting := [head.step for head in heads if head]:
-        step = min(waiting)
-        for place, head in enumerate(heads):
-            if head and head.step == step and heads[0] and heads[0].step == step:
-                _note_partings(summaries[place].partings, heads[0], head)
-        for place, head in enumerate(heads):
-            if head and head.step == step:
-                heads[place] = await anext(streams[place], None)
+    while pending := [head.step for head in heads if head]:
+        step = min(pending)
+        current = [place for place, head in enumerate(heads) if head and head.step == step]
+        if first := heads[0] if 0 in current else None:
+            for place in current:
+                _add_divergences(summaries[place].divergences, step, first.metrics, heads[place])
+        for place in current:
+            heads[place] = await anext(streams[place], None)
     return summaries
 
 
-async def _steps(recording: AsyncIterator[tuple[Batch, Sequence[Event]]], summary: Summary) -> AsyncIterator[Step]:
-    """What a run recorded step by step; `summary` learns of it."""
+async def _read_steps(recording: Recording, summary: Summary) -> AsyncIterator[_Step]:
+    """Yield a run's metrics step by step, and add what is read to `summary`."""
     step, metrics = 0, dict[str, Any]()
     try:
-        async for batch, wanted in recording:
-            _note_batch(summary, batch)
-            for event in wanted:
+        async for batch, events in recording:
+            _add_batch(summary, batch)
+            for event in events:
                 if event.step != step and metrics:
                     summary.metrics |= metrics
-                    yield Step(step, metrics)
+                    yield _Step(step, metrics)
                     metrics = {}
                 step = event.step
                 metrics[event.name] = event.value
     except IncompleteError as error:
         summary.gap = error
     summary.metrics |= metrics
-    yield Step(step, metrics)
+    yield _Step(step, metrics)
 
 
-def _note_batch(summary: Summary, batch: Batch) -> None:
+def _add_batch(summary: Summary, batch: Batch) -> None:
     if b"hparams" in batch.body:
         for event in batch.events:
             if event.type == "hparams":
@@ -99,20 +96,20 @@ def _note_batch(summary: Summary, batch: Batch) -> None:
         summary.last_step = batch.events[-1].step
 
 
-def _note_partings(partings: dict[str, Parting], first: Step, other: Step) -> None:
-    if first.metrics == other.metrics:
+def _add_divergences(divergences: dict[str, Divergence], step: int, first: Metrics, other: _Step | None) -> None:
+    if other is None or first == other.metrics:
         return
     for name, value in other.metrics.items():
-        if name in first.metrics and name not in partings and not _same(first.metrics[name], value):
-            partings[name] = Parting(first.step, (first.metrics[name], value))
+        if name in first and name not in divergences and not _is_same(first[name], value):
+            divergences[name] = Divergence(step, (first[name], value))
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are the same; NaN is the same as NaN."""
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal; NaN equals NaN."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(_is_same, one, other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[label], other[label]) for label in one)
+        return one.keys() == other.keys() and all(_is_same(one[label], other[label]) for label in one)
     return bool(one == other) or (_is_nan(one) and _is_nan(other))
 
 

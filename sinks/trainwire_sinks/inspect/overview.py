@@ -1,4 +1,4 @@
-"""What there is to say of a run at a glance, from the ends of its journal: however long it is, it is not read whole."""
+"""A run at a glance, read from the beginning and the end of its journal: the rest of the journal is not read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import kept_backwards
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts, list_ranks, read_run_name
 from trainwire_protocol.journal.tail import events_of, read_first, read_head
-from trainwire_sinks.inspect.progress import Progress, read_progress
+from trainwire_sinks.inspect.progress import SinkProgress, read_progress
 from trainwire_sinks.inspect.ranks import RankOverview, State, last_event_of, read_ranks, state_of_all
 
 LOOK_BACK_BYTES: Final = 64 << 20
-"""How far from an attempt's end epochs are looked for, in bytes of its journal: more than a million scalars."""
+"""How far from an attempt's end to search for lifecycle events, in bytes of its journal: over a million scalars."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,30 @@ class Best:
 
 @dataclass(frozen=True)
 class RunOverview:
-    """A run at a glance; all but its state, ranks and sinks is of its first rank."""
+    """A run at a glance. All fields but `state`, `ranks` and `sinks` are those of its first rank."""
 
     folder: Path
     run: str
     state: State
-    """`running` as long as one of its ranks is; `died` and `unreadable` as of a rank."""
+    """`running` while any of its ranks is; the other states are those of a rank."""
     epoch: int | None = None
-    """The epoch that it is in, or that it ended in."""
+    """The current epoch, or the last one."""
     max_epochs: int | None = None
     step: int | None = None
     best: Best | None = None
-    """None as well if it was told too far from the end: see `LOOK_BACK_BYTES`."""
+    """None also if it was recorded more than `LOOK_BACK_BYTES` before the end."""
     started: float | None = None
-    """Walltime of the first event."""
+    """Walltime of the first event, in seconds since the epoch."""
     last_event: float | None = None
-    """Walltime of the last one."""
+    """Walltime of the last event, in seconds since the epoch."""
     attempts: int = 0
     ranks: tuple[RankOverview, ...] = ()
-    sinks: tuple[Progress, ...] = ()
-    """Those whose output is in the run's folder."""
+    sinks: tuple[SinkProgress, ...] = ()
+    """The sinks that write to the run's folder."""
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """The folders of all runs under `root`, itself included, in the order of their paths, but for hidden ones."""
+    """Yield the folders of all runs under `root`, itself included, sorted by path; hidden folders are skipped."""
     for place, folders, _ in os.walk(root):
         folders[:] = sorted(name for name in folders if name != "journal" and not name.startswith("."))
         if read_run_name(Path(place)) is not None:
@@ -62,14 +62,14 @@ def find_runs(root: Path) -> Iterator[Path]:
 
 
 def read_overview(folder: Path) -> RunOverview:
-    """Look at the run in a folder.
+    """Return the overview of the run in a folder; its state is `unreadable` if its journal cannot be read.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder contains no run.
     """
     run, ranks = read_run_name(folder), list_ranks(folder)
     if run is None:
-        raise ValueError(f"no run in {folder}")
+        raise ValueError(f"there is no run in {folder}")
     try:
         return _read(folder, run, ranks)
     except (OSError, ProtocolError):
@@ -79,19 +79,19 @@ def read_overview(folder: Path) -> RunOverview:
 def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
     attempts = list_attempts(folder, ranks[0]) if ranks else []
     first = read_first(attempts[0]) if attempts else None
-    begun = events_of(first) if first else ()
+    first_events = events_of(first) if first else ()
     last, overviews = last_event_of(attempts), read_ranks(folder)
-    started, finished = (next(_told(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
+    started, finished = (next(_lifecycle_events(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
     heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
     return RunOverview(
         folder,
         run,
         state_of_all(overviews),
-        epoch=max((number for event in (started, finished) if (number := _whole(event, "epoch"))), default=None),
-        max_epochs=_whole(started, "max_epochs"),
+        epoch=max((epoch for event in (started, finished) if (epoch := _int_field(event, "epoch"))), default=None),
+        max_epochs=_int_field(started, "max_epochs"),
         step=last and last.step,
-        best=_best(finished) or _best_saved(attempts),
-        started=begun[0].walltime if begun else None,
+        best=_best_of_epoch(finished) or _best_saved(attempts),
+        started=first_events[0].walltime if first_events else None,
         last_event=last and last.walltime,
         attempts=len(attempts),
         ranks=overviews,
@@ -99,33 +99,32 @@ def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
     )
 
 
-def _told(attempts: Sequence[Attempt], name: str) -> Iterator[Event]:
-    """The lifecycle events of this name that count, the last one first."""
+def _lifecycle_events(attempts: Sequence[Attempt], name: str) -> Iterator[Event]:
+    """Yield the lifecycle events of this name that are not superseded, the last one first."""
     for batch in kept_backwards(attempts, name.encode(), LOOK_BACK_BYTES):
         yield from (event for event in reversed(events_of(batch)) if event.type == "lifecycle" and event.name == name)
 
 
-def _whole(event: Event | None, field: str) -> int | None:
-    """A whole number that a lifecycle event tells."""
-    number = event.value.get(field) if event else None
-    return number if type(number) is int else None
+def _int_field(event: Event | None, field: str) -> int | None:
+    value = event.value.get(field) if event else None
+    return value if type(value) is int else None
 
 
-def _best(finished: Event | None) -> Best | None:
-    """The best epoch as the last one that finished tells it."""
-    told = finished.value.get("best") if finished else None
-    return _as_best(told) if isinstance(told, Mapping) else None
+def _best_of_epoch(finished: Event | None) -> Best | None:
+    """Return the best epoch that the last `epoch/finished` reports."""
+    fields = finished.value.get("best") if finished else None
+    return _parse_best(fields) if isinstance(fields, Mapping) else None
 
 
 def _best_saved(attempts: Sequence[Attempt]) -> Best | None:
-    """The best epoch as the last best checkpoint tells it, of a loop that tells no other way."""
-    saved = _told(attempts, "checkpoint/saved")
-    return next(
-        (best for event in saved if event.value.get("kind") == "best" and (best := _as_best(event.value))), None
-    )
+    """Return the best epoch that the last checkpoint of kind `best` reports, for loops without `epoch/finished`."""
+    for event in _lifecycle_events(attempts, "checkpoint/saved"):
+        if event.value.get("kind") == "best" and (best := _parse_best(event.value)):
+            return best
+    return None
 
 
-def _as_best(fields: Mapping[str, Any]) -> Best | None:
+def _parse_best(fields: Mapping[str, Any]) -> Best | None:
     metric, score, epoch = fields.get("metric"), fields.get("score"), fields.get("epoch")
     if not isinstance(metric, str) or not isinstance(score, (int, float)):
         return None

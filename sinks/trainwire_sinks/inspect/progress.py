@@ -1,4 +1,4 @@
-"""How far the sinks of a run have got, by the cursors beside their outputs."""
+"""How far the sinks of a run have read, according to the cursors beside their outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
 
-_NAME: Final = re.compile(r"(.+)-rank(\d+)\.cursor")
+_FILE_NAME: Final = re.compile(r"(.+)-rank(\d+)\.cursor")
 
 
 class AttemptHead(Protocol):
@@ -23,11 +23,11 @@ class AttemptHead(Protocol):
 
     @property
     def rank(self) -> int:
-        """Whose it is."""
+        """Rank of the attempt."""
 
     @property
     def attempt(self) -> int:
-        """Its number."""
+        """Number of the attempt."""
 
     @property
     def head(self) -> int:
@@ -35,45 +35,47 @@ class AttemptHead(Protocol):
 
     @property
     def heads(self) -> Mapping[str, int]:
-        """For each channel the seq of its last event."""
+        """Seq of the last event of each channel."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where one sink stands in its run."""
+class SinkProgress:
+    """How far a sink has read its run."""
 
     sink: str
     rank: int
     output: Path
     """The output folder."""
     cursor: Cursor | None
-    """None if its file cannot be read, or holds none."""
+    """None if its file cannot be read or is empty."""
     behind: int = 0
-    """Events of the record behind the cursor."""
+    """Number of recorded events after the cursor."""
     ahead: int = 0
-    """Events before the cursor that the record does not hold: the disk lost what it had taken."""
+    """Number of events before the cursor that are not in the record: the disk has lost events that were journaled."""
 
     def as_json(self) -> dict[str, Any]:
-        """Its fields as JSON can hold them."""
+        """Return the fields as JSON values."""
         return asdict(self) | {"output": str(self.output), "cursor": self.cursor and self.cursor._asdict()}
 
 
-def read_progress(run: str, folder: Path, reports: Sequence[AttemptHead]) -> Iterator[Progress]:
-    """The progress of every sink of a run whose output is in `folder`."""
+def read_progress(run: str, folder: Path, heads: Sequence[AttemptHead]) -> Iterator[SinkProgress]:
+    """Yield the progress of every sink of a run that writes to `folder`."""
     for path in sorted((folder / ".trainwire").glob("*.cursor")):
-        if found := _NAME.fullmatch(path.name):
-            name, rank = found[1], int(found[2])
+        if match := _FILE_NAME.fullmatch(path.name):
+            name, rank = match[1], int(match[2])
             try:
                 commit = CursorFile(folder, name, rank).load()
             except (CursorFileError, OSError):
-                yield Progress(name, rank, folder, None)
+                yield SinkProgress(name, rank, folder, None)
                 continue
             if commit and commit.run == run:
-                yield _compare(name, rank, folder, commit.point.cursor, [row for row in reports if row.rank == rank])
+                cursor, heads_of_rank = commit.point.cursor, [head for head in heads if head.rank == rank]
+                behind = _events_behind(cursor, heads_of_rank, _channels_of(name))
+                yield SinkProgress(name, rank, folder, cursor, behind, _events_ahead(cursor, heads_of_rank))
 
 
 def read_cursors(folder: Path, rank: int, run: str) -> Iterator[tuple[str, Cursor]]:
-    """The names and cursors of a rank's sinks whose output is in `folder`; those that cannot be read are left out."""
+    """Yield name and cursor of each sink of a rank that writes to `folder`; unreadable cursors are skipped."""
     for path in sorted((folder / ".trainwire").glob(f"*-rank{rank}.cursor")):
         name = path.name.removesuffix(f"-rank{rank}.cursor")
         with contextlib.suppress(CursorFileError, OSError):
@@ -82,27 +84,23 @@ def read_cursors(folder: Path, rank: int, run: str) -> Iterator[tuple[str, Curso
                 yield name, commit.point.cursor
 
 
-def _compare(name: str, rank: int, folder: Path, cursor: Cursor, reports: Sequence[AttemptHead]) -> Progress:
-    channels = _channels(name)
-    behind = sum(
-        max(0, _head(row, channels) - _seq_in(row, cursor)) for row in reports if row.attempt >= cursor.attempt
-    )
-    heads = [row.head for row in reports if row.attempt == cursor.attempt]
-    return Progress(name, rank, folder, cursor, behind, max(0, cursor.seq - (heads[0] if heads else -1)))
+def _events_behind(cursor: Cursor, heads: Sequence[AttemptHead], channels: Collection[str]) -> int:
+    """Return how many recorded events lie after a cursor, up to the last event on these channels."""
+    behind = 0
+    for head in heads:
+        if head.attempt >= cursor.attempt:
+            last = max((seq for channel, seq in head.heads.items() if channel in channels), default=-1)
+            behind += max(0, last - (cursor.seq if head.attempt == cursor.attempt else -1))
+    return behind
 
 
-def _seq_in(report: AttemptHead, cursor: Cursor) -> int:
-    return cursor.seq if report.attempt == cursor.attempt else -1
+def _events_ahead(cursor: Cursor, heads: Sequence[AttemptHead]) -> int:
+    last = next((head.head for head in heads if head.attempt == cursor.attempt), -1)
+    return max(0, cursor.seq - last)
 
 
-def _head(report: AttemptHead, channels: Collection[str]) -> int:
-    """Seq of the last event that a sink of these channels wants."""
-    return max((seq for channel, seq in report.heads.items() if channel in channels), default=-1)
-
-
-def _channels(name: str) -> Collection[str]:
+def _channels_of(name: str) -> Collection[str]:
     try:
         return find_sink(name).channels | Sink.channels
-    except UsageError:
-        # One that its user named by where it stands.
+    except UsageError:  # a sink that was named by its module and is not installed
         return Sink.channels

@@ -1,4 +1,4 @@
-"""How the ranks of a run stand beside each other, by the ends of their journals: their states, and who falls behind."""
+"""The ranks of a run, compared by the ends of their journals: their states, and which ones are stragglers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ ENDINGS: Final[Mapping[str, State]] = {
     "run/interrupted": "interrupted",
 }
 
-WORST_FIRST: Final[Sequence[State]] = ("running", "failed", "died", "unreadable", "interrupted", "finished")
-"""What a run is whose ranks differ: as long as one of them runs, so does the run."""
+PRECEDENCE: Final[Sequence[State]] = ("running", "failed", "died", "unreadable", "interrupted", "finished")
+"""A run whose ranks differ in state has the first of these that any rank has."""
 
 STRAGGLING_SECONDS: Final = 5.0
-"""A rank is a straggler once the foremost one, at its mean pace, takes so long for the steps between them. Less may be
-nothing but the time between looking at the one and at the other, and at a shared file system's copy."""
+"""A rank is a straggler if the foremost rank, at its mean pace, takes at least this long for the steps between them.
+Smaller differences may come from reading the journals one after the other, or from a shared file system's cache."""
 
-OVERDUE: Final = 3.0
-"""A rank that has been silent for so many times as long as between its last steps has come to a halt."""
+OVERDUE_FACTOR: Final = 3.0
+"""A rank has stopped if it has been silent for this many times the interval between its last two steps."""
 
 STRAGGLING_STEPS: Final = 2
-"""Ranks that train in step differ by one step at most: in which of them the event of a long step came first."""
+"""Ranks that train in lockstep differ by up to one step in what they have recorded."""
 
 MAX_BATCHES: Final = 100
-"""How far back a rank's steps are looked for."""
+"""How many batches to search for a rank's last two steps."""
 
-MAX_TOLD: Final = 4
-"""Ranks that are named on a line."""
+MAX_LISTED: Final = 4
+"""How many ranks are listed on a line."""
 
 
 @dataclass(frozen=True)
@@ -49,42 +49,44 @@ class RankOverview:
 
     rank: int
     state: State
-    """`died`: it has no last event, and nobody records it; `unreadable`: its journal cannot be read."""
+    """`died`: it has no last event, and no process records it; `unreadable`: its journal cannot be read."""
     step: int | None = None
     last_event: float | None = None
-    """Walltime."""
+    """Walltime in seconds since the epoch."""
     behind: int = 0
     """Steps behind the foremost rank, if it is a straggler."""
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A rank, with what tells where it is between its events."""
+class _Position:
+    """A rank's last step, and how fast it trains."""
 
     overview: RankOverview
     step: int = 0
     walltime: float = 0.0
-    pace: float = 0.0
-    """Steps a second in its last attempt, on average; 0 if that is not known."""
-    seconds_apart: float = inf
-    """Between its last two events of different steps."""
+    steps_per_second: float = 0.0
+    """Mean over its last attempt; 0 if it is unknown."""
+    step_seconds: float = inf
+    """Time between its last two recorded steps."""
 
 
 def read_ranks(folder: Path) -> tuple[RankOverview, ...]:
-    """All ranks that a run's folder has, in their order."""
-    places = [_read(folder, rank) for rank in list_ranks(folder)]
-    foremost = max(places, key=lambda place: place.step, default=None)
-    return tuple(replace(place.overview, behind=_behind(place, foremost)) for place in places if foremost)
+    """Return all ranks of the run in a folder, in order."""
+    positions = [_read_position(folder, rank) for rank in list_ranks(folder)]
+    if not positions:
+        return ()
+    foremost = max(positions, key=lambda position: position.step)
+    return tuple(replace(position.overview, behind=_steps_behind(position, foremost)) for position in positions)
 
 
 def state_of_all(ranks: Sequence[RankOverview]) -> State:
-    """The state of a run whose ranks these are."""
+    """Return the state of a run that has these ranks."""
     states = {rank.state for rank in ranks}
-    return next((state for state in WORST_FIRST if state in states), "unreadable")
+    return next((state for state in PRECEDENCE if state in states), "unreadable")
 
 
 def state_of(attempts: Sequence[Attempt]) -> State:
-    """The state of a rank whose attempts these are."""
+    """Return the state of a rank that has these attempts."""
     last = attempts[-1] if attempts else None
     batch = next(batches_backwards(last), None) if last else None
     if batch and batch.header.last and (events := events_of(batch)):
@@ -93,42 +95,44 @@ def state_of(attempts: Sequence[Attempt]) -> State:
 
 
 def last_event_of(attempts: Sequence[Attempt]) -> Event | None:
-    """The last event of a rank that counts."""
+    """Return the last event of a rank that is not superseded."""
     return next((event for batch in kept_backwards(attempts) for event in reversed(events_of(batch))), None)
 
 
 def describe_ranks(ranks: Sequence[RankOverview]) -> str:
-    """How many there are, the stragglers among them, and those that are in another state than the run."""
-    usual = state_of_all(ranks)
-    odd = [rank for rank in ranks if rank.behind or rank.state != usual]
-    odd.sort(key=lambda rank: (-rank.behind, rank.rank))
-    told = [f"rank {rank.rank} {describe_lag(rank) or rank.state}" for rank in odd[:MAX_TOLD]]
-    told += [f"{len(odd) - MAX_TOLD} more"] if len(odd) > MAX_TOLD else []
-    return f"{len(ranks)}" + (f": {', '.join(told)}" if told else "")
+    """Return the number of ranks, the stragglers, and the ranks whose state differs from the run's, on one line."""
+    state = state_of_all(ranks)
+    notable = [rank for rank in ranks if rank.behind or rank.state != state]
+    notable.sort(key=lambda rank: (-rank.behind, rank.rank))
+    listed = [f"rank {rank.rank} {describe_lag(rank) or rank.state}" for rank in notable[:MAX_LISTED]]
+    listed += [f"{len(notable) - MAX_LISTED} more"] if len(notable) > MAX_LISTED else []
+    return f"{len(ranks)}" + (f": {', '.join(listed)}" if listed else "")
 
 
 def describe_lag(rank: RankOverview) -> str:
-    """How far a straggler is behind; nothing for any other rank."""
+    """Return how far a straggler is behind; empty for any other rank."""
     return f"{rank.behind:,} steps behind" if rank.behind else ""
 
 
-def _read(folder: Path, rank: int) -> _Place:
+def _read_position(folder: Path, rank: int) -> _Position:
     try:
         attempts = list_attempts(folder, rank)
         last, before = _last_steps(attempts)
-        first = read_first(attempts[-1]) if attempts else None
+        batch = read_first(attempts[-1]) if attempts else None
         overview = RankOverview(rank, state_of(attempts), last and last.step, last and last.walltime)
     except (OSError, ProtocolError):
-        return _Place(RankOverview(rank, "unreadable"))
+        return _Position(RankOverview(rank, "unreadable"))
     if last is None:
-        return _Place(overview)
-    begun = events_of(first)[0] if first and events_of(first) else last
-    apart = last.walltime - before.walltime if before else inf
-    return _Place(overview, last.step, last.walltime, _pace(begun, last), apart)
+        return _Position(overview)
+    first = events_of(batch)[0] if batch and events_of(batch) else last
+    seconds = last.walltime - first.walltime
+    steps_per_second = max(0.0, (last.step - first.step) / seconds) if seconds > 0 else 0.0
+    step_seconds = last.walltime - before.walltime if before else inf
+    return _Position(overview, last.step, last.walltime, steps_per_second, step_seconds)
 
 
 def _last_steps(attempts: Sequence[Attempt]) -> tuple[Event | None, Event | None]:
-    """The last event of a rank that counts, and the last one before it that is of another step."""
+    """Return the last event of a rank, and the last event before it that is of another step."""
     last: Event | None = None
     for batch in islice(kept_backwards(attempts), MAX_BATCHES):
         for event in reversed(events_of(batch)):
@@ -138,16 +142,13 @@ def _last_steps(attempts: Sequence[Attempt]) -> tuple[Event | None, Event | None
     return last, None
 
 
-def _pace(first: Event, last: Event) -> float:
-    seconds = last.walltime - first.walltime
-    return max(0.0, (last.step - first.step) / seconds) if seconds > 0 else 0.0
-
-
-def _behind(place: _Place, foremost: _Place) -> int:
-    """How many steps a rank is behind, if it is a straggler."""
-    silence = max(0.0, foremost.walltime - place.walltime)
-    # A rank that records but now and then is not behind for that: it is where the others were at its last event.
-    is_due = silence > OVERDUE * place.seconds_apart
-    behind = foremost.step - place.step - (0 if is_due else round(foremost.pace * silence))
-    least = max(STRAGGLING_STEPS, STRAGGLING_SECONDS * foremost.pace)
-    return behind if place.overview.state == "running" and foremost.pace and behind >= least else 0
+def _steps_behind(position: _Position, foremost: _Position) -> int:
+    """Return how many steps a rank is behind if it is a straggler, and 0 otherwise."""
+    silence = max(0.0, foremost.walltime - position.walltime)
+    # A rank that records seldom is compared with where the foremost rank was at its last event.
+    has_stopped = silence > OVERDUE_FACTOR * position.step_seconds
+    expected = 0 if has_stopped else round(foremost.steps_per_second * silence)
+    behind = foremost.step - position.step - expected
+    least = max(STRAGGLING_STEPS, STRAGGLING_SECONDS * foremost.steps_per_second)
+    is_running = position.overview.state == "running"
+    return behind if is_running and foremost.steps_per_second and behind >= least else 0

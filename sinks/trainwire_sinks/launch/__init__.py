@@ -1,1 +1,1 @@
-"""Starting a script with sinks beside it. Uses the text and runtime rooms."""
+"""Starting a script with sinks beside it, and forwarding signals to both. Uses `runtime` and `text`."""

@@ -1,6 +1,6 @@
-"""`trainwire launch`: runs a script, and sinks beside it for every bus that the script opens.
+"""Running a script, and sinks for every bus that the script opens.
 
-The script's environment names a private folder, the rendezvous. A bus that opens puts a pointer to its run into it:
+The script's environment names a private folder, the rendezvous. A bus that opens writes a pointer to its run there:
 `<session>.json`, a map of `folder` and `rank`.
 """
 
@@ -32,44 +32,46 @@ FORWARDED: Final = (
 )  # fmt: skip
 
 
-class _Place(NamedTuple):
-    """What one process writes: a sink's output of one rank of one run."""
+class _Job(NamedTuple):
+    """The work of one sink process: one rank of one run."""
 
     sink: SinkCommand
     folder: str
     rank: int
 
 
-class Launch:
-    """A script and the sinks beside it.
+class Launcher:
+    """Runs a script with sinks beside it.
 
     Args:
         command: the script's command line.
-        sinks: those that every bus of the script gets.
-        wait: longest time to wait for the sinks after the script's end, in seconds.
+        sinks: the sinks that run for every bus of the script.
+        wait: seconds to wait for the sinks after the script has ended.
     """
 
     def __init__(self, command: Sequence[str], sinks: Sequence[SinkCommand], wait: float = 60.0) -> None:
         self._command = list(command)
         self._sinks = list(dict.fromkeys(sinks))
         self._wait = wait
-        self._processes: dict[_Place, subprocess.Popen[bytes]] = {}
-        self._again: set[_Place] = set()
-        self._seen: set[str] = set()
+        self._processes: dict[_Job, subprocess.Popen[bytes]] = {}
+        self._pending: set[_Job] = set()
+        self._pointers: set[str] = set()
 
     def run(self) -> int:
-        """Run the script to its end, and the sinks to theirs if they come to it in time.
+        """Run the script to its end, and wait for its sinks.
 
         Returns:
-            The script's exit code, 128 + n if signal n ended it.
+            The script's exit code; 128 + n if signal n ended it.
 
         Raises:
-            ScriptError: it cannot be started.
+            ScriptError: the script cannot be started.
         """
         with tempfile.TemporaryDirectory(prefix="trainwire-") as rendezvous:
             with forwarded_signals(FORWARDED, lambda: [self._start_script(rendezvous)]) as [script]:
-                while _is_running(script):
+                while script.poll() is None:
                     self._start_sinks(Path(rendezvous))
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        script.wait(POLL_SECONDS)
             self._start_sinks(Path(rendezvous))
             with contextlib.suppress(KeyboardInterrupt):
                 self._wait_for_sinks()
@@ -86,45 +88,34 @@ class Launch:
     def _start_sinks(self, rendezvous: Path) -> None:
         """Start the sinks of every bus that has opened since the last call."""
         for pointer in sorted(rendezvous.glob("*.json")):
-            if pointer.name not in self._seen:
-                self._seen.add(pointer.name)
-                self._again.update(self._places(pointer))
-        # A sink may still be busy with the run's last attempt. It may go on to the next by itself, or just miss it.
-        for place in sorted(self._again):
-            if place not in self._processes or self._processes[place].poll() is not None:
-                self._again.remove(place)
-                self._processes[place] = place.sink.start(Path(place.folder), place.rank)
+            if pointer.name not in self._pointers:
+                self._pointers.add(pointer.name)
+                self._pending.update(self._read_jobs(pointer))
+        # A sink of the run's previous attempt may still be running. It may miss the new attempt, so start it again.
+        for job in sorted(self._pending):
+            if job not in self._processes or self._processes[job].poll() is not None:
+                self._pending.remove(job)
+                self._processes[job] = job.sink.start(Path(job.folder), job.rank)
 
-    def _places(self, pointer: Path) -> list[_Place]:
+    def _read_jobs(self, pointer: Path) -> list[_Job]:
         try:
             fields = json.loads(pointer.read_bytes())
-            return [_Place(sink, str(fields["folder"]), int(fields["rank"])) for sink in self._sinks]
+            return [_Job(sink, str(fields["folder"]), int(fields["rank"])) for sink in self._sinks]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning("the pointer to a run %s cannot be read (%r): it gets no sinks", pointer, error)
+            logger.warning("no sinks are started for a run: its pointer %s cannot be read (%r)", pointer, error)
             return []
 
     def _wait_for_sinks(self) -> None:
         deadline = time.monotonic() + self._wait
-        while self._unfinished() and time.monotonic() < deadline:
+        while any(process.poll() is None for process in self._processes.values()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
-    def _unfinished(self) -> list[_Place]:
-        return [place for place, process in self._processes.items() if process.poll() is None]
-
     def _report(self) -> None:
+        """Log the sinks that have failed or have not finished."""
         wait_until_relayed(process for process in self._processes.values() if process.returncode is not None)
-        for place, process in self._processes.items():
-            what = f"the sink {place.sink.name} of {place.folder}" + (f", rank {place.rank}" if place.rank else "")
+        for job, process in self._processes.items():
+            sink = f"the sink {job.sink.name} of {job.folder}" + (f", rank {job.rank}" if job.rank else "")
             if process.returncode is None:
-                logger.warning("%s has not finished: process %d goes on and ends by itself", what, process.pid)
+                logger.warning("%s has not finished: process %d continues and exits by itself", sink, process.pid)
             elif process.returncode:
-                logger.warning("%s ended with exit code %d", what, process.returncode)
-
-
-def _is_running(script: subprocess.Popen[bytes]) -> bool:
-    """Whether the script still runs, after waiting a little for its end."""
-    try:
-        script.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+                logger.warning("%s ended with exit code %d", sink, process.returncode)

@@ -1,4 +1,4 @@
-"""Hands the signals that this process gets on to those that it has started."""
+"""Forwarding the signals that this process receives to the processes that it has started."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
+from typing import TypeAlias
 
 from trainwire_sinks.text.terminal import is_sent_by_terminal
 
-Processes = list[subprocess.Popen[bytes]]
+Processes: TypeAlias = list[subprocess.Popen[bytes]]
 
 
 @contextlib.contextmanager
 def forwarded_signals(
     numbers: Sequence[signal.Signals], start: Callable[[], Iterable[subprocess.Popen[bytes]]]
 ) -> Iterator[Processes]:
-    """Start processes one by one, and hand on to each the signals that this one gets, once.
+    """Start processes one by one, and forward these signals to each of them until the context ends.
 
-    A process that the terminal has sent a signal as well is left out: a second one would end a sink at once, with
-    nothing committed. What comes before all are started is handed on then. What this process ignores (`nohup`) stays
-    ignored, by those that it starts too.
+    A signal that the terminal has also sent to a process is not forwarded to it: a second signal would end a sink
+    before it has committed. A signal that is received before all processes are started is forwarded afterwards.
+    Signals that this process ignores, as under `nohup`, stay ignored here and in the processes that it starts.
     """
     processes: Processes = []
     early: list[tuple[int, int]] = []
     is_complete = False
 
     def forward(number: int, _: FrameType | None) -> None:
-        had_it = len(processes) if is_sent_by_terminal(number) else 0
+        already_reached = len(processes) if is_sent_by_terminal(number) else 0
         if is_complete:
-            _send(number, processes[had_it:])
+            _send(number, processes[already_reached:])
         else:
-            early.append((number, had_it))
+            early.append((number, already_reached))
 
-    taken = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, forward) for number in taken}
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, forward) for number in handled}
     try:
         for process in start():
             processes.append(process)
         is_complete = True
-        for number, had_it in early:
-            _send(number, processes[had_it:])
+        for number, already_reached in early:
+            _send(number, processes[already_reached:])
         yield processes
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

@@ -1,5 +1,4 @@
-"""`trainwire watch`: what runs are doing, as they do it, in bounded memory.
+"""`trainwire watch`: a view holds what is known of a run, a reader updates it, and a terminal app or lines show it.
 
-`view` holds what is known of one rank and knows neither sockets nor terminals, `reader` keeps it up to date, and `app`
-and `plain` show it.
+Uses the rooms `inspect`, `runtime` and `text`.
 """

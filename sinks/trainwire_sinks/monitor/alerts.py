@@ -1,10 +1,10 @@
-"""The alerts of a run, as the alerts sink leaves them in alerts.jsonl: `docs/alerts.md` describes its lines."""
+"""The alerts of a run, read from the alerts.jsonl that the alerts sink writes (`docs/alerts.md` describes it)."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +17,12 @@ MAX_ALERTS: Final = 100
 """Alerts that are kept."""
 
 READ_BYTES: Final = 1 << 20
-"""How much is read of the file at once; of a longer one the end is enough."""
+"""Bytes that are read at once; of a larger file, only the end is read."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What a rule has found; that it has cleared is said by another with the same `id`."""
+    """A change of an alert: it has fired or, in a later one with the same `id`, cleared."""
 
     id: str
     rule: str
@@ -34,35 +34,34 @@ class Alert:
 
 
 class AlertsFile:
-    """Follows the file of one rank as it grows."""
+    """Reads the alerts file of one rank as it grows."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self._path = rank_folder(folder, rank) / FILE_NAME
-        self._place = 0
+        self._offset = 0
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
 
     def read(self) -> list[Alert]:
-        """The last alerts, the newest last; none if there is no such file, and lines that are no alerts are skipped."""
+        """Return the last alerts, the newest last; empty if there is no file. Invalid lines are skipped."""
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, 2)
-                if size < self._place:
-                    self._place = 0
+                if size < self._offset:  # the file was replaced
+                    self._offset = 0
                     self._alerts.clear()
-                self._place = max(self._place, size - READ_BYTES)
-                file.seek(self._place)
+                self._offset = max(self._offset, size - READ_BYTES)
+                file.seek(self._offset)
                 data = file.read(READ_BYTES)
         except OSError:
             return list(self._alerts)
-        # The last line may be on its way.
-        complete = data[: data.rfind(b"\n") + 1]
-        self._place += len(complete)
+        complete = data[: data.rfind(b"\n") + 1]  # the last line may still be being written
+        self._offset += len(complete)
         self._alerts.extend(alert for line in complete.splitlines() if (alert := parse_alert(line)))
         return list(self._alerts)
 
 
 def parse_alert(line: bytes) -> Alert | None:
-    """The alert on a line, or None if it holds none."""
+    """Return the alert on a line, or None if the line is not an alert."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
@@ -79,14 +78,14 @@ def parse_alert(line: bytes) -> Alert | None:
     )
 
 
-def open_alerts(alerts: list[Alert]) -> list[Alert]:
-    """Those that have fired and not cleared since, in the order in which they fired."""
-    unsettled: dict[str, Alert] = {}
+def open_alerts(alerts: Iterable[Alert]) -> list[Alert]:
+    """Return the alerts that have fired and not cleared since, in the order in which they fired."""
+    fired: dict[str, Alert] = {}
     for alert in alerts:
-        unsettled.pop(alert.id, None)
+        fired.pop(alert.id, None)
         if not alert.is_cleared:
-            unsettled[alert.id] = alert
-    return list(unsettled.values())
+            fired[alert.id] = alert
+    return list(fired.values())
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -1,42 +1,46 @@
-"""The words for a view's state that terminal and plain output share."""
+"""The state of a view as text, for the terminal and for plain lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from trainwire_sinks.inspect.progress import Progress
+from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import describe_lag
 from trainwire_sinks.monitor.alerts import Alert, open_alerts
 from trainwire_sinks.monitor.metrics import most_interesting
 from trainwire_sinks.monitor.view import View
 from trainwire_sinks.text.format import duration, one_line, plain
 
-LONGEST_NAME: Final = 60
-"""Characters of a metric's name that stand in a line with others."""
+MAX_NAME: Final = 60
+"""Characters of a metric's name on a line with others."""
+
+MAX_ALERT: Final = 1000
+"""Characters of an alert."""
+
+NO_SINKS: Final = "none has written to the run's folder"
 
 
 def describe(view: View, now: float) -> str:
-    """How a run is, how far and how fast, on one line; `now` is of the monotonic clock."""
+    """Return state, progress and speed of a run on one line; `now` is of the monotonic clock."""
     return " · ".join(_facts(view, now))
 
 
 def _facts(view: View, now: float) -> Iterator[str]:
-    state = view.state(now)
-    yield one_line(state)
-    if view.word:
-        yield one_line(view.word)
+    yield one_line(view.state(now))
+    if view.error:
+        yield one_line(view.error)
     if not view.is_caught_up and view.events:
         yield f"{view.events:,} events"
     yield from (lag for rank in view.ranks if rank.rank == view.rank and (lag := describe_lag(rank)))
-    pace = view.pace
-    if pace.epoch is not None:
-        yield f"epoch {pace.epoch}" + (f"/{pace.max_epochs}" if pace.max_epochs else "")
+    progress = view.progress
+    if progress.epoch is not None:
+        yield f"epoch {progress.epoch}" + (f"/{progress.max_epochs}" if progress.max_epochs else "")
     if view.run is not None:
         yield f"step {view.step:,}"
-    if not view.is_over and (rate := pace.steps_per_second) is not None:
+    if not view.is_over and (rate := progress.steps_per_second) is not None:
         yield f"{rate:.3g} steps/s" if rate < 1000 else f"{rate:,.0f} steps/s"
-    if not view.is_over and (left := pace.seconds_left) is not None:
+    if not view.is_over and (left := progress.seconds_left) is not None:
         yield f"{duration(left)} left"
     if view.resumed:
         yield "resumed" + (f" {view.resumed} times" if view.resumed > 1 else "")
@@ -44,8 +48,8 @@ def _facts(view: View, now: float) -> Iterator[str]:
         yield f"{view.dropped:,} values dropped"
 
 
-def describe_sink(sink: Progress) -> str:
-    """How far behind a sink is."""
+def describe_sink(sink: SinkProgress) -> str:
+    """Return how far behind a sink is."""
     name = one_line(sink.sink)
     if sink.cursor is None:
         return f"{name}: its cursor cannot be read"
@@ -55,25 +59,24 @@ def describe_sink(sink: Progress) -> str:
 
 
 def describe_sinks(view: View) -> str:
-    """How far behind each sink is, on one line."""
-    return ", ".join(map(describe_sink, view.sinks)) or "none has written beside the run"
+    """Return how far behind each sink is, on one line."""
+    return ", ".join(map(describe_sink, view.sinks)) or NO_SINKS
 
 
 def describe_alert(alert: Alert) -> str:
-    """What an alert says."""
-    return one_line(f"{alert.severity} {alert.rule}: {alert.message}"[:1000])
+    """Return an alert's severity, rule and message, on one line."""
+    return one_line(f"{alert.severity} {alert.rule}: {alert.message}"[:MAX_ALERT])
 
 
 def describe_alerts(view: View) -> str:
-    """The alerts that have fired and not cleared, the newest first, on one line."""
-    unsettled = open_alerts(list(view.alerts))
-    return "; ".join(map(describe_alert, reversed(unsettled))) or "none"
+    """Return the alerts that have not cleared, the newest first, on one line."""
+    return "; ".join(map(describe_alert, reversed(open_alerts(view.alerts)))) or "none"
 
 
 def describe_metrics(view: View, limit: int) -> str:
-    """The latest values of `limit` metrics, on one line."""
+    """Return the latest values of at most `limit` metrics, on one line."""
     series = view.metrics.series
     names = most_interesting(series, limit)
     more = len(series) - len(names)
-    found = ", ".join(f"{one_line(name)[:LONGEST_NAME]} {plain(series[name].latest)}" for name in names)
-    return (found or "no metrics") + (f" and {more:,} more" if more else "")
+    values = ", ".join(f"{one_line(name)[:MAX_NAME]} {plain(series[name].latest)}" for name in names)
+    return (values or "no metrics") + (f" and {more:,} more" if more else "")

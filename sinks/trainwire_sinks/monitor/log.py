@@ -1,4 +1,4 @@
-"""The end of a run's log, as lines that cannot steer a terminal."""
+"""The last lines of a run's log, free of control characters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trainwire_sinks.text.format import one_line, plain, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 
 MAX_LINES: Final = 1000
-"""Lines of the log that are kept."""
+"""Lines that are kept."""
 
 MAX_CHARACTERS: Final = 1000
-"""Longest line that is kept; what is behind is cut off."""
+"""Characters of a line; longer lines are truncated."""
 
 MAX_TRACEBACK: Final = 100
-"""Lines of an exception's traceback that are kept: the last ones say what was wrong."""
+"""Lines of an exception's traceback that are kept, counted from its end."""
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -26,7 +26,7 @@ class Line(NamedTuple):
     """One line of the log."""
 
     time: str
-    """Date and time in UTC; empty if the line goes on with what the one before has begun."""
+    """Date and time in UTC; empty if the line continues the previous one."""
     level: str
     text: str
 
@@ -35,49 +35,49 @@ class Line(NamedTuple):
 
 
 class Log:
-    """The last lines of what was logged and what happened."""
+    """The last lines of what was logged, and of what happened to the run."""
 
     def __init__(self, limit: int = MAX_LINES) -> None:
         self.lines: deque[Line] = deque(maxlen=limit)
         self.count = 0
-        """Lines that there ever were."""
+        """Number of lines ever added."""
 
     def add(self, event: Event) -> None:
-        """Take an event; one that is no matter of a log adds no line."""
+        """Add the lines of an event; only events of the types log, lifecycle and hparams have any."""
         for line in lines_of(event):
-            self.put(line)
+            self.append(line)
 
-    def put(self, line: Line) -> None:
+    def append(self, line: Line) -> None:
         """Add a line."""
         self.lines.append(line)
         self.count += 1
 
     def since(self, count: int) -> list[Line]:
-        """The lines after the first `count`, as far as they are kept."""
+        """Return the lines after the first `count`, as far as they are kept."""
         new = min(self.count - count, len(self.lines))
         return list(self.lines)[len(self.lines) - new :]
 
-    def matching(self, text: str = "", least: str = LEVELS[0]) -> list[Line]:
-        """The lines that hold `text`, in any case, and whose level is `least` or above."""
-        wanted = text.lower()
-        return [line for line in self.lines if wanted in line.text.lower() and rank_of(line.level) >= rank_of(least)]
+    def matching(self, text: str = "", level: str = LEVELS[0]) -> list[Line]:
+        """Return the lines that contain `text`, ignoring case, and are of this level or above."""
+        text, least = text.lower(), level_number(level)
+        return [line for line in self.lines if text in line.text.lower() and level_number(line.level) >= least]
 
 
 def lines_of(event: Event) -> Iterator[Line]:
-    """The lines of an event."""
-    kind, first, rest = _tell(event)
+    """Yield the lines of an event."""
+    level, first, rest = _describe(event)
     if first:
-        yield Line(timestamp(event.walltime, separator=" "), one_line(kind), _shorten(first))
-        yield from (Line("", one_line(kind), f"    {_shorten(line)}") for line in rest[-MAX_TRACEBACK:])
+        yield Line(timestamp(event.walltime, separator=" "), one_line(level), _truncate(first))
+        yield from (Line("", one_line(level), f"    {_truncate(line)}") for line in rest[-MAX_TRACEBACK:])
 
 
-def rank_of(level: str) -> int:
-    """The place of a level among the usual ones; others rank as INFO."""
+def level_number(level: str) -> int:
+    """Return the position of a level among the standard ones; a custom level counts as INFO."""
     return LEVELS.index(level) if level in LEVELS else LEVELS.index("INFO")
 
 
-def _tell(event: Event) -> tuple[str, str, list[str]]:
-    """The level of an event, what it says, and further lines."""
+def _describe(event: Event) -> tuple[str, str, list[str]]:
+    """Return the level of an event, its first line and further lines."""
     value = event.value
     if event.type == "lifecycle":
         return lifecycle_level(event), describe_lifecycle(event), []
@@ -90,5 +90,5 @@ def _tell(event: Event) -> tuple[str, str, list[str]]:
     return "", "", []
 
 
-def _shorten(text: str) -> str:
+def _truncate(text: str) -> str:
     return one_line(text[:MAX_CHARACTERS])[:MAX_CHARACTERS]

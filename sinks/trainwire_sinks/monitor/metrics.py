@@ -3,68 +3,62 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Cursor
 from trainwire_sinks.monitor.series import Series
 
 MAX_METRICS: Final = 1000
-"""Metrics whose history is kept; those that appear later are left out, with a word."""
+"""Metrics whose history is kept; further ones are counted in `Metrics.left_out`."""
+
+INTERESTING: Final = ("loss", "accuracy", "f1", "score", "reward", "error", "learning_rate")
+"""Parts of the names of metrics that are shown before others, in this order."""
 
 
 class Metrics:
-    """Every scalar and part of `scalars`, by its name as it was recorded."""
+    """The history of every scalar, and of every number of `scalars`, by name."""
 
     def __init__(self, limit: int = MAX_METRICS) -> None:
         self.series: dict[str, Series] = {}
-        """In the order in which they appeared."""
+        """In the order of their first points."""
         self.left_out = 0
-        """Points of metrics for which there was no room."""
+        """Number of points of metrics beyond the limit."""
         self._limit = limit
 
     def add(self, events: Iterable[Event], position: Cursor) -> None:
-        """Take the events of types `scalar` and `scalars` of a batch that ends at `position`."""
-        # By the metric and not by the point: history comes in millions.
+        """Add the scalars of a batch that ends at `position`; other events are ignored."""
+        # Points are added metric by metric, as a history may have millions of points.
         points: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         for event in events:
             if event.type == "scalar":
                 points[event.name].append((event.step, event.value))
             elif event.type == "scalars":
-                for label, value in _parts(event.value):
+                parts = event.value.items() if isinstance(event.value, Mapping) else enumerate(event.value)
+                for label, value in parts:
                     points[f"{event.name}/{label}"].append((event.step, value))
         for name, found in points.items():
-            self._add(name, found, position)
+            series = self.series.get(name)
+            if series is None:
+                if len(self.series) >= self._limit:
+                    self.left_out += len(found)
+                    continue
+                series = self.series[name] = Series()
+            series.add([step for step, _ in found], [value for _, value in found], position)
 
-    def cut(self, after: Cursor) -> None:
-        """Take out what was recorded after a position."""
+    def truncate(self, after: Cursor) -> None:
+        """Remove what was recorded after a position."""
         for series in self.series.values():
-            series.cut(after)
+            series.truncate(after)
         self.series = {name: series for name, series in self.series.items() if len(series)}
-
-    def _add(self, name: str, points: Sequence[tuple[int, float]], position: Cursor) -> None:
-        series = self.series.get(name)
-        if series is None:
-            if len(self.series) >= self._limit:
-                self.left_out += len(points)
-                return
-            series = self.series[name] = Series()
-        series.add([step for step, _ in points], [value for _, value in points], position)
 
 
 def most_interesting(names: Iterable[str], count: int) -> list[str]:
-    """The metrics that a person probably wants to see first: losses, then scores, in the order given."""
-    return sorted(names, key=_interest)[:count]
+    """Return the metrics to show before a user has selected any: losses, then scores, each in the order given."""
 
+    def priority(name: str) -> int:
+        matching = (place for place, part in enumerate(INTERESTING) if part in name.lower())
+        return next(matching, len(INTERESTING))
 
-def _interest(name: str) -> int:
-    words: Iterator[int] = (place for place, word in enumerate(_WORDS) if word in name.lower())
-    return next(words, len(_WORDS))
-
-
-_WORDS: Final = ("loss", "accuracy", "f1", "score", "reward", "error", "learning_rate")
-
-
-def _parts(value: Any) -> Iterable[tuple[object, float]]:
-    return value.items() if isinstance(value, Mapping) else enumerate(value)
+    return sorted(names, key=priority)[:count]

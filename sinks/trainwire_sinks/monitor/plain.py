@@ -15,21 +15,20 @@ from trainwire_sinks.monitor.reader import Reader
 from trainwire_sinks.monitor.view import View
 
 POLL_SECONDS: Final = 0.2
-"""How often new lines are looked for."""
 
 HISTORY_LINES: Final = 10
-"""Lines of the log that are printed of what was before."""
+"""Lines of the log that are printed of a run's history."""
 
 SHOWN_METRICS: Final = 8
-"""Metrics whose latest values stand in a line."""
+"""Metrics whose latest values are printed with the state."""
 
 
-class Printer:
-    """Prints what a view has, and what has changed since the last call.
+class LinePrinter:
+    """Prints what has changed in a view since the last call.
 
     Args:
-        view: what is printed.
-        interval: seconds between two lines that tell the state.
+        view: the view.
+        interval: seconds between two lines with the state.
         prefix: begins each line.
         write: prints a line.
     """
@@ -39,52 +38,50 @@ class Printer:
         self._interval = interval
         self._prefix = prefix
         self._write = write
-        self._lines: int | None = None
+        self._log_count: int | None = None
         self._alerts: set[Alert] = set()
-        self._last_told = ""
-        self._next = 0.0
+        self._last_state = ""
+        self._next_state = 0.0
 
     def update(self, now: float, *, is_last: bool = False) -> None:
-        """Print what is new; `now` is of the monotonic clock, and the last time the state is told once more."""
+        """Print new lines of the log, new alerts, and the state if it has changed and `interval` has passed.
+
+        Args:
+            now: time of the monotonic clock.
+            is_last: print the state regardless of the interval.
+        """
         view = self._view
-        if not view.is_caught_up and not is_last:
-            self._tell_state(now)
-            return
-        if self._lines is None:
-            self._lines = max(0, view.log.count - HISTORY_LINES)
-        for line in view.log.since(self._lines):
-            self._print(str(line))
-        self._lines = view.log.count
-        self._tell_alerts()
-        self._tell_state(now, at_once=is_last)
+        if view.is_caught_up or is_last:
+            if self._log_count is None:
+                self._log_count = max(0, view.log.count - HISTORY_LINES)
+            for line in view.log.since(self._log_count):
+                self._print(str(line))
+            self._log_count = view.log.count
+            for alert in view.alerts:
+                if alert not in self._alerts:
+                    self._print(f"ALERT {describe_alert(alert)}")
+            self._alerts = set(view.alerts)
+        if now >= self._next_state or is_last:
+            self._print_state(now)
 
-    def _tell_alerts(self) -> None:
-        for alert in self._view.alerts:
-            if alert not in self._alerts:
-                self._print(f"ALERT {describe_alert(alert)}")
-        self._alerts = set(self._view.alerts)
-
-    def _tell_state(self, now: float, *, at_once: bool = False) -> None:
-        """Say how the run is, if that has changed and is due."""
-        if now < self._next and not at_once:
-            return
-        told = describe(self._view, now)
+    def _print_state(self, now: float) -> None:
+        state = describe(self._view, now)
         if self._view.is_caught_up:
-            told += f"; ranks: {describe_ranks(self._view.ranks)}" if len(self._view.ranks) > 1 else ""
-            told += f"; {describe_metrics(self._view, SHOWN_METRICS)}; sinks: {describe_sinks(self._view)}"
-        if told != self._last_told:
-            self._print(f"-- {told}")
-            self._last_told, self._next = told, now + self._interval
+            state += f"; ranks: {describe_ranks(self._view.ranks)}" if len(self._view.ranks) > 1 else ""
+            state += f"; {describe_metrics(self._view, SHOWN_METRICS)}; sinks: {describe_sinks(self._view)}"
+        if state != self._last_state:
+            self._print(f"-- {state}")
+            self._last_state, self._next_state = state, now + self._interval
 
     def _print(self, line: str) -> None:
         self._write(f"{self._prefix}{line}")
 
 
 async def print_runs(readers: Sequence[Reader], interval: float) -> None:
-    """Print what happens in runs until all are over."""
-    prefix = len(readers) > 1
+    """Print what happens in runs until all are over; with several, each line begins with the run's label."""
     printers = [
-        Printer(reader.view, interval, f"{reader.view.label} | " if prefix else "", _write) for reader in readers
+        LinePrinter(reader.view, interval, f"{reader.view.label} | " if len(readers) > 1 else "", _write)
+        for reader in readers
     ]
     reading = asyncio.gather(*(reader.run() for reader in readers))
     try:

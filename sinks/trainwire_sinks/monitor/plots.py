@@ -1,4 +1,4 @@
-"""The plots: one for each chosen metric, with a curve for each run."""
+"""The plots of the terminal app: one for each plotted metric, with a curve for each run."""
 
 from __future__ import annotations
 
@@ -15,78 +15,79 @@ from trainwire_sinks.monitor.curves import Curve, Style, height_ticks, limits, m
 from trainwire_sinks.monitor.series import Series
 from trainwire_sinks.text.format import number, one_line
 
-COLOURS: Final = ((94, 196, 255), (255, 167, 38), (129, 212, 94), (240, 98, 146), (186, 147, 255), (255, 238, 88))
-"""Of the runs, in their order; they begin again when there are more."""
+COLORS: Final = ((94, 196, 255), (255, 167, 38), (129, 212, 94), (240, 98, 146), (186, 147, 255), (255, 238, 88))
+"""The colors of the runs, in order; they repeat if there are more runs."""
 
-BAND: Final = (110, 110, 110)
+BAND_COLOR: Final = (110, 110, 110)
 
 DRAW_SECONDS: Final = 1.0
-"""A plot whose series grow is drawn so often."""
+"""Shortest interval between two drawings of a plot whose series grow."""
 
-LEAST_WIDTH, LEAST_HEIGHT = 36, 8
-"""Of a plot, in cells."""
+MIN_WIDTH: Final = 36
+MIN_HEIGHT: Final = 8
+"""Smallest size of a plot in the grid, in cells."""
 
 
-class Shown(NamedTuple):
+class Trace(NamedTuple):
     """One run's series of a metric."""
 
     label: str
-    colour: int
-    """The run's place among all that are watched."""
+    run: int
+    """Number of the run among those watched; it determines the color."""
     series: Series
 
 
 class MetricPlot(PlotextPlot):
-    """One metric, of one run or of several."""
+    """The plot of one metric of one or several runs."""
 
     DEFAULT_CSS = "MetricPlot { border-top: solid $primary; }"
 
     def __init__(self) -> None:
         super().__init__()
-        self._curves: list[tuple[Shown, Curve]] = []
+        self._curves: list[tuple[Trace, Curve]] = []
         self._style = Style()
-        self._what: object = None
+        self._settings: object = None
         self._versions: object = None
-        self._next = 0.0
+        self._next_drawing = 0.0
 
-    def show(self, name: str, shown: Sequence[Shown], style: Style) -> None:
-        """Show a metric, if anything has changed since it was last drawn."""
-        what = (name, style, self.size)
-        versions = [(id(one.series), one.series.version) for one in shown]
-        # Drawing takes as long as reading ten thousand events.
-        is_due = time.monotonic() >= self._next and versions != self._versions
-        if what == self._what and not is_due:
+    def show(self, name: str, traces: Sequence[Trace], style: Style) -> None:
+        """Show a metric; it is drawn again only if something has changed."""
+        settings = (name, style, self.size)
+        versions = [(id(trace.series), trace.series.version) for trace in traces]
+        # One drawing takes as long as reading ten thousand events.
+        is_due = time.monotonic() >= self._next_drawing and versions != self._versions
+        if settings == self._settings and not is_due:
             return
-        self._what, self._versions, self._style = what, versions, style
-        self._next = time.monotonic() + DRAW_SECONDS
-        drawn = [(one, make_curve(one.series, style, 2 * self.size.width)) for one in shown]
-        self._curves = [(one, curve) for one, curve in drawn if curve.steps]
-        left_out = sum(curve.left_out for _, curve in drawn)
-        self.border_title = Text("  ".join([one_line(name), *_facts(shown, style, left_out)]))
+        self._settings, self._versions, self._style = settings, versions, style
+        self._next_drawing = time.monotonic() + DRAW_SECONDS
+        curves = [(trace, make_curve(trace.series, style, 2 * self.size.width)) for trace in traces]
+        self._curves = [(trace, curve) for trace, curve in curves if curve.steps]
+        is_cut = any(curve.left_out for _, curve in curves)
+        self.border_title = Text("  ".join([one_line(name), *_facts(traces, style, is_cut=is_cut)]))
         self.refresh()
 
     def render(self) -> RenderResult:
-        """Draw it at its present size."""
+        """Draw the plot at its current size."""
         if self.size.width < 16 or self.size.height < 4:
             return Text("")
         if not self._curves:
-            return Text("nothing above 0 to show on a log axis" if self._style.is_log else "no finite value yet")
-        self._draw(self._curves)
+            return Text("no positive value to show on a log axis" if self._style.is_log else "no finite value yet")
+        self._draw_curves()
         return super().render()
 
-    def _draw(self, curves: Sequence[tuple[Shown, Curve]]) -> None:
+    def _draw_curves(self) -> None:
         plot = self.plt
         plot.clear_figure()
-        self._draw_axes([curve for _, curve in curves])
-        is_only = len(curves) == 1
-        for _, curve in curves:
-            for edge in (curve.lows, curve.highs) if is_only else ():
-                if edge:
-                    plot.plot(curve.steps, edge, marker="braille", color=BAND)
-        for one, curve in curves:
-            label = None if is_only else f" {one_line(one.label)[:20]}"
-            colour = COLOURS[one.colour % len(COLOURS)]
-            plot.plot(curve.steps, curve.heights, marker="braille", color=colour, label=label)
+        self._draw_axes([curve for _, curve in self._curves])
+        is_single = len(self._curves) == 1
+        if is_single:
+            (_, curve), *_ = self._curves
+            for edge in filter(None, (curve.lows, curve.highs)):
+                plot.plot(curve.steps, edge, marker="braille", color=BAND_COLOR)
+        for trace, curve in self._curves:
+            label = None if is_single else f" {one_line(trace.label)[:20]}"
+            color = COLORS[trace.run % len(COLORS)]
+            plot.plot(curve.steps, curve.heights, marker="braille", color=color, label=label)
 
     def _draw_axes(self, curves: Sequence[Curve]) -> None:
         plot, is_log = self.plt, self._style.is_log
@@ -101,18 +102,18 @@ class MetricPlot(PlotextPlot):
         plot.yticks(*height_ticks(low, high, max(3, self.size.height // 3), is_log=is_log))
 
 
-def _facts(shown: Sequence[Shown], style: Style, left_out: int) -> list[str]:
-    """What is said beside a metric's name."""
-    odd = sum(one.series.not_finite for one in shown)
-    facts = [", ".join(number(one.series.latest) for one in shown if one.series.latest is not None)]
-    facts += [f"{odd:,} not finite"] if odd else []
+def _facts(traces: Sequence[Trace], style: Style, *, is_cut: bool) -> list[str]:
+    """Return what is shown after a metric's name."""
+    non_finite = sum(trace.series.not_finite for trace in traces)
+    facts = [", ".join(number(trace.series.latest) for trace in traces if trace.series.latest is not None)]
+    facts += [f"{non_finite:,} not finite"] if non_finite else []
     facts += [f"smoothed {style.smoothing:g}"] if style.smoothing else []
     facts += ["log"] if style.is_log else []
-    return facts + (["some not above 0"] if left_out else [])
+    return facts + (["some not positive"] if is_cut else [])
 
 
 class Plots(Grid):
-    """As many plots as fit."""
+    """A grid of as many plots as fit."""
 
     DEFAULT_CSS = "Plots { width: 1fr; height: 1fr; margin-left: 1; grid-gutter: 0 1; }"
 
@@ -120,19 +121,23 @@ class Plots(Grid):
         super().__init__(id=id)
         self._plots: list[MetricPlot] = []
 
-    def room(self) -> int:
-        """How many plots fit."""
-        return max(1, self.size.width // LEAST_WIDTH) * max(1, self.size.height // LEAST_HEIGHT)
+    @property
+    def capacity(self) -> int:
+        """Number of plots that fit."""
+        columns, rows = self._most_columns_and_rows()
+        return columns * rows
 
     def lay_out(self, count: int) -> list[MetricPlot]:
-        """Have so many plots, in rows that are filled."""
+        """Create or remove plots so that there are `count`, lay them out in full rows, and return them."""
         while len(self._plots) > count:
             self._plots.pop().remove()
         new = [MetricPlot() for _ in range(count - len(self._plots))]
         if new:
             self._plots += new
             self.mount_all(new)
-        columns = self._columns(count)
+        # As few columns as the height of a plot permits, but two for three plots or more where they fit.
+        most_columns, most_rows = self._most_columns_and_rows()
+        columns = max(1, min(most_columns, max(-(-count // most_rows), 2 if count > 2 else 1)))
         self.styles.grid_size_columns = columns
         for plot in self._plots:
             plot.styles.column_span = 1
@@ -140,8 +145,5 @@ class Plots(Grid):
             self._plots[-1].styles.column_span = columns - (count - 1) % columns
         return self._plots
 
-    def _columns(self, count: int) -> int:
-        """How many columns so many plots need, so that each is high enough; two at least where there is room."""
-        widest = max(1, self.size.width // LEAST_WIDTH)
-        highest = max(1, self.size.height // LEAST_HEIGHT)
-        return max(1, min(widest, max(-(-count // highest), 2 if count > 2 else 1)))
+    def _most_columns_and_rows(self) -> tuple[int, int]:
+        return max(1, self.size.width // MIN_WIDTH), max(1, self.size.height // MIN_HEIGHT)

@@ -1,13 +1,16 @@
-"""Keeps views up to date: one subscription for each rank, and a look at what stands in the run's folder."""
+"""Keeping views up to date: a subscription for each rank, and regular reads of the files in the run's folder."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import inf
+from pathlib import Path
 from typing import Final
 
 from trainwire_protocol.errors import TrainwireError
@@ -17,30 +20,69 @@ from trainwire_protocol.journal.verification import AttemptReport
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import START
-from trainwire_sinks.inspect.progress import Progress, read_progress
+from trainwire_sinks.inspect.progress import SinkProgress, read_progress
+from trainwire_sinks.inspect.ranks import RankOverview, read_ranks
 from trainwire_sinks.monitor.alerts import AlertsFile
 from trainwire_sinks.monitor.log import MAX_CHARACTERS, Line
-from trainwire_sinks.monitor.ranks import Ranks
 from trainwire_sinks.monitor.view import View
 from trainwire_sinks.text.format import one_line, timestamp
 
-LOOK_SECONDS: Final = 1.0
-"""How often heartbeats, sinks, alerts and further attempts are looked for."""
+POLL_SECONDS: Final = 1.0
+"""Interval at which heartbeats, sinks, alerts and further attempts are read."""
 
-TURN_SECONDS: Final = 0.02
-"""How long history is read before the terminal has its turn."""
+SLICE_SECONDS: Final = 0.02
+"""How long batches are read before the terminal app may run."""
+
+RANKS_SECONDS: Final = 2.0
+"""Shortest interval between two reads of all ranks."""
+
+RANKS_TIME_SHARE: Final = 0.05
+"""Largest share of the time that is spent on reading all ranks, as a run may have many."""
+
+
+class RankOverviews:
+    """All ranks of the run in a folder, cached and shared by the readers of the run. It is thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cached: Sequence[RankOverview] = ()
+        self._begun = self._next = -inf
+        self._reading = threading.Lock()
+
+    def read(self) -> Sequence[RankOverview]:
+        """Return the ranks; they are read again only if the last read is long enough ago and none is in progress."""
+        now = time.monotonic()
+        if now >= self._next and not self._reading.locked():
+            self._next = now + RANKS_SECONDS  # meanwhile, other threads get the cached ranks
+            self._refresh(now)
+        return self._cached
+
+    def read_again(self) -> Sequence[RankOverview]:
+        """Return the ranks as they are now: a read that began before this call does not count."""
+        self._refresh(time.monotonic())
+        return self._cached
+
+    def _refresh(self, requested: float) -> None:
+        """Read the ranks, unless another thread has begun to read them after `requested`."""
+        with self._reading:
+            if self._begun >= requested:
+                return
+            begun = self._begun = time.monotonic()
+            self._cached = read_ranks(self._folder)
+            seconds = time.monotonic() - begun
+            self._next = begun + max(RANKS_SECONDS, seconds / RANKS_TIME_SHARE)
 
 
 class Reader:
     """Reads one rank of one run into a view, from the run's beginning.
 
     Args:
-        target: the run; it may not have begun.
-        rank: whose stream is read.
-        label: what tells it from others that are shown beside it.
-        give_up: seconds after which a publisher on another host that has fallen silent is no longer waited for.
-        stays: wait for further attempts when the run is over.
-        ranks: looks at all ranks of the run, if they are in a folder.
+        target: the run; it need not have begun.
+        rank: the rank to read.
+        label: distinguishes the view from others on the same screen.
+        give_up: seconds after which to stop waiting for a silent publisher on another host.
+        stays: when the run is over, wait for further attempts.
+        ranks: all ranks of the run, if the target is a folder.
     """
 
     def __init__(
@@ -51,7 +93,7 @@ class Reader:
         *,
         give_up: float | None = None,
         stays: bool = True,
-        ranks: Ranks | None = None,
+        ranks: RankOverviews | None = None,
     ) -> None:
         self.target = target
         self.rank = rank
@@ -64,27 +106,26 @@ class Reader:
         self._last_batch = time.monotonic()
 
     async def run(self) -> None:
-        """Read until the run is over and, if it stays, cannot go on."""
+        """Read until the run is over or cannot be read; with `stays`, wait for it to be resumed."""
         over = asyncio.Event()
-        looking = asyncio.create_task(self._look_until(over))
+        polling = asyncio.create_task(self._poll_until(over))
         try:
-            while await self._follow() and await self._goes_on():
+            while await self._follow() and await self._wait_for_resumption():
                 pass
             over.set()
-            await looking  # a file is not read by two at once
-            await self._look(is_last=True)
+            await polling  # two tasks must not read the alerts file at once
+            await self._poll(is_last=True)
         finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
 
     async def _follow(self) -> bool:
-        """Read to the end of what there is; whether that was reached."""
-        begin = self.view.cursor
+        """Read to the end of the current attempt; return False if it cannot be read."""
         try:
             async with Subscription(
-                self.target, rank=self.rank, cursor=begin, give_up=self._give_up
+                self.target, rank=self.rank, cursor=self.view.cursor, give_up=self._give_up
             ) as self._subscription:
-                await self._read(self._subscription)
+                await self._read_batches(self._subscription)
         except (TrainwireError, OSError) as error:
             self.view.end(str(error))
             return False
@@ -93,45 +134,46 @@ class Reader:
         self.view.end()
         return True
 
-    async def _read(self, subscription: Subscription) -> None:
-        turn = time.monotonic()
+    async def _read_batches(self, subscription: Subscription) -> None:
+        slice_begun = time.monotonic()
         async for batch in subscription:
-            self.view.take(batch)
+            self.view.add_batch(batch)
             self._last_batch = time.monotonic()
-            if self._last_batch - turn > TURN_SECONDS:
+            if self._last_batch - slice_begun > SLICE_SECONDS:
                 await asyncio.sleep(0)
-                turn = time.monotonic()
+                slice_begun = time.monotonic()
 
-    async def _goes_on(self) -> bool:
-        """Wait for the run to be resumed; False if it cannot be, or is not to be waited for."""
+    async def _wait_for_resumption(self) -> bool:
+        """Wait for the run's next attempt; return False without waiting unless `stays` and the run has a folder."""
         folder = self.target.folder
         while self._stays and folder is not None:
             attempts = await run_in_background(list_attempts, folder, self.rank)
             if attempts and attempts[-1].number > self.view.cursor.attempt:
                 return True
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return False
 
-    async def _look_until(self, over: asyncio.Event) -> None:
+    async def _poll_until(self, over: asyncio.Event) -> None:
         while not over.is_set():
-            with contextlib.suppress(OSError):  # it may pass: a file of a shared folder that was just replaced, say
-                await self._look()
+            with contextlib.suppress(OSError):  # may be temporary, as when a file on a shared folder is replaced
+                await self._poll()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(over.wait(), POLL_SECONDS)
 
-    async def _look(self, *, is_last: bool = False) -> None:
+    async def _poll(self, *, is_last: bool = False) -> None:
+        """Update what is not in the stream's batches."""
         heartbeat = self._subscription.heartbeat if self._subscription else None
         if heartbeat:
-            self.view.hear(heartbeat)
-        elif self.view.cursor != START and time.monotonic() - self._last_batch > LOOK_SECONDS:
+            self.view.add_heartbeat(heartbeat)
+        elif self.view.cursor != START and time.monotonic() - self._last_batch > POLL_SECONDS:
             self.view.is_caught_up = True
         if self._alerts:
             self.view.alerts = await run_in_background(self._alerts.read)
         if self._ranks:
-            self.view.ranks = await run_in_background(self._ranks.read_anew if is_last else self._ranks.read)
+            self.view.ranks = await run_in_background(self._ranks.read_again if is_last else self._ranks.read)
         self.view.sinks = await run_in_background(self._read_sinks)
 
-    def _read_sinks(self) -> Sequence[Progress]:
+    def _read_sinks(self) -> Sequence[SinkProgress]:
         view, folder = self.view, self.target.folder
         if folder is None or view.run is None:
             return ()
@@ -140,13 +182,13 @@ class Reader:
             for attempt, heads in list(view.heads.items())
         ]
         sinks = [sink for sink in read_progress(view.run, folder, reports) if sink.rank == self.rank]
-        # As long as the run goes on, a sink may have read what has not arrived here yet.
+        # While the run continues, a sink may have read events that this reader has not received yet.
         return sinks if view.is_over else [replace(sink, ahead=0) for sink in sinks]
 
 
 @contextlib.contextmanager
 def logging_into_views(readers: Sequence[Reader]) -> Iterator[None]:
-    """Have what is logged about a run stand in the log that is shown of it, and nowhere else on the screen."""
+    """Show this process's log messages about a run in the log of its view, and nowhere else on the screen."""
     logger = logging.getLogger("trainwire")
     handlers, logger.handlers = logger.handlers, [_ViewHandler(readers)]
     try:
@@ -161,12 +203,9 @@ class _ViewHandler(logging.Handler):
         self._readers = readers
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        line = Line(
-            timestamp(record.created, separator=" "),
-            record.levelname,
-            one_line(f"trainwire watch: {text}"[:MAX_CHARACTERS]),
-        )
-        about = [reader for reader in self._readers if str(reader.target) in text]
-        for reader in about or self._readers:
-            reader.view.log.put(line)
+        message = record.getMessage()
+        text = one_line(f"trainwire watch: {message}"[:MAX_CHARACTERS])
+        line = Line(timestamp(record.created, separator=" "), record.levelname, text)
+        named = [reader for reader in self._readers if str(reader.target) in message]
+        for reader in named or self._readers:
+            reader.view.log.append(line)

@@ -1,4 +1,4 @@
-"""What is known of one rank of one run: batches and heartbeats go in, its state comes out. No sockets, no terminal."""
+"""A view of one rank of one run: what is known of it from its batches and heartbeats. No sockets, no terminal."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from trainwire_protocol.journal.attempts import resumed_from
 from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.wire import START, Batch, Cursor
-from trainwire_sinks.inspect.progress import Progress
+from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import RankOverview
 from trainwire_sinks.monitor.alerts import Alert
 from trainwire_sinks.monitor.log import Log
 from trainwire_sinks.monitor.metrics import Metrics
-from trainwire_sinks.monitor.pace import Pace
+from trainwire_sinks.monitor.training_progress import TrainingProgress
 
 SILENT_SECONDS: Final = 5.0
-"""A publisher that sends no heartbeat for so long is called silent."""
+"""A publisher that has sent no heartbeat for this long is called silent."""
+
+_ENDED: Final = frozenset({"finished", "failed", "interrupted", "died"})
+_LOGGED_TYPES: Final = frozenset({"log", "lifecycle", "hparams"})
 
 
 class View:
-    """One rank of one run, in memory that does not grow with the run.
+    """What is known of one rank of one run, in bounded memory.
 
     Args:
-        label: what tells it from others that are shown beside it.
+        label: distinguishes it from other views on the same screen.
     """
 
     def __init__(self, label: str) -> None:
@@ -35,47 +38,47 @@ class View:
         self.cursor = START
         self.step = 0
         self.events = 0
-        """How many were read."""
+        """Number of events read."""
         self.resumed = 0
         """How often the run was resumed."""
-        self.pace = Pace()
+        self.progress = TrainingProgress()
         self.metrics = Metrics()
         self.log = Log()
-        self.sinks: Sequence[Progress] = ()
+        self.sinks: Sequence[SinkProgress] = ()
         self.ranks: Sequence[RankOverview] = ()
-        """All that the run has, as far as its folder tells."""
+        """All ranks of the run; empty if it is watched by address."""
         self.alerts: Sequence[Alert] = ()
         """The last ones, the newest last."""
         self.heads: dict[int, dict[str, int]] = {}
-        """For each attempt the last seq of each channel, as far as is known."""
+        """For each attempt the last seq of each channel, as far as it is known."""
         self.dropped = 0
-        """Values that the training process had to drop."""
-        self.word = ""
-        """What is wrong with reading it; empty if nothing is."""
+        """Number of values that the training process has dropped."""
+        self.error = ""
+        """Why the run cannot be read; empty if it can."""
         self.is_caught_up = False
         self._state = "waiting"
         self._reason = ""
         self._heartbeat: Heartbeat | None = None
 
-    def take(self, batch: Batch) -> None:
-        """Take the next batch of the stream."""
+    def add_batch(self, batch: Batch) -> None:
+        """Add the next batch of the stream."""
         header, self.cursor = batch.header, batch.cursor
         self.run, self.rank = header.run, header.rank
         self.heads.setdefault(header.attempt, {}).update({**header.before, header.channel: batch.cursor.seq})
         events = events_of(batch)
         self.events += len(events)
         for event in events:
-            if event.type in _TOLD:
+            if event.type in _LOGGED_TYPES:
                 self.log.add(event)
                 if event.type == "lifecycle":
-                    self._happened(event)
-        # Behind what happened: a batch that begins with the run's resumption goes on with what came after it.
+                    self._add_lifecycle(event)
+        # After the lifecycle events: `run/resumed` removes superseded points.
         self.metrics.add(events, batch.cursor)
         if events:
             self._advance(events[-1])
 
-    def hear(self, heartbeat: Heartbeat) -> None:
-        """Take the last heartbeat; one that was taken already changes nothing."""
+    def add_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Add the last heartbeat; adding the same one again changes nothing."""
         if self._heartbeat and heartbeat.received == self._heartbeat.received:
             return
         self._heartbeat, self.is_caught_up = heartbeat, True
@@ -85,60 +88,56 @@ class View:
         if state in ("running", "paused") and self._state in ("running", "paused"):
             self._state = state
 
-    def end(self, word: str = "") -> None:
-        """Nothing more comes, as the run is over or cannot be read."""
-        self.word, self.is_caught_up = word, True
-        if not word and self._state not in _ENDED:
+    def end(self, error: str = "") -> None:
+        """The stream has ended, because the run is over or, with an error, because it cannot be read."""
+        self.error, self.is_caught_up = error, True
+        if not error and self._state not in _ENDED:
             self._state, self._reason = "died", "its process ended without a last event"
 
     @property
     def is_over(self) -> bool:
-        """Whether the attempt has ended, by itself or not."""
+        """Whether the attempt has ended or died."""
         return self._state in _ENDED
 
     def state(self, now: float) -> str:
-        """How the run is, in a word, with the reason if there is one; `now` is of the monotonic clock."""
+        """Return the state of the run, with the reason if there is one; `now` is of the monotonic clock."""
         if self._state == "waiting":
             return "waiting for the run to begin"
         if not self.is_caught_up:
             return "reading its history"
-        heard = self._heartbeat.received if self._heartbeat else None
-        if not self.is_over and heard is not None and now - heard > SILENT_SECONDS:
-            return f"silent for {now - heard:.0f} s"
+        received = self._heartbeat.received if self._heartbeat else None
+        if not self.is_over and received is not None and now - received > SILENT_SECONDS:
+            return f"silent for {now - received:.0f} s"
         return f"{self._state}: {self._reason}" if self._reason else self._state
 
     def _advance(self, event: Event) -> None:
         self.step = event.step
-        self.pace.advance(event.step, event.walltime)
+        self.progress.advance(event.step, event.walltime)
 
-    def _happened(self, event: Event) -> None:
+    def _add_lifecycle(self, event: Event) -> None:
         value: Mapping[str, Any] = event.value
         if event.name in ("run/started", "run/resumed"):
-            self._begin(event)
+            self._begin_attempt(event)
         elif event.name == "epoch/started":
             self._advance(event)
-            epoch, *numbers = (_count(value.get(name)) for name in ("epoch", "max_epochs", "batches"))
+            epoch, *numbers = (_positive_int(value.get(name)) for name in ("epoch", "max_epochs", "batches"))
             if epoch is not None:
-                self.pace.begin_epoch(epoch, *numbers)
+                self.progress.begin_epoch(epoch, *numbers)
         elif event.name == "epoch/finished":
             self._advance(event)
-            self.pace.end_epoch(is_complete=value.get("complete") is not False)
+            self.progress.end_epoch(is_complete=value.get("complete") is not False)
         elif event.name in LAST_EVENTS:
             self._state = event.name.removeprefix("run/")
             self._reason = reason if isinstance(reason := value.get("reason"), str) else ""
 
-    def _begin(self, event: Event) -> None:
+    def _begin_attempt(self, event: Event) -> None:
         self._state, self._reason, self._heartbeat = "running", "", None
-        self.pace.begin(event.step, event.walltime)
+        self.progress.begin_attempt(event.step, event.walltime)
         origin = resumed_from(event)
         if origin is not None:
             self.resumed += 1
-            self.metrics.cut(Cursor(*origin))
+            self.metrics.truncate(Cursor(*origin))
 
 
-_ENDED: Final = frozenset({"finished", "failed", "interrupted", "died"})
-_TOLD: Final = frozenset({"log", "lifecycle", "hparams"})
-
-
-def _count(value: object) -> int | None:
+def _positive_int(value: object) -> int | None:
     return value if type(value) is int and value > 0 else None

@@ -18,7 +18,7 @@ from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.wire import Batch, Cursor, Header
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.alerts import Alerts, Options
-from trainwire_sinks.cli import run as run_command
+from trainwire_sinks.cli.app import run as run_command
 from trainwire_sinks.runtime.cursor import Commit, CursorFile, Savepoint
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.runtime.runner import SinkRunner

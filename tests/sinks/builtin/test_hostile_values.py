@@ -20,7 +20,7 @@ from trainwire_protocol.errors import MissingExtraError
 from trainwire_protocol.events import EVENT_TYPES, LIFECYCLE_NAMES
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink, sink_names
 

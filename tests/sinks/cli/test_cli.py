@@ -1,3 +1,5 @@
+"""The `trainwire` command: its help, its errors and exit codes, and the processes of `trainwire sink`."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +15,7 @@ import pytest
 from support.reading import wait_until
 
 from trainwire_sinks import Event
-from trainwire_sinks.cli import run, take_verbose
+from trainwire_sinks.cli.app import run, take_verbose
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import record, sample_run
 
@@ -25,7 +27,7 @@ def scalars(*values: float) -> list[Event]:
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` tells what there is, and what a TARGET is."""
+    """`--help` lists the commands and explains TARGET."""
     assert run(["--help"]) == 0
     output = capsys.readouterr().out
     for word in ("launch", "sink", "TARGET", "--version", "--verbose"):
@@ -33,9 +35,9 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_commands_import_nothing_heavy() -> None:
-    """Each command has a help, and to make them imports no package that only what they run may need."""
+    """Each command has a help text, and creating the application imports no package that only some commands need."""
     code = (
-        "import sys; from trainwire_sinks.cli import COMMANDS, make_app;"
+        "import sys; from trainwire_sinks.cli.app import COMMANDS, make_app;"
         "print(all(make_app([name])[name].help for name in COMMANDS), *({'torch', 'tensorboard', 'pyarrow', 'textual',"
         "'apprise', 'prometheus_client'} & set(sys.modules)))"
     )
@@ -59,8 +61,8 @@ def test_sinks_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) 
     )
 
 
-def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    """`sink NAME --help` tells the sink's purpose and all its options."""
+def test_a_sinks_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """`sink NAME --help` describes the sink and lists all its options."""
     assert run(["sink", "loss-file", "--help"]) == 0
     output = capsys.readouterr().out
     for word in ("Writes loss.tsv", "TARGET", "--output", "--rank", "--give-up"):
@@ -74,20 +76,24 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         (["snik", "loss-file"], ExitCode.USAGE, 'Did you mean "sink"?'),
         (["sink", "loss-file"], ExitCode.USAGE, "TARGET is missing: a run's folder"),
         (["sink", "loss-file", "RUN", "--bogus"], ExitCode.USAGE, "--bogus"),
-        (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
+        (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank must be a number, 0 or more"),
         (["sink", "loss-file", "RUN", "--rank", "-1"], ExitCode.USAGE, "--rank"),
         (["sink", "loss-file", "RUN", "--give-up", "soon"], ExitCode.USAGE, "--give-up"),
-        (["sink", "loss-file", "RUN", "--give-up", "-3"], ExitCode.USAGE, "--give-up is a number of seconds, 0 or"),
+        (
+            ["sink", "loss-file", "RUN", "--give-up", "-3"],
+            ExitCode.USAGE,
+            "--give-up must be a number of seconds, 0 or",
+        ),
         (["sink", "loss-file", "RUN", "--rank", "all", "--give-up", "nan"], ExitCode.USAGE, "0 or more, not nan"),
         (["sink", "prometheus", "RUN", "--port", "70000"], ExitCode.USAGE, "--port must be a number from 0 to 65535"),
         (["sink", "console", "RUN", "--level", "loud"], ExitCode.USAGE, "Try: trainwire sink console --help"),
         (["completion", "tcsh"], ExitCode.USAGE, '"bash"'),
         (["sink", "loss", "RUN"], ExitCode.USAGE, "log-file, loss-file"),
         (["sink", "loss-file", "http://host"], ExitCode.USAGE, "neither tcp://host:port nor ipc://path"),
-        (["sink", "loss-file", "tcp://127.0.0.1:1"], ExitCode.USAGE, "give one with --output"),
+        (["sink", "loss-file", "tcp://127.0.0.1:1"], ExitCode.USAGE, "name one with --output"),
         (["sink", "loss-file", "tcp://127.0.0.1:1", "--rank", "all"], ExitCode.USAGE, "--rank all needs"),
         (["sink", "loss-file", "/no/such/folder/run"], ExitCode.USAGE, "/no/such/folder"),
-        (["launch"], ExitCode.USAGE, "launch what"),
+        (["launch"], ExitCode.USAGE, "the script's command line is missing"),
         (["launch", "--wait", "-1", "--", "true"], ExitCode.USAGE, "--wait"),
         (["launch", "--wait", "nan", "--", "true"], ExitCode.USAGE, "--wait"),
         (["launch", "--sinks", "loss-file", "--", "true"], ExitCode.USAGE, "no option --sinks, only --sink"),
@@ -95,10 +101,10 @@ def test_a_sinks_help_names_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         (["launch", "--", "/no/such/script"], ExitCode.NOT_FOUND, "cannot start '/no/such/script': No such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_an_exit_code(
+def test_an_error_is_one_line_and_an_exit_code(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], code: ExitCode, message: str
 ) -> None:
-    """What was wrong, with which input, and what to do, in one line on standard error."""
+    """An error is one line on standard error: what is wrong, with which input, and what to do."""
     assert run([str(tmp_path) if word == "RUN" else word for word in arguments]) == code
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -107,7 +113,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(
 
 
 def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    """With `--verbose` an error has its traceback above its line, wherever the option stands."""
+    """With `--verbose`, at any position, an error has its traceback above its line."""
     for arguments in (["--verbose", "sink", "bogus"], ["sink", "bogus", "--verbose"]):
         assert run(arguments) == ExitCode.USAGE
         error = capsys.readouterr().err
@@ -118,15 +124,15 @@ def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     "command", ["completion", "launch", "replay RUN --to", "send", "sink loss-file", "sink nonsense", "verify"]
 )
-def test_verbose_is_understood_by_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever is wrong with a command line, `--verbose` shows where that was found."""
+def test_every_command_accepts_verbose(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--verbose` shows the traceback of an error of any command."""
     assert run(["--verbose", *command.split()]) == ExitCode.USAGE
     assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("settings", [{}, {"NO_COLOR": "1"}])
-def test_help_has_colours_on_terminals_only(trainwire: Trainwire, settings: dict[str, str]) -> None:
-    """In a pipe, and where NO_COLOR is set, there is no escape sequence."""
+def test_help_has_colors_on_terminals_only(trainwire: Trainwire, settings: dict[str, str]) -> None:
+    """In a pipe, and where NO_COLOR is set, the help contains no escape sequences."""
     environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     piped, _ = trainwire("--help", env=environment | settings).communicate(timeout=20)
     assert "\x1b" not in piped
@@ -139,8 +145,8 @@ def test_help_has_colours_on_terminals_only(trainwire: Trainwire, settings: dict
 
 
 @pytest.mark.parametrize("option", ["--list", "--help"])
-def test_a_reader_that_leaves_early_is_no_mistake(trainwire: Trainwire, option: str) -> None:
-    """With standard output closed, as behind `head`, a command ends without a word."""
+def test_a_closed_standard_output_is_not_reported(trainwire: Trainwire, option: str) -> None:
+    """If standard output is closed, as by `head`, a command exits without a message."""
     reading, writing = os.pipe()
     os.close(reading)
     process = trainwire("sink", option, stdout=writing)
@@ -150,14 +156,14 @@ def test_a_reader_that_leaves_early_is_no_mistake(trainwire: Trainwire, option: 
 
 
 def test_a_launched_script_keeps_its_own_verbose() -> None:
-    """The script's arguments are the script's, with or without `--` before them."""
+    """`--verbose` among the arguments of a launched script is passed to the script, with or without `--`."""
     for script in (["launch", "--", "x", "--verbose"], ["launch", "x", "--verbose"]):
         assert take_verbose(script) == (False, script)
         assert take_verbose(["--verbose", *script]) == (True, script)
 
 
-def test_a_file_that_is_no_connection_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A TARGET that is some other file ends with a line that names it."""
+def test_a_file_that_is_not_a_connection_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If TARGET is a file of another kind, the error names it."""
     (tmp_path / "run.txt").write_text("hello")
     assert run(["sink", "loss-file", str(tmp_path / "run.txt")]) != 0
     assert "run.txt is not a connection file" in capsys.readouterr().err
@@ -167,7 +173,7 @@ def test_a_file_that_is_no_connection_file_is_named(tmp_path: Path, capsys: pyte
 def test_a_run_that_is_over_is_read_from_its_journal(
     tmp_path: Path, write_run: Callable[..., Path], trainwire: Trainwire, sink: str
 ) -> None:
-    """Started after the run's end, a sink writes all of it and exits 0; elsewhere, the same bytes."""
+    """A sink started after the run's end writes everything and exits; any output folder gets the same bytes."""
     folder = write_run(sample_run())
     for output in ([], ["--output", tmp_path / "elsewhere"]):
         process = trainwire("sink", sink, folder, *output)
@@ -177,10 +183,10 @@ def test_a_run_that_is_over_is_read_from_its_journal(
     assert len((folder / name).read_text().splitlines()) > 3
 
 
-def test_a_sink_waits_for_a_run_with_a_word(
+def test_a_sink_reports_that_it_waits_for_a_run(
     tmp_path: Path, write_run: Callable[..., Path], trainwire: Trainwire
 ) -> None:
-    """Started before the run, a sink says that it waits, and then reads it."""
+    """A sink started before its run reports that it waits, and then reads the run."""
     process = trainwire("sink", "loss-file", tmp_path / "run")
     assert process.stderr is not None
     assert "the run has not started" in process.stderr.readline()
@@ -192,7 +198,7 @@ def test_a_sink_waits_for_a_run_with_a_word(
 def test_an_output_that_cannot_be_written_exits_with_1(
     tmp_path: Path, write_run: Callable[..., Path], trainwire: Trainwire
 ) -> None:
-    """A file in the output folder's place is one line and exit code 1."""
+    """If the output folder is a file, the error is one line and the exit code is 1."""
     (tmp_path / "file").write_text("")
     process = trainwire("sink", "loss-file", write_run(sample_run()), "--output", tmp_path / "file")
     _, error = process.communicate(timeout=20)
@@ -203,13 +209,13 @@ def test_an_output_that_cannot_be_written_exits_with_1(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGINT, ExitCode.INTERRUPTED)]
 )
-def test_a_sink_that_is_told_to_end_commits_first(
+def test_a_sink_commits_before_a_signal_ends_it(
     write_run: Callable[..., Path],
     trainwire: Trainwire,
     number: signal.Signals,
     code: ExitCode,
 ) -> None:
-    """SIGTERM and SIGINT end a sink with everything committed, and with an exit code of their own."""
+    """SIGTERM and SIGINT end a sink after it has committed everything, each with its own exit code."""
     folder = write_run(record([scalars(1.0)]), is_over=False)
     process = trainwire("sink", "loss-file", folder)
     cursor = folder / ".trainwire" / "loss-file-rank0.cursor"
@@ -221,8 +227,8 @@ def test_a_sink_that_is_told_to_end_commits_first(
     assert '"open": {"train/loss": "1.0"}' in cursor.read_text()
 
 
-def test_a_second_sink_for_an_output_says_who_holds_it(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """The second one exits with 1 and the first one's pid; the first goes on."""
+def test_a_second_sink_on_an_output_names_the_first(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
+    """A second sink on an output exits with 1 and names the first one's process, which continues."""
     folder = write_run(record([scalars(1.0)]), is_over=False)
     first = trainwire("sink", "loss-file", folder)
     wait_until((folder / "loss.tsv").exists)
@@ -233,10 +239,10 @@ def test_a_second_sink_for_an_output_says_who_holds_it(write_run: Callable[..., 
     assert first.poll() is None
 
 
-def test_each_rank_has_a_sink_and_an_output_of_its_own(
+def test_each_rank_has_its_own_sink_and_output(
     tmp_path: Path, write_run: Callable[..., Path], trainwire: Trainwire
 ) -> None:
-    """`--rank all` starts one for each rank; rank 0 writes where it would alone."""
+    """`--rank all` runs one sink for each rank; rank 0 writes where it would write alone."""
     folder = write_run(sample_run())
     (folder / "journal" / "rank-1").symlink_to(folder / "journal" / "rank-0")
     process = trainwire("sink", "loss-file", folder, "--rank", "all", "--output", tmp_path / "out")
@@ -264,7 +270,7 @@ class Slow(AppendSink):
 def test_ctrl_c_lets_the_sinks_of_all_ranks_commit(
     tmp_path: Path, write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The terminal has sent SIGINT to each of them already; a second one would end them at once."""
+    """Ctrl-C reaches each sink once, from the terminal; a second SIGINT would end a sink before it has committed."""
     folder = write_run(record([scalars(1.0)]), is_over=False)
     (tmp_path / "slow.py").write_text(SLOW)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -1,3 +1,5 @@
+"""`trainwire completion`: what shells complete."""
+
 from __future__ import annotations
 
 import shutil
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.runtime.registry import sink_names
 
@@ -21,7 +23,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command prints for bash."""
+    """The script that the command prints for bash."""
     path = tmp_path_factory.mktemp("completion") / "trainwire.bash"
     with pytest.MonkeyPatch.context() as patch, path.open("w") as file:
         patch.setattr("sys.stdout", file)
@@ -45,7 +47,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_bash_completes(script: Path, tmp_path: Path, words: str, expected: list[str]) -> None:
-    """Commands, sinks, options and their values are completed, and files wherever a file is meant."""
+    """Commands, sinks, options and their values are completed, and files where a file is expected."""
     (tmp_path / "RUN").mkdir()
     (tmp_path / "train.py").touch()
     command = ["bash", "--norc", "-c", PROGRAM, "bash", script, "trainwire", *words.split(" ")]
@@ -56,14 +58,14 @@ def test_bash_completes(script: Path, tmp_path: Path, words: str, expected: list
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_a_script(capsys: pytest.CaptureFixture[str], shell: str) -> None:
-    """The scripts for zsh and fish name the commands and the sinks' own options."""
+    """The scripts for zsh and fish contain the commands and the sinks' own options."""
     assert run(["completion", shell]) == 0
     output = capsys.readouterr().out
     assert all(word in output for word in ("loss-file", "max-series", "verify"))
 
 
-def test_the_commands_stay_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Printing a script changes nothing about the commands that are run afterwards."""
+def test_printing_a_script_does_not_change_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands work as usual after a script was printed."""
     assert run(["completion", "bash"]) == 0
     assert run(["verify", str(tmp_path)]) == ExitCode.USAGE
     assert "there is no run in" in capsys.readouterr().err

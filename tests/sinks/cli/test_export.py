@@ -23,7 +23,7 @@ from support.recording import Recorder, scalar
 from support.strategies import events, normal
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.cli.options import Filters, Selection
 from trainwire_sinks.export.writer import Format, make_writer
 from trainwire_sinks.runtime.exit_codes import ExitCode
@@ -163,7 +163,7 @@ def test_filters(write_run: WriteRun, capfdbinary) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--name", "trian/*"], "matches --name 'trian/*'; the names there are run/started, hparams, odd/nan"),
+        (["--name", "trian/*"], "matches --name 'trian/*'; recorded names: run/started, hparams, odd/nan"),
         (["--type", "histogram", "--from", "1"], "matches --type histogram --from-step 1"),
         (["--name", "a\n\x1b[31m"], r"a\\n\\x1b[31m"),
     ],
@@ -206,7 +206,7 @@ def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "a.csv").read_bytes()
     assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.parquet").read_bytes()
     assert run(["export", folder, "-o", str(tmp_path / "a.xls")]) == ExitCode.USAGE
-    assert "a.xls does not say in which format: give --format csv, jsonl or parquet" in capsys.readouterr().err
+    assert "a.xls is unknown: add --format csv, jsonl or parquet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, 
         (["RUN", "--format", "xls"], ExitCode.USAGE, '"csv", "jsonl", "parquet"'),
         (["RUN", "--type", "scaler"], ExitCode.USAGE, '"scalar"'),
         (["RUN", "--from-step", "soon"], ExitCode.USAGE, "--from"),
-        (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number, 0 or more"),
+        (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank must be a number, 0 or more"),
         (["RUN", "--rank", "7"], ExitCode.USAGE, "no run of rank 7"),
         (["RUN", "-o", "--type", "scalar"], ExitCode.USAGE, "Try: trainwire export --help"),
         (["RUN", "-o", "--verbos"], ExitCode.USAGE, "-o needs a file, and --verbos looks like an option"),
@@ -242,7 +242,7 @@ def test_a_record_with_a_hole_is_exported_and_told_of(tmp_path: Path, write_run:
     folder = write_run([batches[0], batches[2]])
     assert run(["export", str(folder), "-o", str(tmp_path / "a.csv")]) == ExitCode.INCOMPLETE
     assert len(read_csv((tmp_path / "a.csv").read_bytes())) == 20
-    assert "lacks events" in capsys.readouterr().err
+    assert "is missing events" in capsys.readouterr().err
 
 
 def test_all_ranks_are_exported_into_one_file(write_run: WriteRun, capfdbinary) -> None:
@@ -287,7 +287,7 @@ def test_names_cannot_steer_a_terminal(write_run: WriteRun) -> None:
     shown = on_terminal("--name", "*odd*", "--type", "scalar")
     assert rb"dev/odd\tname\n\x1b[31m" in shown
     assert b"\x1b[31m" not in shown
-    assert b"parquet is nothing for a terminal" in on_terminal("--format", "parquet")
+    assert b"parquet cannot be written to a terminal" in on_terminal("--format", "parquet")
     assert b"exporting" in on_terminal("-o", folder / "a.csv")
 
 
@@ -305,7 +305,7 @@ def test_the_channels_that_are_read_hold_all_that_is_wanted(recorded: list[Event
 def test_export_needs_no_pyarrow_unless_it_writes_parquet(tmp_path: Path, write_run: WriteRun) -> None:
     """Without pyarrow csv is exported, and parquet is one line that names the extra."""
     script = (
-        "import sys; sys.modules['pyarrow'] = None; from trainwire_sinks.cli import run\n"
+        "import sys; sys.modules['pyarrow'] = None; from trainwire_sinks.cli.app import run\n"
         "print(run(['export', sys.argv[1], '-o', 'a.csv']), run(['export', sys.argv[1], '-o', 'a.parquet']))"
     )
     folder = write_run(record([[scalar(1)]]))

@@ -1,4 +1,4 @@
-"""`trainwire keygen`, `trainwire relay` and `trainwire launch --bind`, as they are typed."""
+"""The commands `keygen` and `relay`, and `launch --bind`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from trainwire_protocol.transport.key_files import read_key_pair, read_public_key
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
-def test_keygen_shows_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It says where the keys are, and prints none of them."""
+def test_keygen_prints_paths_and_no_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints the paths of the key files, and none of the keys."""
     assert run(["keygen", str(tmp_path / "cluster")]) == 0
     assert run(["keygen", str(tmp_path / "laptop"), "--server", str(tmp_path / "cluster.pub")]) == 0
     shown = "".join(capsys.readouterr())
@@ -25,8 +25,8 @@ def test_keygen_shows_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert server == read_public_key(tmp_path / "cluster.pub")
 
 
-def test_keygen_marks_a_key_that_may_only_read(tmp_path: Path) -> None:
-    """What a key may do stands in its public half."""
+def test_keygen_marks_a_read_only_key(tmp_path: Path) -> None:
+    """The public file says whether the key permits commands."""
     for name, options in (("a", []), ("b", ["--read-only"])):
         assert run(["keygen", str(tmp_path / name), *options]) == 0
     assert [json.loads((tmp_path / f"{name}.pub").read_text())["commands"] for name in "ab"] == [True, False]
@@ -38,7 +38,7 @@ def test_keygen_marks_a_key_that_may_only_read(tmp_path: Path) -> None:
         (["keygen", "{}/taken"], "already exists"),
         (["keygen", "{}/new", "--server", "{}/missing.pub"], "cannot be read"),
         (["keygen", "{}/file/new"], "cannot be written"),
-        (["relay", "--output", "{}/copies"], "relay what?"),
+        (["relay", "--output", "{}/copies"], "the sources are missing"),
         (["relay", "{}/nowhere/runs", "--output", "{}/copies"], "there is no folder"),
         (["relay", "http://host", "--output", "{}/copies"], "neither tcp://host:port nor"),
         (["relay", "tcp://localhost:1", "--output", "{}/copies"], "needs keys"),
@@ -49,10 +49,10 @@ def test_keygen_marks_a_key_that_may_only_read(tmp_path: Path) -> None:
         (["launch", "--bind", "5600", "--", sys.executable], "bind is '5600'"),
     ],
 )
-def test_what_cannot_be_done(
+def test_invalid_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
 ) -> None:
-    """A wrong name, address or option is one line that says what is wrong."""
+    """An invalid name, address or option is an error of one line that says what is wrong."""
     monkeypatch.delenv("TRAINWIRE_KEY", raising=False)
     (tmp_path / "file").write_text("")
     (tmp_path / "taken.key").write_text("")
@@ -63,15 +63,15 @@ def test_what_cannot_be_done(
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file in the place of the relay's folder is told, and nothing is begun."""
+    """If the relay's output folder cannot be created, it reports this and copies nothing."""
     (tmp_path / "file").write_text("")
     (tmp_path / "runs").mkdir()
     assert run(["relay", str(tmp_path / "runs"), "--output", str(tmp_path / "file" / "copies")]) == ExitCode.OUTPUT
     assert "cannot write the output relay" in capsys.readouterr().err
 
 
-def test_launch_tells_its_script_where_to_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address stands in the script's environment."""
+def test_launch_passes_the_bind_address_to_its_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address of `--bind` is in the script's environment."""
     monkeypatch.setenv("TRAINWIRE_BIND", "")
     code = f"import os; open({str(tmp_path / 'told')!r}, 'w').write(os.environ['TRAINWIRE_BIND'])"
     assert run(["launch", "--bind", "tcp://127.0.0.1:0", "--", sys.executable, "-c", code]) == 0

@@ -1,4 +1,4 @@
-"""`trainwire ping`: whether a publisher is there."""
+"""`trainwire ping`: whether a publisher replies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from support.publisher import Publisher, run
 
 from trainwire_protocol.transport.connection import connection_path
-from trainwire_sinks.cli import run as run_command
+from trainwire_sinks.cli.app import run as run_command
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 
-def test_a_publisher_that_is_there_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Asked by its folder, its connection file or its address, it tells run, rank, attempt and state."""
+def test_a_publisher_replies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A publisher named by folder, connection file or address replies with run, rank, attempt and state."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -25,8 +25,8 @@ def test_a_publisher_that_is_there_says_what_it_is(tmp_path: Path, capsys: pytes
     run(main())
 
 
-def test_nobody_answers_where_a_publisher_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that is gone, and one that has never been, are told apart from one that is there by the exit code."""
+def test_a_missing_publisher_does_not_reply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a publisher that is gone, or that never existed, the exit code is INCOMPLETE."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run"):
@@ -34,6 +34,6 @@ def test_nobody_answers_where_a_publisher_was(tmp_path: Path, capsys: pytest.Cap
 
     run(main())
     assert run_command(["ping", str(tmp_path / "run")]) == ExitCode.INCOMPLETE
-    assert "nobody answers at" in capsys.readouterr().err
+    assert "no reply from" in capsys.readouterr().err
     assert run_command(["ping", str(tmp_path / "other")]) == ExitCode.INCOMPLETE
     assert "no connection file" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from support.reading import read_events
 
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.jsonl import JsonLines
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import record, run_sink, sample_run
 
@@ -71,7 +71,7 @@ def test_a_replay_never_goes_on_in_an_output(
     arguments = ["replay", str(folder), "--to", "jsonl", "--output", str(tmp_path / "out")]
     assert run(arguments) == 0
     assert run([*arguments, "--skip-superseded"]) == ExitCode.OUTPUT
-    assert "has written into" in capsys.readouterr().err
+    assert "has already written to" in capsys.readouterr().err
 
 
 def test_a_sinks_options_are_taken(tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_sinks.builtin.jsonl import JsonLines
 from trainwire_sinks.builtin.loss_file import LossFile
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import run_sink, sample_run
 

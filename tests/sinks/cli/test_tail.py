@@ -18,7 +18,7 @@ from support.recording import Recorder
 from support.strategies import events
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import sample_run
 from trainwire_sinks.text.event_lines import LONGEST, format_event
@@ -134,14 +134,14 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, write_run: Write
     ("arguments", "code", "said"),
     [
         (["RUN", "--from", "now"], ExitCode.USAGE, "add --follow"),
-        (["RUN", "--from", "soon"], ExitCode.USAGE, '--from is "start", "now" or a step'),
-        (["RUN", "--lines", "0"], ExitCode.USAGE, "--lines is a number, 1 or more"),
-        (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank is a number"),
+        (["RUN", "--from", "soon"], ExitCode.USAGE, '--from must be "start", "now" or a step'),
+        (["RUN", "--lines", "0"], ExitCode.USAGE, "--lines must be 1 or more"),
+        (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank must be a number"),
         (["RUN", "--rank", "5"], ExitCode.USAGE, "rank 5"),
         (["RUN", "--rank", "5", "--follow"], ExitCode.USAGE, "rank 5"),
         (["RUN", "--give-up", "-1"], ExitCode.USAGE, "--give-up"),
         (["EMPTY"], ExitCode.USAGE, "no run of rank 0"),
-        (["RUN", "--name", "nope"], ExitCode.NO_MATCH, "matches --name 'nope'; the names there are train/loss"),
+        (["RUN", "--name", "nope"], ExitCode.NO_MATCH, "matches --name 'nope'; recorded names: train/loss"),
     ],
 )
 def test_mistakes(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, said: str) -> None:

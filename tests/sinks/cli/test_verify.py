@@ -18,7 +18,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.builtin.jsonl import JsonLines
 from trainwire_sinks.builtin.loss_file import LossFile
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import run_sink, sample_run
 
@@ -129,7 +129,7 @@ def test_what_the_disk_did_not_take(write_run: WriteRun, verify) -> None:
     code, report, text = verify(write_run(batches))
     assert code == ExitCode.NOT_WHOLE
     assert (report["attempts"][0]["missing"], report["attempts"][0]["lost"]) == ([], [[10, 19]])
-    assert "LOST seq 10 to 19 (10 events): the disk did not take them (journal/missing)" in text
+    assert "LOST seq 10 to 19 (10 events): they could not be written to the disk (journal/missing)" in text
 
 
 def test_what_was_dropped(write_run: WriteRun, verify) -> None:
@@ -205,7 +205,7 @@ def test_a_cursor_that_cannot_be_read(tmp_path: Path, write_run: WriteRun, verif
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("tcp://127.0.0.1:1", "names no run's folder"), ("FOLDER", "there is no run in"), ("FOLDER/a/b", "no folder")],
+    [("tcp://127.0.0.1:1", "name the run's folder"), ("FOLDER", "there is no run in"), ("FOLDER/a/b", "no folder")],
 )
 def test_a_target_without_a_record(tmp_path: Path, capsys, target: str, message: str) -> None:
     """An address, an empty folder and none at all are mistakes of usage, in one line."""

@@ -1,3 +1,5 @@
+"""Commands that wait for a run or a rank to begin."""
+
 from __future__ import annotations
 
 import asyncio
@@ -10,7 +12,7 @@ import pytest
 from support import publisher
 from support.recording import Recorder
 
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import sample_run
 
@@ -18,8 +20,8 @@ Trainwire = Callable[..., subprocess.Popen[str]]
 WriteRun = Callable[..., Path]
 
 
-def test_nothing_is_made_where_no_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sink of a mistyped folder waits without making one, there or where it is to write."""
+def test_waiting_creates_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sink of a mistyped folder waits and creates neither that folder nor its output folder."""
     folder, output = tmp_path / "rnu", tmp_path / "output"
     for rank, seconds in (("0", "0.2"), ("all", "0")):
         options = ["--output", str(output), "--rank", rank, "--give-up", seconds]
@@ -43,15 +45,15 @@ def test_a_waiting_sink_can_be_ended(tmp_path: Path, trainwire: Trainwire) -> No
 
 
 def test_a_rank_that_a_run_does_not_have_is_refused(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that is over will get no further ranks, so nobody waits for one."""
+    """For a run that is over, a rank that it does not have is an error."""
     folder = write_run(sample_run())
     assert run(["sink", "loss-file", str(folder), "--rank", "7"]) == ExitCode.USAGE
-    assert capsys.readouterr().err == f"trainwire: the run in {folder} has no rank 7: it has rank 0\n"
+    assert capsys.readouterr().err == f"trainwire: the run in {folder} has no rank 7; it has rank 0\n"
     assert not (folder / ".trainwire").exists()
 
 
-def test_a_rank_may_come_late(tmp_path: Path, write_run: WriteRun, trainwire: Trainwire) -> None:
-    """A rank of a run that goes on, and of which nobody knows how many it has, is waited for."""
+def test_a_late_rank_is_waited_for(tmp_path: Path, write_run: WriteRun, trainwire: Trainwire) -> None:
+    """A rank of a live run whose number of ranks is unknown is waited for."""
     folder = write_run(sample_run(), is_over=False)
     process = trainwire("sink", "jsonl", folder, "--rank", 1)
     assert process.stderr is not None
@@ -62,8 +64,8 @@ def test_a_rank_may_come_late(tmp_path: Path, write_run: WriteRun, trainwire: Tr
     assert (folder / "rank-1" / "events.jsonl").read_text().count("\n") == 4
 
 
-def test_a_rank_too_many_of_a_run_that_goes_on_is_refused(tmp_path: Path, trainwire: Trainwire) -> None:
-    """A training says how many ranks it has, so nobody waits for more."""
+def test_a_rank_beyond_the_world_size_is_refused(tmp_path: Path, trainwire: Trainwire) -> None:
+    """For a live run whose world size is known, a rank beyond it is an error."""
 
     async def main() -> None:
         async with publisher.Publisher(tmp_path / "run") as one:
@@ -71,13 +73,13 @@ def test_a_rank_too_many_of_a_run_that_goes_on_is_refused(tmp_path: Path, trainw
             process = trainwire("sink", "loss-file", tmp_path / "run", "--rank", 1)
             _, error = await asyncio.to_thread(process.communicate, timeout=20)
         assert process.returncode == ExitCode.USAGE
-        assert "has no rank 1: it has rank 0" in error
+        assert "has no rank 1; it has rank 0" in error
 
     publisher.run(main())
 
 
-def test_a_run_that_died_is_told(tmp_path: Path, trainwire: Trainwire) -> None:
-    """A sink whose trainer is killed writes all there is, says what has happened, and ends."""
+def test_a_run_that_died_is_reported(tmp_path: Path, trainwire: Trainwire) -> None:
+    """If the trainer was killed, a sink writes everything that was recorded, reports the run's death, and exits."""
     command = [sys.executable, "-m", "support.publisher", tmp_path / "run", "3", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout is not None

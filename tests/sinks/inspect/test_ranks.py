@@ -12,7 +12,7 @@ from support.recording import Recorder
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.inspect.ranks import RankOverview, describe_ranks, read_ranks
 
 WriteRun = Callable[..., Path]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import sample_run
 

@@ -17,7 +17,7 @@ from support.recording import Recorder
 from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import Batch
-from trainwire_sinks.monitor.reader import Reader
+from trainwire_sinks.monitor.reader import RankOverviews, Reader
 from trainwire_sinks.testing.check_sink import sample_run
 
 pytest.importorskip("textual_plotext", reason="the terminal monitor needs the extra watch")
@@ -25,10 +25,8 @@ pytest.importorskip("textual_plotext", reason="the terminal monitor needs the ex
 from textual.pilot import Pilot
 
 from trainwire_sinks.monitor.app import WatchApp
-from trainwire_sinks.monitor.dialogs import Page
-from trainwire_sinks.monitor.metric_list import FilterField, MetricList
 from trainwire_sinks.monitor.plots import MetricPlot
-from trainwire_sinks.monitor.ranks import Ranks
+from trainwire_sinks.monitor.widgets import FilterField, MetricList, Page
 
 SMALL, LARGE = (80, 24), (200, 50)
 Main = Coroutine[Any, Any, None]
@@ -258,7 +256,7 @@ def test_several_runs_share_a_plot(write_run: Callable[..., Path], tmp_path: Pat
             assert "▶ second" in screen(pilot)
             assert [name for name, _ in pilot.app.query_one(MetricList).rows] == ["loss", "second"]
             curves = pilot.app.query(MetricPlot).first()._curves
-            assert [shown.label for shown, _ in curves] == ["first", "second"]
+            assert [trace.label for trace, _ in curves] == ["first", "second"]
 
     run(main())
 
@@ -287,7 +285,7 @@ def test_a_straggler_is_named(write_run: Callable[..., Path]) -> None:
         folder = write_run([recorder.happened("run/started"), recorder.record(events)], is_over=False)
 
     async def main() -> None:
-        ranks = Ranks(folder)
+        ranks = RankOverviews(folder)
         app = WatchApp([Reader(Target(folder), rank, f"rank {rank}", ranks=ranks) for rank in (0, 1)])
         async with app.run_test(size=LARGE) as pilot:
             while not all(view.is_caught_up and view.ranks for view in app.views):

@@ -19,7 +19,7 @@ pytest.importorskip("textual_plotext", reason="the terminal monitor needs the ex
 from textual.pilot import Pilot
 
 from trainwire_sinks.monitor.app import WatchApp
-from trainwire_sinks.monitor.dialogs import Confirmation, Page
+from trainwire_sinks.monitor.widgets import Confirmation, Page
 
 Steps = Callable[[Pilot[None]], Awaitable[None]]
 
@@ -64,9 +64,9 @@ def test_commands_are_confirmed_and_answered(tmp_path: Path) -> None:
                 await pilot.press(key, "n")
             assert not received
             for key, verb, told in (
-                ("C", "checkpoint", "done"),
+                ("C", "checkpoint", "applied"),
                 ("E", "evaluate", "[there] is nothing"),
-                ("S", "stop", "done"),
+                ("S", "stop", "applied"),
             ):
                 await pilot.press(key, "y")
                 await until(lambda told=told, verb=verb: any(verb in text and told in text for text in messages(pilot)))

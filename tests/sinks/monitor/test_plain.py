@@ -16,8 +16,8 @@ from support.recording import Recorder
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.target import Target
-from trainwire_sinks.cli import run as run_command
-from trainwire_sinks.monitor.plain import HISTORY_LINES, Printer, print_runs
+from trainwire_sinks.cli.app import run as run_command
+from trainwire_sinks.monitor.plain import HISTORY_LINES, LinePrinter, print_runs
 from trainwire_sinks.monitor.reader import Reader, logging_into_views
 from trainwire_sinks.monitor.view import View
 from trainwire_sinks.runtime.exit_codes import ExitCode
@@ -68,15 +68,15 @@ def test_lines_come_as_things_happen(tmp_path: Path) -> None:
     """What was before is cut short, what comes then is printed line by line, each once, and the state now and then."""
     lines: list[str] = []
     recorder, view = Recorder(), View("digits")
-    printer = Printer(view, 10.0, "", lines.append)
-    view.take(recorder.record([log(f"before {number}") for number in range(30)]))
+    printer = LinePrinter(view, 10.0, "", lines.append)
+    view.add_batch(recorder.record([log(f"before {number}") for number in range(30)]))
     printer.update(0.0)
     assert lines == ["-- waiting for the run to begin · 30 events · step 3"]
     view.is_caught_up = True
     for now in (1.0, 2.0):
         printer.update(now)
     assert [line[-9:] for line in lines[1:]] == [f"before {number}" for number in range(20, 30)]
-    view.take(recorder.record([log("now")]))
+    view.add_batch(recorder.record([log("now")]))
     printer.update(3.0)
     assert lines[-1].endswith("a: now")
     printer.update(11.0)
@@ -105,9 +105,9 @@ def test_a_live_run_is_followed_to_its_end(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "watch what"),
+        ([], "the run is missing"),
         (["RUN", "--interval", "0"], "--interval"),
-        (["RUN", "--rank", "x"], "--rank is a number"),
+        (["RUN", "--rank", "x"], "--rank must be a number"),
         (["RUN", "--rank", "7"], "has no rank 7"),
         (["tcp://127.0.0.1:1", "--rank", "all"], "--rank all needs"),
         (["RUN", *(word for rank in range(70) for word in ("--rank", str(rank)))], "at most 64"),

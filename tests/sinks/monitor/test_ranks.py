@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from trainwire_sinks.inspect.ranks import RankOverview
-from trainwire_sinks.monitor import ranks as watch_ranks
-from trainwire_sinks.monitor.ranks import Ranks
+from trainwire_sinks.monitor import reader
+from trainwire_sinks.monitor.reader import RankOverviews
 
 LOOKS = [(RankOverview(0, "running"),), (RankOverview(0, "finished"),)]
 
@@ -24,13 +24,13 @@ def test_who_looks_at_the_end_sees_the_end(tmp_path: Path, monkeypatch: pytest.M
         assert may_end.wait(20)
         return next(looks)
 
-    monkeypatch.setattr(watch_ranks, "read_ranks", read_slowly)
-    ranks = Ranks(tmp_path)
+    monkeypatch.setattr(reader, "read_ranks", read_slowly)
+    ranks = RankOverviews(tmp_path)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(ranks.read)
         assert begun.wait(20)
         assert ranks.read() == ()
-        last = threads.submit(ranks.read_anew)
+        last = threads.submit(ranks.read_again)
         may_end.set()
         assert last.result(20) == LOOKS[1]
         assert first.result(20) in LOOKS

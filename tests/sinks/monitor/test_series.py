@@ -57,7 +57,7 @@ def test_what_is_superseded_leaves_no_trace(before: list[float], position: int, 
     """After a cut nothing that came later is in any bucket; at most one bucket's points go with it."""
     series = series_of(before)
     stride = -(-len(before) // len(series))
-    series.cut(Cursor(0, position - 1))
+    series.truncate(Cursor(0, position - 1))
     kept = sum(bucket.values for bucket in series.buckets())
     assert min(position, len(before)) - 2 * stride < kept <= position
     assert all(bucket.low >= min(before[:kept]) and bucket.high <= max(before[:kept]) for bucket in series.buckets())
@@ -70,10 +70,10 @@ def test_what_is_superseded_leaves_no_trace(before: list[float], position: int, 
 def test_a_short_history_is_cut_exactly() -> None:
     """As long as each point has a bucket of its own, the points up to the mark stay, all of them."""
     series = series_of([5.0, 4.0, 3.0, math.inf])
-    series.cut(Cursor(0, 1))
+    series.truncate(Cursor(0, 1))
     assert [bucket.mean for bucket in series.buckets()] == [5.0, 4.0]
     assert (series.latest, series.not_finite) == (4.0, 0)
-    series.cut(Cursor(-1, -1))
+    series.truncate(Cursor(-1, -1))
     assert (series.latest, series.buckets()) == (None, [])
 
 

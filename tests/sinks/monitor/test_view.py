@@ -35,7 +35,7 @@ def happened(name: str, step: int = 0, **value: Any) -> Event:
 def view_of(*batches: Batch) -> View:
     view = View("digits")
     for batch in batches:
-        view.take(batch)
+        view.add_batch(batch)
     view.is_caught_up = True
     return view
 
@@ -53,28 +53,28 @@ def test_a_run_from_beginning_to_end() -> None:
     recorder = Recorder()
     view = View("digits")
     assert view.state(0) == "waiting for the run to begin"
-    view.take(recorder.record([happened("run/started")]))
+    view.add_batch(recorder.record([happened("run/started")]))
     assert view.state(0) == "reading its history"
     view.is_caught_up = True
-    view.take(recorder.record([happened("epoch/started", 0, epoch=1, max_epochs=4, batches=10)]))
-    view.take(recorder.record([scalar("train/loss", 1.0, step) for step in range(1, 6)]))
-    assert view.pace.fraction == pytest.approx(0.125)
-    assert view.pace.seconds_left == pytest.approx(35)
-    assert view.pace.steps_per_second == pytest.approx(1)
+    view.add_batch(recorder.record([happened("epoch/started", 0, epoch=1, max_epochs=4, batches=10)]))
+    view.add_batch(recorder.record([scalar("train/loss", 1.0, step) for step in range(1, 6)]))
+    assert view.progress.fraction == pytest.approx(0.125)
+    assert view.progress.seconds_left == pytest.approx(35)
+    assert view.progress.steps_per_second == pytest.approx(1)
     assert describe(view, 0) == "running · epoch 1/4 · step 5 · 1 steps/s · 35 s left"
-    view.take(recorder.record([scalar("train/loss", 1.0, 10), happened("epoch/finished", 10, epoch=1)]))
-    assert view.pace.fraction == pytest.approx(0.25)
-    view.take(recorder.record([happened("run/finished", 10, reason="enough")], last=True))
+    view.add_batch(recorder.record([scalar("train/loss", 1.0, 10), happened("epoch/finished", 10, epoch=1)]))
+    assert view.progress.fraction == pytest.approx(0.25)
+    view.add_batch(recorder.record([happened("run/finished", 10, reason="enough")], last=True))
     assert describe(view, 0) == "finished: enough · epoch 1/4 · step 10"
 
 
 def test_heartbeats_tell_what_events_do_not() -> None:
     """A pause, dropped values, the ends of all channels and silence are known from heartbeats alone."""
     view = view_of(Recorder().record([happened("run/started")]))
-    view.hear(heartbeat(100.0, state="paused", dropped=7))
+    view.add_heartbeat(heartbeat(100.0, state="paused", dropped=7))
     assert (view.state(101), view.dropped, view.heads[0]) == ("paused", 7, {"event": 3, "media": 4})
     assert view.state(110) == "silent for 10 s"
-    view.hear(heartbeat(111.0, state="running", step="no number"))
+    view.add_heartbeat(heartbeat(111.0, state="running", step="no number"))
     assert view.state(111) == "running"
 
 
@@ -102,7 +102,7 @@ def test_a_resumed_run_shows_no_superseded_point() -> None:
     assert view.state(0) == "failed"
     again = [second.record([happened("run/resumed", 2, **origin)]), second.record([scalar("train/loss", 3, 3)])]
     for batch in again:
-        view.take(batch)
+        view.add_batch(batch)
     assert means(view, "train/loss") == [(0, 0), (1, 1), (2, 2), (3, 3)]
     assert set(view.metrics.series) == {"train/loss"}
     assert view.state(0) == "running"
@@ -156,9 +156,9 @@ def test_memory_is_bounded() -> None:
 
     def record(names: int, steps: range) -> None:
         for step in steps:
-            view.take(recorder.record([scalar(f"metric/{name}", 1.0, step) for name in range(names)]))
+            view.add_batch(recorder.record([scalar(f"metric/{name}", 1.0, step) for name in range(names)]))
             record = {"level": "INFO", "logger": "x", "message": f"{step} " + "x" * 5000}
-            view.take(recorder.record([Event("log", record, "log", T, step)]))
+            view.add_batch(recorder.record([Event("log", record, "log", T, step)]))
 
     record(5, range(1100))
     tracemalloc.start()
@@ -197,5 +197,5 @@ def test_the_log_can_be_filtered() -> None:
     ]
     log = view_of(recorder.record(events)).log
     assert [line.text for line in log.matching("three")] == ["a: [red]THREE\\x1b[2J"]
-    assert [line.level for line in log.matching(least="INFO")] == ["INFO", "ERROR", "CUSTOM"]
+    assert [line.level for line in log.matching(level="INFO")] == ["INFO", "ERROR", "CUSTOM"]
     assert [line.text for line in log.since(3)] == ["a: four"]

@@ -9,8 +9,7 @@ from support.paths import DOCS
 
 pytest.importorskip("textual", reason="the terminal monitor needs the extra watch")
 
-from trainwire_sinks.monitor.app import WatchApp
-from trainwire_sinks.monitor.keys import KEYS
+from trainwire_sinks.monitor.app import KEYS, WatchApp
 
 PAGE = (DOCS / "watch.md").read_text()
 

@@ -9,7 +9,7 @@ import pytest
 from support.nats_servers import nats_servers
 from support.recording import Recorder
 
-from trainwire_sinks.cli import run
+from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 

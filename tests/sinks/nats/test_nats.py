@@ -23,7 +23,7 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import resolve_target
 from trainwire_protocol.wire import Batch, Cursor, Header
-from trainwire_sinks.cli import run as run_command
+from trainwire_sinks.cli.app import run as run_command
 from trainwire_sinks.nats import connection
 from trainwire_sinks.nats.address import parse_address, parse_servers
 from trainwire_sinks.nats.connection import connect
