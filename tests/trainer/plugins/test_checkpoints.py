@@ -20,7 +20,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class Slow(Plugin):
-    """Lets the writer come along: each epoch waits for what was asked for in it."""
+    """Waits before each batch and each epoch until the writing thread is idle."""
 
     after = ("Checkpoints",)
 
@@ -38,7 +38,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
-    """What is saved and deleted is said on the wire, and what is left is on the disk."""
+    """Saved and deleted checkpoints are published, and those that are left are on the disk."""
 
     class Scores(Plugin):
         before = ("BestModel",)
@@ -56,8 +56,8 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert steps(tmp_path) == [6, 15, 18]
 
 
-def test_checkpoints_come_by_steps_and_by_time(tmp_path: Path) -> None:
-    """Every so many updates, or once so much time has passed."""
+def test_checkpoints_are_saved_by_steps_and_by_time(tmp_path: Path) -> None:
+    """They are saved after a number of updates, or after a time."""
     train(tmp_path / "a", Checkpoints(steps=2, keep_last=9), Slow())
     assert steps(tmp_path / "a") == [2, 4, 6]
     train(tmp_path / "b", Checkpoints(minutes=1e-9, keep_last=9), Slow())
@@ -66,8 +66,8 @@ def test_checkpoints_come_by_steps_and_by_time(tmp_path: Path) -> None:
     assert steps(tmp_path / "c") == []
 
 
-def test_one_is_saved_when_it_is_asked_for(tmp_path: Path) -> None:
-    """`control.checkpoint()` means after this step; in `after_training_epoch`, after the epoch."""
+def test_a_checkpoint_is_saved_on_request(tmp_path: Path) -> None:
+    """`control.checkpoint()` saves one after the current step."""
 
     class Ask(Plugin):
         @hook(once=2)
@@ -78,10 +78,10 @@ def test_one_is_saved_when_it_is_asked_for(tmp_path: Path) -> None:
     assert [(each.label.step, each.label.epoch_is_over) for each in list_checkpoints(tmp_path)] == [(2, False)]
 
 
-def test_a_checkpoint_is_there_only_when_the_journal_has_its_mark(
+def test_a_checkpoint_is_complete_only_once_the_journal_has_its_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then there is no label; training goes on meanwhile, and what never gets there is no checkpoint."""
+    """Until then it has no label, and the training continues; without the mark, it never becomes a checkpoint."""
     waited = []
 
     def never(bus: EventBus, state: Any, timeout: float) -> bool:
@@ -96,23 +96,25 @@ def test_a_checkpoint_is_there_only_when_the_journal_has_its_mark(
     assert all(found == [] for found in [*waited, steps(tmp_path)])
 
 
-def test_a_disk_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be written is said."""
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error is logged."""
     (tmp_path / "checkpoints").touch()
     assert train(tmp_path, Checkpoints(steps=2)).status == "finished"
     assert "could not be written" in caplog.text
 
 
-def test_a_checkpoint_is_loaded_without_running_code(tmp_path: Path) -> None:
-    """torch loads it with `weights_only`, and it holds model, optimizer, plugins and random states."""
+def test_a_checkpoint_is_loaded_without_executing_code(tmp_path: Path) -> None:
+    """torch loads it with `weights_only`; it contains model, optimizer, plugins and random states."""
     train(tmp_path, Checkpoints(epochs=1), use_amp="fp16")
     state = torch.load(list_checkpoints(tmp_path)[0].folder / "rank-0.pt", weights_only=True)
     assert state.keys() == {"model", "optimizer", "precision", "training", "plugins", "random", "bus"}
     assert {"BestModel", "AnnealingOnPlateau"} <= state["plugins"].keys()
 
 
-def test_the_thread_ends_with_the_training(tmp_path: Path) -> None:
-    """However it ends."""
+def test_the_writing_thread_ends_with_the_training(tmp_path: Path) -> None:
+    """It also ends if a plugin fails at the end."""
 
     class Fail(Plugin):
         @hook
@@ -125,7 +127,7 @@ def test_the_thread_ends_with_the_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"steps": -1}, {"keep_last": 0}, {"minutes": -1.0}])
-def test_numbers_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
-    """The error says what they have to be."""
+def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    """The error states the limits."""
     with pytest.raises(OptionError, match="at least"):
         Checkpoints(**options)

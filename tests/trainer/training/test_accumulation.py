@@ -1,4 +1,4 @@
-"""Batches that go through the model in chunks."""
+"""Batches that are split into chunks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trainwire.training.data import split_batch
 
 
 @pytest.mark.parametrize("size", [5, 8, 16, 100])
-def test_chunks_train_as_the_whole_batch_does(tmp_path: Path, size: int) -> None:
-    """Weights, losses and gradient norms are those of whole batches, also where the last chunk is smaller."""
+def test_chunks_give_the_same_training_as_whole_batches(tmp_path: Path, size: int) -> None:
+    """Weights, losses and gradient norms equal those of whole batches, also if the last chunk is smaller."""
     whole, chunked = linear(), linear()
     train(tmp_path / "a", trainer=make_trainer(whole))
     train(tmp_path / "b", trainer=make_trainer(chunked), mini_batch_chunk_size=size)
@@ -33,8 +33,8 @@ class Pair(NamedTuple):
     names: list[str]
 
 
-def test_everything_that_is_as_long_as_the_batch_is_split() -> None:
-    """Tensors and lists in tuples and maps are split, single values stay."""
+def test_tensors_and_lists_as_long_as_the_batch_are_split() -> None:
+    """Tensors and lists in tuples and maps are split; single values are not."""
     batch = {"pair": Pair(torch.arange(3), ["a", "b", "c"]), "scale": torch.tensor(2.0), "kind": "test"}
     first, second = split_batch(batch, 2)
     assert first["pair"].inputs.tolist() == [0, 1]

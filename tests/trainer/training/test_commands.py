@@ -1,4 +1,4 @@
-"""Commands to a training, as `trainwire send` gives them."""
+"""Commands to a training, as `trainwire send` sends them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainwire_protocol.errors import RequestError
 
 
 class Commands(Plugin):
-    """Hands in commands at a step."""
+    """Sends commands at a step."""
 
     def __init__(self, step: int, *commands: tuple[str, dict[str, Any]]) -> None:
         self.step, self.commands = step, commands
@@ -36,13 +36,13 @@ class Commands(Plugin):
 
 
 def answers(folder: Path) -> list[tuple[str, str]]:
-    """What was answered, with the reason if it was refused."""
+    """Return the verb of each answer, with "applied" or the reason of the rejection."""
     events = [event for event in read_events(folder) if event.name in ("command/applied", "command/rejected")]
     return [(event.value["verb"], event.value.get("reason", "applied")) for event in events]
 
 
 def test_stop(tmp_path: Path) -> None:
-    """The training ends after the step, for the reason given."""
+    """The training ends after the step, with the given reason."""
     result = train(tmp_path, Commands(2, ("stop", {"reason": "seen enough"})))
     assert (result.status, result.reason, result.steps) == ("finished", "seen enough", 2)
     received = [event for event in read_events(tmp_path) if event.name == "command/received"]
@@ -51,7 +51,7 @@ def test_stop(tmp_path: Path) -> None:
 
 
 def test_checkpoint_evaluate_and_set(tmp_path: Path) -> None:
-    """Each is done after the step, and said on the wire."""
+    """Each is carried out after the step, and published."""
     plugin = Commands(2, ("checkpoint", {}), ("evaluate", {}), ("set", {"learning_rate": 0.025}))
     train(tmp_path, plugin)
     assert [checkpoint.label.step for checkpoint in list_checkpoints(tmp_path)] == [2]
@@ -74,10 +74,10 @@ def test_checkpoint_evaluate_and_set(tmp_path: Path) -> None:
         ({"plugins": [LinearSchedule()]}, ("set", {"learning_rate": 0.1}), "LinearSchedule sets the learning rate"),
     ],
 )
-def test_what_cannot_be_done_is_refused(
+def test_a_command_that_cannot_be_carried_out_is_rejected(
     tmp_path: Path, options: dict[str, Any], command: tuple[str, dict[str, Any]], reason: str
 ) -> None:
-    """The answer says why, and the training goes on."""
+    """The answer contains the reason, and the training continues."""
     plugins = options.pop("plugins", [])
     assert train(tmp_path, Commands(2, command), *plugins, **options).steps == 6
     [(verb, said)] = answers(tmp_path)
@@ -86,7 +86,7 @@ def test_what_cannot_be_done_is_refused(
 
 
 def test_a_paused_training_waits(tmp_path: Path) -> None:
-    """It makes no step until it is resumed, but does what else is wanted, and heartbeats say that it is paused."""
+    """It makes no step until it is resumed, but carries out other requests, and the bus's state is "paused"."""
     trainer, results = make_trainer(), list[Result]()
 
     @trainer.on("after_training_batch", once=2)
@@ -95,7 +95,7 @@ def test_a_paused_training_waits(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=lambda: results.append(train(tmp_path, trainer=trainer)))
     thread.start()
-    wait_until(lambda: trainer._run is not None and getattr(trainer._run, "bus", None) is not None)
+    wait_until(lambda: trainer._run is not None)
     run = trainer.run
     wait_until(lambda: run.bus.state == "paused")
     run.control.send(Command("a", "evaluate"))
@@ -107,13 +107,13 @@ def test_a_paused_training_waits(tmp_path: Path) -> None:
 
 
 def test_a_paused_training_can_be_stopped(tmp_path: Path) -> None:
-    """`stop` ends the pause too."""
+    """`stop` also ends the pause."""
     plugin = Commands(2, ("pause", {}), ("stop", {}))
     assert train(tmp_path, plugin).steps == 2
 
 
-def test_intentions_of_plugins(tmp_path: Path) -> None:
-    """`evaluate` in a step evaluates after it, and once."""
+def test_requests_by_plugins(tmp_path: Path) -> None:
+    """`evaluate` during a step evaluates once, after it."""
 
     class Curious(Plugin):
         @hook(once=1)
@@ -136,7 +136,7 @@ def send(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_trainwire_send_reaches_a_training(tmp_path: Path) -> None:
-    """From another process: it is handed in, obeyed, and answered on the wire."""
+    """A command from another process is submitted, applied, and answered by an event."""
     trainer, told = make_trainer(), list[subprocess.CompletedProcess[str]]()
 
     @trainer.on("after_setup")
@@ -154,7 +154,7 @@ def test_trainwire_send_reaches_a_training(tmp_path: Path) -> None:
 
 
 def test_trainwire_send_waits_for_the_answer(tmp_path: Path) -> None:
-    """It says whether the training obeys, and why not."""
+    """It prints whether the training applied the command, or why not."""
     trainer, results = make_trainer(), list[Result]()
     thread = threading.Thread(target=lambda: results.append(train(tmp_path, trainer=trainer, max_epochs=10**6)))
     thread.start()
@@ -169,7 +169,7 @@ def test_trainwire_send_waits_for_the_answer(tmp_path: Path) -> None:
 
 
 def test_a_training_that_is_over_cannot_be_reached(tmp_path: Path) -> None:
-    """The command says so, and that something is wrong with what was typed."""
+    """The error says so, or what is wrong with the arguments."""
     train(tmp_path / "run", trainer=make_trainer())
     for arguments, said in (
         ((tmp_path / "run", "explode"), "there is no command 'explode'"),
@@ -183,8 +183,8 @@ def test_a_training_that_is_over_cannot_be_reached(tmp_path: Path) -> None:
         assert said in ended.stderr
 
 
-def test_a_hand_written_loop_refuses_commands_unless_it_asks_for_them(tmp_path: Path) -> None:
-    """The bus alone has nobody to apply_command."""
+def test_a_bus_refuses_commands_unless_a_handler_is_set(tmp_path: Path) -> None:
+    """A hand-written loop receives commands only after it has called `on_command`."""
     with open_bus(tmp_path) as bus:
         with pytest.raises(RequestError, match="takes no commands"):
             bus.receive_command("a", "stop", {})

@@ -1,4 +1,4 @@
-"""Data, and the order in which it is read."""
+"""Datasets and loaders, and the order of the samples."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CPU = torch.device("cpu")
 
 
 class Stream(IterableDataset[int]):
-    """Samples without a length."""
+    """An iterable dataset without a length."""
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(10))
 
 
 class Numbers(Dataset[int]):
-    """The numbers below `count`; with a random one each from the worker's generator."""
+    """The numbers below `count`, each with a random number from the worker's generator added."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -42,8 +42,8 @@ def indices(loader: DataLoader[Any], epoch: int) -> list[int]:
     return torch.cat(list(loader)).tolist()
 
 
-def test_an_epochs_order_comes_from_seed_and_epoch_alone() -> None:
-    """Epoch 3 has the same order whether or not the ones before were read; other epochs and seeds have others."""
+def test_the_order_of_an_epoch_depends_only_on_seed_and_epoch() -> None:
+    """Epoch 3 has the same order whether or not the epochs before it were read; other epochs and seeds differ."""
     options = TrainingOptions(mini_batch_size=7)
     loader = training_loader(list(range(50)), options, seed=5, device=CPU)  # type: ignore[arg-type]  # a list will do
     orders = [indices(loader, epoch) for epoch in (1, 2, 3)]
@@ -56,7 +56,7 @@ def test_an_epochs_order_comes_from_seed_and_epoch_alone() -> None:
 
 
 def test_workers_draw_the_same_random_numbers_in_an_epoch() -> None:
-    """What a worker draws depends on seed and epoch too, and the generator of the main process is not moved."""
+    """A worker's random numbers depend on seed and epoch, and the main process's generator is not used."""
     options = TrainingOptions(num_workers=1, mini_batch_size=4)
     before = torch.random.get_rng_state()
     first, again = (indices(training_loader(Numbers(8), options, 5, CPU), 2) for _ in range(2))
@@ -65,15 +65,15 @@ def test_workers_draw_the_same_random_numbers_in_an_epoch() -> None:
 
 
 def test_without_shuffle_the_order_is_that_of_the_data() -> None:
-    """`shuffle=False` reads the data as it is; evaluation always does."""
+    """`shuffle=False` keeps the order of the data; evaluation always does."""
     options = TrainingOptions(mini_batch_size=4, eval_batch_size=5, shuffle=False)
     data: Any = list(range(10))
     assert indices(training_loader(data, options, 0, CPU), 1) == data
     assert [len(batch) for batch in evaluation_loader(data, options, CPU)] == [5, 5]
 
 
-def test_a_data_loader_is_used_as_it_is() -> None:
-    """A caller's DataLoader keeps its batches; its sampler is told the epoch if it wants to know."""
+def test_a_data_loader_is_used_unchanged() -> None:
+    """A given DataLoader keeps its batches, and `set_epoch` of its sampler is called."""
 
     class Sampler(torch.utils.data.SequentialSampler):
         epoch = 0
@@ -88,8 +88,8 @@ def test_a_data_loader_is_used_as_it_is() -> None:
     assert sampler.epoch == 3
 
 
-def test_lengths_that_are_not_known_are_none() -> None:
-    """A stream has no length, and neither has a loader of one."""
+def test_unknown_lengths_are_none() -> None:
+    """A stream has no length, and neither does its loader."""
     assert length_of(Stream()) is None
     assert length_of(DataLoader(Stream())) is None
     assert samples_of(DataLoader(points(10), batch_size=4)) == 10
@@ -97,13 +97,13 @@ def test_lengths_that_are_not_known_are_none() -> None:
 
 
 @pytest.mark.parametrize("data", [None, "data.csv", {"a": 1}, 5, lambda: None])
-def test_what_is_no_data_is_refused(data: Any) -> None:
-    """A part of a corpus is a Dataset or a DataLoader, or a list of samples."""
+def test_an_invalid_split_is_refused(data: Any) -> None:
+    """A split is a Dataset, a DataLoader, or a list of samples."""
     with pytest.raises(OptionError, match=r"train is .*: give a Dataset or a DataLoader"):
         Corpus(data)
 
 
-def test_an_empty_part_is_refused() -> None:
-    """The error says which part is empty."""
+def test_an_empty_split_is_refused() -> None:
+    """The error names the split."""
     with pytest.raises(OptionError, match="dev is empty"):
         Corpus(points(4), points(0))

@@ -1,4 +1,4 @@
-"""What does not fit is refused before anything is opened."""
+"""The dry run: invalid combinations are refused before anything is opened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 
 
 class Parts(Metric):
-    """Computes a map."""
+    """A metric whose value is a map."""
 
     higher_is_better = True
 
@@ -57,8 +57,10 @@ def wide(count: int) -> TensorDataset:
         ({"plugins": [TorchScheduler(ExponentialLR)]}, "TorchScheduler: .*gamma.*: give a function of the optimizer"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_once(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
-    """The error says what it is, and where: no epoch has begun."""
+def test_an_invalid_combination_is_refused_before_training(
+    tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    """The error names the part and the split, and no epoch has started."""
     plugins = arguments.pop("plugins", [])
     with pytest.raises(OptionError, match=said):
         train(tmp_path, *plugins, **arguments)
@@ -74,20 +76,20 @@ def test_what_does_not_fit_is_refused_at_once(tmp_path: Path, arguments: dict[st
         (lambda: make_trainer(metrics=print), "metrics is <built-in function print>"),
     ],
 )
-def test_what_cannot_be_is_refused_when_it_is_made(make: Any, said: str) -> None:
-    """A class where an object is wanted, or a thing of another kind, is an error that names it."""
+def test_an_invalid_argument_is_refused_by_the_constructor(make: Any, said: str) -> None:
+    """The error names a class given instead of an object, or an object of the wrong type."""
     with pytest.raises(OptionError, match=said):
         make()
 
 
 def test_an_empty_run_folder_is_refused() -> None:
-    """It would be the folder that the program happens to be in."""
+    """It would mean the current directory."""
     with pytest.raises(OptionError, match="run_folder is ''"):
         make_trainer().train("", corpus=corpus())
 
 
-def test_trying_out_leaves_no_trace(tmp_path: Path) -> None:
-    """Random states, metrics and weights are as they would be without it."""
+def test_the_dry_run_has_no_side_effects(tmp_path: Path) -> None:
+    """Random states, metrics and weights are the same as without it."""
 
     class Drawing(TensorDataset):
         def __getitem__(self, index: int) -> Any:
@@ -106,7 +108,7 @@ def test_trying_out_leaves_no_trace(tmp_path: Path) -> None:
 
 
 class _Batches(IterableDataset[Any]):
-    """A stream, of which nothing is tried out."""
+    """A stream, which the dry run leaves out."""
 
     def __init__(self, data: TensorDataset) -> None:
         self.data = data
@@ -118,7 +120,7 @@ class _Batches(IterableDataset[Any]):
 
 
 def test_a_metric_of_several_numbers_is_chosen_by_name(tmp_path: Path) -> None:
-    """One number of a map can be the main metric; the map itself cannot."""
+    """One number of a map can be the main metric; the map cannot."""
     with pytest.raises(OptionError, match="set main_evaluation_metric to dev/parts/f1 or dev/parts/recall"):
         train(tmp_path / "a", trainer=make_trainer(metrics={"parts": Parts()}))
     trainer = make_trainer(metrics={"parts": Parts()})
@@ -127,8 +129,8 @@ def test_a_metric_of_several_numbers_is_chosen_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The variance of predictions")
-def test_a_metric_that_needs_more_samples_is_no_misfit(tmp_path: Path) -> None:
-    """What cannot be computed of two samples may be computed of all."""
+def test_a_metric_that_needs_more_samples_is_accepted(tmp_path: Path) -> None:
+    """The dry run ignores that it cannot be computed for two samples."""
 
     class Regression(ModelTrainer):
         pass
@@ -140,8 +142,8 @@ def test_a_metric_that_needs_more_samples_is_no_misfit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("returned", "said"), [((1, 2), "a tuple"), (None, "a NoneType")])
-def test_forward_has_to_return_a_forward(tmp_path: Path, returned: object, said: str) -> None:
-    """Anything else is an error that says what to return."""
+def test_forward_must_return_a_forward(tmp_path: Path, returned: object, said: str) -> None:
+    """The error says what to return."""
 
     class Wrong(ModelTrainer):
         def forward(self, batch: Any) -> Forward:
@@ -159,8 +161,8 @@ def test_forward_has_to_return_a_forward(tmp_path: Path, returned: object, said:
         ({"corpus": corpus(train=32)}, "the number of training samples is 32, but .* was 48"),
     ],
 )
-def test_what_is_resumed_has_to_be_the_same(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    """Another model, optimizer or set of samples is refused, and the record stays as it was."""
+def test_resuming_with_other_parts_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    """Another model, optimizer or number of samples is refused, and no attempt is added."""
     train(tmp_path, Checkpoints(epochs=1))
     with pytest.raises(OptionError, match=said):
         train(tmp_path, resume=True, **change)
@@ -168,5 +170,5 @@ def test_what_is_resumed_has_to_be_the_same(tmp_path: Path, change: dict[str, An
 
 
 def test_the_options_are_public() -> None:
-    """They can be looked up by who reads the documentation."""
+    """`trainwire.TrainingOptions` can be imported."""
     assert TrainingOptions().learning_rate == 0.1

@@ -33,7 +33,7 @@ def finished_epochs(folder: Path) -> list[Event]:
 
 
 def at_step(trainer: ModelTrainer, step: int, action: Any) -> ModelTrainer:
-    """Have something done once so many updates were made."""
+    """Call `action` after the given number of updates."""
 
     @trainer.on("after_training_batch")
     def act(batch: AfterTrainingBatch) -> None:
@@ -53,7 +53,7 @@ def handler(number: signal.Signals, function: Any) -> Iterator[None]:
 
 
 def test_a_stopped_training_finishes_its_step(tmp_path: Path) -> None:
-    """The run is finished for the reason given; its last epoch is cut short, in the journal too, and is a row."""
+    """The run is finished for the given reason; its last epoch is cut short, in the journal too, and in the history."""
     trainer = make_trainer()
     result = train(tmp_path, trainer=at_step(trainer, 4, lambda: trainer.control.stop("enough")))
     assert (result.status, result.reason, result.steps, result.epochs) == ("finished", "enough", 4, 2)
@@ -64,7 +64,7 @@ def test_a_stopped_training_finishes_its_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_finishes_the_step(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end the run as interrupted after the step, with the final model and a result."""
+    """Ctrl-C and SIGTERM interrupt the run after the step; the final model is saved, and there is a result."""
     result = train(tmp_path, trainer=at_step(make_trainer(), 4, lambda: signal.raise_signal(number)))
     reason = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
     assert (result.status, result.reason, result.steps) == ("interrupted", reason, 4)
@@ -75,8 +75,8 @@ def test_the_first_signal_finishes_the_step(tmp_path: Path, number: signal.Signa
     assert result.test_score is None
 
 
-def test_the_second_signal_is_now(tmp_path: Path) -> None:
-    """It raises KeyboardInterrupt where the training is; the run is interrupted, and its epoch closed."""
+def test_the_second_signal_ends_the_training_at_once(tmp_path: Path) -> None:
+    """It raises KeyboardInterrupt; the run is interrupted, and its epoch is closed."""
 
     def interrupt() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -93,8 +93,8 @@ def test_the_second_signal_is_now(tmp_path: Path) -> None:
     assert "train/loss" in cut["metrics"]
 
 
-def test_an_error_is_told_and_raised_again(tmp_path: Path) -> None:
-    """Plugins are told of it, the run has failed because of it, and the epoch is closed with what it has."""
+def test_an_error_is_passed_to_plugins_and_raised_again(tmp_path: Path) -> None:
+    """Plugins receive it, the run has failed because of it, and the epoch is closed with its metrics so far."""
     error = ValueError("no such luck")
 
     def fail() -> None:
@@ -113,8 +113,10 @@ def test_an_error_is_told_and_raised_again(tmp_path: Path) -> None:
     assert "ValueError: no such luck" in logged[0]["exception"]
 
 
-def test_a_plugin_that_fails_at_the_end_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The error that ended the training is raised, and the plugin's is logged; alone, the plugin's is raised."""
+def test_a_plugin_that_fails_at_the_end_does_not_hide_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error that ended the training is raised, and the plugin's is logged, or raised if it is the only one."""
 
     class Broken(Plugin):
         @hook("training_exception", "training_finally")
@@ -133,7 +135,7 @@ def test_a_plugin_that_fails_at_the_end_hides_no_error(tmp_path: Path, caplog: p
 
 
 def test_signal_handlers_are_restored(tmp_path: Path) -> None:
-    """After any ending the handlers are those from before."""
+    """After the training, also after an error, the handlers are those from before."""
 
     def fail() -> None:
         raise ValueError
@@ -147,8 +149,8 @@ def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     assert during[0] is not before[0]
 
 
-def test_a_programs_own_handlers_stay(tmp_path: Path) -> None:
-    """A handler that the program has set, or a signal that it ignores, is not replaced."""
+def test_handlers_set_by_the_program_are_kept(tmp_path: Path) -> None:
+    """A handler set by the program, or a signal that it ignores, is not replaced."""
     caught = []
 
     def own(number: int, frame: FrameType | None) -> None:
@@ -163,7 +165,7 @@ def test_a_programs_own_handlers_stay(tmp_path: Path) -> None:
 
 
 def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
-    """Where signal handlers cannot be set, none are, and the training is as any other."""
+    """Signal handlers cannot be set there, and the training works without them."""
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(train(tmp_path)))
     thread.start()
@@ -181,8 +183,8 @@ print(result.status, result.reason)
 """
 
 
-def test_a_real_ctrl_c_ends_a_real_process(tmp_path: Path) -> None:
-    """A process that is sent SIGINT in the middle of its training ends by itself, with its result."""
+def test_ctrl_c_ends_a_process_with_its_result(tmp_path: Path) -> None:
+    """A process that receives SIGINT during its training finishes and exits with code 0."""
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(TESTS)],
         stdout=subprocess.PIPE,
@@ -196,7 +198,7 @@ def test_a_real_ctrl_c_ends_a_real_process(tmp_path: Path) -> None:
 
 
 def test_a_stop_before_the_first_epoch_trains_nothing(tmp_path: Path) -> None:
-    """A plugin that stops in `after_setup` leaves the model as it was."""
+    """A plugin that stops the training in `after_setup` leaves the model unchanged."""
 
     class Never(Plugin):
         @hook

@@ -1,4 +1,4 @@
-"""Metrics by name, and the main one."""
+"""Metrics by name, and the main metric."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def choose(name: str | None, splits: tuple[str, ...] = ("dev",)) -> MainMetric |
     ],
 )
 def test_metrics_are_named(given: Any, names: list[str]) -> None:
-    """A mapping names them; otherwise they are named after their classes."""
+    """A mapping names them; otherwise, they are named after their classes."""
     assert sorted(named_metrics(given)) == names
 
 
 @pytest.mark.parametrize(
     "given", [{"a": 0.5}, {"loss": BinaryAccuracy()}, {"": BinaryAccuracy()}, [BinaryAccuracy(), BinaryAccuracy()]]
 )
-def test_what_cannot_be_a_metric_is_refused(given: Any) -> None:
-    """No number, no name twice, and `loss` is taken."""
+def test_an_invalid_metric_is_refused(given: Any) -> None:
+    """A number, a duplicate name, and the reserved name `loss` are refused."""
     with pytest.raises(OptionError, match="metric"):
         named_metrics(given)
 
 
 def test_the_main_metric_is_the_first_unless_named() -> None:
-    """Its direction is the metric's own; lower is better for losses; without a dev split there is none."""
+    """The metric defines its direction; lower is better for losses; without a dev split there is no main metric."""
     assert choose(None) == MainMetric("dev/accuracy", higher_is_better=True)
     assert choose("dev/error") == MainMetric("dev/error", higher_is_better=False)
     assert choose("dev/loss") == choose("dev/loss", ("dev", "test")) == MainMetric("dev/loss", higher_is_better=False)
@@ -55,7 +55,7 @@ def test_the_main_metric_is_the_first_unless_named() -> None:
 
 
 def test_an_unknown_main_metric_is_refused_with_the_known_ones() -> None:
-    """A metric that will not be recorded, or has no direction, cannot choose a model."""
+    """A metric that is not recorded, or has no direction, cannot be the main metric."""
     with pytest.raises(OptionError, match=r"'dev/accuracies'; the recorded metrics are .*dev/accuracy, dev/error"):
         choose("dev/accuracies")
     with pytest.raises(OptionError, match="'test/accuracy'"):
@@ -65,7 +65,7 @@ def test_an_unknown_main_metric_is_refused_with_the_known_ones() -> None:
 
 
 def test_epochs_are_ranked_by_score_and_then_by_loss() -> None:
-    """A better score outranks; of equal ones the lower loss does; NaN and what was not evaluated have no rank."""
+    """The better score ranks higher, then the lower loss; NaN and a missing score have no rank."""
     accuracy = MainMetric("dev/accuracy", higher_is_better=True)
     error = MainMetric("dev/error", higher_is_better=False)
     ranks = [

@@ -1,4 +1,4 @@
-"""Models: what is refused, and how they are saved."""
+"""Models: checks, and weights on disk."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainwire.training.models import checked_model, count_parameters, device_of
 from trainwire_protocol.errors import OptionError
 
 
-def test_a_saved_model_is_its_weights_and_nothing_else(tmp_path: Path) -> None:
-    """The file is a state_dict that loads with weights_only, and beside it nothing is left."""
+def test_a_saved_model_contains_only_its_weights(tmp_path: Path) -> None:
+    """The file is a state_dict that loads with weights_only, and no temporary file is left."""
     model, other = linear(), nn.Linear(4, 2)
     save_model(model, tmp_path / "model.pt")
     assert torch.load(tmp_path / "model.pt", weights_only=True).keys() == model.state_dict().keys()
@@ -24,7 +24,7 @@ def test_a_saved_model_is_its_weights_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> None:
-    """If saving fails half-way, the file there is the one before, and nothing is left beside it."""
+    """If saving fails, the old file is unchanged, and no temporary file is left."""
 
     class Unsavable(nn.Linear):
         def state_dict(self, *_: object, **__: object) -> dict[str, object]:
@@ -36,8 +36,8 @@ def test_a_model_that_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> Non
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.pt", b"old")]
 
 
-def test_what_cannot_be_trained_is_refused() -> None:
-    """A model is an nn.Module with a trainable parameter."""
+def test_a_model_that_cannot_be_trained_is_refused() -> None:
+    """A model must be an nn.Module with a trainable parameter."""
     frozen = linear().requires_grad_(False)
     assert count_parameters(linear()) == 10
     assert checked_model(model := linear()) is model
@@ -48,7 +48,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
 
 
 def test_the_device_is_the_models_own_unless_given() -> None:
-    """A device that is not there is refused by name."""
+    """The error names a device that is not available."""
     assert device_of(linear(), None) == torch.device("cpu")
     assert device_of(linear(), "meta") == torch.device("meta")
     for wrong in ("gpu", "cuda:99", 1.5):

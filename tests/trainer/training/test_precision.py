@@ -1,4 +1,4 @@
-"""Training in half precision."""
+"""Training with automatic mixed precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainwire.training.hooks.payloads import BeforeTrainingOptimizerStep
 
 
 class Types(nn.Module):
-    """Notes the type that its layer computes in."""
+    """Collects the types of its layer's output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Types(nn.Module):
 @pytest.mark.parametrize(
     ("wanted", "kind"), [(False, torch.float32), (True, torch.bfloat16), ("bf16", torch.bfloat16), ("fp16", torch.half)]
 )
-def test_the_model_computes_in_the_precision_that_is_wanted(tmp_path: Path, wanted: Any, kind: torch.dtype) -> None:
-    """In training and in evaluation; its weights stay in single precision, and it learns."""
+def test_the_model_computes_in_the_requested_precision(tmp_path: Path, wanted: Any, kind: torch.dtype) -> None:
+    """This holds in training and in evaluation; the weights stay in single precision, and the model learns."""
     model = Types()
     result = train(tmp_path, trainer=make_trainer(model), use_amp=wanted, learning_rate=1.0, max_epochs=4)
     assert model.seen == {kind}
@@ -43,7 +43,7 @@ def test_the_model_computes_in_the_precision_that_is_wanted(tmp_path: Path, want
 
 
 def test_a_skipped_update_counts_and_the_scale_is_recorded(tmp_path: Path) -> None:
-    """In fp16 an update with gradients that are not finite is left out, counts as a step, and halves the scale."""
+    """In fp16, an update with gradients that are not finite is skipped, counts as a step, and halves the scale."""
 
     class Overflow(Plugin):
         @hook(once=2)
@@ -66,7 +66,7 @@ def test_a_skipped_update_counts_and_the_scale_is_recorded(tmp_path: Path) -> No
 
 
 def test_a_step_can_be_skipped(tmp_path: Path) -> None:
-    """`skip_step` leaves the weights as they are, and counts."""
+    """`skip_step` leaves the weights unchanged, and the step counts."""
 
     class Never(Plugin):
         @hook

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and where a training goes on from it."""
+"""What a checkpoint contains, and how a training is resumed from it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EndEpoch(Plugin):
 
 @pytest.mark.parametrize("options", [{"max_steps": 4}, {"plugins": (EndEpoch(),)}])
 def test_a_checkpoint_of_the_step_that_ends_an_epoch_is_exact(tmp_path: Path, options: dict[str, Any]) -> None:
-    """The epoch that was to end there ends there, also for who goes on from that checkpoint."""
+    """A training that is resumed from it ends the epoch at the same step."""
     options = dict(options)
     plugins = options.pop("plugins", ())
     whole = weights(tmp_path / "whole", plugins, **options)
@@ -44,8 +44,8 @@ def test_a_checkpoint_of_the_step_that_ends_an_epoch_is_exact(tmp_path: Path, op
     assert (ends[0].name, ends[0].step) == (ends[1].name, ends[1].step)
 
 
-def test_a_sampler_of_its_own_generator_is_resumed(tmp_path: Path) -> None:
-    """Also one that is given by itself, and draws from a generator that nobody else has."""
+def test_a_sampler_with_its_own_generator_is_resumed(tmp_path: Path) -> None:
+    """The state of a generator that only the given sampler uses is restored."""
 
     def sampler() -> dict[str, Any]:
         return {"sampler": lambda data: RandomSampler(data, generator=torch.Generator().manual_seed(3))}
@@ -56,7 +56,7 @@ def test_a_sampler_of_its_own_generator_is_resumed(tmp_path: Path) -> None:
 
 
 def test_a_plugin_whose_state_cannot_be_saved_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At the checkpoint, not when it is read; one that is not essential is left out."""
+    """Saving the checkpoint fails; the state of a plugin that is not essential is left out instead."""
 
     class Odd(Plugin):
         def state_dict(self) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def test_a_plugin_whose_state_cannot_be_saved_is_named(tmp_path: Path, caplog: p
     assert list_checkpoints(tmp_path / "b")
 
 
-def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
-    """They are what a plugin easily has in its state, and what torch refuses to load."""
+def test_numpy_numbers_in_a_state_are_saved_as_plain_numbers(tmp_path: Path) -> None:
+    """torch would refuse to load them."""
 
     class Best(Plugin):
         loaded: ClassVar[list[Any]] = []
@@ -87,8 +87,8 @@ def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
     assert Best.loaded == [0.5]
 
 
-def test_who_resumes_an_older_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One that was begun anew since and left no checkpoint is not what goes on."""
+def test_resuming_an_older_attempt_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the latest attempt saved no checkpoint, the training is resumed from an earlier one."""
     train(tmp_path, Checkpoints(epochs=1))
     with pytest.raises(RuntimeError, match="killed"):
         train(tmp_path, Die(3))
@@ -96,8 +96,8 @@ def test_who_resumes_an_older_training_is_told(tmp_path: Path, caplog: pytest.Lo
     assert "attempt 1 started from the beginning and saved no checkpoint: resuming from one of attempt 0" in caplog.text
 
 
-def test_a_cluster_sends_sigterm_more_than_once(tmp_path: Path) -> None:
-    """To each process, and again: the checkpoint is saved all the same."""
+def test_a_second_sigterm_changes_nothing(tmp_path: Path) -> None:
+    """A cluster may send the signal more than once; the checkpoint is still saved."""
 
     class Twice(Interrupt):
         @hook

@@ -1,4 +1,4 @@
-"""Sinks that a training starts for itself."""
+"""Sinks that a training starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRINT_SESSION = "import os; print(os.getsid(0))"
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Let a program of the test's own stand where the interpreter is, and so run as every sink."""
+    """Return a function that replaces the interpreter, and so every sink, by a shell script."""
 
     def write(script: str) -> None:
         program = tmp_path / "program"
@@ -32,8 +32,8 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], N
     return write
 
 
-def test_a_lone_training_leaves_loss_and_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default sinks run beside a training that nobody launched, and are finished when `train` returns."""
+def test_a_training_starts_the_default_sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training outside `trainwire launch` starts them, and they have finished when `train` returns."""
     monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
     monkeypatch.setattr(session, "SINK_TIMEOUT", 50.0)
     train(tmp_path / "run", sinks=("loss-file", "log-file"))
@@ -42,8 +42,8 @@ def test_a_lone_training_leaves_loss_and_log_file(tmp_path: Path, monkeypatch: p
     assert read_events(tmp_path / "run")[-1].name == "run/finished"
 
 
-def test_a_sink_is_called_with_the_run_and_its_rank(tmp_path: Path, python: Callable[[str], None]) -> None:
-    """It is a process of the `trainwire` command, in a session of its own."""
+def test_a_sink_is_started_with_the_run_and_its_rank(tmp_path: Path, python: Callable[[str], None]) -> None:
+    """It is a process of the `trainwire` command, in its own session."""
     python(f'echo "$@" > {tmp_path}/arguments; {sys.executable} -c "{PRINT_SESSION}" > {tmp_path}/session')
     sinks = SinkProcesses()
     sinks.start([SinkCommand("loss-file"), SinkCommand("loss-file")], Path("runs/one"), 3)
@@ -52,8 +52,8 @@ def test_a_sink_is_called_with_the_run_and_its_rank(tmp_path: Path, python: Call
     assert int((tmp_path / "session").read_text()) != os.getsid(0)
 
 
-def test_a_sink_is_given_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options stand behind a sink's name, quoted as in a shell; a default sink that has some is the same sink."""
+def test_a_sink_is_started_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options follow the sink's name, quoted as in a shell."""
     monkeypatch.delenv(LAUNCHED_SINKS, raising=False)
     monkeypatch.setattr(session, "SINK_TIMEOUT", 50.0)
     train(tmp_path / "run", sinks=(f"jsonl --output '{tmp_path}/an other'", "log-file"), create_file_logs=False)
@@ -61,10 +61,10 @@ def test_a_sink_is_given_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "run" / "training.log").exists()
 
 
-def test_what_launch_has_started_is_not_started_again(
+def test_sinks_started_by_launch_are_not_started_again(
     tmp_path: Path, python: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The names in TRAINWIRE_LAUNCHED_SINKS are left out."""
+    """The sinks named in TRAINWIRE_LAUNCHED_SINKS are left out."""
     python(f"touch {tmp_path}/$4")
     monkeypatch.setenv(LAUNCHED_SINKS, "log-file,tensorboard")
     sinks = SinkProcesses()
@@ -74,8 +74,8 @@ def test_what_launch_has_started_is_not_started_again(
     assert not (tmp_path / "log-file").exists()
 
 
-def test_a_failing_sink_is_named(python: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
-    """A sink that ends with an error is reported with its exit code, and nothing is raised."""
+def test_a_failing_sink_is_logged(python: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
+    """The warning names the sink and its exit code, and nothing is raised."""
     python("exit 7")
     sinks = SinkProcesses()
     sinks.start([SinkCommand("alerts")], Path(), 0)
@@ -83,10 +83,10 @@ def test_a_failing_sink_is_named(python: Callable[[str], None], caplog: pytest.L
     assert "the sink alerts ended with exit code 7" in caplog.text
 
 
-def test_a_sink_that_cannot_be_started_is_named(
+def test_a_sink_that_cannot_be_started_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A missing interpreter does not stop a training."""
+    """Nothing is raised if the interpreter is missing."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     sinks = SinkProcesses()
     sinks.start([SinkCommand("alerts")], Path(), 0)
@@ -94,10 +94,10 @@ def test_a_sink_that_cannot_be_started_is_named(
     assert "the sink alerts could not be started" in caplog.text
 
 
-def test_a_slow_sink_is_named_and_left_alive(
+def test_a_slow_sink_is_logged_and_not_killed(
     tmp_path: Path, python: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sink that has not finished in time is reported, and goes on by itself."""
+    """A sink that has not finished in time continues by itself."""
     python(f"mkfifo {tmp_path}/go; read line < {tmp_path}/go")
     sinks = SinkProcesses()
     sinks.start([SinkCommand("slow")], Path(), 0)

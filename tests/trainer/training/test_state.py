@@ -1,4 +1,4 @@
-"""What is counted and added up."""
+"""The state of a training: losses and counters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from trainwire.training.state import EpochState, MeanLoss
 
 
-def test_the_mean_loss_weighs_samples() -> None:
-    """Batches count by their samples, and many small losses lose no digits."""
+def test_the_mean_loss_is_weighted_by_samples() -> None:
+    """Batches are weighted by their samples, and a sum of many small losses is exact."""
     mean = MeanLoss()
     assert mean.read() is None
     mean.add(torch.tensor(1.0), 3)
@@ -23,8 +23,8 @@ def test_the_mean_loss_weighs_samples() -> None:
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_shows(loss: float) -> None:
-    """NaN and infinity are not hidden by the mean."""
+def test_a_loss_that_is_not_finite_is_not_hidden(loss: float) -> None:
+    """The mean is then NaN or infinite too."""
     mean = MeanLoss()
     mean.add(torch.tensor(1.0), 1)
     mean.add(torch.tensor(loss), 1)
@@ -32,7 +32,7 @@ def test_a_loss_that_is_not_finite_shows(loss: float) -> None:
 
 
 def test_an_epoch_is_complete_when_all_its_batches_were_read() -> None:
-    """Either their number is known and reached, or the loader had no more."""
+    """Either their known number is reached, or the loader had no more."""
     assert not EpochState(1, 5, batches=3, batch=2).complete
     assert EpochState(1, 5, batches=3, batch=3).complete
     assert not EpochState(1, 5, batches=None, batch=2).complete

@@ -1,1 +1,1 @@
-"""Checkpoints: what they hold, and how they are written and read. Uses the training and what lies below it."""
+"""Checkpoints: what they contain, and how they are written and read. Uses the training, hooks and the bus."""

@@ -1,6 +1,7 @@
-"""Checkpoints on disk: folders in a run's `checkpoints/`, with a file and a label for each process.
+"""Checkpoints on disk: folders in a run's `checkpoints/`, with a data file and a label for each process.
 
-A checkpoint is there once every process's label is: it names the file's length and checksum, and is written last.
+A label contains the length and the checksum of the data file, and is written after it. A checkpoint exists once it has
+the labels of all processes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from trainwire_protocol.errors import DamagedCheckpointError, UsageError
 from trainwire_protocol.journal.files import write_atomically
 
 FOLDER: Final = "checkpoints"
-"""In the run's folder."""
+"""The name of the folder, in the run's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What is known of one process's part of a checkpoint without reading it."""
+    """The description of one process's part of a checkpoint, which is read without loading the part."""
 
     attempt: int
     step: int
@@ -36,82 +37,82 @@ class Label:
     seed: int
     mini_batch_size: int
     optimizer: str = ""
-    """Its class."""
+    """The name of its class."""
     samples: int | None = None
-    """That are trained on; None if that is not known."""
+    """Training samples; None if the number is unknown."""
     score: float | None = None
-    """The main metric; the larger, the better, so one of which less is better is negative."""
+    """The main metric, negated if lower is better; None if the epoch was not evaluated."""
     size: int = 0
-    """Bytes of the file."""
+    """Size of the data file in bytes."""
     checksum: int = 0
-    """CRC-32 of the file."""
+    """CRC-32 of the data file."""
 
     @property
     def name(self) -> str:
-        """The checkpoint's folder."""
+        """The name of the checkpoint's folder."""
         return f"step-{self.step:08d}-attempt-{self.attempt}" + ("-epoch-end" if self.epoch_is_over else "")
 
     @property
     def order(self) -> tuple[int, int, bool]:
-        """The larger, the later."""
+        """A key that sorts checkpoints by age."""
         return self.attempt, self.step, self.epoch_is_over
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint: of each process its label."""
+    """A complete checkpoint, with the label of each process."""
 
     folder: Path
     labels: tuple[Label, ...]
 
     @property
     def label(self) -> Label:
-        """That of the first process."""
+        """The label of the first process."""
         return self.labels[0]
 
     def read(self, rank: int) -> dict[str, Any]:
-        """What one process has saved; nothing in the file is executed.
+        """Return what one process saved; no code in the file is executed.
 
         Raises:
-            DamagedCheckpointError: the file of this or another process is not what was written.
-            UsageError: it is, but cannot be loaded.
+            DamagedCheckpointError: if the data file of any process is missing or damaged.
+            UsageError: if the file is intact, but cannot be loaded.
         """
         for label in self.labels:
             _check(data_path(self.folder, label.rank), label)
         try:
             state: dict[str, Any] = torch.load(data_path(self.folder, rank), map_location="cpu", weights_only=True)
         except Exception as error:
-            raise UsageError(f"{self.folder} is not damaged, but cannot be loaded: {error}") from error
+            raise UsageError(f"{self.folder} is intact, but cannot be loaded: {error}") from error
         return state
 
     def delete(self) -> None:
-        """Remove it, labels first, so that it is never there in half."""
+        """Delete the checkpoint, labels first, so that it is never incomplete."""
         for label in self.labels:
             label_path(self.folder, label.rank).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def data_path(folder: Path, rank: int) -> Path:
-    """The file of one process."""
+    """Return the path of one process's data file."""
     return folder / f"rank-{rank}.pt"
 
 
 def label_path(folder: Path, rank: int) -> Path:
-    """The label of that file."""
+    """Return the path of one process's label."""
     return folder / f"rank-{rank}.json"
 
 
 def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a run, the latest first."""
+    """Return the complete checkpoints of a run, the latest first."""
     found = [_read(folder) for folder in (run_folder / FOLDER).glob("step-*")]
     return sorted((each for each in found if each), key=lambda checkpoint: checkpoint.label.order, reverse=True)
 
 
 def write_data(run_folder: Path, label: Label, state: Mapping[str, Any]) -> Label:
-    """Write one process's file; the result is its label, which is still to be written.
+    """Write one process's data file, and return its label, which must be written next.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written.
+        OSError: if the disk is full, or the folder cannot be written.
     """
     folder = run_folder / FOLDER / label.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def write_data(run_folder: Path, label: Label, state: Mapping[str, Any]) -> Labe
 
 
 def write_label(run_folder: Path, label: Label) -> None:
-    """Write a label: from then on this process's part is there."""
+    """Write a label, which makes this process's part valid."""
     path = label_path(run_folder / FOLDER / label.name, label.rank)
     write_atomically(path, json.dumps(asdict(label)).encode())
 
@@ -144,7 +145,7 @@ def _check(path: Path, label: Label) -> None:
     except OSError as error:
         raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
     if (size, checksum) != (label.size, label.checksum):
-        raise DamagedCheckpointError(f"{path} is damaged: its length or checksum is not what its label says")
+        raise DamagedCheckpointError(f"{path} is damaged: its length or checksum differs from its label")
 
 
 def _checksum(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Writes checkpoints on a thread of its own, so that the training waits for no disk."""
+"""The thread that writes checkpoints, so that the training does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ logger = logging.getLogger("trainwire")
 
 
 class Snapshot(NamedTuple):
-    """What is to be written, and its label."""
+    """A state to write, and its label."""
 
     label: Label
     state: Mapping[str, Any]
 
 
 class CheckpointWriter(threading.Thread):
-    """Writes the snapshots it is given; one that waits when the next comes is left out.
+    """Writes snapshots. One that is still pending when the next is submitted is dropped.
 
-    A checkpoint gets its label only when the journal holds the mark that was recorded with it.
+    A checkpoint's label is written only once the journal contains the mark that was recorded with it.
 
     Args:
         after: Called, on this thread, after each checkpoint.
@@ -35,25 +35,27 @@ class CheckpointWriter(threading.Thread):
         super().__init__(name="trainwire-checkpoints", daemon=True)
         self._bus, self._folder, self._after = bus, folder, after
         self._changed = threading.Condition()
-        self._waiting: Snapshot | None = None
+        self._pending: Snapshot | None = None
         self._is_writing = False
         self._deadline: float | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being written, nor waits for it."""
-        return self._waiting is None and not self._is_writing
+        """Whether no snapshot is pending or being written."""
+        return self._pending is None and not self._is_writing
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Have a snapshot written; this does not wait."""
+        """Submit a snapshot, without waiting until it is written."""
         with self._changed:
-            if self._waiting:
-                logger.warning("a checkpoint was left out at step %d: the disk is slow", self._waiting.label.step)
-            self._waiting = snapshot
+            if self._pending:
+                logger.warning(
+                    "the checkpoint of step %d was dropped, as the disk is too slow", self._pending.label.step
+                )
+            self._pending = snapshot
             self._changed.notify()
 
     def close(self, timeout: float) -> None:
-        """Write what waits, and end; after `timeout` seconds it is left alone."""
+        """Write the pending snapshot and end the thread; wait for that at most `timeout` seconds."""
         with self._changed:
             self._deadline = time.monotonic() + timeout
             self._changed.notify()
@@ -72,16 +74,16 @@ class CheckpointWriter(threading.Thread):
 
     def _take(self) -> Snapshot | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._deadline is not None)
-            self._is_writing = self._waiting is not None
-            snapshot, self._waiting = self._waiting, None
+            self._changed.wait_for(lambda: self._pending or self._deadline is not None)
+            self._is_writing = self._pending is not None
+            snapshot, self._pending = self._pending, None
         return snapshot
 
     def _write(self, snapshot: Snapshot) -> None:
         label = write_data(self._folder, snapshot.label, snapshot.state)
         while not self._bus.wait_until_journaled(snapshot.state["bus"], 1.0):
             if self._deadline is not None and time.monotonic() > self._deadline:
-                raise TimeoutError("the journal does not hold what was recorded before it")
+                raise TimeoutError("the journal does not contain what was recorded before it")
         write_label(self._folder, label)
         if label.rank == 0:
             about = {"path": f"{FOLDER}/{label.name}", "kind": "resume", "epoch": label.epoch, "step": label.step}

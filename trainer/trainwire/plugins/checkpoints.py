@@ -1,4 +1,4 @@
-"""Saves checkpoints that a training can be resumed from."""
+"""Saves checkpoints from which a training can be resumed."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ from trainwire_protocol.errors import OptionError
 logger = logging.getLogger("trainwire")
 
 CLOSE_SECONDS: Final = 60.0
-"""How long the last checkpoint may take to be written."""
+"""How long to wait at the end until the last checkpoint is written."""
 
 
 class Checkpoints(Plugin):
-    """Saves everything that `train(resume=True)` goes on from, in `checkpoints/` of the run's folder.
+    """Saves everything that `train(resume=True)` needs, in `checkpoints/` of the run's folder.
 
-    Training waits while a copy is made in memory, and not for the disk. Whatever is chosen here, a checkpoint is also
-    saved when a training is interrupted, and when `run.control.checkpoint()` or `trainwire send` asks for one.
+    The training waits while the state is copied in memory, and does not wait for the disk. A checkpoint is also saved
+    when a training is interrupted, and when `run.control.checkpoint()` or `trainwire send` requests one.
 
     Args:
-        epochs: Save after every so many epochs; 0: not for that.
-        steps: Save after every so many updates.
-        minutes: Save when so much time has passed since the last time.
-        keep_last: How many of the latest are kept.
-        keep_best: How many of the best are kept beside these, by the main metric: of those at the end of an epoch.
+        epochs: Save after this number of epochs; 0 disables it, as for `steps` and `minutes`.
+        steps: Save after this number of updates.
+        minutes: Save when this time has passed since the last checkpoint.
+        keep_last: How many of the latest checkpoints to keep.
+        keep_best: How many further checkpoints to keep: those at the end of the epochs with the best main metric.
 
     Raises:
-        OptionError: a number is out of its range.
+        OptionError: if a number is out of range.
     """
 
     def __init__(
         self, *, epochs: int = 0, steps: int = 0, minutes: float = 0.0, keep_last: int = 2, keep_best: int = 0
     ) -> None:
         if min(epochs, steps, minutes, keep_best) < 0 or keep_last < 1:
-            raise OptionError("Checkpoints: epochs, steps, minutes and keep_best are at least 0, keep_last at least 1")
+            raise OptionError(
+                "Checkpoints: epochs, steps, minutes and keep_best must be at least 0, keep_last at least 1"
+            )
         self.epochs, self.steps, self.minutes = epochs, steps, minutes
         self.keep_last, self.keep_best = keep_last, keep_best
         self._writer: CheckpointWriter | None = None
@@ -49,28 +51,28 @@ class Checkpoints(Plugin):
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Start the thread that writes."""
+        """Start the writing thread."""
         self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
         self._writer.start()
         self._saved_at = time.monotonic()
         if self.run.train_loader.persistent_workers:
-            logger.info("train has persistent workers: what they draw at random is not resumed exactly")
+            logger.info("train has persistent workers: their random numbers are not resumed exactly")
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """Ask for a checkpoint, if it is time."""
-        is_time = self.minutes and time.monotonic() - self._saved_at >= 60 * self.minutes
-        if is_time or (self.steps and batch.step % self.steps == 0):
+        """Request a checkpoint if one is due."""
+        is_due = self.minutes and time.monotonic() - self._saved_at >= 60 * self.minutes
+        if is_due or (self.steps and batch.step % self.steps == 0):
             self.run.control.checkpoint()
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Ask for a checkpoint, if it is time."""
+        """Request a checkpoint if one is due."""
         if self.epochs and epoch.epoch % self.epochs == 0:
             self.run.control.checkpoint()
 
     def save_checkpoint(self) -> None:
-        """Take a snapshot, and have it written: called by the loop where it is between two steps."""
+        """Take a snapshot and submit it to the writing thread: called by the loop between two steps."""
         if self._writer is None:
             return
         self._saved_at = time.monotonic()
@@ -81,13 +83,13 @@ class Checkpoints(Plugin):
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
-        """Wait until the last one is written."""
+        """Wait until the last checkpoint is written."""
         if self._writer is not None:
             self._writer.close(CLOSE_SECONDS)
             self._writer = None
 
     def _delete_old(self) -> None:
-        """On the writer's thread: keep the latest and the best."""
+        """Delete all checkpoints but the latest and the best: called on the writing thread."""
         if not self.run.processes.is_first:
             return
         checkpoints = list_checkpoints(self.run.folder)
@@ -100,6 +102,6 @@ class Checkpoints(Plugin):
 
 
 def _best(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Those with a score, the best first; of equal ones the latest."""
+    """Return the checkpoints with a score, the best first; among equal scores, the latest first."""
     scored = [(checkpoint.label.score, checkpoint) for checkpoint in checkpoints if checkpoint.label.score is not None]
     return [checkpoint for _, checkpoint in sorted(scored, key=lambda pair: pair[0], reverse=True)]

@@ -1,4 +1,4 @@
-"""The three parts of a data set, and the loaders made from them."""
+"""Data: the splits, the samplers and loaders created from them, and batches."""
 
 from __future__ import annotations
 
@@ -20,71 +20,71 @@ Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Training data, with data to choose a model by and data to test it on: Datasets or DataLoaders.
+    """The splits of a data set: Datasets or DataLoaders.
 
     Raises:
-        OptionError: a part is neither, or is empty.
+        OptionError: if a split is neither, or is empty.
     """
 
     train: Data
     dev: Data | None = None
+    """The data on which models are compared."""
     test: Data | None = None
+    """The data on which the best model is tested."""
 
     def merged(self, *, dev: bool, test: bool) -> Corpus:
-        """A corpus that trains on the dev or the test split too, and has them no more.
+        """Return a corpus whose training split includes the dev or the test split, which it then lacks.
 
         Raises:
-            OptionError: a split is missing, or is no Dataset of known length.
+            OptionError: if a split is missing, or is not a Dataset with a length.
         """
         if not dev and not test:
             return self
-        wanted = {"train": self.train, **({"dev": self.dev} if dev else {}), **({"test": self.test} if test else {})}
+        merged = {"train": self.train, **({"dev": self.dev} if dev else {}), **({"test": self.test} if test else {})}
         parts: list[Dataset[Any]] = []
-        for name, part in wanted.items():
+        for name, part in merged.items():
             if part is None or isinstance(part, DataLoader) or not is_indexed(part):
-                raise OptionError(f"{name} is {part!r}: train_with_dev and train_with_test need Datasets with a length")
+                raise OptionError(
+                    f"{name} is {part!r}: train_with_dev and train_with_test require Datasets with a length"
+                )
             parts.append(part)
         everything: Dataset[Any] = ConcatDataset(parts)
         return Corpus(everything, None if dev else self.dev, None if test else self.test)
 
     def __post_init__(self) -> None:
-        _check("train", self.train)
-        for name, data in (("dev", self.dev), ("test", self.test)):
-            if data is not None:
-                _check(name, data)
-
-
-def _check(name: str, data: object) -> None:
-    is_list = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, Mapping))
-    if not is_list and not isinstance(data, (Dataset, DataLoader)):
-        raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
-    if length_of(data) == 0:
-        raise OptionError(f"{name} is empty: it has no sample")
+        for name, data in (("train", self.train), ("dev", self.dev), ("test", self.test)):
+            if data is None and name != "train":
+                continue
+            is_list = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, Mapping))
+            if not is_list and not isinstance(data, (Dataset, DataLoader)):
+                raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
+            if length_of(data) == 0:
+                raise OptionError(f"{name} is empty: it has no samples")
 
 
 def length_of(data: object) -> int | None:
-    """How many items there are: batches of a DataLoader, samples of a Dataset; None if that is not known."""
+    """Return the number of a DataLoader's batches or a Dataset's samples; None if it is unknown."""
     try:
         return len(data) if isinstance(data, Sized) else None
-    except TypeError:  # a DataLoader of an IterableDataset that has no length
+    except TypeError:  # a DataLoader of an IterableDataset without a length
         return None
 
 
 def samples_of(data: Data | None) -> int | None:
-    """How many samples there are; None if that is not known."""
+    """Return the number of samples of a Dataset or a DataLoader; None if it is unknown."""
     return length_of(data.dataset if isinstance(data, DataLoader) else data)
 
 
 def is_indexed(data: object) -> bool:
-    """Whether it is a Dataset whose samples can be had by their index."""
+    """Return whether this is a Dataset whose samples have an index and whose length is known."""
     return not isinstance(data, (DataLoader, IterableDataset)) and length_of(data) is not None
 
 
 class EpochSampler(Sampler[int]):
-    """Every index once, in an order that comes from the seed and the epoch alone.
+    """Yields every index once, in an order that depends only on the seed and the epoch.
 
-    So an epoch can be repeated without those before it. Several processes share the order: each takes every n-th, and
-    all have as many, for which the first ones come twice if need be.
+    An epoch can therefore be repeated without the epochs before it. Several processes divide the order among them: each
+    takes every n-th index, and if the number of samples is not divisible, the first ones are used twice.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class EpochSampler(Sampler[int]):
         self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Set the epoch that is read next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -118,9 +118,10 @@ class EpochSampler(Sampler[int]):
 
 
 class SharedSampler(Sampler[int]):
-    """What another sampler chooses, of which each of several processes takes every n-th, all as many.
+    """Divides the indices of another sampler among several processes: each takes every n-th, and the rest is dropped.
 
-    The processes have to draw the same: their random states are their own, so the sampler needs a generator or a seed.
+    The sampler must yield the same indices in every process. Their random states differ, so it needs a generator or a
+    seed.
     """
 
     def __init__(self, sampler: Sampler[int], processes: Processes) -> None:
@@ -128,12 +129,12 @@ class SharedSampler(Sampler[int]):
         self.generator = getattr(sampler, "generator", None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler, if it wants to know."""
+        """Set the sampler's epoch, if it has a `set_epoch`."""
         if callable(setter := getattr(self.sampler, "set_epoch", None)):
             setter(epoch)
 
     def __len__(self) -> int:
-        return len(self.sampler) // self.processes.world_size  # type: ignore[arg-type]  # without one, as without this
+        return len(self.sampler) // self.processes.world_size  # type: ignore[arg-type]  # an error without a length, as for the sampler
 
     def __iter__(self) -> Iterator[int]:
         size = self.processes.world_size
@@ -146,23 +147,23 @@ class SharedSampler(Sampler[int]):
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """A seed of its own for each epoch and rank: 64 bits, well mixed by the generator that takes it."""
+    """Return a seed for an epoch and a rank: 63 bits, which differ for each of them."""
     return ((seed * 1_000_003 + epoch) * 1_000_003 + rank) % 2**63
 
 
 def _ignore_sigterm(_: int) -> None:
-    """For a worker: a cluster sends SIGTERM to each process, and the last batches are still to be read."""
+    """Initialize a worker: a cluster sends SIGTERM to each process, and the last batches must still be read."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader whose workers' seeds come from a seed, the epoch and the rank alone."""
+    """A loader whose workers' seeds depend only on a seed, the epoch and the rank."""
 
     def __init__(
         self, data: Dataset[Any], size: int, sampler: Sampler[int] | None, options: TrainingOptions, *, seed: int,
         rank: int, device: torch.device,
     ) -> None:  # fmt: skip
-        # A generator of its own: drawing the workers' seeds must not move the one that the model's dropout uses.
+        # With its own generator, drawing the workers' seeds does not change the state of the one that dropout uses.
         generator = torch.Generator()
         super().__init__(
             data, size, sampler=sampler, num_workers=options.num_workers, generator=generator,
@@ -171,7 +172,7 @@ class EpochLoader(DataLoader[Any]):
         self.seed, self.rank = seed, rank
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is read next."""
+        """Set the epoch that is read next."""
         if isinstance(self.generator, torch.Generator):
             self.generator.manual_seed(epoch_seed(self.seed, epoch, self.rank))
 
@@ -179,14 +180,14 @@ class EpochLoader(DataLoader[Any]):
 def training_loader(
     data: Data, options: TrainingOptions, seed: int, device: torch.device, processes: Processes = SINGLE
 ) -> DataLoader[Any]:
-    """The loader of the training samples: the caller's own, or one that shuffles by seed and epoch.
+    """Return the loader of the training samples: the given one, or one that shuffles by seed and epoch.
 
     Raises:
-        OptionError: a sampler is given for a DataLoader, or what was given makes none.
+        OptionError: if a sampler is given for a DataLoader, or a function given as sampler does not return one.
     """
     if isinstance(data, DataLoader):
         if options.sampler is not None:
-            raise OptionError("sampler is given, but train is a DataLoader, which has one: leave one of them out")
+            raise OptionError("sampler is given, but train is a DataLoader, which has its own: omit one of them")
         return data
     sampler = _sampler(data, options, seed, processes)
     return EpochLoader(
@@ -199,7 +200,7 @@ def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes:
     if given is not None and not isinstance(given, Sampler):
         given = given(data)
         if not isinstance(given, Sampler):
-            raise OptionError(f"sampler has returned {given!r}, which is no sampler")
+            raise OptionError(f"sampler returned {given!r}, which is not a torch sampler")
     if given is not None and processes.several:
         return SharedSampler(given, processes)
     if given is not None or samples is None or isinstance(data, IterableDataset):
@@ -210,44 +211,50 @@ def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes:
 def evaluation_loader(
     data: Data, options: TrainingOptions, device: torch.device, processes: Processes = SINGLE
 ) -> DataLoader[Any]:
-    """The loader of a split that is evaluated, in the order in which its samples are; of several processes each has
-    its share, and none comes twice.
+    """Return the loader of an evaluated split, which keeps the order of the samples.
+
+    Several processes divide the samples among them, and use none twice.
 
     Raises:
-        OptionError: there are more processes than samples.
+        OptionError: if there are more processes than samples.
     """
     if isinstance(data, DataLoader):
         return data
     samples = length_of(data)
     if processes.several and is_indexed(data) and samples is not None:
         if samples < processes.world_size:
-            raise OptionError(f"a split has {samples} samples for {processes.world_size} processes: give each one")
+            raise OptionError(
+                f"a split has {samples} samples for {processes.world_size} processes: each needs at least one"
+            )
         data = Subset(data, range(processes.rank, samples, processes.world_size))
     size = options.eval_batch_size or options.mini_batch_size
     return EpochLoader(data, size, None, options, seed=0, rank=processes.rank, device=device)
 
 
-def sample_of(data: Data, wanted: float | int, seed: int) -> Dataset[Any]:
-    """Some samples, the same for a seed: a share of all, or so many.
+def sample_of(data: Data, size: float | int, seed: int) -> Dataset[Any]:
+    """Return a random sample of a Dataset, which depends only on the seed.
+
+    Args:
+        size: A fraction (float) or a number of samples (int).
 
     Raises:
-        OptionError: the samples cannot be had by their index.
+        OptionError: if it is not a Dataset with a length.
     """
     samples = length_of(data)
     if not is_indexed(data) or samples is None:
-        raise OptionError("monitor_train_sample needs a Dataset with a length as train")
-    count = min(samples, max(1, round(samples * wanted) if isinstance(wanted, float) else wanted))
+        raise OptionError("monitor_train_sample requires that train is a Dataset with a length")
+    count = min(samples, max(1, round(samples * size) if isinstance(size, float) else size))
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(epoch_seed(seed, 0)))
-    return Subset(data, sorted(order[:count].tolist()))  # type: ignore[arg-type]  # no DataLoader, or it had no index
+    return Subset(data, sorted(order[:count].tolist()))  # type: ignore[arg-type]  # not a DataLoader, as it is indexed
 
 
 def samplers_of(loader: DataLoader[Any]) -> list[object]:
-    """What chooses the samples of a loader: its sampler, and that of batches with the one inside."""
+    """Return the samplers of a loader: its sampler, its batch sampler, and the sampler inside that."""
     return [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
 
 
 def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
-    """Tell the epoch to a loader, its data and its samplers, as far as they want to know it."""
+    """Call `set_epoch` of a loader, its data and its samplers, if they have one."""
     for part in (loader, loader.dataset, *samplers_of(loader)):
         setter = getattr(part, "set_epoch", None)
         if callable(setter):
@@ -255,7 +262,7 @@ def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with all its tensors on the device; what is no tensor stays as it is."""
+    """Return the batch with all its tensors on the device, and everything else unchanged."""
     if hasattr(batch, "to"):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
@@ -268,12 +275,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def samples_in(batch: Any) -> int:
-    """How many samples a batch has: the length of its first tensor with a dimension, or 1."""
+    """Return the number of samples in a batch: the length of its first tensor with a dimension, or 1."""
     return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 1)
 
 
 def split_batch(batch: Any, size: int) -> list[Any]:
-    """A batch in parts of at most `size` samples: its tensors, and lists as long as these, are split."""
+    """Split a batch into parts of at most `size` samples: its tensors, and lists of the same length, are split."""
     samples = samples_in(batch)
     if samples <= size:
         return [batch]
@@ -294,10 +301,10 @@ def _part(batch: Any, part: slice, samples: int) -> Any:
 
 
 def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """A batch taken apart: what the model is called with, and what its output is compared to.
+    """Return the model's arguments, and the target: the last item of a batch.
 
     Raises:
-        UsageError: it is no sequence of at least two.
+        UsageError: if the batch is not a sequence of at least two items.
     """
     if not isinstance(batch, (list, tuple)) or len(batch) < 2:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Where a training can be reached."""
+"""The address on which a training listens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainwire_protocol.transport.connection import connection_path, read_connec
 from trainwire_protocol.transport.key_files import make_key_files, read_public_key
 
 
-def test_a_training_listens_where_it_is_told(tmp_path: Path) -> None:
-    """The option says where and under which name; the run's hyperparameters tell it, and no keys."""
+def test_a_training_listens_on_the_given_address(tmp_path: Path) -> None:
+    """`bind` sets the address and the advertised name; the hyperparameters contain them, but no keys."""
     secret, public = make_key_files(tmp_path / "keys" / "cluster")
     tcp = trainwire.Tcp("tcp://127.0.0.1:0", advertise="localhost", server_key=secret, clients=tmp_path / "keys")
     train(tmp_path / "run", bind=tcp)
@@ -27,8 +27,8 @@ def test_a_training_listens_where_it_is_told(tmp_path: Path) -> None:
     assert connection.keys.client.secret not in told
 
 
-def test_the_environment_says_it_for_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the option it is the environment's word that counts, for a bus as for a training."""
+def test_the_environment_sets_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the option, TRAINWIRE_BIND sets the address of a training and of a bus."""
     monkeypatch.setenv("TRAINWIRE_BIND", "tcp://127.0.0.1:0")
     train(tmp_path / "run")
     with trainwire.open_bus(tmp_path / "bus"):

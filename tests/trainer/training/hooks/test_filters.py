@@ -1,4 +1,4 @@
-"""Hooks that want only some of their calls."""
+"""Hooks that are called only for some payloads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class Choosy(Plugin):
-    """Notes the few calls that it wants."""
+    """Collects the selected calls."""
 
     def __init__(self) -> None:
         self.called: list[tuple[str, int]] = []
@@ -42,8 +42,8 @@ class Choosy(Plugin):
         self.called.append(("test", evaluation.epoch))
 
 
-def test_a_filter_chooses_by_what_the_payload_counts(tmp_path: Path) -> None:
-    """Steps count through the training, batches within their epoch, and an evaluation has its split."""
+def test_a_filter_selects_by_the_counter_of_the_payload(tmp_path: Path) -> None:
+    """Steps are counted over the training, batches within their epoch; an evaluation has a split."""
     plugin = Choosy()
     train(tmp_path, plugin, max_epochs=2)
     assert plugin.called == [
@@ -52,7 +52,7 @@ def test_a_filter_chooses_by_what_the_payload_counts(tmp_path: Path) -> None:
 
 
 def test_functions_are_filtered_too(tmp_path: Path) -> None:
-    """`trainer.on` takes what `@hook` takes."""
+    """`trainer.on` takes the same filters as `@hook`."""
     trainer, steps = make_trainer(), []
 
     @trainer.on("after_training_batch", once=5)
@@ -72,8 +72,8 @@ def test_functions_are_filtered_too(tmp_path: Path) -> None:
         ("after_setup", {"every": 2}, "'after_setup' is called once"),
     ],
 )
-def test_a_filter_that_cannot_work_is_refused(name: str, filters: dict[str, Any], message: str) -> None:
-    """What is wrong is said when the plugin is attached."""
+def test_an_invalid_filter_is_refused(name: str, filters: dict[str, Any], message: str) -> None:
+    """The error is raised when the plugin is attached."""
     method = hook(name, **filters)(lambda self, payload: None)
     with pytest.raises(OptionError, match=message):
         checked_plugins([type("Filtered", (Plugin,), {"listen": method})()])

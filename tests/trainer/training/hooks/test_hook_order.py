@@ -1,4 +1,4 @@
-"""`docs/add-a-plugin.md` says when each hook is called, and with what: here it is held to it."""
+"""`docs/add-a-plugin.md` matches the order and the payloads of the hooks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PAGE = (DOCS / "add-a-plugin.md").read_text()
 
 
 def tables() -> list[list[list[str]]]:
-    """The page's tables, each a list of rows of cells."""
+    """Return the page's tables, each as a list of rows of cells."""
     blocks = re.findall(r"(?:^\|.*\n)+", PAGE, flags=re.MULTILINE)
     return [[[cell.strip() for cell in row.strip("|").split("|")] for row in block.splitlines()] for block in blocks]
 
 
 def expected_order(ending: str) -> list[str]:
-    """The hooks in the order that the page's second table gives for an ending."""
+    """Return the hooks in the order that the page's second table gives for an ending."""
     header, _, *rows = tables()[1]
     column = header.index(ending)
     order = {int(number): row[0] for row in rows for number in row[column].split(",") if number}
@@ -45,7 +45,7 @@ def expected_order(ending: str) -> list[str]:
 
 
 def told(recorder: Recorder) -> list[str]:
-    """What a recorder was told, as the page writes it."""
+    """Return the recorder's calls in the notation of the page."""
     name_of = {kind: name for name, kind in HOOKS.items()}
 
     def written(payload: Payload) -> str:
@@ -56,7 +56,7 @@ def told(recorder: Recorder) -> list[str]:
 
 
 def test_the_page_lists_each_hook_with_its_payload() -> None:
-    """The first table has the fourteen hooks in their order, with the fields of their payloads."""
+    """The first table lists the fourteen hooks in order, with the fields of their payloads."""
     rows = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in tables()[0][2:]}
     assert rows == {name: [field.name for field in dataclasses.fields(payload)] for name, payload in HOOKS.items()}
 
@@ -67,7 +67,7 @@ class FailingTrainer(ModelTrainer):
 
 
 def nothing(trainer: ModelTrainer) -> None:
-    """Let it end by itself."""
+    """Let the training end normally."""
 
 
 def stop(trainer: ModelTrainer) -> None:
@@ -100,7 +100,7 @@ def test_hooks_are_called_in_the_order_of_the_page(
     at_first_batch: Callable[[ModelTrainer], None],
     error: type[BaseException] | None,
 ) -> None:
-    """For each way in which a training ends, the hooks are those of the second table, in its order."""
+    """For each ending of a training, the hooks are called in the order of the second table."""
     recorder, trainer = Recorder(), make()
 
     @trainer.on("before_training_batch")
@@ -120,7 +120,7 @@ def test_hooks_are_called_in_the_order_of_the_page(
 
 
 def test_the_pages_plugin_works(tmp_path: Path) -> None:
-    """The worked example is a plugin of fifteen lines of code or so, and does what it says."""
+    """The example plugin has at most fifteen lines of code, and does what the page says."""
     source = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
     assert sum(1 for line in source.splitlines() if line.strip() and '"""' not in line) <= 15
     names: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def test_the_pages_plugin_works(tmp_path: Path) -> None:
 
 
 def test_the_pages_function_works(tmp_path: Path) -> None:
-    """The worked function stops a training."""
+    """The example function stops a training."""
     source = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[2]
     trainer = make_trainer(nn.Linear(4, 2))
     names: dict[str, Any] = {"trainer": trainer}

@@ -36,21 +36,21 @@ def names_of(plugin: Plugin) -> list[str]:
 
 
 def test_there_are_fourteen_hooks() -> None:
-    """Each hook has a payload of its own, named as the hook is."""
+    """Each hook has its own payload, whose name corresponds to the hook's."""
     assert len(HOOKS) == len(set(HOOKS.values())) == 14
     for name, payload in HOOKS.items():
         assert payload.__name__ == name.title().replace("_", "")
 
 
 def test_methods_are_bound_in_the_order_of_definition() -> None:
-    """A base class's methods come first, and an overriding method keeps the mark and the place."""
+    """Methods of a base class come first, and an overriding method keeps the mark and the position."""
     assert names_of(First()) == ["training_interrupt", "after_training_epoch", "training_finally"]
     assert names_of(Second()) == [*names_of(First()), "after_setup"]
     assert plugin_bindings(Second())[1].listener.__qualname__ == "Second.both"
 
 
 def test_an_unknown_hook_is_refused_with_the_valid_names() -> None:
-    """A misspelled hook is an error when the plugin is attached, which names the method and every hook."""
+    """The error for a misspelled hook names the method and all hooks."""
 
     class Misspelled(Plugin):
         @hook
@@ -63,7 +63,7 @@ def test_an_unknown_hook_is_refused_with_the_valid_names() -> None:
 
 
 def test_an_async_hook_is_refused() -> None:
-    """An `async def` is refused with a pointer to `bus.watch`."""
+    """The error for an `async def` refers to `bus.watch`."""
 
     async def after_setup(payload: object) -> None: ...
 
@@ -73,13 +73,13 @@ def test_an_async_hook_is_refused() -> None:
 
 @pytest.mark.parametrize("function", [lambda: None, lambda first, second: None, lambda *, payload: None])
 def test_a_function_that_does_not_take_one_argument_is_refused(function: object) -> None:
-    """A hook is called with its payload alone, and what cannot be called so is refused early."""
+    """A function that cannot be called with the payload alone is refused when it is bound."""
     with pytest.raises(OptionError, match="one argument, its payload"):
         function_bindings(["after_setup"], function)  # type: ignore[arg-type]  # that is the test
 
 
 def test_an_annotation_with_another_payload_is_refused() -> None:
-    """A method that says it takes another hook's payload is refused."""
+    """A method whose annotation is another hook's payload is refused."""
 
     def report(epoch: AfterTrainingEpoch) -> None: ...
 
@@ -88,8 +88,8 @@ def test_an_annotation_with_another_payload_is_refused() -> None:
         function_bindings(["before_training_epoch"], report)
 
 
-def test_a_method_with_a_hooks_name_needs_the_mark() -> None:
-    """A forgotten `@hook` is an error, not a method that is never called."""
+def test_a_method_with_the_name_of_a_hook_must_be_marked() -> None:
+    """A missing `@hook` is an error."""
 
     class Unmarked(Plugin):
         def after_training_epoch(self, payload: object) -> None: ...
@@ -107,14 +107,14 @@ def test_a_method_with_a_hooks_name_needs_the_mark() -> None:
         ([plugin := First(), First(), plugin], r"plugins\[2\], a First, is attached twice"),
     ],
 )
-def test_what_is_no_plugin_is_refused(plugins: object, message: str) -> None:
-    """Classes, other objects, and one plugin given twice are refused; two of a class are not."""
+def test_invalid_plugins_are_refused(plugins: object, message: str) -> None:
+    """Classes, other objects, and the same instance twice are refused; two instances of a class are not."""
     with pytest.raises(OptionError, match=message):
         checked_plugins(plugins)
 
 
-def test_teardown_hooks_run_in_reverse() -> None:
-    """Listeners are called in attach order, and at the end of a training in reverse."""
+def test_teardown_hooks_are_called_in_reverse() -> None:
+    """Listeners are called in attach order, and at the end of a training in reverse order."""
     called: list[tuple[str, int]] = []
 
     def listener(name: str, number: int) -> Binding:
@@ -130,8 +130,8 @@ def test_teardown_hooks_run_in_reverse() -> None:
     assert TrainingFinally in TEARDOWN_HOOKS
 
 
-def test_one_failing_teardown_does_not_keep_others_from_theirs(caplog: pytest.LogCaptureFixture) -> None:
-    """Every listener of a teardown hook is called; then the first error is raised, and further ones are logged."""
+def test_all_listeners_of_a_teardown_hook_are_called(caplog: pytest.LogCaptureFixture) -> None:
+    """Every listener is called, also after an error; then the first error is raised, and the others are logged."""
     called = []
 
     def fail(payload: object) -> None:
@@ -146,6 +146,6 @@ def test_one_failing_teardown_does_not_keep_others_from_theirs(caplog: pytest.Lo
 
 
 def test_a_plugin_outside_a_training_has_no_run() -> None:
-    """`run` exists while `train` runs, and says so otherwise."""
+    """`run` raises UsageError unless a training is running."""
     with pytest.raises(UsageError, match="First is not attached"):
         _ = First().run

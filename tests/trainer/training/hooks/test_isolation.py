@@ -1,4 +1,4 @@
-"""Plugins that a training can do without."""
+"""Plugins that are not essential."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.training.hooks.payloads import AfterTrainingBatch
 
 
 class Flaky(Plugin):
-    """Fails at each step, and nobody needs it."""
+    """Fails at each step, and is not essential."""
 
     essential = False
 
@@ -25,8 +25,8 @@ class Flaky(Plugin):
         raise OSError("no such sensor")
 
 
-def test_a_plugin_that_is_not_essential_fails_alone(tmp_path: Path) -> None:
-    """Each failure is an event, the third one disables the plugin, and neither training nor others notice."""
+def test_a_plugin_that_is_not_essential_does_not_end_the_training(tmp_path: Path) -> None:
+    """Each failure is published, the third disables the plugin, and the training and other plugins are not affected."""
     flaky, recorder = Flaky(), Recorder()
     result = train(tmp_path, flaky, recorder)
     assert (result.status, result.steps, flaky.calls) == ("finished", 6, 3)
@@ -38,8 +38,8 @@ def test_a_plugin_that_is_not_essential_fails_alone(tmp_path: Path) -> None:
     assert (failed[0].value["plugin"], failed[0].value["hook"]) == ("Flaky", "after_training_batch")
 
 
-def test_a_disabled_plugin_begins_anew_in_the_next_training(tmp_path: Path) -> None:
-    """What it did wrong in one training is not held against it in another."""
+def test_a_disabled_plugin_is_enabled_in_the_next_training(tmp_path: Path) -> None:
+    """Failures are counted for each training separately."""
     flaky = Flaky()
     train(tmp_path / "a", flaky)
     train(tmp_path / "b", flaky)

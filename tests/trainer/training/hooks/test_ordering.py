@@ -1,4 +1,4 @@
-"""The order of plugins that declare one."""
+"""The declared order of plugins."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def order(*plugins: Plugin) -> str:
     return "".join(type(plugin).__name__ for plugin in in_order(plugins))
 
 
-def test_attach_order_stays_where_nothing_is_declared() -> None:
-    """A declaration about a plugin that is not attached changes nothing either."""
+def test_attach_order_is_kept_without_declarations() -> None:
+    """A declaration that names a plugin that is not attached has no effect."""
     assert order(plugin("A"), plugin("B", after=("Z",)), plugin("C")) == "ABC"
 
 
-def test_declarations_move_as_little_as_they_can() -> None:
-    """One comes right after the last that it names, or those that it names right after it."""
+def test_declarations_move_as_few_plugins_as_possible() -> None:
+    """A plugin comes right after the last one named by `after`, and plugins named by `before` come right after it."""
     assert order(plugin("A", after=("C",)), plugin("B"), plugin("C"), plugin("D")) == "BCAD"
     assert order(plugin("A"), plugin("B"), plugin("C", before=("A",))) == "BCA"
 
 
-def test_a_declaration_names_subclasses_too() -> None:
-    """What is said of a class is said of those that are made from it."""
+def test_a_declaration_includes_subclasses() -> None:
+    """A class name in a declaration also stands for the class's subclasses."""
     base = type("Base", (Plugin,), {})
     assert order(plugin("A", after=("Base",)), type("Derived", (base,), {})()) == "DerivedA"
 
 
-def test_a_circle_is_an_error_at_attach(tmp_path: Path) -> None:
-    """It names those that are in it, and comes before there is a run's folder."""
+def test_a_cycle_is_refused(tmp_path: Path) -> None:
+    """The error names the plugins in the cycle, and the run's folder is not created."""
     circle = [
         plugin("D", after=("A",)),
         plugin("A", after=("B",)),
@@ -53,8 +53,8 @@ def test_a_circle_is_an_error_at_attach(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("declared", ["EMA", (3,)])
-def test_what_names_no_class_is_refused(tmp_path: Path, declared: Any) -> None:
-    """A string alone would be taken for the names of its letters."""
+def test_a_declaration_without_class_names_is_refused(tmp_path: Path, declared: Any) -> None:
+    """A single string would be read as a sequence of one-letter names."""
 
     class Misled(Plugin):
         after = declared

@@ -1,4 +1,4 @@
-"""ModelTrainer: a training from its call to its result."""
+"""ModelTrainer: trainings from the call to the result."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from trainwire_protocol.errors import OptionError, RunInUseError, UsageError
 
 
 class Stream(IterableDataset[Any]):
-    """Five points, without saying that they are five."""
+    """Five points, without a length."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(points(5))
 
 
-def test_a_training_learns_and_tells_what_came_of_it(tmp_path: Path) -> None:
-    """The result has the counts, the best epoch, the test's scores and every epoch's metrics."""
+def test_a_training_learns_and_returns_its_result(tmp_path: Path) -> None:
+    """The result contains the counts, the best epoch, the test scores and the metrics of each epoch."""
     result = train(tmp_path, max_epochs=10, learning_rate=1.0)
     assert (result.status, result.reason) == ("finished", "max_epochs reached: 10")
     assert (result.epochs, result.steps, len(result.history)) == (10, 30, 10)
@@ -51,7 +51,7 @@ def test_a_training_learns_and_tells_what_came_of_it(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    """Order and dropout come from `seed`, or, without one, from torch's generator."""
+    """Sample order and dropout depend on `seed` or, without one, on torch's generator."""
 
     def weights(folder: str, seed: int | None) -> torch.Tensor:
         linear_layer = linear()
@@ -68,8 +68,8 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert not torch.equal(first, weights("f", 8))
 
 
-def test_data_may_be_a_corpus_datasets_or_loaders(tmp_path: Path) -> None:
-    """All ways of giving the same data train the same model."""
+def test_data_can_be_a_corpus_datasets_or_loaders(tmp_path: Path) -> None:
+    """The same data given in each of these ways trains the same model."""
     parts, trained = corpus(), []
     ways: list[dict[str, Any]] = [
         {"corpus": parts},
@@ -85,10 +85,10 @@ def test_data_may_be_a_corpus_datasets_or_loaders(tmp_path: Path) -> None:
 
 
 def test_the_best_and_the_final_model_are_saved(tmp_path: Path) -> None:
-    """Both files load, and at the end the model has the best epoch's weights unless told otherwise."""
+    """Both files load; at the end the model has the best weights, unless `use_final_model_for_eval` is True."""
 
     class Worsen(Plugin):
-        """From the second epoch on the model predicts the opposite."""
+        """Negates the weights at the start of the second epoch."""
 
         @hook
         def before_training_epoch(self, payload: object) -> None:
@@ -112,7 +112,7 @@ def test_the_best_and_the_final_model_are_saved(tmp_path: Path) -> None:
 
 
 def test_without_a_dev_split_the_final_model_is_tested(tmp_path: Path) -> None:
-    """There is nothing to choose by, so no best model is saved, and the last one is tested."""
+    """No best model is saved, and the last one is tested."""
     result = train(tmp_path, train=points(32), test=points(16, 1))
     assert (result.best_epoch, result.best_score) == (None, None)
     assert result.test_score == pytest.approx(result.test_metrics["test/loss"])
@@ -121,7 +121,7 @@ def test_without_a_dev_split_the_final_model_is_tested(tmp_path: Path) -> None:
 
 
 def test_training_ends_at_max_steps(tmp_path: Path) -> None:
-    """The last epoch is cut short, but evaluated."""
+    """The last epoch is cut short, and evaluated."""
     recorder = Recorder()
     result = train(tmp_path, recorder, max_epochs=10, max_steps=5)
     assert (result.steps, result.epochs, result.reason) == (5, 2, "max_steps reached: 5")
@@ -130,7 +130,7 @@ def test_training_ends_at_max_steps(tmp_path: Path) -> None:
 
 
 def test_a_stream_is_trained_on(tmp_path: Path) -> None:
-    """A loader without a length gives epochs of unknown size, which are complete at its end."""
+    """The epochs of a loader without a length have an unknown size, and are complete at its end."""
     recorder = Recorder()
     result = train(tmp_path, recorder, train=Stream(), mini_batch_size=2)
     assert result.steps == 6
@@ -140,7 +140,7 @@ def test_a_stream_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_cannot_be_read_again_is_an_error(tmp_path: Path) -> None:
-    """An epoch without a batch would be repeated for ever; instead it is named."""
+    """The error names the epoch that has no batch."""
 
     class Once(IterableDataset[Any]):
         samples = iter(points(4))
@@ -152,8 +152,8 @@ def test_a_stream_that_cannot_be_read_again_is_an_error(tmp_path: Path) -> None:
         train(tmp_path, train=Once())
 
 
-def test_control_skips_a_batch_and_ends_an_epoch(tmp_path: Path) -> None:
-    """A skipped batch makes no update; an ended epoch is evaluated, and the next one begins."""
+def test_control_can_skip_a_batch_and_end_an_epoch(tmp_path: Path) -> None:
+    """A skipped batch makes no update; an epoch that is ended is evaluated, and the next one starts."""
 
     class Impatient(Plugin):
         @hook
@@ -174,10 +174,10 @@ def test_control_skips_a_batch_and_ends_an_epoch(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    """No update is larger than the learning rate times `max_grad_norm`; the recorded metrics are the norm before."""
+    """The gradients' norm is at most `max_grad_norm`; the norm before clipping is what hooks receive."""
 
     class Measure(Plugin):
-        """Compares what is told with what the gradients are."""
+        """Collects the norm in the payload, and the norm of the clipped gradients."""
 
         norms: list[tuple[float, float]]
 
@@ -195,8 +195,8 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
             assert actual == pytest.approx(1e-3 if limit else told, rel=1e-3)
 
 
-def test_sparse_gradients_are_clipped_as_dense_ones(tmp_path: Path) -> None:
-    """An embedding with sparse gradients learns exactly what one with dense gradients does."""
+def test_sparse_gradients_are_clipped_like_dense_ones(tmp_path: Path) -> None:
+    """An embedding with sparse gradients learns the same weights as one with dense gradients."""
     words = torch.randint(0, 9, (48, 3), generator=torch.Generator().manual_seed(1))
     data = torch.utils.data.TensorDataset(words, words[:, 0] % 2)
     weights = []
@@ -208,8 +208,8 @@ def test_sparse_gradients_are_clipped_as_dense_ones(tmp_path: Path) -> None:
     torch.testing.assert_close(weights[0], weights[1])
 
 
-def test_one_method_is_overridden_for_any_other_batch(tmp_path: Path) -> None:
-    """Maps as batches and a loss inside the model need `forward` and no loss function."""
+def test_forward_can_be_overridden_for_other_batches(tmp_path: Path) -> None:
+    """Batches that are maps, and a loss without `loss=`, only require overriding `forward`."""
 
     class Maps(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
@@ -231,14 +231,14 @@ def test_one_method_is_overridden_for_any_other_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="none"), lambda output, target: 0.5])
-def test_a_loss_that_is_no_single_number_is_named(tmp_path: Path, loss: Any) -> None:
-    """The error says what the loss is and what it has to be."""
+def test_a_loss_that_is_not_a_single_number_is_refused(tmp_path: Path, loss: Any) -> None:
+    """The error describes the loss, and says what it must be."""
     with pytest.raises(UsageError, match=r"the loss is .*; it must be the batch's mean"):
         train(tmp_path, trainer=make_trainer(loss=loss))
 
 
 def test_plugins_are_detached_when_training_ends(tmp_path: Path) -> None:
-    """After `train`, well or badly ended, no plugin has a run; the trainer's own take part in its next training."""
+    """After `train`, also after an error, no plugin has a run; the trainer's plugins take part in its next training."""
     plugin, calls = Recorder(), []
     trainer = make_trainer(plugins=[plugin])
 
@@ -263,8 +263,8 @@ def test_plugins_are_detached_when_training_ends(tmp_path: Path) -> None:
     assert calls == [("finished", True), ("failed", True)]
 
 
-def test_a_trainer_and_a_plugin_train_one_model_at_a_time(tmp_path: Path) -> None:
-    """A training inside a training is refused, as is a plugin that takes part in another one."""
+def test_a_trainer_and_a_plugin_take_part_in_one_training_at_a_time(tmp_path: Path) -> None:
+    """A nested training of the same trainer is refused, as is a plugin that takes part in another training."""
     trainer, other, errors = make_trainer(), make_trainer(), []
     plugin = Recorder()
 
@@ -298,7 +298,7 @@ BAD_INPUT: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "message"), BAD_INPUT)
 def test_bad_input_is_refused_before_anything_is_opened(tmp_path: Path, options: Any, message: str) -> None:
-    """The error is of Trainwire's own, says what is wrong, and comes before there is a run's folder."""
+    """It raises OptionError, and the run's folder is not created."""
     given = {"sinks": (), **({} if {"train", "corpus"} & options.keys() else {"corpus": corpus()}), **options}
     with pytest.raises(OptionError, match=message):
         make_trainer().train(tmp_path / "run", **given)
@@ -306,7 +306,7 @@ def test_bad_input_is_refused_before_anything_is_opened(tmp_path: Path, options:
 
 
 def test_a_plugin_is_not_attached_twice(tmp_path: Path) -> None:
-    """Neither in one list, nor once by the trainer and once by `train`; of one class there may be two."""
+    """Two plugins of one class are allowed, but not the same instance twice, also not in the trainer and in `train`."""
     plugin = Recorder()
     with pytest.raises(OptionError, match="Recorder, is attached twice"):
         make_trainer(plugins=[plugin, plugin])
@@ -325,14 +325,14 @@ def test_a_plugin_is_not_attached_twice(tmp_path: Path) -> None:
         ({"model": linear(), "loss": len, "plugins": [Recorder]}, "give an instance"),
     ],
 )
-def test_a_trainer_that_cannot_work_is_refused(arguments: dict[str, Any], message: str) -> None:
-    """What is wrong with a model, loss, metric or plugin is said when the trainer is made."""
+def test_invalid_arguments_of_a_trainer_are_refused(arguments: dict[str, Any], message: str) -> None:
+    """An invalid model, loss, metric or plugin is refused by the constructor."""
     with pytest.raises(OptionError, match=message):
         ModelTrainer(**arguments)
 
 
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    """The error names the file, also if it is further up."""
+    """The error names the file, also if it is a parent of the folder."""
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OptionError, match=f"run_folder is {folder}, but {tmp_path / 'file'} is a file"):
@@ -340,7 +340,7 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_which_another_training_runs_is_refused(tmp_path: Path) -> None:
-    """Two live trainings never write to one folder."""
+    """Two trainings cannot write to one folder at the same time."""
     trainer = make_trainer()
 
     @trainer.on("after_setup")
@@ -351,14 +351,14 @@ def test_a_folder_in_which_another_training_runs_is_refused(tmp_path: Path) -> N
     train(tmp_path, trainer=trainer)
 
 
-def test_a_functions_hook_is_checked_when_it_is_added() -> None:
-    """`trainer.on` refuses unknown hooks at once."""
+def test_the_hook_of_a_function_is_checked_when_it_is_added() -> None:
+    """`trainer.on` refuses unknown hooks."""
     with pytest.raises(OptionError, match="there is no hook 'after_epoch'; the hooks are after_setup"):
         make_trainer().on("after_epoch")(print)
 
 
-def test_a_plugins_error_ends_the_training(tmp_path: Path) -> None:
-    """It is raised by `train`, and the run has failed because of it."""
+def test_an_error_of_a_plugin_ends_the_training(tmp_path: Path) -> None:
+    """`train` raises it, and the run has failed because of it."""
 
     class Broken(Plugin):
         @hook
@@ -371,8 +371,8 @@ def test_a_plugins_error_ends_the_training(tmp_path: Path) -> None:
     assert (last.name, last.value["reason"]) == ("run/failed", "ZeroDivisionError: by nought")
 
 
-def test_logging_is_as_it_was_afterwards(tmp_path: Path) -> None:
-    """The logger `trainwire` has the level and handlers that it had before."""
+def test_logging_is_restored(tmp_path: Path) -> None:
+    """After the training, the logger `trainwire` has the same level and handlers as before."""
     logger = logging.getLogger("trainwire")
     before = (logger.level, list(logger.handlers))
     train(tmp_path)
@@ -380,7 +380,7 @@ def test_logging_is_as_it_was_afterwards(tmp_path: Path) -> None:
 
 
 def test_everything_with_a_device_is_moved_there(tmp_path: Path) -> None:
-    """Model, loss weights, metrics and batches are on the device that is asked for."""
+    """Model, loss, metrics and batches are moved to the requested device."""
 
     class LoudTrainer(ModelTrainer):
         devices: set[str]

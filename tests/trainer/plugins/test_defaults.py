@@ -1,4 +1,4 @@
-"""`train` and `fine_tune`, and the options that they share."""
+"""`train` and `fine_tune`, and their options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class Setup(Plugin):
-    """Notes what a training consists of."""
+    """Collects the parts of a training."""
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
@@ -31,7 +31,7 @@ class Setup(Plugin):
 
 
 def test_fine_tune_has_its_own_defaults(tmp_path: Path) -> None:
-    """AdamW at 5e-5 in batches of 4 for 10 epochs, warmed up and decayed, and the last model is the result."""
+    """It uses AdamW at 5e-5, batches of 4, 10 epochs, warm-up and decay, and the last model is the result."""
     setup, model = Setup(), linear()
     result = make_trainer(model).fine_tune(tmp_path, corpus=corpus(train=8), plugins=[setup], sinks=())
     options = setup.options
@@ -42,8 +42,8 @@ def test_fine_tune_has_its_own_defaults(tmp_path: Path) -> None:
     assert torch.equal(model.weight, final["weight"])
 
 
-def test_train_anneals_unless_a_schedule_is_given_or_none_is_wanted(tmp_path: Path) -> None:
-    """The default schedule gives way to a plugin's, and to `attach_default_scheduler=False`."""
+def test_train_anneals_unless_another_schedule_or_none_is_requested(tmp_path: Path) -> None:
+    """A plugin's schedule and `attach_default_scheduler=False` replace the default one."""
     cases: list[tuple[list[Plugin], dict[str, Any], set[type[Plugin]]]] = [
         ([], {}, {AnnealingOnPlateau}),
         ([LinearSchedule()], {}, {LinearSchedule}),
@@ -56,13 +56,13 @@ def test_train_anneals_unless_a_schedule_is_given_or_none_is_wanted(tmp_path: Pa
 
 
 def test_an_unknown_option_names_the_method(tmp_path: Path) -> None:
-    """`fine_tune` says that it is `fine_tune` that has no such option."""
+    """The error of `fine_tune` names `fine_tune`."""
     with pytest.raises(OptionError, match=r"fine_tune\(\) has no option 'epochs'"):
         make_trainer().fine_tune(tmp_path, train=points(4), epochs=3)
 
 
-def test_the_decoder_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
-    """Parameters of parts called decoder, head or classifier are a group; a model without one is refused."""
+def test_the_decoder_has_its_own_learning_rate(tmp_path: Path) -> None:
+    """Parameters of parts called decoder, head or classifier form a group; a model without such a part is refused."""
     setup = Setup()
     model = nn.ModuleDict({"encoder": nn.Linear(4, 3), "head": nn.Linear(3, 2)})
 
@@ -81,19 +81,19 @@ def test_the_decoder_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
 
 
 def test_training_with_the_other_splits(tmp_path: Path) -> None:
-    """What is trained on is not evaluated; loaders, whose batches cannot be mixed, are refused."""
+    """Splits that are trained on are not evaluated; DataLoaders, which cannot be merged, are refused."""
     setup = Setup()
     result = train(tmp_path / "a", setup, train_with_dev=True, train_with_test=True)
     assert setup.sizes == {"train": 80}
     assert (result.best_epoch, result.test_score) == (None, None)
     for number, data in enumerate([{"train": DataLoader(points(4)), "dev": points(4)}, {"train": points(4)}]):
-        with pytest.raises(OptionError, match="train_with_dev and train_with_test need Datasets"):
+        with pytest.raises(OptionError, match="train_with_dev and train_with_test require Datasets"):
             train(tmp_path / f"b{number}", train_with_dev=True, **data)
 
 
 @pytest.mark.parametrize(("wanted", "size"), [(0.25, 12), (5, 5), (1000, 48), (0.0001, 1)])
 def test_a_part_of_the_training_samples_is_evaluated(tmp_path: Path, wanted: float, size: int) -> None:
-    """It is a split of its own, of a share or of so many samples."""
+    """It is a separate split, whose size is a fraction or a number of samples."""
     setup = Setup()
     result = train(tmp_path, setup, monitor_train_sample=wanted)
     assert setup.sizes["train_sample"] == size
@@ -101,7 +101,7 @@ def test_a_part_of_the_training_samples_is_evaluated(tmp_path: Path, wanted: flo
 
 
 def test_samplers(tmp_path: Path) -> None:
-    """A sampler, or a function that makes one, replaces the shuffling; a DataLoader has its own already."""
+    """A sampler, or a function that returns one, replaces shuffling; with a DataLoader, it is refused."""
 
     class Evens(SequentialSampler):
         def __iter__(self) -> Any:
@@ -112,14 +112,14 @@ def test_samplers(tmp_path: Path) -> None:
 
     for number, sampler in enumerate([Evens(points(48)), Evens]):
         assert train(tmp_path / str(number), sampler=sampler, mini_batch_size=8, max_epochs=1).steps == 3
-    with pytest.raises(OptionError, match="which is no sampler"):
+    with pytest.raises(OptionError, match="which is not a torch sampler"):
         train(tmp_path / "c", sampler=len)
-    with pytest.raises(OptionError, match="leave one of them out"):
+    with pytest.raises(OptionError, match="omit one of them"):
         train(tmp_path / "d", sampler=Evens, train=DataLoader(points(4)))
 
 
-def test_the_first_epoch_may_keep_the_order(tmp_path: Path) -> None:
-    """Without `shuffle_first_epoch` only the later epochs are shuffled."""
+def test_the_first_epoch_can_keep_the_order(tmp_path: Path) -> None:
+    """Without `shuffle_first_epoch`, only the later epochs are shuffled."""
 
     class Order(Plugin):
         def __init__(self) -> None:
@@ -135,8 +135,8 @@ def test_the_first_epoch_may_keep_the_order(tmp_path: Path) -> None:
     assert not torch.equal(order.first[1], data.train[0][0])
 
 
-def test_models_and_optimizers_are_kept(tmp_path: Path) -> None:
-    """Every k-th epoch's model stays, and with `save_optimizer_state` the optimizer's beside each model."""
+def test_models_and_optimizers_are_saved(tmp_path: Path) -> None:
+    """The model of every k-th epoch is kept, and `save_optimizer_state` saves the optimizer with each model."""
     train(tmp_path, max_epochs=5, save_model_each_k_epochs=2, save_optimizer_state=True)
     assert {path.name for path in tmp_path.glob("*.pt")} == {
         f"{name}{kind}.pt"
@@ -149,13 +149,13 @@ def test_models_and_optimizers_are_kept(tmp_path: Path) -> None:
 
 
 def test_write_weights_attaches_the_extraction(tmp_path: Path) -> None:
-    """With `write_weights` some weights go onto the wire."""
+    """`write_weights` publishes some of the weights."""
     train(tmp_path, write_weights=True, max_epochs=40)
     assert any(event.name.startswith("weights/") for event in read_events(tmp_path))
 
 
-def test_unwanted_files_start_no_sinks() -> None:
-    """`create_file_logs` and `create_loss_file` take their sinks from the list, and `write_weights` adds its own."""
+def test_sinks_of_unwanted_files_are_not_started() -> None:
+    """`create_file_logs` and `create_loss_file` remove their sinks from the list, and `write_weights` adds its own."""
 
     def wanted(**options: Any) -> list[str]:
         return [sink.name for sink in TrainingOptions(**options).sinks_to_start]
@@ -165,8 +165,8 @@ def test_unwanted_files_start_no_sinks() -> None:
     assert wanted(write_weights=True) == ["loss-file", "log-file", "weights-file"]
 
 
-def test_several_processes_need_torchrun(tmp_path: Path) -> None:
-    """`multi_gpu=True` says how to start the program."""
+def test_several_processes_require_torchrun(tmp_path: Path) -> None:
+    """The error says how to start the program."""
     with pytest.raises(OptionError, match="torchrun --nproc-per-node"):
         train(tmp_path, multi_gpu=True)
 
@@ -176,8 +176,8 @@ def trained(tmp_path: Path, **options: Any) -> tuple[Result, Recorder]:
     return train(tmp_path, recorder, **options), recorder
 
 
-def test_batches_of_evaluation_have_their_own_size(tmp_path: Path) -> None:
-    """`eval_batch_size` changes neither training nor scores."""
+def test_evaluation_can_have_its_own_batch_size(tmp_path: Path) -> None:
+    """`eval_batch_size` changes neither the training nor the scores."""
     (one, _), (two, recorder) = trained(tmp_path / "a"), trained(tmp_path / "b", eval_batch_size=3)
     assert one.test_metrics == pytest.approx(two.test_metrics)
     assert {batch.samples for batch in recorder.of(AfterTrainingBatch)} == {16}
