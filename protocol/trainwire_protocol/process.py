@@ -1,4 +1,4 @@
-"""Processes: their identity, which outlives the reuse of a pid, and starting them detached."""
+"""Processes: identifying them reliably, and starting them detached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELAY_SECONDS: Final = 5.0
 
 
 class ProcessIdentity(NamedTuple):
-    """The identity of a process, unlike that of any other process that gets the same pid."""
+    """Identifies a process, even after the system has given its pid to another one."""
 
     host: str
     pid: int
@@ -49,8 +49,8 @@ class ProcessIdentity(NamedTuple):
 def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, which may outlive this process.
 
-    Ctrl-C in a terminal does not reach it. This process copies its standard output and standard error to its own. If
-    the process inherited them instead, a reader of our output would wait until the detached process ends too.
+    Ctrl-C in a terminal does not reach it. Its output is copied to the standard output and standard error of this
+    process. If it inherited these instead, a reader of our output would wait until the detached process ends too.
 
     Raises:
         OSError: the process cannot be started.
@@ -75,10 +75,9 @@ def wait_until_relayed(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def _relay(pipe: IO[bytes], name: str) -> None:
-    # Looked up for each line, because the stream may be replaced.
     with contextlib.suppress(OSError, ValueError), pipe as lines:
         for line in lines:
-            stream = getattr(sys, name)
+            stream = getattr(sys, name)  # a test or a progress bar may replace it at any time
             stream.write(line.decode(errors="replace"))
             stream.flush()
 
@@ -91,15 +90,14 @@ def process_start_time(pid: int) -> str | None:
         # Fields 3 and 22 of stat in proc(5), counted after the command's name, which may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return _start_time_from_ps(pid) if not Path("/proc/self/stat").exists() else None
+        if Path("/proc/self/stat").exists():
+            return None
+        # A system without procfs.
+        listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return listed.stdout.strip() or None
     return None if fields[0] in (b"Z", b"X") else f"{_boot()}:{fields[19].decode()}"
 
 
 @cache
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_time_from_ps(pid: int) -> str | None:
-    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None

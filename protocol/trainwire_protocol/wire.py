@@ -52,6 +52,7 @@ class Cursor(NamedTuple):
 
 
 START: Final = Cursor(0, -1)
+"""The position before the first event of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +155,13 @@ def join_batch(header: Header, packed: Sequence[bytes]) -> Batch:
 
 
 def _batch(header: Header, body: bytes) -> Batch:
+    _check_size(body)
+    return Batch(header, encode_header(header), body)
+
+
+def _check_size(body: bytes) -> None:
     if len(body) > MAX_BODY_BYTES:
         raise MalformedBatchError(f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
-    return Batch(header, encode_header(header), body)
 
 
 def encode_header(header: Header) -> bytes:
@@ -177,8 +182,7 @@ def decode_batch(header_bytes: bytes, body: bytes) -> Batch:
         MalformedBatchError: the header is invalid, or the body exceeds `MAX_BODY_BYTES`.
         UnsupportedVersionError: a newer major version wrote it.
     """
-    if len(body) > MAX_BODY_BYTES:
-        raise MalformedBatchError(f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
+    _check_size(body)
     return Batch(decode_header(header_bytes), header_bytes, body)
 
 
@@ -214,7 +218,7 @@ def decode_events(body: bytes, count: int) -> tuple[tuple[Event, ...], int]:
         raise MalformedBatchError(f"the body is not a list of {count} events")
     if _are_plain(items):
         return new_events(items), 0
-    events = [event for item in items if (event := _event(item)) is not None]
+    events = [event for item in items if (event := _decode_event(item)) is not None]
     return tuple(events), count - len(events)
 
 
@@ -260,6 +264,13 @@ def refuse_newer(version: object) -> None:
         )
 
 
+def is_run_name(name: object) -> bool:
+    """Whether `name` is a valid name of a run: a part of topics and paths."""
+    if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_RUN_BYTES:
+        return False
+    return name.isprintable() and "/" not in name and name not in (".", "..")
+
+
 def _are_plain(items: tuple[Any, ...]) -> bool:
     """Whether all events are valid, of known types and without additional fields, as in most batches.
 
@@ -290,7 +301,7 @@ def _are_values(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
     return present <= EVENT_TYPES and not any(map(value_problem, kinds, values))
 
 
-def _event(item: Any) -> Event | None:
+def _decode_event(item: Any) -> Event | None:
     try:
         name, value, kind, walltime, step = item[:5]
         return validate(Event(name, value, kind, walltime, step))
@@ -321,10 +332,3 @@ def _header_problem(header: Header) -> str | None:
     if not isinstance(header.before, dict) or not all(type(seq) is int for seq in header.before.values()):
         return f"before is {header.before!r}"
     return None
-
-
-def is_run_name(name: object) -> bool:
-    """Whether `name` is a valid name of a run: a part of topics and paths."""
-    if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_RUN_BYTES:
-        return False
-    return name.isprintable() and "/" not in name and name not in (".", "..")

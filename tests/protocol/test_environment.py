@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 
 from trainwire_protocol.environment import LaunchEnvironment, SinkCommand
 from trainwire_protocol.errors import OptionError
-from trainwire_protocol.transport.endpoints import Endpoints, Tcp
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "abc"}
 STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2", "SLURM_JOB_ID": "77"}
-
-
-@pytest.fixture(autouse=True)
-def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*TORCHRUN, *STEP, "SLURMD_NODENAME", "TRAINWIRE_BIND", "TRAINWIRE_ADVERTISE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -65,27 +58,6 @@ def test_an_invalid_environment_is_rejected(environment: dict[str, str], problem
     """The error says which variable is invalid, and how."""
     with pytest.raises(OptionError, match=problem):
         LaunchEnvironment.read(environment)
-
-
-def test_processes_of_one_host_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process gets two ports from a TRAINWIRE_BIND that they share; an explicit address is used unchanged."""
-    for name, value in (
-        TORCHRUN | {"TRAINWIRE_BIND": "tcp://0.0.0.0:5600", "TRAINWIRE_ADVERTISE": "login:7000"}
-    ).items():
-        monkeypatch.setenv(name, value)
-    shared = Tcp.from_environment()
-    assert (shared.bind, shared.advertise) == ("tcp://0.0.0.0:5602", "login:7002")
-    assert Tcp.from_environment("tcp://0.0.0.0:5600").bind == "tcp://0.0.0.0:5600"
-    monkeypatch.setenv("TRAINWIRE_BIND", "tcp://0.0.0.0:0")
-    monkeypatch.delenv("TRAINWIRE_ADVERTISE")
-    assert Tcp.from_environment().bind == "tcp://0.0.0.0:0"
-
-
-def test_slurm_names_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket on all addresses is advertised by the node's name, one on a single address by that address."""
-    monkeypatch.setenv("SLURMD_NODENAME", "node17")
-    endpoints = Endpoints.choose(Tcp("tcp://0.0.0.0:0"))
-    assert endpoints.advertised("tcp://0.0.0.0:5", "tcp://10.0.0.1:6") == ("tcp://node17:5", "tcp://10.0.0.1:6")
 
 
 @given(st.text(min_size=1), st.lists(st.text(), max_size=3))

@@ -73,3 +73,24 @@ def test_tcp_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Tcp.from_environment() == Tcp("tcp://0.0.0.0:0", "login", None, Path("/keys"))
     assert Tcp.from_environment("tcp://127.0.0.1:0") == Tcp("tcp://127.0.0.1:0", "login", None, Path("/keys"))
     assert Tcp.from_environment(Tcp()) == Tcp()
+
+
+def test_processes_of_one_host_share_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process gets two ports from a TRAINWIRE_BIND that they share; an explicit address is used unchanged."""
+    launched = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    addresses = {"TRAINWIRE_BIND": "tcp://0.0.0.0:5600", "TRAINWIRE_ADVERTISE": "login:7000"}
+    for name, value in (launched | addresses).items():
+        monkeypatch.setenv(name, value)
+    shared = Tcp.from_environment()
+    assert (shared.bind, shared.advertise) == ("tcp://0.0.0.0:5602", "login:7002")
+    assert Tcp.from_environment("tcp://0.0.0.0:5600").bind == "tcp://0.0.0.0:5600"
+    monkeypatch.setenv("TRAINWIRE_BIND", "tcp://0.0.0.0:0")
+    monkeypatch.delenv("TRAINWIRE_ADVERTISE")
+    assert Tcp.from_environment().bind == "tcp://0.0.0.0:0"
+
+
+def test_slurm_names_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket on all addresses is advertised by the node's name, one on a single address by that address."""
+    monkeypatch.setenv("SLURMD_NODENAME", "node17")
+    endpoints = Endpoints.choose(Tcp("tcp://0.0.0.0:0"))
+    assert endpoints.advertised("tcp://0.0.0.0:5", "tcp://10.0.0.1:6") == ("tcp://node17:5", "tcp://10.0.0.1:6")
