@@ -146,8 +146,8 @@ def test_trainwire_send_reaches_a_training(tmp_path: Path) -> None:
 
     result = train(tmp_path, trainer=trainer)
     assert [(ended.returncode, ended.stdout[: ended.stdout.index(";")]) for ended in told] == [
-        (0, "set: handed in"),
-        (0, "stop: handed in"),
+        (0, "set: submitted"),
+        (0, "stop: submitted"),
     ]
     assert (result.reason, result.steps) == ("stopped by a command", 0)
     assert answers(tmp_path) == [("set", "applied"), ("stop", "applied")]
