@@ -77,9 +77,8 @@ class LossFile(ReplaceSink):
     def _collect(self, metrics: Mapping[str, object]) -> None:
         """Put into the open row what has a column and is a number."""
         for name, value in metrics.items():
-            if (name in FIXED_COLUMNS or name.startswith(METRIC_PREFIXES)) and isinstance(
-                value, (int, float, list, tuple)
-            ):
+            has_column = name in FIXED_COLUMNS or name.startswith(METRIC_PREFIXES)
+            if has_column and isinstance(value, (int, float, list, tuple)):
                 self._open_row[name] = _format_cell(value)
 
     def _finish_row(self, event: Event) -> None:
