@@ -3,7 +3,7 @@
 To write a sink, derive from `AppendSink` or `ReplaceSink` if it writes a file, and from `Sink` otherwise;
 `docs/add-a-sink.md` walks through an example. Nothing in this package imports torch.
 
-The names are imported when they are first used, so that `import trainwire_sinks` costs next to nothing.
+The names are imported on first use, so that `import trainwire_sinks` is cheap.
 """
 
 from __future__ import annotations

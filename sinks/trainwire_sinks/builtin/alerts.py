@@ -49,7 +49,7 @@ class Alerts(Sink):
         self._engine = Engine(self._file.rules, self._file.all_notifiers)
 
     def make_output(self, folder: Path, rank: int) -> AlertsFile:
-        """Return the file; that of any rank but 0 is in a folder of its own."""
+        """Return the file, in the folder of its rank."""
         other_folders = {
             rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder
         }

@@ -58,7 +58,7 @@ _FORMATTERS: Final[dict[str, Callable[[Event], str]]] = {
     "hparams": _format_hparams,
     "lifecycle": _format_lifecycle,
 }
-"""By the type of an event, what returns its lines without the time; empty if it has none."""
+"""The function that formats events of each type, without their time; it returns "" for an event without a line."""
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 class CsvWriter:
-    """Writes a row for each event; all text is quoted and no number is, so that no name can break a row.
+    """Writes a row for each event. Text is always quoted, so that no name can break a row, and numbers never are.
 
     A text that a spreadsheet may take for a formula, or that begins with an apostrophe, is prefixed with an
     apostrophe. The value of a scalar is its number in full precision, the value of a text event its text. Any other

@@ -31,7 +31,7 @@ def make_writer(form: Format, file: BinaryIO, *, is_terminal: bool = False) -> W
     Args:
         form: the format.
         file: the file to write to.
-        is_terminal: escape control characters, so that no name can steer the terminal.
+        is_terminal: escape control characters, so that no name can control the terminal.
 
     Raises:
         MissingExtraError: a package that the format needs is not installed.

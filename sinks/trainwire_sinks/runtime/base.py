@@ -43,9 +43,9 @@ class Sink:
     The runner calls `restore` once, then `handle` for each batch, and `flush` followed by `state` for each commit. An
     exception from any of them makes the runner return to the last commit and try again.
 
-    What a sink writes must depend on the events alone, not on the clock, the host or a random number, so that it is
-    the same whenever, wherever and however often the sink runs. It may depend on the bounds of batches, which never
-    change.
+    What a sink writes must depend on the events alone, not on the clock, the host or a random number. The output is
+    then the same whenever, wherever and however often the sink runs. It may depend on the bounds of batches, which
+    never change.
 
     The first line of the class's docstring is its help on the command line.
     """
@@ -68,7 +68,7 @@ class Sink:
     """A frozen dataclass with a default for each field, from which the command line is derived."""
 
     is_replay: bool = False
-    """Whether `trainwire replay` writes the output again, so that nobody must be notified."""
+    """Whether `trainwire replay` runs the sink. It must then not notify anybody."""
     output: Output
     """Where the sink writes; set by the runner before `restore`."""
     batch: Batch
@@ -122,7 +122,7 @@ class AppendSink(Sink):
     output: AppendOutput
 
     def make_output(self, folder: Path, rank: int) -> AppendOutput:
-        """Return the file; that of any rank but 0 is in a folder of its own."""
+        """Return the file, in the folder of its rank."""
         return AppendOutput(rank_folder(folder, rank) / self.file_name)
 
 
@@ -133,7 +133,7 @@ class ReplaceSink(Sink):
     output: ReplaceOutput
 
     def make_output(self, folder: Path, rank: int) -> ReplaceOutput:
-        """Return the file; that of any rank but 0 is in a folder of its own."""
+        """Return the file, in the folder of its rank."""
         return ReplaceOutput(rank_folder(folder, rank) / self.file_name)
 
 

@@ -1,4 +1,4 @@
-"""How far a sink has got, in a file beside its output."""
+"""The position of a sink in its run, stored in a file beside its output."""
 
 from __future__ import annotations
 

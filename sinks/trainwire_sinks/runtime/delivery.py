@@ -104,7 +104,7 @@ class Delivery:
         return True
 
     async def commit(self) -> None:
-        """Flush the output and save how far it has got."""
+        """Flush the output, and save its position."""
         await self._flush()
         await self._save(replace(self._commit, point=self._savepoint()))
 

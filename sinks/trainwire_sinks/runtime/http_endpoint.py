@@ -1,4 +1,4 @@
-"""An HTTP server for a sink: it accepts on the sink's event loop, and answers each request in a thread of its own."""
+"""An HTTP server for a sink. It accepts connections on the event loop and answers each request in a separate thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HttpEndpoint:
         self._loop = asyncio.get_running_loop()
         self._read = asyncio.Event()
         self.generation = 0
-        """Number of calls of `wait_for_reader`, which tells requests made before the call from later ones."""
+        """Number of calls of `wait_for_reader`. It waits only for requests of its own generation."""
         self._server = _Server(host, port, self)
         self._server.set_app(application)
         self._loop.add_reader(self._server.fileno(), self._server.handle_request)
@@ -50,7 +50,7 @@ class HttpEndpoint:
         return self._read.is_set()
 
     async def wait_for_reader(self, seconds: float) -> None:
-        """Wait until a client has read what is served from now on. Returns at once if none has read anything so far."""
+        """Wait until a client receives the answer to a new request; return at once if none has read anything yet."""
         if self.was_read:
             self.generation += 1
             self._read.clear()

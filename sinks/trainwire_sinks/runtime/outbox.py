@@ -1,9 +1,9 @@
 """An output for messages that cannot be taken back: each is written to disk first, then sent at least once.
 
 A message has a key, made from the identity of the event that it is about. It is on disk before it is sent, and the keys
-of delivered messages are recorded separately. So a sink that is killed at any moment sends what it had not sent, and
-one that is rolled back and receives the same events again sends nothing twice. A crash between a delivery and its
-record still leads to a second delivery; the receiver gets the key, and can discard duplicates.
+of delivered messages are recorded in a separate file. A sink that is killed therefore sends what it had not sent, and a
+sink that is rolled back and receives the same events again sends nothing twice. Only a crash between a delivery and its
+record leads to a second delivery; the receiver can recognize it by the key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What sinks write to: outputs that can be restored to their state at a commit.
 
 There are two kinds. An *append* output is truncated to its earlier length. A *replace* output is written as a whole, by
-rename, from the sink's state. Either way, one number says how far an output has got: its length in bytes.
+rename, from the sink's state. The state of either is one number: its length in bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUFFER_BYTES: Final = 1 << 20
 
 
 class Output(Protocol):
-    """What a sink writes to, such that it can be restored to an earlier length."""
+    """What a sink writes to. It can be restored to an earlier length."""
 
     @property
     def length(self) -> int:

@@ -23,7 +23,7 @@ ENTRY_POINT_GROUP: Final = "trainwire.sinks"
 
 
 def builtin_sink_names() -> list[str]:
-    """Return the names of the built-in sinks; imports none of them."""
+    """Return the names of the built-in sinks, without importing them."""
     package = find_spec(BUILTIN_PACKAGE)
     assert package, f"{BUILTIN_PACKAGE} is part of this distribution"
     modules = pkgutil.iter_modules(package.submodule_search_locations)
@@ -31,7 +31,7 @@ def builtin_sink_names() -> list[str]:
 
 
 def sink_names() -> list[str]:
-    """Return the names of all sinks, sorted; imports none of them."""
+    """Return the names of all sinks, sorted, without importing them."""
     return sorted({*builtin_sink_names(), *(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP))})
 
 

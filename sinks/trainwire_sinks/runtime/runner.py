@@ -1,4 +1,4 @@
-"""Runs a sink: claim the output, restore the last commit, subscribe, handle batches and commit, settle."""
+"""Runs a sink: claims its output, restores the last commit, handles and commits batches, and waits for pending work."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ class SinkRunner:
         return working in done
 
     async def _wait_to_retry(self, error: Exception, failures: int) -> None:
-        """Wait before the next attempt, or raise if there is none."""
+        """Wait before the next attempt, or raise if there must not be one."""
         name, cursor = self._delivery.sink.name, self._delivery.cursor
         failure = f"{name} failed after attempt {cursor.attempt}, seq {cursor.seq}: {type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.errno in PERMANENT_ERRORS:

@@ -1,4 +1,4 @@
-"""What a runner reads from, and what it does beside reading: acknowledge commits and call `tick`."""
+"""Where a runner reads batches from, how it acknowledges commits, and when it calls `tick`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BatchSource(Protocol):
 
 
 class Acknowledger:
-    """Reports commits to the publisher in a task of its own, because a stopped trainer does not answer."""
+    """Reports commits to the publisher in a separate task, because a stopped trainer does not answer."""
 
     def __init__(self, batches: BatchSource) -> None:
         self._batches = batches
@@ -69,7 +69,7 @@ class Acknowledger:
 
 
 class Ticker:
-    """Calls the `tick` of a sink at its interval. `sink` returns the current sink, which a retry replaces."""
+    """Calls the `tick` of a sink at its interval. `sink` returns the current sink; a retry creates a new one."""
 
     def __init__(self, batches: BatchSource, sink: Callable[[], Sink]) -> None:
         self._batches, self._sink = batches, sink

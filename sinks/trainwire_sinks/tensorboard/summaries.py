@@ -1,4 +1,4 @@
-"""Adds the value of an event, by its type, to a summary of TensorBoard: each in the dashboard that shows it."""
+"""Adds the values of events to summaries, each in the form that TensorBoard's dashboard for its type reads."""
 
 from __future__ import annotations
 
@@ -174,4 +174,4 @@ SUMMARY_WRITERS: Final[dict[str, Callable[[summary_pb2.Summary, Event, Index], N
     "hparams": add_hparams,
     "lifecycle": add_session_end,
 }
-"""By the type of an event, what adds its value to a summary. Each raises InvalidEventError if it cannot be shown."""
+"""The function that adds events of each type. It raises InvalidEventError if TensorBoard cannot show the value."""

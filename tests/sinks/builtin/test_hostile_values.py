@@ -166,7 +166,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     ".jsonl": _check_json, ".tsv": _check_table, ".log": _check_lines, ".txt": _check_lines,
     ".trainwire": _check_event_file,
 }  # fmt: skip
-"""By the suffix of a file, a check that its readers can still parse it."""
+"""The check that a file can still be parsed, by the suffix of its name."""
 
 
 @pytest.fixture
