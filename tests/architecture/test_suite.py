@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from support.paths import TESTS
-from support.reading import wait_until
+from support.run_reader import wait_until
 
 LOOKING = """
 import os, signal, subprocess, sys

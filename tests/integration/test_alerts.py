@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reading import read_events, until
 from support.receiver import Receiver
+from support.run_reader import read_events, until
 
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from support import tensorboard_server
-from support.composed import ROOT, Composed, read_compose
-from support.reading import read_events, wait_until
+from support.compose_services import ROOT, ComposeServices, read_compose
+from support.run_reader import read_events, wait_until
 
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.transport.connection import read_connection
@@ -69,17 +69,17 @@ def test_the_secrets_file_replaces_generated_keys() -> None:
 
 
 @pytest.fixture(scope="module")
-def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeServices]:
     """Run all services with a training of one epoch."""
     pytest.importorskip("sklearn", reason="the example needs scikit-learn's images")
     patch = pytest.MonkeyPatch()
     patch.setenv("EPOCHS", "1")
-    with patch.context(), Composed(tmp_path_factory.mktemp("composed")) as services:
+    with patch.context(), ComposeServices(tmp_path_factory.mktemp("composed")) as services:
         yield services
     patch.undo()
 
 
-def wait_until_complete(composed: Composed) -> None:
+def wait_until_complete(composed: ComposeServices) -> None:
     """Check the trainer's health while it trains, then wait until it and the sinks have ended."""
     wait_until(lambda: composed.is_healthy("relay"), 120)
     assert composed.is_healthy("trainer") or read_events(composed.volume("runs") / "digits")[-1].name == "run/finished"
@@ -88,7 +88,7 @@ def wait_until_complete(composed: Composed) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_services_are_healthy_and_complete(composed: Composed) -> None:
+def test_the_services_are_healthy_and_complete(composed: ComposeServices) -> None:
     """The health checks pass, and at the end of the training the sinks have written everything."""
     wait_until_complete(composed)
     assert all(composed.is_healthy(name) for name in SINKS)
@@ -101,7 +101,7 @@ def test_the_services_are_healthy_and_complete(composed: Composed) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_page_shows_the_run(composed: Composed) -> None:
+def test_the_page_shows_the_run(composed: ComposeServices) -> None:
     """TensorBoard's page is healthy and shows the losses of the run."""
     wait_until_complete(composed)
     wait_until(lambda: composed.is_healthy("tensorboard-page"), 40)
@@ -110,7 +110,7 @@ def test_the_page_shows_the_run(composed: Composed) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_all_connections_use_tcp_with_keys(composed: Composed) -> None:
+def test_all_connections_use_tcp_with_keys(composed: ComposeServices) -> None:
     """Trainer and relay use TCP with CURVE; a reader's key allows reading but no commands, another key nothing."""
     wait_until_complete(composed)
     for folder in (composed.volume("runs") / "digits", _copy(composed)):
@@ -130,7 +130,7 @@ def test_all_connections_use_tcp_with_keys(composed: Composed) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_restart_repeats_nothing(composed: Composed) -> None:
+def test_a_restart_repeats_nothing(composed: ComposeServices) -> None:
     """After a restart a finished trainer does not train again, and a sink leaves its complete file unchanged."""
     wait_until_complete(composed)
     loss = (composed.volume("outputs") / "loss.tsv").read_bytes()
@@ -140,5 +140,5 @@ def test_a_restart_repeats_nothing(composed: Composed) -> None:
     assert len(list((composed.volume("runs") / "digits" / "journal" / "rank-0").iterdir())) == 1
 
 
-def _copy(composed: Composed) -> Path:
+def _copy(composed: ComposeServices) -> Path:
     return next(composed.volume("relayed").glob("digits-*"))

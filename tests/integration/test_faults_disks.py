@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.disks import freezable_disk, read_only, small_disk
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire_protocol.errors import OutputError, UsageError

@@ -16,7 +16,7 @@ import pytest
 import zmq
 import zmq.asyncio
 from chaos.proxy import Proxy
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 from support.trainer_process import Trainer
 
 from trainwire_protocol.journal.verification import verify_run

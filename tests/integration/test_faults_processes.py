@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import TESTS as TESTS_FOLDER
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 from trainwire_protocol.journal.verification import verify_run
 
@@ -201,9 +201,9 @@ def test_loaders_workers_leave_the_bus_alone(tmp_path: Path) -> None:
 TRAINING = """
 import sys, os
 from pathlib import Path
-from support.tiny import make_trainer, train
+from support.tiny_training import make_trainer, train
 from torch.utils.data import DataLoader
-from support.tiny import corpus, points
+from support.tiny_training import corpus, points
 
 def main():
     ending, workers = sys.argv[2], int(sys.argv[3])

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.reading import read_batches, read_events, wait_until
+from support.run_reader import read_batches, read_events, wait_until
 
 import trainwire
 from trainwire_protocol.errors import CursorAheadError, RunInUseError

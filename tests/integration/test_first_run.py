@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 from support.tensorboard_server import get, tensorboard
 
 TRAINWIRE = [sys.executable, "-m", "trainwire_sinks"]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 SINKS = {"loss-file": "loss.tsv", "log-file": "training.log", "tensorboard": "tensorboard"}
 

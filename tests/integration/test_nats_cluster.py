@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.nats_servers import NatsServer, nats_servers
-from support.reading import read_batches, wait_until
-from support.recording import frames
+from support.recorder import frames
+from support.run_reader import read_batches, wait_until
 from support.trainer_process import Trainer
 
 from trainwire_protocol.events import CHANNELS

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from chaos.proxy import Proxy
-from support.reading import journal_bytes, wait_until
+from support.run_reader import journal_bytes, wait_until
 from support.trainer_process import Trainer
 
 from trainwire_protocol.journal.verification import verify_run

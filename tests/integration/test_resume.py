@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from support.paths import TESTS
-from support.reading import read_batches, wait_until
-from support.resuming import Interrupt, weights
+from support.resumed_trainings import Interrupt, weights
+from support.run_reader import read_batches, wait_until
 from support.tensorboard_server import has_data_server, shown_scalars, tensorboard
-from support.tiny import corpus, points, train
+from support.tiny_training import corpus, points, train
 from torch.utils.data import DataLoader, RandomSampler
 
 from trainwire.checkpointing.checkpoint import list_checkpoints
@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[4])
-from support.tiny import corpus, make_trainer, points, train
+from support.tiny_training import corpus, make_trainer, points, train
 from torch import nn
 from torch.optim import AdamW
 from torch.utils.data import Dataset

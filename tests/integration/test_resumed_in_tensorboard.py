@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.reading import wait_until
+from support.run_reader import wait_until
 from support.tensorboard_server import LOADERS, get, get_bytes, shown, tensorboard
 
 import trainwire

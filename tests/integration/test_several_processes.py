@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from support.paths import TESTS
-from support.reading import read_events, wait_until
-from support.tiny import corpus, linear, make_trainer, points, train
+from support.run_reader import read_events, wait_until
+from support.tiny_training import corpus, linear, make_trainer, points, train
 
 from trainwire.checkpointing.checkpoint import list_checkpoints
 
@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from support.reading import wait_until
-from support.tiny import corpus, linear, make_trainer, train
+from support.run_reader import wait_until
+from support.tiny_training import corpus, linear, make_trainer, train
 from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.swa import SWA
@@ -167,7 +167,7 @@ from torch import distributed, nn
 from torch.utils.data import SequentialSampler
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from support.tiny import corpus, linear, make_trainer, train
+from support.tiny_training import corpus, linear, make_trainer, train
 from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.training.models import evaluation_mode
 from trainwire.plugins.checkpoints import Checkpoints
@@ -240,7 +240,7 @@ import torch
 from torch import nn
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from support.tiny import corpus, make_trainer, train
+from support.tiny_training import corpus, make_trainer, train
 
 trainer = make_trainer(nn.Sequential(nn.Linear(4, 2000), nn.Linear(2000, 2)))
 

@@ -14,7 +14,7 @@ import pytest
 from support.paths import EXAMPLES, TESTS
 from support.publisher import Publisher
 from support.publisher import run as run_loop
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 from trainwire_protocol.errors import ConnectionFileError
 from trainwire_protocol.journal.verification import verify_run
@@ -31,7 +31,7 @@ COMMANDS: Final = {
 
 SCRIPT: Final = """
 import os, sys, threading
-from support.tiny import train
+from support.tiny_training import train
 from trainwire import Plugin, hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch
 

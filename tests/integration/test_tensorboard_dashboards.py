@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 from support.tensorboard_server import LOADERS, get, get_bytes, post, shown, tensorboard
 
 import trainwire

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.browser import chromium, screenshot
-from support.reading import wait_until
+from support.run_reader import wait_until
 from support.tensorboard_server import shown, tensorboard
 
 import trainwire

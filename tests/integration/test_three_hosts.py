@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 from support.hosts import Host, network, why_not
-from support.reading import journal_bytes, read_events, wait_until
+from support.run_reader import journal_bytes, read_events, wait_until
 
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.transport.connection import connection_path

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire_protocol.journal.run_folder import list_attempts

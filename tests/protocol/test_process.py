@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.reading import wait_until
+from support.run_reader import wait_until
 
 from trainwire_protocol.process import ProcessIdentity, process_start_time, start_detached, wait_until_relayed
 

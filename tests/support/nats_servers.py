@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from support.ports import free_ports
-from support.reading import wait_until
+from support.run_reader import wait_until
 
 PROGRAM: Final = Path(sys.executable).with_name("nats-server")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from support.recording import Recorder
+from support.recorder import Recorder
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.run_folder import Lease, begin_attempt
 from trainwire_protocol.journal.segments import JournalWriter

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 from trainwire_protocol.transport.connection import Connection, connection_path, read_connection
 
 TRAINER = """

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import Recorder, corpus, linear, make_trainer, points, train
+from support.run_reader import read_events
+from support.tiny_training import Recorder, corpus, linear, make_trainer, points, train
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics.classification import BinaryAccuracy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.recording import Recorder, scalar
+from support.recorder import Recorder, scalar
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import (

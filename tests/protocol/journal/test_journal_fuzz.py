@@ -11,7 +11,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.recording import Recorder, frames
+from support.recorder import Recorder, frames
 from support.strategies import plain_values
 
 from trainwire_protocol.errors import MalformedBatchError, ProtocolError, UnsupportedVersionError

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.recording import Recorder, frames
+from support.recorder import Recorder, frames
 from support.strategies import batches
 
 from trainwire_protocol.errors import BadRecordError, UnsupportedVersionError

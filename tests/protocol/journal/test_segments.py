@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.disks import small_disk
-from support.recording import Recorder, frames
+from support.recorder import Recorder, frames
 
 from trainwire_protocol.journal import segments
 from trainwire_protocol.journal.records import encode_record

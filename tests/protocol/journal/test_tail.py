@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.recording import Recorder, frames
+from support.recorder import Recorder, frames
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.records import MARKER, encode_record

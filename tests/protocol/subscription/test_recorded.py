@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.publisher import Publisher, run
-from support.recording import frames
+from support.recorder import frames
 
 from trainwire_protocol.errors import IncompleteError, TargetError
 from trainwire_protocol.subscription.subscription import Subscription

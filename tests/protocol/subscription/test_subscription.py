@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 from support.publisher import Publisher, run
-from support.recording import frames
+from support.recorder import frames
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.subscription import Subscription

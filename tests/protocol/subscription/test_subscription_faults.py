@@ -17,8 +17,8 @@ import msgpack
 import pytest
 import zmq
 from support.publisher import Publisher, run
-from support.reading import read_batches, until
-from support.recording import Recorder, frames, scalar
+from support.recorder import Recorder, frames, scalar
+from support.run_reader import read_batches, until
 
 from trainwire_protocol.errors import CursorAheadError, IncompleteError, RequestError, UnsupportedVersionError
 from trainwire_protocol.events import Event

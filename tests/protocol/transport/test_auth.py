@@ -17,7 +17,7 @@ import msgpack
 import pytest
 import zmq.asyncio
 from support.publisher import Publisher, run
-from support.reading import until
+from support.run_reader import until
 
 from trainwire_protocol.errors import RequestError
 from trainwire_protocol.subscription.subscription import Subscription

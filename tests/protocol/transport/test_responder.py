@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.publisher import Publisher, run
-from support.recording import Recorder, frames
+from support.recorder import Recorder, frames
 from support.strategies import plain_values
 
 from trainwire_protocol.errors import RequestError

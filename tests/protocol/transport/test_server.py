@@ -17,7 +17,7 @@ import pytest
 import zmq
 import zmq.asyncio
 from support.publisher import Publisher, run
-from support.recording import Recorder, scalar
+from support.recorder import Recorder, scalar
 
 from trainwire_protocol.errors import RequestError
 from trainwire_protocol.events import Event

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 from support.nats_servers import nats_servers
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.errors import MissingExtraError
 from trainwire_protocol.events import EVENT_TYPES, LIFECYCLE_NAMES

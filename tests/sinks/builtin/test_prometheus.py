@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from support.ports import free_ports
-from support.reading import wait_until
+from support.run_reader import wait_until
 
 from trainwire_protocol.errors import OptionError, OutputError
 from trainwire_protocol.wire import Batch

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.reading import wait_until
+from support.run_reader import wait_until
 
 from trainwire_sinks import Event
 from trainwire_sinks.cli.app import run, take_verbose

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch

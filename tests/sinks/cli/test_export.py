@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.reading import read_events
-from support.recording import Recorder, scalar
+from support.recorder import Recorder, scalar
+from support.run_reader import read_events
 from support.strategies import events, normal
 
 from trainwire_protocol.events import Event

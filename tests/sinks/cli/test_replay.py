@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.publisher import Publisher
 from support.publisher import run as run_coroutine
-from support.reading import read_events
+from support.run_reader import read_events
 
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.jsonl import JsonLines

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import segments

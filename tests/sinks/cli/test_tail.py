@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from support.publisher import Publisher
 from support.publisher import run as run_coroutine
-from support.reading import read_events
-from support.recording import Recorder
+from support.recorder import Recorder
+from support.run_reader import read_events
 from support.strategies import events
 
 from trainwire_protocol.events import Event

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.wire import Batch

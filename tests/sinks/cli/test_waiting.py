@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import publisher
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.run_folder import list_attempts

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reading import until
-from support.recording import Recorder
+from support.recorder import Recorder
+from support.run_reader import until
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.target import Target

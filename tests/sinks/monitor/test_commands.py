@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support.reading import until
+from support.run_reader import until
 
 import trainwire
 from trainwire_protocol.commands import Command

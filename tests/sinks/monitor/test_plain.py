@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.publisher import Publisher, run
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.subscription.target import Target

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.transport.live import Heartbeat

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.nats_servers import nats_servers
-from support.recording import Recorder
+from support.recorder import Recorder
 
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode

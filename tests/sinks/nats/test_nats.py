@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.nats_servers import NatsServer, nats_servers
 from support.publisher import Publisher, run
-from support.reading import read_batches, wait_until
-from support.recording import Recorder, frames, scalar
+from support.recorder import Recorder, frames, scalar
+from support.run_reader import read_batches, wait_until
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from support.publisher import Publisher, run
-from support.reading import journal_bytes, until
-from support.recording import frames
+from support.recorder import frames
+from support.run_reader import journal_bytes, until
 
 from trainwire_protocol.errors import OptionError, OutputError, RequestError
 from trainwire_protocol.journal.records import encode_record

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.reading import read_batches, read_events, wait_until
+from support.run_reader import read_batches, read_events, wait_until
 
 import trainwire
 from trainwire.bus.queue import FLOATS, Recorder

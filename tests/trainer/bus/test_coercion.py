@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire.bus import gpu

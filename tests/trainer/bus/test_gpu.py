@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import corpus, linear, make_trainer, train
+from support.run_reader import read_events
+from support.tiny_training import corpus, linear, make_trainer, train
 from torch import Tensor, nn
 
 import trainwire

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.reading import read_events
+from support.run_reader import read_events
 
 import trainwire
 from trainwire_protocol.errors import OptionError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire.bus import drain, queue, rejections, watchers

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import Recorder, linear, make_trainer, train
+from support.run_reader import read_events
+from support.tiny_training import Recorder, linear, make_trainer, train
 from torch.optim import SGD
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from support.reading import read_events, wait_until
+from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire.bus import thread, writer

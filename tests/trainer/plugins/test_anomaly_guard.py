@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import linear, points, train
-from support.waiting import not_waiting
+from support.gpu_waits import fail_on_gpu_wait
+from support.run_reader import read_events
+from support.tiny_training import linear, points, train
 from torch import Tensor, nn
 
 from trainwire import ModelTrainer, Plugin, hook
@@ -48,7 +48,7 @@ def weight_of(trainer: ModelTrainer) -> Tensor:
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     """It stops in the step itself on a processor, with an event, and the weights are those of the step before."""
     trainer = factors(s4=math.nan)
-    result = train(tmp_path / "a", not_waiting(AnomalyGuard()), trainer=trainer, train=points(48))
+    result = train(tmp_path / "a", fail_on_gpu_wait(AnomalyGuard()), trainer=trainer, train=points(48))
     assert (result.steps, result.reason) == (4, "loss is nan in step 4, not finite")
     found = anomalies(tmp_path / "a")
     assert [(event["what"], event["kind"], event["step"], event["action"]) for event in found] == [
@@ -63,7 +63,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
 def test_a_step_that_is_not_finite_can_be_skipped(tmp_path: Path, factor: float) -> None:
     """The bad step moves nothing, the training goes on, and several in a row are told once."""
     skipping, trainer = AnomalyGuard(on_nonfinite="skip"), factors(s2=factor, s3=factor, s5=-factor)
-    result = train(tmp_path, not_waiting(skipping), trainer=trainer)
+    result = train(tmp_path, fail_on_gpu_wait(skipping), trainer=trainer)
     assert (result.steps, weight_of(trainer).isfinite().all()) == (6, True)
     assert all(math.isfinite(epoch["train/loss"]) for epoch in result.history)
     told = [(event["step"], event["median"]) for event in anomalies(tmp_path) if event["what"] == "gradient_norm"]
@@ -83,7 +83,9 @@ def test_a_spike_is_compared_to_the_steps_before(tmp_path: Path, action: Any) ->
     """A leap is a spike once the window is full, not before, and is told with the median that it is compared to."""
     options: dict[str, Any] = {"train": points(48), "max_grad_norm": None, "learning_rate": 0.01, "max_epochs": 4}
     trainer, other = factors(s2=50.0, s9=50.0), factors(s2=50.0)
-    result = train(tmp_path / "a", not_waiting(AnomalyGuard(on_spike=action, window=5)), trainer=trainer, **options)
+    result = train(
+        tmp_path / "a", fail_on_gpu_wait(AnomalyGuard(on_spike=action, window=5)), trainer=trainer, **options
+    )
     loss, norm = anomalies(tmp_path / "a")
     assert (loss["kind"], loss["step"], norm["step"]) == ("spike", 9, 9)
     assert loss["value"] == pytest.approx(50 * loss["median"], rel=0.2)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import corpus, linear, make_trainer, train
+from support.run_reader import read_events
+from support.tiny_training import corpus, linear, make_trainer, train
 from torchmetrics.classification import MulticlassAccuracy
 
 from trainwire import Plugin, hook

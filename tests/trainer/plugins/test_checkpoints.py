@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events, wait_until
-from support.tiny import train
+from support.run_reader import read_events, wait_until
+from support.tiny_training import train
 
 from trainwire import EventBus, Plugin, hook
 from trainwire.checkpointing.checkpoint import list_checkpoints

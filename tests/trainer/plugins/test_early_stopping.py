@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.tiny import make_trainer, points, train
+from support.tiny_training import make_trainer, points, train
 
 from trainwire import Plugin, hook
 from trainwire.plugins.early_stopping import EarlyStopping

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import linear, make_trainer, train
-from support.waiting import not_waiting
+from support.gpu_waits import fail_on_gpu_wait
+from support.tiny_training import linear, make_trainer, train
 from torch import Tensor, nn
 
 from trainwire import Plugin, hook
@@ -79,7 +79,7 @@ class Worse(Plugin):
 def test_the_average_is_evaluated_and_saved(tmp_path: Path, decay: float) -> None:
     """Evaluations, the best model and the final one have the average by its formula, and no step waits for a GPU."""
     seen, trainer = Weights(), make_trainer()
-    result = train(tmp_path, not_waiting(EMA(decay)), seen, trainer=trainer, use_final_model_for_eval=True)
+    result = train(tmp_path, fail_on_gpu_wait(EMA(decay)), seen, trainer=trainer, use_final_model_for_eval=True)
     averages = seen.averages(decay)
     expected = [averages[2], averages[5], averages[5]]
     torch.testing.assert_close(seen.evaluated, expected)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.reading import read_events
-from support.tiny import make_trainer, train
-from support.waiting import not_waiting
+from support.gpu_waits import fail_on_gpu_wait
+from support.run_reader import read_events
+from support.tiny_training import make_trainer, train
 from torch import Tensor, nn
 
 from trainwire.plugins.histograms import Histograms
@@ -34,7 +34,7 @@ def test_weights_and_gradients_are_recorded(tmp_path: Path) -> None:
     def keep_weights(batch: AfterTrainingBatch) -> None:
         seen[batch.step, "parameters/weight"] = trainer.model.get_parameter("weight").detach().clone()
 
-    train(tmp_path, not_waiting(Histograms(every=3, parameters=["wei*"])), trainer=trainer)
+    train(tmp_path, fail_on_gpu_wait(Histograms(every=3, parameters=["wei*"])), trainer=trainer)
     found = histograms(tmp_path)
     assert [(event.step, event.name) for event in found] == [
         (3, "gradients/weight"), (3, "parameters/weight"), (6, "gradients/weight"), (6, "parameters/weight"),

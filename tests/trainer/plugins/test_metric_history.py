@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import Recorder, train
-from support.waiting import not_waiting
+from support.gpu_waits import fail_on_gpu_wait
+from support.tiny_training import Recorder, train
 
 from trainwire import Plugin, hook
 from trainwire.plugins.metric_history import MetricHistory
@@ -35,7 +35,7 @@ def test_chosen_metrics_are_kept_as_they_were(tmp_path: Path) -> None:
             self.run.record({"mine/tensor": counter, "mine/list": [1.0, 2.0]})
 
     counter, history, recorder = torch.zeros(()), MetricHistory("*/[btl]*"), Recorder()
-    train(tmp_path, Counts(), not_waiting(history), recorder, max_epochs=1)
+    train(tmp_path, Counts(), fail_on_gpu_wait(history), recorder, max_epochs=1)
     assert history["mine/tensor"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert history["mine/list"] == [(step, [1.0, 2.0]) for step in (1, 2, 3)]
     losses = [float(told.value) for told in recorder.of(MetricRecorded) if told.name == "train/batch_loss"]  # type: ignore[arg-type]  # a tensor

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import make_trainer, train
+from support.run_reader import read_events
+from support.tiny_training import make_trainer, train
 
 from trainwire import Plugin, hook
 from trainwire.plugins.early_stopping import EarlyStopping

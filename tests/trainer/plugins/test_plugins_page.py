@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.paths import DOCS
-from support.reading import read_events
-from support.tiny import linear, points
+from support.run_reader import read_events
+from support.tiny_training import linear, points
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 

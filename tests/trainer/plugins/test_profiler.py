@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.reading import read_events
-from support.tiny import make_trainer, train
+from support.run_reader import read_events
+from support.tiny_training import make_trainer, train
 
 from trainwire.plugins.profiler import Profiler
 from trainwire.training.hooks.payloads import AfterTrainingBatch

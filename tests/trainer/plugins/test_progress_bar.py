@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.tiny import make_trainer, train
+from support.tiny_training import make_trainer, train
 
 from trainwire.plugins.progress_bar import ProgressBar
 from trainwire.training.hooks.payloads import AfterTrainingBatch

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support.reading import read_events
-from support.tiny import Recorder, make_trainer, points, train
+from support.run_reader import read_events
+from support.tiny_training import Recorder, make_trainer, points, train
 from torch.utils.data import DataLoader
 
 from trainwire.plugins.regular_logging import RegularLogging

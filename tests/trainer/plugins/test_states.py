@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import train
+from support.tiny_training import train
 
 from trainwire import Plugin, hook
 from trainwire.plugins.anomaly_guard import AnomalyGuard

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import linear, make_trainer, points, train
+from support.run_reader import read_events
+from support.tiny_training import linear, make_trainer, points, train
 from torch import Tensor, nn
 
 from trainwire import Plugin, hook

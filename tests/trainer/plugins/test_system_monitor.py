@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pynvml
 import pytest
-from support.reading import read_events, wait_until
-from support.tiny import make_trainer, train
+from support.run_reader import read_events, wait_until
+from support.tiny_training import make_trainer, train
 
 from trainwire.plugins.system_monitor import SystemMonitor
 from trainwire.training.hooks.payloads import AfterTrainingBatch

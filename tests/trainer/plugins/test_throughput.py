@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.reading import read_events
-from support.tiny import points, train
-from support.waiting import not_waiting
+from support.gpu_waits import fail_on_gpu_wait
+from support.run_reader import read_events
+from support.tiny_training import points, train
 from torch.utils.data import DataLoader
 
 from trainwire import Plugin, hook
@@ -66,7 +66,7 @@ def test_rate_waiting_and_percentiles_are_recorded(tmp_path: Path) -> None:
     clock = Clock()
     loader = SlowLoader(points(15), 5)
     loader.clock = clock
-    plugin = not_waiting(Throughput(every=4, clock=clock))
+    plugin = fail_on_gpu_wait(Throughput(every=4, clock=clock))
     train(tmp_path, plugin, Slow(clock), train=loader, dev=points(4), max_epochs=3)
     seconds = [1 + 2 + 3 + 4 + 8, 5 + 6 + 7 + 8 + 8]
     assert recorded(tmp_path) == [

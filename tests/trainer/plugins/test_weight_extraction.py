@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.reading import read_events
-from support.tiny import make_trainer, train
-from support.waiting import not_waiting
+from support.gpu_waits import fail_on_gpu_wait
+from support.run_reader import read_events
+from support.tiny_training import make_trainer, train
 from torch import nn
 
 from trainwire.plugins.weight_extraction import WeightExtraction
@@ -29,7 +29,7 @@ def test_weights_are_published_as_they_are_after_the_step(tmp_path: Path) -> Non
     def keep(batch: AfterTrainingBatch) -> None:
         seen[batch.step] = torch.clone(trainer.model.get_parameter("weight").detach())
 
-    train(tmp_path, not_waiting(WeightExtraction(every=2, count=4)), trainer=trainer)
+    train(tmp_path, fail_on_gpu_wait(WeightExtraction(every=2, count=4)), trainer=trainer)
     found = weights(tmp_path)
     assert [(event.name, event.step) for event in found] == [
         (f"weights/{name}", step) for step in (2, 4, 6) for name in ("weight", "bias")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reading import read_events, wait_until
-from support.tiny import make_trainer, points, train
+from support.run_reader import read_events, wait_until
+from support.tiny_training import make_trainer, points, train
 
 from trainwire import Plugin, Result, hook, open_bus
 from trainwire.checkpointing.checkpoint import list_checkpoints

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import points
+from support.tiny_training import points
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainwire.training.data import Corpus, evaluation_loader, length_of, samples_of, set_epoch, training_loader

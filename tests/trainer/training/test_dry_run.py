@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import corpus, linear, make_trainer, points, train
+from support.tiny_training import corpus, linear, make_trainer, points, train
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR

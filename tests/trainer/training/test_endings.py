@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from support.paths import TESTS
-from support.reading import read_events, wait_until
-from support.tiny import Recorder, make_trainer, train
+from support.run_reader import read_events, wait_until
+from support.tiny_training import Recorder, make_trainer, train
 
 from trainwire import ModelTrainer, Plugin, Result, hook
 from trainwire.training.hooks.payloads import (
@@ -177,7 +177,7 @@ SCRIPT = """
 from pathlib import Path
 import sys
 sys.path.insert(0, sys.argv[2])
-from support.tiny import train
+from support.tiny_training import train
 result = train(Path(sys.argv[1]), max_epochs=10**6)
 print(result.status, result.reason)
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import linear
+from support.tiny_training import linear
 from torch import nn
 
 from trainwire.training.models import checked_model, count_parameters, device_of, load_model, save_model

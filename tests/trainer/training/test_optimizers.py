@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.tiny import linear
+from support.tiny_training import linear
 from torch.optim import SGD, Adagrad, AdamW
 
 from trainwire.training.optimizers import make_optimizer, optimizer_metrics

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mypy import api
 from support.paths import DOCS, ROOT
-from support.tiny import linear
+from support.tiny_training import linear
 from torch.optim import SGD, AdamW
 
 from trainwire import ModelTrainer

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from support.reading import read_events
-from support.resuming import Die, Interrupt, weights
-from support.tiny import train
+from support.resumed_trainings import Die, Interrupt, weights
+from support.run_reader import read_events
+from support.tiny_training import train
 from torch.utils.data import RandomSampler
 
 from trainwire import Plugin, hook

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.reading import read_events, wait_until
-from support.tiny import train
+from support.run_reader import read_events, wait_until
+from support.tiny_training import train
 
 from trainwire.training import session
 from trainwire.training.session import SinkProcesses

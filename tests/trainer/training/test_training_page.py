@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import DOCS
-from support.tiny import linear, points
+from support.tiny_training import linear, points
 
 from trainwire import TrainingOptions
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN

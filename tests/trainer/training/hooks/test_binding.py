@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.reading import read_events
-from support.tiny import train
+from support.run_reader import read_events
+from support.tiny_training import train
 
 import trainwire
 from trainwire_protocol.transport.connection import connection_path, read_connection

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny import make_trainer, train
+from support.tiny_training import make_trainer, train
 
 from trainwire import Plugin, hook
 from trainwire.training.hooks.payloads import (

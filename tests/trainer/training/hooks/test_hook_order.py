@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.paths import DOCS
-from support.tiny import Recorder, corpus, linear, make_trainer, train
+from support.tiny_training import Recorder, corpus, linear, make_trainer, train
 from torch import nn
 
 from trainwire import ModelTrainer, Plugin

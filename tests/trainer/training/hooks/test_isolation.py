@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.reading import read_events
-from support.tiny import Recorder, train
+from support.run_reader import read_events
+from support.tiny_training import Recorder, train
 
 from trainwire import Plugin, hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny import train
+from support.tiny_training import train
 
 from trainwire import Plugin
 from trainwire.training.hooks.plugin import in_order

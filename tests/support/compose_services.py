@@ -19,7 +19,7 @@ import yaml
 
 from support.paths import ROOT
 from support.ports import free_ports
-from support.reading import wait_until
+from support.run_reader import wait_until
 
 PORTS = ("5600", "5700", "6006")
 """Each is the first of two consecutive ports."""
@@ -31,7 +31,7 @@ def read_compose(name: str = "docker-compose.yml") -> dict[str, Any]:
     return yaml.safe_load(re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1], found[2]), text))
 
 
-class Composed:
+class ComposeServices:
     """A context manager that starts the services in the order of the file, and ends them."""
 
     def __init__(self, folder: Path) -> None:

@@ -23,28 +23,28 @@ WAITING: Final = (
 STEP_HOOKS: Final = ("before_training_batch", "before_training_optimizer_step", "after_training_batch")
 
 
-class WaitingError(Exception):
+class GpuWaitError(Exception):
     """An operation that would wait for a GPU."""
 
 
-class NoWaiting(TorchDispatchMode):
+class GpuWaitGuard(TorchDispatchMode):
     """Raises for operations that would wait for a GPU."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if operation.name().partition(".")[0] in WAITING:
-            raise WaitingError(f"{operation.name()} waits for the GPU")
+            raise GpuWaitError(f"{operation.name()} waits for the GPU")
         return operation(*args, **(kwargs or {}))
 
 
-def not_waiting(plugin: SomePlugin) -> SomePlugin:
+def fail_on_gpu_wait(plugin: SomePlugin) -> SomePlugin:
     """Return the plugin, with its per-step hooks changed to fail where they would wait for a GPU."""
     bindings = plugin.bindings
 
     def guarded(listener: Callable[[Any], object]) -> Callable[[Any], object]:
         def call(payload: Any) -> object:
-            with NoWaiting():
+            with GpuWaitGuard():
                 return listener(payload)
 
         return call

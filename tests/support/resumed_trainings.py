@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from support.tiny import linear, make_trainer, train
+from support.tiny_training import linear, make_trainer, train
 from trainwire import Plugin, hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeEvaluation
 
