@@ -20,13 +20,13 @@ TrainwireError
 │   ├── RequestError                 a request or reply that cannot be understood
 │   │   └── RefusedError             a request that the publisher refused
 │   └── UnsupportedVersionError      a newer major version of the wire
-├── IncompleteError                  events that were recorded, but are unavailable
+├── IncompleteError                  events that were recorded but are unavailable
 ├── CursorAheadError                 a cursor past the end of what is recorded
 ├── SinkError                        a sink whose own code kept failing
 ├── ScriptError                      a script that `trainwire launch` cannot start
 └── NothingMatchesError              a run without anything that was asked for
 
-Those below do not derive from TrainwireError, because the sinks handle them and never report them as their result:
+The following do not derive from TrainwireError, because the sinks handle them and never exit with them:
 
 Exception
 ├── OutputChangedError               an output that differs from its last commit
@@ -135,15 +135,15 @@ class RefusedError(RequestError):
 
 
 class UnsupportedVersionError(ProtocolError):
-    """A newer major version of the wire was used."""
+    """Data was written by a newer major version of the wire."""
 
 
 class IncompleteError(TrainwireError):
-    """Events were recorded, but are unavailable."""
+    """Events were recorded but are unavailable."""
 
 
 class CursorAheadError(TrainwireError):
-    """A cursor is past the end of what is recorded, as after a host crash in which its disk lost written data."""
+    """A cursor is past the end of what is recorded, for example because a host crashed and its disk lost data."""
 
 
 class SinkError(TrainwireError):

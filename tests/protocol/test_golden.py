@@ -98,9 +98,7 @@ def test_requests_and_replies_agree_with_their_samples(tmp_path: Path) -> None:
 
 def read(folder: Path) -> tuple[list[Batch], list[tuple[str, int, int]]]:
     reader = JournalReader(folder)
-    batches: list[Batch] = []
-    while found := reader.read(final=True):
-        batches += found
+    batches = list(reader.read_all(final=True))
     reader.close()
     damages = [
         (f"{damage.path.parent.name}/{damage.path.name}", damage.offset, damage.length) for damage in reader.damages

@@ -45,9 +45,7 @@ def test_only_recorded_batches_are_read_from_a_changed_journal(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{0:020d}.journal").write_bytes(data)
         reader = JournalReader(Path(folder))
-        found = []
-        while batches := reader.read(final=final):
-            found += frames(batches)
+        found = frames(list(reader.read_all(final=final)))
         reader.close()
     places = [FRAMES.index(frame) for frame in found]
     assert places == sorted(set(places))
@@ -61,9 +59,8 @@ def test_segments_of_any_bytes_are_read_or_reported(contents: list[bytes], after
             (Path(folder) / f"{number * 7:020d}.journal").write_bytes(content)
         reader = JournalReader(Path(folder), after)
         try:
-            while batches := reader.read(final=True):
-                for batch in batches:
-                    _ = batch.malformed
+            for batch in reader.read_all(final=True):
+                _ = batch.malformed
         except (MalformedBatchError, UnsupportedVersionError):
             pass
         finally:

@@ -93,8 +93,6 @@ def test_damaged_journals_are_read_backwards_as_forwards(
         data[place % len(data) : place % len(data) + len(wrong)] = wrong
     path.write_bytes(data[: len(data) - cut])
     reader = JournalReader(folder)
-    forwards = []
-    while found := reader.read(final=True):
-        forwards += found
+    forwards = list(reader.read_all(final=True))
     reader.close()
     assert frames(list(batches_backwards(attempt))) == frames(forwards[::-1])
