@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from torch import Tensor, nn
 
-from trainwire.checkpointing.snapshot import find_resumption
+from trainwire.checkpointing.snapshot import load_latest_checkpoint
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
 from trainwire.training.control import Control
 from trainwire.training.data import Corpus, Data, inputs_and_target
@@ -207,15 +207,15 @@ class ModelTrainer:
         attached = [*checked_plugins([*self.plugins, *checked_plugins(plugins)]), self._functions]
         everyone = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
-        resumption = find_resumption(folder, options, processes) if resume else None
-        setup = prepare(self, folder, corpus, options, everyone, processes, resumption.seed if resumption else None)
-        if resumption:
-            resumption.check(setup)
+        checkpoint = load_latest_checkpoint(folder, options, processes) if resume else None
+        setup = prepare(self, folder, corpus, options, everyone, processes, checkpoint.seed if checkpoint else None)
+        if checkpoint:
+            checkpoint.check(setup)
         if not self.overrides_forward:  # the user's own may depend on a training that is running
             dry_run(setup)
-        bus_state = resumption.bus_state if resumption else None
+        bus_state = checkpoint.bus_state if checkpoint else None
         with self._one_at_a_time(), session(setup, bus_state) as self._run:
-            return train_model(self._run, resumption)
+            return train_model(self._run, checkpoint)
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

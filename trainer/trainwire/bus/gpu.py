@@ -123,7 +123,7 @@ class GpuReadings(Generic[About]):
             yield about, arrived.numbers()
 
     def take_all(self) -> Iterator[tuple[About, list[float]]]:
-        """Yield everything, after synchronising with the GPU."""
+        """Yield everything, after synchronizing with the GPU."""
         if any(not transfer.is_ready() for _, transfer in self._pending):
             sys.modules["torch"].cuda.synchronize()
         yield from self.take()

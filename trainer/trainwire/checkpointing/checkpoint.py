@@ -78,7 +78,13 @@ class Checkpoint:
             UsageError: if the file is intact, but cannot be loaded.
         """
         for label in self.labels:
-            _check(data_path(self.folder, label.rank), label)
+            path = data_path(self.folder, label.rank)
+            try:
+                size, checksum = path.stat().st_size, _checksum(path)
+            except OSError as error:
+                raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
+            if (size, checksum) != (label.size, label.checksum):
+                raise DamagedCheckpointError(f"{path} is damaged: its length or checksum differs from its label")
         try:
             state: dict[str, Any] = torch.load(data_path(self.folder, rank), map_location="cpu", weights_only=True)
         except Exception as error:
@@ -137,15 +143,6 @@ def _read(folder: Path) -> Checkpoint | None:
 
 def _read_label(folder: Path, rank: int) -> Label:
     return Label(**json.loads(label_path(folder, rank).read_bytes()))
-
-
-def _check(path: Path, label: Label) -> None:
-    try:
-        size, checksum = path.stat().st_size, _checksum(path)
-    except OSError as error:
-        raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
-    if (size, checksum) != (label.size, label.checksum):
-        raise DamagedCheckpointError(f"{path} is damaged: its length or checksum differs from its label")
 
 
 def _checksum(path: Path) -> int:

@@ -28,7 +28,7 @@ logger = logging.getLogger("trainwire")
 
 
 def take_snapshot(run: TrainingRun) -> dict[str, Any]:
-    """Return a copy of everything from which a training is resumed. Synchronises with the GPU."""
+    """Return a copy of everything from which a training is resumed. Synchronizes with the GPU."""
     progress = run.state.state_dict()
     progress["epoch"]["loader_state"] = loader_state(run.train_loader) if run.state.epoch.is_open else None
     state: dict[str, Any] = {
@@ -66,8 +66,8 @@ def keep_best_model(run: TrainingRun, folder: Path) -> None:
             logger.warning("the best model could not be saved with the checkpoint: %s", error)
 
 
-class Resumption(NamedTuple):
-    """A checkpoint that was read, from which a training is resumed."""
+class LoadedCheckpoint(NamedTuple):
+    """A checkpoint that was read, to resume a training from: a `Resumption`."""
 
     checkpoint: Checkpoint
     state: Mapping[str, Any]
@@ -130,7 +130,7 @@ class Resumption(NamedTuple):
         logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
 
 
-def find_resumption(folder: Path, options: TrainingOptions, processes: Processes) -> Resumption | None:
+def load_latest_checkpoint(folder: Path, options: TrainingOptions, processes: Processes) -> LoadedCheckpoint | None:
     """Return the latest checkpoint that can be read; log a warning and return None if there is none.
 
     Raises:
@@ -146,7 +146,7 @@ def find_resumption(folder: Path, options: TrainingOptions, processes: Processes
         _check_same("mini_batch_size", options.mini_batch_size, checkpoint.label.mini_batch_size)
         _check_same("the number of processes", processes.world_size, checkpoint.label.world_size)
         _warn_of_later_attempts(folder, checkpoint)
-        return Resumption(checkpoint, state, shared)
+        return LoadedCheckpoint(checkpoint, state, shared)
     logger.warning("there is no checkpoint in %s: the training starts from the beginning", folder)
     return None
 

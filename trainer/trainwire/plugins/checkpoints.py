@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Final
 
-from trainwire.checkpointing.checkpoint import FOLDER, Checkpoint, list_checkpoints
+from trainwire.checkpointing.checkpoint import FOLDER, list_checkpoints
 from trainwire.checkpointing.snapshot import keep_best_model, label_of, take_snapshot
 from trainwire.checkpointing.writer import CheckpointWriter, Snapshot
 from trainwire.training.hooks.hooks import hook
@@ -93,15 +93,11 @@ class Checkpoints(Plugin):
         if not self.run.processes.is_first:
             return
         checkpoints = list_checkpoints(self.run.folder)
-        kept = checkpoints[: self.keep_last] + _best(checkpoints)[: self.keep_best]
+        scored = [(each.label.score, each) for each in checkpoints if each.label.score is not None]
+        best = [checkpoint for _, checkpoint in sorted(scored, key=lambda pair: pair[0], reverse=True)]
+        kept = checkpoints[: self.keep_last] + best[: self.keep_best]
         for checkpoint in checkpoints:
             if checkpoint not in kept:
                 checkpoint.delete()
                 path = f"{FOLDER}/{checkpoint.folder.name}"
                 self.run.bus.publish("checkpoint/deleted", {"path": path}, "lifecycle", checkpoint.label.step)
-
-
-def _best(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints with a score, the best first; among equal scores, the latest first."""
-    scored = [(checkpoint.label.score, checkpoint) for checkpoint in checkpoints if checkpoint.label.score is not None]
-    return [checkpoint for _, checkpoint in sorted(scored, key=lambda pair: pair[0], reverse=True)]

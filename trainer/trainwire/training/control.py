@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LAG: Final = 4
 """Steps between starting a reduction of the requests and reading its result, which has arrived by then. Waiting for it
-at once would cost time in each step and, with NCCL, synchronise with the GPU; so the processes use a gloo group."""
+at once would cost time in each step and, with NCCL, synchronize with the GPU; so the processes use a gloo group."""
 
 
 @dataclass(slots=True)
@@ -168,19 +168,16 @@ class Control:
         if agreed.skipped != agreed.fewest_skipped:
             raise UsageError("skip_batch or skip_step was called in one process and not in another: call it in each")
         self._decided = agreed
-        self._clear(agreed)
-        if agreed.stop and self.stop_reason is None:
-            self.stop_reason, self.interrupted = self._reason, agreed.interrupt
-        return agreed
-
-    def _clear(self, agreed: Requests) -> None:
-        """Clear the requests that are carried out now; those made after the agreement stay."""
+        # Clear what is carried out now; requests made after the agreement stay.
         if agreed.checkpoint:
             self._requested.checkpoint = False
         if agreed.evaluate:
             self._requested.evaluate = False
         if agreed.learning_rate == self._requested.learning_rate:
             self._requested.learning_rate = 0.0
+        if agreed.stop and self.stop_reason is None:
+            self.stop_reason, self.interrupted = self._reason, agreed.interrupt
+        return agreed
 
     def wait(self, timeout: float) -> None:
         """Wait until something new is requested, at most `timeout` seconds."""

@@ -104,17 +104,14 @@ class EpochSampler(Sampler[int]):
         return -(-self.size // self.processes.world_size)
 
     def __iter__(self) -> Iterator[int]:
-        order = self._order()
+        if not self.shuffle or (self.epoch == 1 and not self.shuffle_first):
+            order = list(range(self.size))
+        else:
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+            order = torch.randperm(self.size, generator=generator).tolist()
         missing = len(self) * self.processes.world_size - self.size
         order += (order * missing)[:missing]
         return iter(order[self.processes.rank :: self.processes.world_size])
-
-    def _order(self) -> list[int]:
-        if not self.shuffle or (self.epoch == 1 and not self.shuffle_first):
-            return list(range(self.size))
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order: list[int] = torch.randperm(self.size, generator=generator).tolist()
-        return order
 
 
 class SharedSampler(Sampler[int]):

@@ -18,7 +18,7 @@ from trainwire_protocol.errors import UsageError
 
 
 def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
-    """Return the mean loss and the metrics of a split, with names like `dev/loss`. Synchronises with the GPU."""
+    """Return the mean loss and the metrics of a split, with names like `dev/loss`. Synchronizes with the GPU."""
     epoch, started = run.state.epoch.number, time.monotonic()
     about = {"split": split, "epoch": epoch}
     run.hooks.dispatch(BeforeEvaluation(split, epoch))

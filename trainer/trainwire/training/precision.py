@@ -65,7 +65,7 @@ class Precision:
 
     def metrics(self) -> dict[str, Tensor]:
         """Return what is recorded of a step: the scale, as a tensor on its device."""
-        # `get_scale` would synchronise with the GPU.
+        # `get_scale` would synchronize with the GPU.
         return {"amp/scale": self.scaler.scale(torch.ones((), device=self._device))} if self.scaler else {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class TrainingRun:
     def record(self, metrics: Mapping[str, float | Tensor | list[float]]) -> None:
         """Record metrics at the current step: publish them, then call the plugins that listen to `metric_recorded`.
 
-        A value may be a tensor with one element on any device, which is read without synchronising with the GPU. A
+        A value may be a tensor with one element on any device, which is read without synchronizing with the GPU. A
         list holds several numbers of one kind, such as one for each class.
         """
         step = self.state.step
@@ -136,7 +136,7 @@ class TrainingRun:
         self.record(metrics)
 
     def record_training_metrics(self) -> None:
-        """Record the epoch's mean loss and the optimizer's metrics. Synchronises with the GPU, once an epoch."""
+        """Record the epoch's mean loss and the optimizer's metrics. Synchronizes with the GPU, once an epoch."""
         epoch = self.state.epoch
         if epoch.batch == 0:
             raise UsageError(f"train had no batch in epoch {epoch.number}: check that its loader can be iterated again")
@@ -198,19 +198,16 @@ class TrainingRun:
         finally:
             epoch.is_open = False
             self.state.history.append(dict(epoch.metrics))
-            self._publish_epoch(epoch)
-
-    def _publish_epoch(self, epoch: EpochState) -> None:
-        best: dict[str, Any] | None = None
-        if self.main_metric is not None and self.state.best_epoch is not None:
-            best = {"epoch": self.state.best_epoch, "metric": self.main_metric.name, "score": self.state.best_score}
-        self.publish(
-            "epoch/finished",
-            {
-                "epoch": epoch.number, "complete": epoch.complete, "bad_epochs": self.state.bad_epochs,
-                "seconds": epoch.seconds, "metrics": dict(epoch.metrics), "best": best,
-            },
-        )  # fmt: skip
+            best: dict[str, Any] | None = None
+            if self.main_metric is not None and self.state.best_epoch is not None:
+                best = {"epoch": self.state.best_epoch, "metric": self.main_metric.name, "score": self.state.best_score}
+            self.publish(
+                "epoch/finished",
+                {
+                    "epoch": epoch.number, "complete": epoch.complete, "bad_epochs": self.state.bad_epochs,
+                    "seconds": epoch.seconds, "metrics": dict(epoch.metrics), "best": best,
+                },
+            )  # fmt: skip
 
     def end(self, status: Status, reason: str) -> None:
         """Set the status and the reason of the ending; one that is not "finished" is kept."""

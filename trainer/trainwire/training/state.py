@@ -40,7 +40,7 @@ class MeanLoss:
         self.samples += samples
 
     def read(self) -> float | None:
-        """Return the mean, or None if there is no loss. Synchronises with the GPU."""
+        """Return the mean, or None if there is no loss. Synchronizes with the GPU."""
         counted = self.samples - int(self._ignored)
         return self._sum.item() / counted if self._sum is not None and counted else None
 

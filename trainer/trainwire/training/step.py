@@ -17,7 +17,7 @@ from trainwire.training.run import TrainingRun
 
 
 def training_step(run: TrainingRun, batch: Any) -> None:
-    """Train on one batch. Nothing here synchronises with the GPU: values are recorded as tensors."""
+    """Train on one batch. Nothing here synchronizes with the GPU: values are recorded as tensors."""
     state, listeners = run.state, run.hooks.listeners
     epoch = state.epoch
     batch = to_device(batch, run.device)
