@@ -190,9 +190,9 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     for number, limit in enumerate((1e-3, None)):
         measure.norms = []
         train(tmp_path / str(number), measure, max_grad_norm=limit)
-        for told, actual in measure.norms:
-            assert told > 0.01
-            assert actual == pytest.approx(1e-3 if limit else told, rel=1e-3)
+        for reported, actual in measure.norms:
+            assert reported > 0.01
+            assert actual == pytest.approx(1e-3 if limit else reported, rel=1e-3)
 
 
 def test_sparse_gradients_are_clipped_like_dense_ones(tmp_path: Path) -> None:

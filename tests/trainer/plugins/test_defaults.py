@@ -91,11 +91,11 @@ def test_training_with_the_other_splits(tmp_path: Path) -> None:
             train(tmp_path / f"b{number}", train_with_dev=True, **data)
 
 
-@pytest.mark.parametrize(("wanted", "size"), [(0.25, 12), (5, 5), (1000, 48), (0.0001, 1)])
-def test_a_part_of_the_training_samples_is_evaluated(tmp_path: Path, wanted: float, size: int) -> None:
+@pytest.mark.parametrize(("sample", "size"), [(0.25, 12), (5, 5), (1000, 48), (0.0001, 1)])
+def test_a_part_of_the_training_samples_is_evaluated(tmp_path: Path, sample: float, size: int) -> None:
     """It is a separate split, whose size is a fraction or a number of samples."""
     setup = Setup()
-    result = train(tmp_path, setup, monitor_train_sample=wanted)
+    result = train(tmp_path, setup, monitor_train_sample=sample)
     assert setup.sizes["train_sample"] == size
     assert {"train_sample/loss", "train_sample/accuracy"} <= result.history[0].keys()
 
@@ -157,12 +157,12 @@ def test_write_weights_attaches_the_extraction(tmp_path: Path) -> None:
 def test_sinks_of_unwanted_files_are_not_started() -> None:
     """`create_file_logs` and `create_loss_file` remove their sinks from the list, and `write_weights` adds its own."""
 
-    def wanted(**options: Any) -> list[str]:
+    def sinks(**options: Any) -> list[str]:
         return [sink.name for sink in TrainingOptions(**options).sinks_to_start]
 
-    assert wanted(create_file_logs=False) == ["loss-file"]
-    assert wanted(create_loss_file=False, sinks=("loss-file", "jsonl")) == ["jsonl"]
-    assert wanted(write_weights=True) == ["loss-file", "log-file", "weights-file"]
+    assert sinks(create_file_logs=False) == ["loss-file"]
+    assert sinks(create_loss_file=False, sinks=("loss-file", "jsonl")) == ["jsonl"]
+    assert sinks(write_weights=True) == ["loss-file", "log-file", "weights-file"]
 
 
 def test_several_processes_require_torchrun(tmp_path: Path) -> None:

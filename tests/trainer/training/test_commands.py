@@ -80,9 +80,9 @@ def test_a_command_that_cannot_be_carried_out_is_rejected(
     """The answer contains the reason, and the training continues."""
     plugins = options.pop("plugins", [])
     assert train(tmp_path, Commands(2, command), *plugins, **options).steps == 6
-    [(verb, said)] = answers(tmp_path)
+    [(verb, message)] = answers(tmp_path)
     assert verb == command[0]
-    assert reason in said
+    assert reason in message
 
 
 def test_a_paused_training_waits(tmp_path: Path) -> None:
@@ -137,15 +137,15 @@ def send(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_trainwire_send_reaches_a_training(tmp_path: Path) -> None:
     """A command from another process is submitted, applied, and answered by an event."""
-    trainer, told = make_trainer(), list[subprocess.CompletedProcess[str]]()
+    trainer, replies = make_trainer(), list[subprocess.CompletedProcess[str]]()
 
     @trainer.on("after_setup")
-    def tell(setup: AfterSetup) -> None:
-        told.append(send(tmp_path, "set", "learning_rate=0.25", "--timeout", 0))
-        told.append(send(tmp_path / "connection-rank0.json", "stop", "--timeout", 0))
+    def send_commands(setup: AfterSetup) -> None:
+        replies.append(send(tmp_path, "set", "learning_rate=0.25", "--timeout", 0))
+        replies.append(send(tmp_path / "connection-rank0.json", "stop", "--timeout", 0))
 
     result = train(tmp_path, trainer=trainer)
-    assert [(ended.returncode, ended.stdout[: ended.stdout.index(";")]) for ended in told] == [
+    assert [(ended.returncode, ended.stdout[: ended.stdout.index(";")]) for ended in replies] == [
         (0, "set: submitted"),
         (0, "stop: submitted"),
     ]
@@ -171,16 +171,16 @@ def test_trainwire_send_waits_for_the_answer(tmp_path: Path) -> None:
 def test_a_training_that_is_over_cannot_be_reached(tmp_path: Path) -> None:
     """The error says so, or what is wrong with the arguments."""
     train(tmp_path / "run", trainer=make_trainer())
-    for arguments, said in (
+    for arguments, message in (
         ((tmp_path / "run", "explode"), "there is no command 'explode'"),
-        ((tmp_path / "run", "set"), "set takes a value"),
-        ((tmp_path / "run", "set", "learning_rate"), "is no name=number"),
+        ((tmp_path / "run", "set"), "set needs a value"),
+        ((tmp_path / "run", "set", "learning_rate"), "is not name=number"),
         ((tmp_path / "run", "stop", "now=1"), "stop takes no values"),
         ((tmp_path / "none", "stop"), "no training is running"),
     ):
         ended = send(*arguments)
         assert ended.returncode == 2
-        assert said in ended.stderr
+        assert message in ended.stderr
 
 
 def test_a_bus_refuses_commands_unless_a_handler_is_set(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def wide(count: int) -> TensorDataset:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"train": wide(8)}, r"the dry run failed on a batch of train \(float32\[2, 5\], int64\[2\]\): RuntimeError"),
         ({"train": points(8), "dev": wide(8)}, r"the dry run failed on a batch of dev \(float32\[2, 5\]"),
@@ -58,17 +58,17 @@ def wide(count: int) -> TensorDataset:
     ],
 )
 def test_an_invalid_combination_is_refused_before_training(
-    tmp_path: Path, arguments: dict[str, Any], said: str
+    tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     """The error names the part and the split, and no epoch has started."""
     plugins = arguments.pop("plugins", [])
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         train(tmp_path, *plugins, **arguments)
     assert not (tmp_path / "final-model.pt").exists()
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: TorchScheduler(3), "make is 3: give a function of the optimizer"),  # type: ignore[arg-type]  # the test
         (lambda: ModelTrainer(nn.LazyLinear(2), loss=nn.MSELoss()), "lazy parameters without a shape"),
@@ -76,9 +76,9 @@ def test_an_invalid_combination_is_refused_before_training(
         (lambda: make_trainer(metrics=print), "metrics is <built-in function print>"),
     ],
 )
-def test_an_invalid_argument_is_refused_by_the_constructor(make: Any, said: str) -> None:
+def test_an_invalid_argument_is_refused_by_the_constructor(make: Any, message: str) -> None:
     """The error names a class given instead of an object, or an object of the wrong type."""
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         make()
 
 
@@ -141,30 +141,30 @@ def test_a_metric_that_needs_more_samples_is_accepted(tmp_path: Path) -> None:
     assert train(tmp_path, trainer=trainer, train=data, dev=data, main_evaluation_metric="dev/loss").steps == 4
 
 
-@pytest.mark.parametrize(("returned", "said"), [((1, 2), "a tuple"), (None, "a NoneType")])
-def test_forward_must_return_a_forward(tmp_path: Path, returned: object, said: str) -> None:
+@pytest.mark.parametrize(("returned", "message"), [((1, 2), "a tuple"), (None, "a NoneType")])
+def test_forward_must_return_a_forward(tmp_path: Path, returned: object, message: str) -> None:
     """The error says what to return."""
 
     class Wrong(ModelTrainer):
         def forward(self, batch: Any) -> Forward:
             return returned  # type: ignore[return-value]  # what the test is about
 
-    with pytest.raises(UsageError, match=f"forward returned {said}: return trainwire.Forward"):
+    with pytest.raises(UsageError, match=f"forward returned {message}: return trainwire.Forward"):
         train(tmp_path, trainer=Wrong(linear()))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"trainer": make_trainer(nn.Linear(4, 2, bias=False))}, "the model's bias is missing, but"),
         ({"optimizer": AdamW, "learning_rate": 0.1}, "the optimizer is AdamW, but .* was SGD"),
         ({"corpus": corpus(train=32)}, "the number of training samples is 32, but .* was 48"),
     ],
 )
-def test_resuming_with_other_parts_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_resuming_with_other_parts_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     """Another model, optimizer or number of samples is refused, and no attempt is added."""
     train(tmp_path, Checkpoints(epochs=1))
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         train(tmp_path, resume=True, **change)
     assert len(list_attempts(tmp_path, 0)) == 1
 

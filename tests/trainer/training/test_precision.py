@@ -30,12 +30,13 @@ class Types(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kind"), [(False, torch.float32), (True, torch.bfloat16), ("bf16", torch.bfloat16), ("fp16", torch.half)]
+    ("use_amp", "kind"),
+    [(False, torch.float32), (True, torch.bfloat16), ("bf16", torch.bfloat16), ("fp16", torch.half)],
 )
-def test_the_model_computes_in_the_requested_precision(tmp_path: Path, wanted: Any, kind: torch.dtype) -> None:
+def test_the_model_computes_in_the_requested_precision(tmp_path: Path, use_amp: Any, kind: torch.dtype) -> None:
     """This holds in training and in evaluation; the weights stay in single precision, and the model learns."""
     model = Types()
-    result = train(tmp_path, trainer=make_trainer(model), use_amp=wanted, learning_rate=1.0, max_epochs=4)
+    result = train(tmp_path, trainer=make_trainer(model), use_amp=use_amp, learning_rate=1.0, max_epochs=4)
     assert model.seen == {kind}
     assert model.layer.weight.dtype == torch.float32
     assert result.test_score is not None

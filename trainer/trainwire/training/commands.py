@@ -13,7 +13,7 @@ from trainwire_protocol.errors import UsageError
 
 
 def apply_command(run: TrainingRun, command: Command) -> None:
-    """Make the request that a command stands for, and publish `command/applied` or `command/rejected`."""
+    """Turn a command into a request, and publish `command/applied` or `command/rejected`."""
     about = {"id": command.id, "verb": command.verb}
     try:
         action = _ACTIONS.get(command.verb)

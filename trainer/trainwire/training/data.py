@@ -32,6 +32,16 @@ class Corpus:
     test: Data | None = None
     """The data on which the best model is tested."""
 
+    def __post_init__(self) -> None:
+        for name, data in (("train", self.train), ("dev", self.dev), ("test", self.test)):
+            if data is None and name != "train":
+                continue
+            is_list = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, Mapping))
+            if not is_list and not isinstance(data, (Dataset, DataLoader)):
+                raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
+            if length_of(data) == 0:
+                raise OptionError(f"{name} is empty: it has no samples")
+
     def merged(self, *, dev: bool, test: bool) -> Corpus:
         """Return a corpus whose training split includes the dev or the test split, which it then lacks.
 
@@ -50,16 +60,6 @@ class Corpus:
             parts.append(part)
         everything: Dataset[Any] = ConcatDataset(parts)
         return Corpus(everything, None if dev else self.dev, None if test else self.test)
-
-    def __post_init__(self) -> None:
-        for name, data in (("train", self.train), ("dev", self.dev), ("test", self.test)):
-            if data is None and name != "train":
-                continue
-            is_list = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, Mapping))
-            if not is_list and not isinstance(data, (Dataset, DataLoader)):
-                raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
-            if length_of(data) == 0:
-                raise OptionError(f"{name} is empty: it has no samples")
 
 
 def length_of(data: object) -> int | None:
@@ -131,7 +131,7 @@ class SharedSampler(Sampler[int]):
             setter(epoch)
 
     def __len__(self) -> int:
-        return len(self.sampler) // self.processes.world_size  # type: ignore[arg-type]  # an error without a length, as for the sampler
+        return len(self.sampler) // self.processes.world_size  # type: ignore[arg-type]  # as for the sampler
 
     def __iter__(self) -> Iterator[int]:
         size = self.processes.world_size

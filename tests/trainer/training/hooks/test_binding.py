@@ -22,9 +22,9 @@ def test_a_training_listens_on_the_given_address(tmp_path: Path) -> None:
     assert connection.publish.startswith("tcp://localhost:")
     assert connection.keys
     assert connection.keys.server == read_public_key(public)
-    told = str([event.value for event in read_events(tmp_path / "run") if event.type == "hparams"])
-    assert "tcp://127.0.0.1:0" in told
-    assert connection.keys.client.secret not in told
+    published = str([event.value for event in read_events(tmp_path / "run") if event.type == "hparams"])
+    assert "tcp://127.0.0.1:0" in published
+    assert connection.keys.client.secret not in published
 
 
 def test_the_environment_sets_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

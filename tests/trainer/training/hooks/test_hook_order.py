@@ -44,7 +44,7 @@ def expected_order(ending: str) -> list[str]:
     return [order[number] for number in sorted(order)]
 
 
-def told(recorder: Recorder) -> list[str]:
+def calls_of(recorder: Recorder) -> list[str]:
     """Return the recorder's calls in the notation of the page."""
     name_of = {kind: name for name, kind in HOOKS.items()}
 
@@ -116,7 +116,7 @@ def test_hooks_are_called_in_the_order_of_the_page(
     else:
         with pytest.raises(error):
             run()
-    assert told(recorder) == expected_order(ending)
+    assert calls_of(recorder) == expected_order(ending)
 
 
 def test_the_pages_plugin_works(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_declarations_move_as_few_plugins_as_possible() -> None:
 
 
 def test_a_declaration_includes_subclasses() -> None:
-    """A class name in a declaration also stands for the class's subclasses."""
+    """A class name in a declaration also applies to the subclasses."""
     base = type("Base", (Plugin,), {})
     assert order(plugin("A", after=("Base",)), type("Derived", (base,), {})()) == "DerivedA"
 
