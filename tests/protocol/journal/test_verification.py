@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.recording import Recorder, scalar
+from support.recorder import Recorder, scalar
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.run_folder import Attempt, Lease, begin_attempt
