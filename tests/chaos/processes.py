@@ -64,9 +64,9 @@ class Worker:
 
 def run_command(arguments: Sequence[str]) -> None:
     """Run the `trainwire` command."""
-    from trainwire_sinks import cli
+    from trainwire_sinks.cli import app
 
-    sys.exit(cli.run(arguments))
+    sys.exit(app.run(arguments))
 
 
 def _run_logged(log: Path, target: Callable[..., None], *arguments: object) -> None:

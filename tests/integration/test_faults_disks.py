@@ -15,8 +15,9 @@ from support.run_reader import read_events, wait_until
 import trainwire
 from trainwire_protocol.errors import OutputError, UsageError
 from trainwire_protocol.journal.verification import verify_run
-from trainwire_sinks import Event, cli
+from trainwire_sinks import Event
 from trainwire_sinks.builtin.jsonl import JsonLines
+from trainwire_sinks.cli import app
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.runtime.retry import RetryPolicy
 from trainwire_sinks.runtime.runner import SinkRunner
@@ -168,10 +169,10 @@ def test_a_read_only_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     """A sink that cannot write says so at once, in one line, and another folder helps."""
     trainwire.open_bus(tmp_path / "run").close()
     with read_only(tmp_path / "run") as folder:
-        assert cli.run(["sink", "jsonl", str(folder)]) == ExitCode.OUTPUT
+        assert app.run(["sink", "jsonl", str(folder)]) == ExitCode.OUTPUT
         assert "Read-only file system" in capsys.readouterr().err
-        assert cli.run(["sink", "jsonl", str(folder), "--output", str(tmp_path / "out")]) == 0
-        assert cli.run(["verify", str(folder)]) == 0
+        assert app.run(["sink", "jsonl", str(folder), "--output", str(tmp_path / "out")]) == 0
+        assert app.run(["verify", str(folder)]) == 0
 
 
 def test_a_folder_that_becomes_read_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

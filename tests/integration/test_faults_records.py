@@ -15,7 +15,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import Batch, Cursor
-from trainwire_sinks import cli
+from trainwire_sinks.cli import app
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 SINKS = {"loss-file": "loss.tsv", "log-file": "training.log", "jsonl": "events.jsonl"}
@@ -46,7 +46,7 @@ def lose_the_end(folder: Path, attempt: int, keep: int) -> None:
 
 def run_sinks(folder: Path, output: Path, code: ExitCode = ExitCode.OK) -> None:
     for name in SINKS:
-        assert cli.run(["sink", name, str(folder), "--output", str(output)]) == code
+        assert app.run(["sink", name, str(folder), "--output", str(output)]) == code
 
 
 def outputs(place: Path) -> list[bytes]:

@@ -13,7 +13,7 @@ from support.run_reader import wait_until
 from support.tensorboard_server import LOADERS, get, get_bytes, shown, tensorboard
 
 import trainwire
-from trainwire_sinks import cli
+from trainwire_sinks.cli import app
 
 KEPT, KILLED_AT, END = 5, 10, 8
 
@@ -83,12 +83,12 @@ def test_a_run_that_is_resumed_under_tensorboard(tmp_path: Path, load_fast: bool
     """Both loaders show what counts; a tag of which nothing does the fast one keeps, and the Python one not."""
     folder = tmp_path / "run"
     state = train(folder)
-    assert cli.run(["sink", "tensorboard", str(folder)]) == 0
+    assert app.run(["sink", "tensorboard", str(folder)]) == 0
     with tensorboard(folder / "tensorboard", load_fast=load_fast) as address:
         wait_until(lambda: shown(address, "rank-0", "train/loss") == OLD_POINTS, 60)
         assert shown(address, "rank-0", "only/before") == {7: 7.0}
         resume(folder, state)
-        assert cli.run(["sink", "tensorboard", str(folder)]) == 0
+        assert app.run(["sink", "tensorboard", str(folder)]) == 0
         wait_until(lambda: shown(address, "rank-0", "last"), 60)
         assert shown(address, "rank-0", "train/loss") == NEW_POINTS
         assert shown(address, "rank-0", "only/before") == ({7: 7.0} if load_fast else {})
@@ -101,7 +101,7 @@ def test_a_replay_without_what_is_superseded_is_clean(tmp_path: Path, load_fast:
     """`replay --skip-superseded` gives a folder in which both loaders show exactly what counts."""
     folder = tmp_path / "run"
     resume(folder, train(folder))
-    assert cli.run(["replay", str(folder), "--to", "tensorboard", "--skip-superseded"]) == 0
+    assert app.run(["replay", str(folder), "--to", "tensorboard", "--skip-superseded"]) == 0
     with tensorboard(folder / "replay" / "tensorboard", load_fast=load_fast) as address:
         wait_until(lambda: shown(address, "rank-0", "last"), 60)
         assert shown(address, "rank-0", "train/loss") == NEW_POINTS

@@ -18,7 +18,7 @@ from support.tensorboard_server import LOADERS, get, get_bytes, post, shown, ten
 
 import trainwire
 from trainwire_protocol.events import Event
-from trainwire_sinks import cli
+from trainwire_sinks.cli import app
 
 HOSTILE_NAMES = ["../../../escape", "/etc/passwd", "a\nb", "\x1b]0;title\x07", "nul\0", "x" * 500]
 TABLE = {"columns": ["class", "f|1"], "rows": [["*zero*", 0.5], ["<b>one</b>", 0.25]]}
@@ -50,9 +50,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(folder / "two-ranks", 0.5, rank=rank, world_size=2)
     train(folder / "failed", 0.25, status="failed")
     misbehave(folder / "hostile")
-    assert cli.run(["sink", "tensorboard", str(folder / "two-ranks"), "--rank", "all"]) == 0
+    assert app.run(["sink", "tensorboard", str(folder / "two-ranks"), "--rank", "all"]) == 0
     for run in ("failed", "hostile"):
-        assert cli.run(["sink", "tensorboard", str(folder / run)]) == 0
+        assert app.run(["sink", "tensorboard", str(folder / run)]) == 0
     return folder
 
 

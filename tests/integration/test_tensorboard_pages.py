@@ -13,7 +13,7 @@ from support.run_reader import wait_until
 from support.tensorboard_server import shown, tensorboard
 
 import trainwire
-from trainwire_sinks import cli
+from trainwire_sinks.cli import app
 
 MAGENTA = (255, 0, 255)
 FIRST_RUN = (255, 112, 67)
@@ -31,7 +31,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         bus.image("picture", np.full((30, 40, 3), MAGENTA, np.uint8), step=1)
         for step in range(1, 50):
             bus.log({"train/loss": 1 / step}, step=step)
-    assert cli.run(["sink", "tensorboard", str(folder)]) == 0
+    assert app.run(["sink", "tensorboard", str(folder)]) == 0
     with tensorboard(folder / "tensorboard", load_fast=False) as found:
         wait_until(lambda: len(shown(found, "rank-0", "train/loss")) == 49, 30)
         yield found
