@@ -151,7 +151,7 @@ def test_metrics_can_be_selected(compare) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["RUN"], ExitCode.USAGE, "two runs or more"),
         (["RUN", "EMPTY"], ExitCode.USAGE, "no run of rank 0"),
@@ -160,12 +160,14 @@ def test_metrics_can_be_selected(compare) -> None:
         (["RUN", "RUN", "--name", "nope"], ExitCode.NO_MATCH, "matches --name 'nope'; recorded names: loss"),
     ],
 )
-def test_errors(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, said: str) -> None:
+def test_errors(
+    tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, message: str
+) -> None:
     """Each error is one line on standard error, with its exit code."""
     places = {"RUN": str(write_run(losses(1.0))), "EMPTY": str(tmp_path)}
     assert run(["compare", *(places.get(word, word) for word in arguments)]) == code
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 

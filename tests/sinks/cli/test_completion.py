@@ -18,7 +18,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
 _trainwire
 printf '%s\\n' "${COMPREPLY[@]}"
 """
-"""What bash does when somebody presses Tab behind these words."""
+"""What bash does when Tab is pressed after these words."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`trainwire export`: what is in the file is what the run has recorded, and counts."""
+"""`trainwire export`: the file contains what was recorded and is not superseded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(form: Format, recorded: Sequence[Event]) -> bytes:
 
 
 def as_json(value: Any) -> Any:
-    """What JSON makes of a value: NaN and infinities as strings, bytes in base64."""
+    """The value as it is in JSON: NaN and infinities are strings, bytes are in base64."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
@@ -61,7 +61,7 @@ def read_csv(data: bytes) -> list[list[Any]]:
 
 @settings(max_examples=40)
 @given(st.lists(events(), min_size=1, max_size=5))
-def test_jsonl_holds_what_was_recorded(recorded: list[Event]) -> None:
+def test_jsonl_contains_what_was_recorded(recorded: list[Event]) -> None:
     """Each line, read back, is the event and its rank."""
     lines = write("jsonl", recorded).decode().split("\n")
     assert lines.pop() == ""
@@ -71,8 +71,8 @@ def test_jsonl_holds_what_was_recorded(recorded: list[Event]) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(events(), min_size=1, max_size=5))
-def test_csv_holds_what_was_recorded(recorded: list[Event]) -> None:
-    """Each row, read back by the csv module, is the event; an apostrophe that was put before a text is taken off."""
+def test_csv_contains_what_was_recorded(recorded: list[Event]) -> None:
+    """Each row, read back by the csv module, is the event, without the apostrophe that may precede a text."""
     for row, event in zip(read_csv(write("csv", recorded)), recorded, strict=True):
         name, value, kind, walltime, step, rank = row
         for text in (name, kind, value):
@@ -92,7 +92,7 @@ def test_csv_holds_what_was_recorded(recorded: list[Event]) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(events(), min_size=1, max_size=5))
-def test_parquet_holds_what_was_recorded(recorded: list[Event]) -> None:
+def test_parquet_contains_what_was_recorded(recorded: list[Event]) -> None:
     """Each row, read back by pyarrow, is the event: a number, a text, bytes, or a value as JSON."""
     rows = pq.read_table(io.BytesIO(write("parquet", recorded))).to_pylist()
     for row, event in zip(rows, recorded, strict=True):
@@ -111,7 +111,7 @@ def test_parquet_holds_what_was_recorded(recorded: list[Event]) -> None:
 
 
 def test_parquet_is_written_in_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group is ended when it is full, or heavy, so that no more than one is held."""
+    """A row group ends when it has enough rows or bytes, so that only one is held in memory."""
     from trainwire_sinks.export import parquet_file
 
     monkeypatch.setattr(parquet_file, "ROW_GROUP_ROWS", 10)
@@ -124,15 +124,15 @@ def test_parquet_is_written_in_row_groups(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def exported(capfdbinary: Any, *arguments: object) -> tuple[int, list[Row], str]:
-    """Export lines of JSON to standard output: the exit code, the lines, and what was said."""
+    """Export lines of JSON to standard output; returns the exit code, the lines, and standard error."""
     code = run(["export", *map(str, arguments), "--format", "jsonl"])
     sys.stdout.flush()
     captured = capfdbinary.readouterr()
     return code, [json.loads(line) for line in captured.out.splitlines()], captured.err.decode()
 
 
-def test_what_counts_of_a_resumed_run_is_exported(write_run: WriteRun, capfdbinary) -> None:
-    """Superseded events are left out, media are there, and the order is that of the record."""
+def test_a_resumed_run_is_exported_without_superseded_events(write_run: WriteRun, capfdbinary) -> None:
+    """Superseded events are left out, media are included, and the order is that of the record."""
     folder = write_run(sample_run(), is_over=False)
     code, rows, _ = exported(capfdbinary, folder)
     assert code == 0
@@ -145,7 +145,7 @@ def test_what_counts_of_a_resumed_run_is_exported(write_run: WriteRun, capfdbina
 
 
 def test_filters(write_run: WriteRun, capfdbinary) -> None:
-    """Names by patterns of files, types, and steps, in any combination."""
+    """Patterns of names, types and steps can be combined."""
     folder = write_run(sample_run(), is_over=False)
 
     def names(*arguments: object) -> set[str]:
@@ -161,44 +161,42 @@ def test_filters(write_run: WriteRun, capfdbinary) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--name", "trian/*"], "matches --name 'trian/*'; recorded names: run/started, hparams, odd/nan"),
         (["--type", "histogram", "--from", "1"], "matches --type histogram --from-step 1"),
         (["--name", "a\n\x1b[31m"], r"a\\n\\x1b[31m"),
     ],
 )
-def test_what_matches_nothing_is_told(
-    tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], said: str
-) -> None:
-    """Nothing to export is a line and an exit code of its own; no file is made, and none is replaced."""
+def test_no_match_is_an_error(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], message: str) -> None:
+    """If nothing matches, the exit code is 7, and no file is created or replaced."""
     (tmp_path / "old.csv").write_text("old")
     for name in ("old.csv", "new.csv"):
         assert run(["export", str(write_run(sample_run(), is_over=False)), *arguments, "-o", str(tmp_path / name)]) == 7
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.csv", "run"]
     assert (tmp_path / "old.csv").read_text() == "old"
 
 
-def test_a_pattern_that_matches_nothing_beside_one_that_does(write_run: WriteRun, capfdbinary) -> None:
-    """What matches is exported, and the other pattern is told of."""
-    code, rows, said = exported(capfdbinary, write_run(sample_run()), "--name", "note", "--name", "nope")
+def test_a_pattern_without_a_match_is_reported(write_run: WriteRun, capfdbinary) -> None:
+    """If one of two patterns matches nothing, the other's events are exported and the first is reported."""
+    code, rows, message = exported(capfdbinary, write_run(sample_run()), "--name", "note", "--name", "nope")
     assert (code, [row["name"] for row in rows]) == (0, ["note"])
-    assert said == "trainwire: no event's name matches 'nope'\n"
+    assert message == "trainwire: no event's name matches 'nope'\n"
 
 
 def test_a_dash_is_standard_output(tmp_path: Path, write_run: WriteRun, capfdbinary, monkeypatch) -> None:
-    """`-o -` writes what is written without `-o`, and makes no file of that name."""
+    """`-o -` writes to standard output and creates no file of that name."""
     monkeypatch.chdir(tmp_path)
     folder = write_run(sample_run())
     assert exported(capfdbinary, folder, "-o", "-") == exported(capfdbinary, folder)
     assert not (tmp_path / "-").exists()
 
 
-def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, capsys) -> None:
-    """The output's name decides, unless --format does; of a name that says nothing the user is asked."""
+def test_the_output_name_determines_the_format(tmp_path: Path, write_run: WriteRun, capsys) -> None:
+    """The suffix determines the format unless --format is given; an unknown suffix is an error."""
     folder = str(write_run([Recorder().scalars(4)]))
     for name in ("a.csv", "a.jsonl", "a.parquet", "a"):
         assert run(["export", folder, "-o", str(tmp_path / name)]) == 0
@@ -210,7 +208,7 @@ def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["RUN", "--format", "xls"], ExitCode.USAGE, '"csv", "jsonl", "parquet"'),
         (["RUN", "--type", "scaler"], ExitCode.USAGE, '"scalar"'),
@@ -226,17 +224,19 @@ def test_a_file_says_in_which_format_it_is(tmp_path: Path, write_run: WriteRun, 
         (["ipc:///nobody", "--rank", "all"], ExitCode.USAGE, "--rank all needs the run's folder"),
     ],
 )
-def test_mistakes(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, said: str) -> None:
-    """Each mistake is one line on standard error, nothing on standard output, and its exit code."""
+def test_errors(
+    tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, message: str
+) -> None:
+    """Each error is one line on standard error, nothing on standard output, and its exit code."""
     places = {"RUN": str(write_run([Recorder().scalars(4)])), "EMPTY": str(tmp_path)}
     assert run(["export", *(places.get(word, word) for word in arguments)]) == code
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
-def test_a_record_with_a_hole_is_exported_and_told_of(tmp_path: Path, write_run: WriteRun, capsys) -> None:
-    """What there is is in the file, and the exit code says that there should be more."""
+def test_an_incomplete_record_is_exported_and_reported(tmp_path: Path, write_run: WriteRun, capsys) -> None:
+    """The events that exist are exported, and the exit code says that some are missing."""
     recorder = Recorder()
     batches = [recorder.scalars(10) for _ in range(3)]
     folder = write_run([batches[0], batches[2]])
@@ -245,16 +245,16 @@ def test_a_record_with_a_hole_is_exported_and_told_of(tmp_path: Path, write_run:
     assert "is missing events" in capsys.readouterr().err
 
 
-def test_all_ranks_are_exported_into_one_file(write_run: WriteRun, capfdbinary) -> None:
-    """`--rank all` writes one rank after the other, told apart by their column."""
+def test_all_ranks_are_exported_to_one_file(write_run: WriteRun, capfdbinary) -> None:
+    """`--rank all` writes one rank after the other, with the rank in its own column."""
     folder = write_run([Recorder().scalars(4)])
     write_run([Recorder(rank=2).scalars(3)])
     _, rows, _ = exported(capfdbinary, folder, "--rank", "all")
     assert [row["rank"] for row in rows] == [0] * 4 + [2] * 3
 
 
-def test_a_reader_that_goes_away_ends_the_export_quietly(write_run: WriteRun, trainwire) -> None:
-    """As with `head`: no word, and the exit code of a broken pipe."""
+def test_a_closed_pipe_ends_the_export(write_run: WriteRun, trainwire) -> None:
+    """If the reader closes the pipe, as `head` does, the export ends without a message."""
     recorder = Recorder()
     folder = write_run([recorder.scalars(2000) for _ in range(20)])
     process = trainwire("export", folder)
@@ -264,8 +264,8 @@ def test_a_reader_that_goes_away_ends_the_export_quietly(write_run: WriteRun, tr
     assert process.stderr.read() == ""
 
 
-def test_names_cannot_steer_a_terminal(write_run: WriteRun) -> None:
-    """On a terminal control characters are escaped, parquet is refused, and a bar shows how far it is."""
+def test_output_on_a_terminal(write_run: WriteRun) -> None:
+    """On a terminal, control characters are escaped, parquet is refused, and a progress bar is shown."""
     folder = write_run(sample_run())
 
     def on_terminal(*arguments: object) -> bytes:
@@ -274,7 +274,7 @@ def test_names_cannot_steer_a_terminal(write_run: WriteRun) -> None:
         process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs)
         os.close(theirs)
         read = b""
-        # Reading fails once nobody holds the other end any more.
+        # Reading fails once the other end is closed.
         try:
             while data := os.read(ours, 65536):
                 read += data
@@ -293,8 +293,8 @@ def test_names_cannot_steer_a_terminal(write_run: WriteRun) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(events(), max_size=6), st.sets(st.sampled_from(["scalar", "text", "image"])), st.integers(-2, 2))
-def test_the_channels_that_are_read_hold_all_that_is_wanted(recorded: list[Event], types: set[Any], step: int) -> None:
-    """A selection gives the events of its types and steps, in order, and reads media unless none can be wanted."""
+def test_a_selection_reads_the_channels_that_it_needs(recorded: list[Event], types: set[Any], step: int) -> None:
+    """A selection yields the events of its types and steps in order, and reads media only if they may match."""
     selection = Selection(Filters(type=list(types)), step)
     wanted = [event for event in recorded if (not types or event.type in types) and event.step >= step]
     assert list(selection.select(recorded)) == wanted
@@ -302,8 +302,8 @@ def test_the_channels_that_are_read_hold_all_that_is_wanted(recorded: list[Event
     assert selection.count == len(wanted)
 
 
-def test_export_needs_no_pyarrow_unless_it_writes_parquet(tmp_path: Path, write_run: WriteRun) -> None:
-    """Without pyarrow csv is exported, and parquet is one line that names the extra."""
+def test_only_parquet_needs_pyarrow(tmp_path: Path, write_run: WriteRun) -> None:
+    """Without pyarrow, csv is exported, and parquet is an error that names the extra."""
     script = (
         "import sys; sys.modules['pyarrow'] = None; from trainwire_sinks.cli.app import run\n"
         "print(run(['export', sys.argv[1], '-o', 'a.csv']), run(['export', sys.argv[1], '-o', 'a.parquet']))"

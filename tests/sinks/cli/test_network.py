@@ -33,7 +33,7 @@ def test_keygen_marks_a_read_only_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["keygen", "{}/taken"], "already exists"),
         (["keygen", "{}/new", "--server", "{}/missing.pub"], "cannot be read"),
@@ -50,7 +50,11 @@ def test_keygen_marks_a_read_only_key(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_arguments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     """An invalid name, address or option is an error of one line that says what is wrong."""
     monkeypatch.delenv("TRAINWIRE_KEY", raising=False)
@@ -58,7 +62,7 @@ def test_invalid_arguments(
     (tmp_path / "taken.key").write_text("")
     assert run([argument.format(tmp_path) for argument in arguments]) == ExitCode.USAGE
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert len(error.splitlines()) == 1
 
 
@@ -73,6 +77,6 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capture
 def test_launch_passes_the_bind_address_to_its_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address of `--bind` is in the script's environment."""
     monkeypatch.setenv("TRAINWIRE_BIND", "")
-    code = f"import os; open({str(tmp_path / 'told')!r}, 'w').write(os.environ['TRAINWIRE_BIND'])"
+    code = f"import os; open({str(tmp_path / 'address')!r}, 'w').write(os.environ['TRAINWIRE_BIND'])"
     assert run(["launch", "--bind", "tcp://127.0.0.1:0", "--", sys.executable, "-c", code]) == 0
-    assert (tmp_path / "told").read_text() == "tcp://127.0.0.1:0"
+    assert (tmp_path / "address").read_text() == "tcp://127.0.0.1:0"

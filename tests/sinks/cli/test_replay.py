@@ -1,4 +1,4 @@
-"""`trainwire replay`: a run's output written again."""
+"""`trainwire replay`: writing a sink's output again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from trainwire_sinks.testing.check_sink import record, run_sink, sample_run
 WriteRun = Callable[..., Path]
 
 
-def test_a_replay_writes_the_same_bytes_elsewhere(tmp_path: Path, write_run: WriteRun) -> None:
-    """Into a folder of its own, by default one in the run's, and what the live sink wrote stays as it is."""
+def test_a_replay_writes_the_same_bytes(tmp_path: Path, write_run: WriteRun) -> None:
+    """A replay writes the bytes of the live sink to a folder of its own, and does not change the live output."""
     folder = write_run(sample_run())
     run_sink(JsonLines, folder, sample_run())
     before = (folder / "events.jsonl").read_bytes()
@@ -39,8 +39,8 @@ def test_a_replay_writes_the_same_bytes_elsewhere(tmp_path: Path, write_run: Wri
     assert (folder / "events.jsonl").read_bytes() == before
 
 
-def test_what_is_superseded_can_be_left_out(tmp_path: Path, write_run: WriteRun) -> None:
-    """With --skip-superseded a sink that keeps everything, as the log does, gets only what still counts."""
+def test_superseded_events_can_be_left_out(tmp_path: Path, write_run: WriteRun) -> None:
+    """With --skip-superseded, a sink that keeps everything, such as the log, gets no superseded events."""
     folder = write_run(sample_run())
     arguments = ["replay", str(folder), "--to", "log-file", "--output"]
     assert (
@@ -52,8 +52,8 @@ def test_what_is_superseded_can_be_left_out(tmp_path: Path, write_run: WriteRun)
     assert "run finished" in kept
 
 
-def test_a_replay_tells_nobody(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
-    """Alerts of a run that is over only just are in the file again, and no notifier is given them."""
+def test_a_replay_sends_no_notifications(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
+    """Alerts are written to the file again, and no notifier receives them."""
     now = time.time()
     folder = write_run(record([[Event("train/loss", math.nan, "scalar", now, 1)]]))
     assert run(["replay", str(folder), "--to", "alerts"]) == 0
@@ -63,10 +63,10 @@ def test_a_replay_tells_nobody(write_run: WriteRun, capfd: pytest.CaptureFixture
     assert "train/loss is nan" in capfd.readouterr().err
 
 
-def test_a_replay_never_goes_on_in_an_output(
+def test_a_replay_does_not_continue_an_output(
     tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An output of the same sink is refused: what it holds may be what the replay is to leave out."""
+    """A folder that this sink has written to is refused: it may contain what the replay leaves out."""
     folder = write_run(sample_run())
     arguments = ["replay", str(folder), "--to", "jsonl", "--output", str(tmp_path / "out")]
     assert run(arguments) == 0
@@ -74,8 +74,10 @@ def test_a_replay_never_goes_on_in_an_output(
     assert "has already written to" in capsys.readouterr().err
 
 
-def test_a_sinks_options_are_taken(tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """The sink's own options stand beside the replay's, in its help too."""
+def test_the_options_of_the_sink_are_accepted(
+    tmp_path: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sink's own options are accepted along with the replay's, and are part of its help."""
     folder = write_run(sample_run())
     assert run(["replay", "--to", "log-file", "--help"]) == 0
     help_text = capsys.readouterr().out
@@ -83,8 +85,8 @@ def test_a_sinks_options_are_taken(tmp_path: Path, write_run: WriteRun, capsys: 
     assert run(["replay", str(folder), "--to", "jsonl", "--no-such-option", "1"]) == ExitCode.USAGE
 
 
-def test_a_sink_is_needed(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without --to, or with a name that no sink has, the mistake is told."""
+def test_a_sink_is_required(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --to, or with an unknown name, there is an error."""
     folder = write_run(sample_run())
     assert run(["replay", str(folder)]) == ExitCode.USAGE
     assert "--to" in capsys.readouterr().err
@@ -93,7 +95,7 @@ def test_a_sink_is_needed(write_run: WriteRun, capsys: pytest.CaptureFixture[str
 
 
 def test_each_rank_is_replayed(write_run: WriteRun) -> None:
-    """`--rank all` replays every rank, each into an output of its own."""
+    """`--rank all` replays every rank, each to its own output."""
     folder = write_run(sample_run())
     (folder / "journal" / "rank-1").symlink_to(folder / "journal" / "rank-0")
     assert run(["replay", str(folder), "--to", "jsonl", "--rank", "all"]) == 0
@@ -101,8 +103,8 @@ def test_each_rank_is_replayed(write_run: WriteRun) -> None:
     assert json.loads(lines[-1])["name"] == read_events(folder)[-1].name == "run/finished"
 
 
-def test_a_run_that_goes_on_is_replayed_to_its_end(tmp_path: Path, trainwire) -> None:
-    """A live run is followed: what is recorded while it is replayed is written too."""
+def test_a_live_run_is_replayed_to_its_end(tmp_path: Path, trainwire) -> None:
+    """Events that are recorded during the replay are written too."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -118,8 +120,8 @@ def test_a_run_that_goes_on_is_replayed_to_its_end(tmp_path: Path, trainwire) ->
     run_coroutine(main())
 
 
-def test_the_bar_is_for_replays_alone(tmp_path: Path, write_run: WriteRun) -> None:
-    """On a terminal a replay shows how far it is, and a sink, which may follow for days, does not."""
+def test_only_a_replay_shows_a_progress_bar(tmp_path: Path, write_run: WriteRun) -> None:
+    """On a terminal, a replay shows a progress bar; a sink, which may follow a run for days, does not."""
     folder = write_run(sample_run(), is_over=False)
 
     def on_terminal(*arguments: object) -> bytes:

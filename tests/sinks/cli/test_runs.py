@@ -1,4 +1,4 @@
-"""`trainwire runs`: each run's state at a glance, however it ended and however long it is."""
+"""`trainwire runs`: the state of each run, however it ended and however long it is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ List = Callable[[Path], dict[str, dict[str, Any]]]
 
 @pytest.fixture
 def list_runs(capsys: pytest.CaptureFixture[str]) -> List:
-    """Runs `trainwire runs ROOT --json`: the runs by the names of their folders."""
+    """Runs `trainwire runs ROOT --json` and returns the runs by the names of their folders."""
 
     def call(root: Path) -> dict[str, dict[str, Any]]:
         assert run(["runs", str(root), "--json"]) == 0
@@ -37,13 +37,13 @@ def list_runs(capsys: pytest.CaptureFixture[str]) -> List:
 
 
 def kill(folder: Path) -> None:
-    """Make the run's lease that of a process that is gone."""
+    """Change the run's lease to that of a process that does not exist."""
     lease = list_attempts(folder, 0)[-1].lease_path
     lease.write_text(lease.read_text().replace('"pid": ', '"pid": 99'))
 
 
 def test_every_run_under_a_folder_has_its_state(tmp_path: Path, write_run: WriteRun, list_runs: List) -> None:
-    """By its last event, or by whether somebody may still be recording it, at any depth."""
+    """Runs are found at any depth; their state is that of their last event, or depends on whether they are recorded."""
     for state in ("finished", "failed", "interrupted"):
         recorder = Recorder()
         write_run([recorder.scalars(3), recorder.happened(f"run/{state}")], tmp_path / "deep" / "er" / state)
@@ -55,8 +55,8 @@ def test_every_run_under_a_folder_has_its_state(tmp_path: Path, write_run: Write
     assert states == {state: state for state in ("finished", "failed", "interrupted", "running", "died")}
 
 
-def test_what_it_says_of_a_resumed_run(write_run: WriteRun, list_runs: List) -> None:
-    """Epoch, step, best score, times and sinks are those that count; sinks are told with how far they are."""
+def test_a_resumed_run(write_run: WriteRun, list_runs: List) -> None:
+    """Epoch, step, best score and times are those that are not superseded; sinks are listed with their progress."""
     folder = write_run(sample_run(), is_over=False)
     run_sink(LossFile, folder, sample_run())
     run_sink(JsonLines, folder, sample_run()[:-1])
@@ -69,16 +69,16 @@ def test_what_it_says_of_a_resumed_run(write_run: WriteRun, list_runs: List) -> 
     assert [(sink["sink"], sink["behind"] > 0) for sink in found["sinks"]] == [("jsonl", True), ("loss-file", False)]
 
 
-def test_what_is_superseded_does_not_count(write_run: WriteRun, list_runs: List) -> None:
-    """A resumed run whose new attempt has told nothing yet is where it was resumed from."""
+def test_superseded_events_do_not_count(write_run: WriteRun, list_runs: List) -> None:
+    """A resumed run whose new attempt has recorded nothing else is shown at the position it was resumed from."""
     batches = sample_run()
     resumption = next(batch for batch in batches if batch.header.attempt == 1)
     found = list_runs(write_run([*(batch for batch in batches if not batch.header.attempt), resumption]))["run"]
     assert (found["epoch"], found["best"]["score"]) == (2, 0.5)
 
 
-def test_the_best_epoch_is_told_by_the_last_that_finished(write_run: WriteRun, list_runs: List) -> None:
-    """`best` of the last `epoch/finished` is enough, and a mistake in it is none of a run's."""
+def test_the_best_epoch_is_that_of_the_last_finished_epoch(write_run: WriteRun, list_runs: List) -> None:
+    """`best` of the last `epoch/finished` is shown, and invalid fields are ignored."""
     recorder = Recorder()
     best = {"epoch": 1, "metric": "dev/f1", "score": 0.5}
     batches = [recorder.happened("epoch/finished", epoch=2, best=best), recorder.happened("epoch/started", epoch=3)]
@@ -91,7 +91,7 @@ def test_the_best_epoch_is_told_by_the_last_that_finished(write_run: WriteRun, l
 
 
 def test_a_long_journal_is_not_read_whole(write_run: WriteRun, list_runs: List, monkeypatch) -> None:
-    """What lies between the first record and the last segments is not looked at."""
+    """Segments between the first record and the last segments are not read."""
     recorder = Recorder()
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
     folder = write_run([recorder.scalars(10)], is_over=False)
@@ -109,15 +109,15 @@ def test_a_long_journal_is_not_read_whole(write_run: WriteRun, list_runs: List, 
     assert (found["epoch"], found["step"], found["started"]) == (9, recorder.seq - 1, 1.75e9)
 
 
-def test_ranks_are_one_run(write_run: WriteRun, list_runs: List) -> None:
-    """A run of several ranks is one line, with the sinks of all."""
+def test_the_ranks_of_a_run_are_one_line(write_run: WriteRun, list_runs: List) -> None:
+    """A run with several ranks is listed once, with all of its ranks."""
     folder = write_run([Recorder().scalars(4)])
     write_run([Recorder(rank=3).scalars(4)])
     assert [rank["rank"] for rank in list_runs(folder)["run"]["ranks"]] == [0, 3]
 
 
-def test_a_table_for_people(tmp_path: Path, write_run: WriteRun, capsys) -> None:
-    """One line for each run, the last one started last; names and metrics are escaped, numbers are in their columns."""
+def test_the_table(tmp_path: Path, write_run: WriteRun, capsys) -> None:
+    """Each run has a line, the last started last; names are escaped and numbers are aligned."""
     recorder = Recorder()
     best = {"epoch": 2, "metric": "dev/[red]x\n\x1b[31m", "score": float("nan")}
     write_run([recorder.happened("epoch/finished", epoch=3, best=best)], tmp_path / "old\n\x1b[31m[bold]")
@@ -131,8 +131,8 @@ def test_a_table_for_people(tmp_path: Path, write_run: WriteRun, capsys) -> None
     assert "1 h 01 min ago" in second
 
 
-def test_a_run_that_cannot_be_read_is_told_beside_the_others(write_run: WriteRun, list_runs: List) -> None:
-    """A journal that is no folder, of a newer version or of nothing but damage hides no other run."""
+def test_an_unreadable_run_is_listed_with_the_others(write_run: WriteRun, list_runs: List) -> None:
+    """A journal that is invalid, damaged or of a newer version does not hide other runs."""
     folder = write_run([Recorder().scalars(4)])
     root = folder.parent
     write_run([Recorder().scalars(4)], root / "newer")
@@ -149,8 +149,8 @@ def test_a_run_that_cannot_be_read_is_told_beside_the_others(write_run: WriteRun
     assert states == {"run": "finished", "newer": "unreadable", "odd": "unreadable", "damaged": "died"}
 
 
-def test_a_cursor_that_cannot_be_read_is_told(write_run: WriteRun, list_runs: List) -> None:
-    """What stands in a cursor's place, or is another user's, hides neither the run nor its other sinks."""
+def test_an_unreadable_cursor_is_listed(write_run: WriteRun, list_runs: List) -> None:
+    """A cursor that cannot be read hides neither the run nor its other sinks."""
     folder = write_run(sample_run())
     run_sink(JsonLines, folder, sample_run())
     (folder / ".trainwire" / "alerts-rank0.cursor").mkdir()
@@ -171,16 +171,16 @@ def newer_record() -> bytes:
     return encode_record(Batch(batch.header, msgpack.packb(header), batch.body))
 
 
-@pytest.mark.parametrize(("root", "said"), [("", "no run under"), ("nowhere", "no folder"), ("file", "no folder")])
-def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys, root: str, said: str) -> None:
-    """One line, and the exit code of a mistake."""
+@pytest.mark.parametrize(("root", "message"), [("", "no run under"), ("nowhere", "no folder"), ("file", "no folder")])
+def test_a_folder_without_runs_is_an_error(tmp_path: Path, capsys, root: str, message: str) -> None:
+    """A folder without runs, or none at all, is an error with its exit code."""
     (tmp_path / "file").write_text("")
     assert run(["runs", str(tmp_path / root)]) == ExitCode.USAGE
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_the_folder_called_runs_is_the_default(tmp_path: Path, write_run: WriteRun, capsys, monkeypatch) -> None:
-    """Without ROOT it is `runs`, or the working directory if there is none."""
+    """The default folder is `runs`, or the working directory if there is none."""
     write_run([Recorder().scalars(4)], tmp_path / "runs" / "mine")
     for place, name in ((tmp_path, "mine"), (tmp_path / "runs" / "mine", "mine")):
         monkeypatch.chdir(place)

@@ -1,4 +1,4 @@
-"""`trainwire tail`: the last events of a run, and those that come."""
+"""`trainwire tail`: the last events of a run, and new ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Tail = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def tail(capsys: pytest.CaptureFixture[str]) -> Tail:
-    """Runs `trainwire tail --json`: its lines."""
+    """Runs `trainwire tail --json` and returns its lines."""
 
     def call(*arguments: object) -> list[dict[str, Any]]:
         assert run(["tail", *map(str, arguments), "--json"]) == 0
@@ -39,8 +39,8 @@ def tail(capsys: pytest.CaptureFixture[str]) -> Tail:
     return call
 
 
-def test_the_last_events_that_count_are_printed(write_run: WriteRun, tail: Tail) -> None:
-    """Ten of them, or as many as --lines says, in their order, across attempts, without what is superseded."""
+def test_the_last_events_are_printed(write_run: WriteRun, tail: Tail) -> None:
+    """The last ten events, or --lines many, are printed in order, across attempts and without superseded ones."""
     folder = write_run(sample_run(), is_over=False)
     everything = tail(folder, "--from", "start")
     assert tail(folder) == everything[-10:]
@@ -50,16 +50,16 @@ def test_the_last_events_that_count_are_printed(write_run: WriteRun, tail: Tail)
     assert [row["value"] for row in everything if row["name"] == "train/loss"] == [0.5, 0.25, 0.125]
 
 
-def test_filters_choose_before_lines_are_counted(write_run: WriteRun, tail: Tail) -> None:
-    """The last events are the last of those that are wanted, however far back they are."""
+def test_filters_are_applied_before_lines_are_counted(write_run: WriteRun, tail: Tail) -> None:
+    """The last events are the last of the selected ones, however far back they are."""
     folder = write_run(sample_run(), is_over=False)
     assert [row["value"] for row in tail(folder, "--name", "train/loss", "-n", 2)] == [0.25, 0.125]
     assert [row["name"] for row in tail(folder, "--type", "histogram")] == ["weights"]
     assert [row["value"] for row in tail(folder, "--from", 5, "--name", "train/l*")] == [0.25, 0.125]
 
 
-def test_ranks_are_told_apart(write_run: WriteRun, tail: Tail, capsys) -> None:
-    """`--rank all` prints the last events of each, with the rank before each line."""
+def test_ranks_are_labelled(write_run: WriteRun, tail: Tail, capsys) -> None:
+    """`--rank all` prints the last events of each rank, with the rank before each line."""
     folder = write_run([Recorder().scalars(4)])
     write_run([Recorder(rank=1).scalars(4)])
     assert [row["rank"] for row in tail(folder, "--rank", "all", "-n", 2)] == [0, 0, 1, 1]
@@ -67,8 +67,8 @@ def test_ranks_are_told_apart(write_run: WriteRun, tail: Tail, capsys) -> None:
     assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()] == ["rank 0", "rank 1"]
 
 
-def test_following_prints_what_comes(tmp_path: Path, trainwire: Trainwire) -> None:
-    """First the last events, then each as it is published, until the run is over."""
+def test_following_prints_new_events(tmp_path: Path, trainwire: Trainwire) -> None:
+    """The last events are printed, then each new one as it is published, until the run is over."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -85,8 +85,8 @@ def test_following_prints_what_comes(tmp_path: Path, trainwire: Trainwire) -> No
     run_coroutine(main())
 
 
-def test_from_now_leaves_out_what_was(tmp_path: Path, trainwire: Trainwire) -> None:
-    """With `--from now --follow` only what is published from then on is printed."""
+def test_from_now_prints_new_events_only(tmp_path: Path, trainwire: Trainwire) -> None:
+    """With `--from now --follow`, only events published from then on are printed."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -104,7 +104,7 @@ def test_from_now_leaves_out_what_was(tmp_path: Path, trainwire: Trainwire) -> N
 
 
 def test_an_address_is_read_by_fetch(tmp_path: Path, trainwire: Trainwire) -> None:
-    """Without a folder the last events come from the publisher."""
+    """Without a folder, the last events are fetched from the publisher."""
 
     async def main() -> None:
         async with Publisher(tmp_path / "run") as publisher:
@@ -122,7 +122,7 @@ async def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, write_run: WriteRun, trainwire: Trainwire) -> None:
-    """With --follow, and a word."""
+    """With --follow, a run that has not begun is waited for, and the wait is reported."""
     process = trainwire("tail", tmp_path / "run", "--follow")
     assert "the run has not started" in process.stderr.readline()
     write_run([Recorder().scalars(2)])
@@ -131,7 +131,7 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, write_run: Write
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["RUN", "--from", "now"], ExitCode.USAGE, "add --follow"),
         (["RUN", "--from", "soon"], ExitCode.USAGE, '--from must be "start", "now" or a step'),
@@ -144,25 +144,27 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, write_run: Write
         (["RUN", "--name", "nope"], ExitCode.NO_MATCH, "matches --name 'nope'; recorded names: train/loss"),
     ],
 )
-def test_mistakes(tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, said: str) -> None:
-    """Each mistake is one line on standard error, and its exit code."""
+def test_errors(
+    tmp_path: Path, write_run: WriteRun, capsys, arguments: list[str], code: ExitCode, message: str
+) -> None:
+    """Each error is one line on standard error, with its exit code."""
     places = {"RUN": str(write_run([Recorder().scalars(4)])), "EMPTY": str(tmp_path)}
     assert run(["tail", *(places.get(word, word) for word in arguments)]) == code
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
 @given(events())
 def test_any_event_is_one_printable_line(event: Event) -> None:
-    """Whatever its name and value hold, a line cannot be broken, nor steer a terminal, nor fill a screen."""
+    """Whatever an event contains, its line is printable and of limited length."""
     line = format_event(event)
     assert line.isprintable()
     assert len(line) < LONGEST + 1000
 
 
-def test_lines_say_what_a_person_wants_to_know() -> None:
-    """Numbers in six digits, sentences for what happened, sizes for what cannot be printed."""
+def test_values_are_formatted_for_people() -> None:
+    """Numbers have six digits, lifecycle events are sentences, and binary values are given by their size."""
     shown = {event.type: format_event(event).split("  ")[-1] for batch in sample_run() for event in batch.events}
     assert shown["image"] == "png, 4 bytes, width 8, height 8"
     assert shown["histogram"] == "7 values from 0.1 to 1.9"

@@ -1,4 +1,4 @@
-"""`trainwire verify`: what it finds in records that were tampered with, and how far it says that sinks are."""
+"""`trainwire verify`: what it reports of damaged records, and how far sinks are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WriteRun = Callable[..., Path]
 
 @pytest.fixture
 def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any], str]]:
-    """Runs `trainwire verify`: its exit code, what it says as JSON, and as text."""
+    """Runs `trainwire verify` and returns its exit code, its output as JSON, and as text."""
 
     def call(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
         code = run(["verify", str(folder), *arguments])
@@ -51,7 +51,7 @@ def segments(folder: Path, attempt: int = 0) -> list[Path]:
 
 
 def split(folder: Path, batches: list[Batch]) -> None:
-    """Write the journal anew, a segment for each batch."""
+    """Rewrite the journal with one segment for each batch."""
     from trainwire_protocol.journal.records import encode_record
 
     for path in segments(folder):
@@ -61,7 +61,7 @@ def split(folder: Path, batches: list[Batch]) -> None:
 
 
 def test_a_whole_run(write_run: WriteRun, verify) -> None:
-    """A run that lacks nothing: exit code 0, the number of its events, and how it ended."""
+    """For a complete run, the exit code is 0, and the number of events and the ending are printed."""
     code, report, text = verify(write_run(recorded()))
     assert code == 0
     assert "attempt 0: 101 events, run finished" in text
@@ -71,8 +71,8 @@ def test_a_whole_run(write_run: WriteRun, verify) -> None:
 
 
 @pytest.mark.parametrize(("gone", "first", "last"), [(0, 0, 9), (4, 40, 49), (9, 90, 99)])
-def test_a_segment_that_is_gone(write_run: WriteRun, verify, gone: int, first: int, last: int) -> None:
-    """A deleted segment is named by the seqs that were in it, at the beginning too, and the exit code says so."""
+def test_a_missing_segment(write_run: WriteRun, verify, gone: int, first: int, last: int) -> None:
+    """A deleted segment, even the first one, is reported by its seqs and by the exit code."""
     folder = write_run(recorded())
     split(folder, recorded())
     segments(folder)[gone].unlink()
@@ -83,8 +83,8 @@ def test_a_segment_that_is_gone(write_run: WriteRun, verify, gone: int, first: i
     assert "NOT WHOLE" in text
 
 
-def test_a_last_segment_that_is_gone(write_run: WriteRun, verify) -> None:
-    """An attempt that was ended in order and lacks its last event is not whole, though no gap shows."""
+def test_a_missing_last_segment(write_run: WriteRun, verify) -> None:
+    """An attempt that ended properly and lacks its last event is incomplete, although there is no gap."""
     folder = write_run(recorded())
     split(folder, recorded())
     segments(folder)[-1].unlink()
@@ -94,7 +94,7 @@ def test_a_last_segment_that_is_gone(write_run: WriteRun, verify) -> None:
 
 
 def test_a_damaged_byte(write_run: WriteRun, verify) -> None:
-    """A flipped byte is named by file, offset and reason, with the events that it cost."""
+    """A changed byte is reported by file, offset and reason, along with the events that are lost."""
     folder = write_run(recorded())
     (path,) = segments(folder)
     data = bytearray(path.read_bytes())
@@ -107,7 +107,7 @@ def test_a_damaged_byte(write_run: WriteRun, verify) -> None:
 
 
 def test_a_torn_end_of_a_trainer_that_died(write_run: WriteRun, verify) -> None:
-    """A record that was cut off when the process died is told of, and the record is whole all the same."""
+    """A record that was cut off when the process died is reported, and the run is complete."""
     folder = write_run(recorded(end=False), is_over=False)
     lease = list_attempts(folder, 0)[0].lease_path
     lease.write_text(lease.read_text().replace('"pid": ', '"pid": 99'))
@@ -120,8 +120,8 @@ def test_a_torn_end_of_a_trainer_that_died(write_run: WriteRun, verify) -> None:
     assert "torn end: " in text
 
 
-def test_what_the_disk_did_not_take(write_run: WriteRun, verify) -> None:
-    """A gap that journal/missing names is an explicit loss; the record is not whole."""
+def test_events_that_were_not_journaled(write_run: WriteRun, verify) -> None:
+    """A gap that journal/missing names is reported as lost, and the record is incomplete."""
     recorder = Recorder()
     batches = [recorder.scalars(10) for _ in range(3)]
     batches += [recorder.happened("journal/missing", first_seq=10, last_seq=19), recorder.happened("run/finished")]
@@ -132,7 +132,7 @@ def test_what_the_disk_did_not_take(write_run: WriteRun, verify) -> None:
     assert "LOST seq 10 to 19 (10 events): they could not be written to the disk (journal/missing)" in text
 
 
-def test_what_was_dropped(write_run: WriteRun, verify) -> None:
+def test_dropped_values(write_run: WriteRun, verify) -> None:
     """Values that a full queue dropped are counted over all events/dropped."""
     recorder = Recorder()
     batches = [recorder.happened("events/dropped", count=count, total=5) for count in (2, 3)]
@@ -141,8 +141,8 @@ def test_what_was_dropped(write_run: WriteRun, verify) -> None:
     assert "DROPPED 5 values" in text
 
 
-def test_what_is_superseded(write_run: WriteRun, verify) -> None:
-    """A resumed run is whole; what no longer counts is named."""
+def test_superseded_events(write_run: WriteRun, verify) -> None:
+    """A resumed run is complete, and its superseded events are reported."""
     code, report, text = verify(write_run(sample_run(), is_over=False))
     first, last = report["attempts"][0]["superseded"]
     assert code == 0
@@ -150,8 +150,8 @@ def test_what_is_superseded(write_run: WriteRun, verify) -> None:
     assert report["attempts"][1]["resumed_from"] == {"attempt": 0, "seq": first - 1}
 
 
-def test_an_origin_that_is_gone(write_run: WriteRun, verify) -> None:
-    """An attempt that ends before the mark that its successor resumed from has lost what was up to there."""
+def test_a_missing_origin(write_run: WriteRun, verify) -> None:
+    """An attempt that ends before the mark that its successor resumed from is incomplete."""
     batches = sample_run()
     mark = next(batch for batch in batches if b"run/marked" in batch.body)
     kept = [batch for batch in batches if batch.header.attempt or batch.cursor < mark.cursor]
@@ -161,8 +161,8 @@ def test_an_origin_that_is_gone(write_run: WriteRun, verify) -> None:
     assert [last for _, last in report["attempts"][0]["missing"]] == [mark.cursor.seq]
 
 
-def test_how_far_sinks_are(tmp_path: Path, write_run: WriteRun, verify) -> None:
-    """Each sink's cursor is compared with the record, in the run's folder and in the outputs that are given."""
+def test_the_progress_of_sinks(tmp_path: Path, write_run: WriteRun, verify) -> None:
+    """The cursors of sinks in the run's folder and in the given outputs are compared with the record."""
     folder = write_run(recorded())
     run_sink(LossFile, folder, [batch for batch in recorded() if batch.header.channel == "event"])
     run_sink(JsonLines, tmp_path / "out", recorded()[:4])
@@ -173,8 +173,8 @@ def test_how_far_sinks_are(tmp_path: Path, write_run: WriteRun, verify) -> None:
     assert "61 events behind, at attempt 0, seq 39" in text
 
 
-def test_media_do_not_hold_up_a_sink_that_does_not_want_them(tmp_path: Path, write_run: WriteRun, verify) -> None:
-    """A sink is behind only by what it wants."""
+def test_media_do_not_count_for_a_sink_that_reads_no_media(tmp_path: Path, write_run: WriteRun, verify) -> None:
+    """A sink is behind only by events on the channels that it reads."""
     folder = write_run(recorded()[:4], is_over=False)
     for sink in (LossFile, JsonLines):
         run_sink(sink, folder, recorded()[:3])
@@ -183,7 +183,7 @@ def test_media_do_not_hold_up_a_sink_that_does_not_want_them(tmp_path: Path, wri
 
 
 def test_a_sink_ahead_of_the_record(write_run: WriteRun, verify) -> None:
-    """A cursor behind the journal's end proves that the disk has lost events: the record is not whole."""
+    """A cursor after the journal's end proves that the disk has lost events: the record is incomplete."""
     folder = write_run(recorded(end=False)[:5], is_over=False)
     run_sink(JsonLines, folder, recorded(end=False))
     code, report, text = verify(folder)
@@ -191,8 +191,8 @@ def test_a_sink_ahead_of_the_record(write_run: WriteRun, verify) -> None:
     assert "AHEAD of the record by 50 events" in text
 
 
-def test_a_cursor_that_cannot_be_read(tmp_path: Path, write_run: WriteRun, verify) -> None:
-    """It is told of; those of other runs are not this run's."""
+def test_an_unreadable_cursor(tmp_path: Path, write_run: WriteRun, verify) -> None:
+    """An unreadable cursor is reported; cursors of other runs are ignored."""
     folder = write_run(recorded())
     (folder / ".trainwire").mkdir()
     (folder / ".trainwire" / "loss-file-rank0.cursor").write_text("{")
@@ -208,13 +208,13 @@ def test_a_cursor_that_cannot_be_read(tmp_path: Path, write_run: WriteRun, verif
     [("tcp://127.0.0.1:1", "name the run's folder"), ("FOLDER", "there is no run in"), ("FOLDER/a/b", "no folder")],
 )
 def test_a_target_without_a_record(tmp_path: Path, capsys, target: str, message: str) -> None:
-    """An address, an empty folder and none at all are mistakes of usage, in one line."""
+    """An address, an empty folder and a missing folder are errors of one line."""
     assert run(["verify", target.replace("FOLDER", str(tmp_path))]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(write_run: WriteRun, trainwire) -> None:
-    """As with `head`: no word, and the exit code of a broken pipe."""
+def test_a_closed_pipe_ends_it(write_run: WriteRun, trainwire) -> None:
+    """If standard output is closed, as by `head`, it ends without a message."""
     ours, theirs = os.pipe()
     os.close(ours)
     process = trainwire("verify", write_run(recorded()), stdout=theirs)
@@ -223,8 +223,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(write_run: WriteRun, trainwire)
     assert process.stderr.read() == ""
 
 
-def test_a_bar_shows_how_far_it_is(write_run: WriteRun) -> None:
-    """On a terminal, and on standard error alone."""
+def test_a_progress_bar_is_shown(write_run: WriteRun) -> None:
+    """On a terminal, a progress bar is shown on standard error only."""
     folder = write_run(recorded())
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trainwire_sinks", "verify", str(folder)]

@@ -26,8 +26,8 @@ def test_waiting_creates_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     for rank, seconds in (("0", "0.2"), ("all", "0")):
         options = ["--output", str(output), "--rank", rank, "--give-up", seconds]
         assert run(["sink", "loss-file", str(folder), *options]) == ExitCode.INCOMPLETE
-        told = capsys.readouterr().err.splitlines()
-        assert [line.partition(": the run")[2] for line in told] == [
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(": the run")[2] for line in lines] == [
             " has not started; waiting (use --give-up SECONDS to limit the wait)",
             f" has not started; gave up after {seconds} s",
         ]
@@ -87,6 +87,6 @@ def test_a_run_that_died_is_reported(tmp_path: Path, trainwire: Trainwire) -> No
         sink = trainwire("sink", "jsonl", tmp_path / "run")
         trainer.kill()
     _, error = sink.communicate(timeout=20)
-    told = "the run has died: the process of its last attempt is gone and recorded no end"
-    assert (sink.returncode, error) == (0, f"trainwire: {tmp_path / 'run'}: {told}\n")
+    message = "the run has died: the process of its last attempt is gone and recorded no end"
+    assert (sink.returncode, error) == (0, f"trainwire: {tmp_path / 'run'}: {message}\n")
     assert (tmp_path / "run" / "events.jsonl").read_text().count("\n") == 6

@@ -1,4 +1,4 @@
-"""How ranks of one run stand beside each other, and where that is shown."""
+"""The ranks of a run compared, and where the comparison is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WriteRun = Callable[..., Path]
 
 
 def steps(rank: int, walltimes: Iterable[tuple[int, float]]) -> list[Batch]:
-    """What a rank records that is at these steps at these times."""
+    """What a rank records that reaches these steps at these times."""
     events = [Event("train/loss", 1.0, "scalar", 1.75e9 + seconds, step) for step, seconds in walltimes]
     return [Recorder(rank=rank).record(events)]
 
@@ -40,15 +40,15 @@ def lags(folder: Path) -> dict[int, int]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_who_falls_behind(write_run: WriteRun, name: str, walltimes: list[tuple[int, float]], behind: int) -> None:
-    """A rank is a straggler if it is slow or has come to a halt, and not because it records less often."""
+def test_stragglers(write_run: WriteRun, name: str, walltimes: list[tuple[int, float]], behind: int) -> None:
+    """A rank that is slow or has stopped is a straggler; one that records less often is not."""
     folder = write_run(steps(0, [(step, step / 10) for step in range(1001)]), is_over=False)
     write_run(steps(1, walltimes), is_over=False)
     assert lags(folder) == {0: 0, 1: behind}
 
 
-def test_ranks_that_are_over_are_no_stragglers(write_run: WriteRun) -> None:
-    """Of those the state is told, and one that cannot be read hides no other."""
+def test_ranks_that_have_ended_are_not_stragglers(write_run: WriteRun) -> None:
+    """A rank that has ended or cannot be read is shown with its state."""
     folder = write_run(steps(0, [(step, step / 10) for step in range(1001)]), is_over=False)
     write_run(steps(1, [(step, step / 10) for step in range(10)]))
     write_run(steps(2, [(step, step / 10) for step in range(10)]), is_over=False)
@@ -61,7 +61,7 @@ def test_ranks_that_are_over_are_no_stragglers(write_run: WriteRun) -> None:
 
 
 def test_many_stragglers_take_one_line() -> None:
-    """Those that are the farthest behind are named, and the others counted."""
+    """The stragglers that are farthest behind are listed, and the others counted."""
     ranks = [RankOverview(rank, "running", behind=rank) for rank in range(8)]
     assert describe_ranks(ranks) == (
         "8: rank 7 7 steps behind, rank 6 6 steps behind, rank 5 5 steps behind, rank 4 4 steps behind, 3 more"
@@ -69,8 +69,8 @@ def test_many_stragglers_take_one_line() -> None:
     assert describe_ranks(ranks[:1]) == "1"
 
 
-def test_every_view_names_the_straggler(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """`runs` and `watch` tell how many ranks there are, who is behind, and who has died."""
+def test_stragglers_are_shown_by_runs_and_watch(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """`runs` and `watch` show the number of ranks, the stragglers, and ranks that have died."""
     folder = write_run(steps(0, [(step, step / 10) for step in range(1001)]))
     write_run(steps(1, [(step, step / 5) for step in range(501)]), is_over=False)
     write_run(steps(2, [(step, step / 10) for step in range(1001)]), is_over=False)
@@ -80,9 +80,9 @@ def test_every_view_names_the_straggler(write_run: WriteRun, capsys: pytest.Capt
     heading, line = capsys.readouterr().out.splitlines()
     assert "RANKS" in heading
     assert "running" in line
-    told = "3: rank 1 500 steps behind, rank 0 finished, rank 2 died"
-    assert told in line
+    summary = "3: rank 1 500 steps behind, rank 0 finished, rank 2 died"
+    assert summary in line
     assert run(["runs", str(folder), "--json"]) == 0
     assert [rank["behind"] for rank in json.loads(capsys.readouterr().out)[0]["ranks"]] == [0, 500, 0]
     assert run(["watch", str(folder), "--plain"]) == 0
-    assert f"; ranks: {told};" in capsys.readouterr().out
+    assert f"; ranks: {summary};" in capsys.readouterr().out

@@ -1,3 +1,5 @@
+"""`trainwire launch`: a script with sinks beside it."""
+
 from __future__ import annotations
 
 import os
@@ -24,7 +26,7 @@ def open_bus(folder, session="s"):
     (place / "aside").write_text(json.dumps({"folder": folder, "rank": 0}))
     (place / "aside").rename(place / f"{session}.json")
 """
-"""What a bus does when it opens, without a bus."""
+"""Writes the pointer that a bus writes when it opens."""
 
 
 def python(code: str, *arguments: object) -> list[str]:
@@ -33,12 +35,12 @@ def python(code: str, *arguments: object) -> list[str]:
 
 @pytest.mark.parametrize(("code", "expected"), [("sys.exit(7)", 7), ("os.kill(os.getpid(), 9)", 137), ("", 0)])
 def test_the_scripts_exit_code_is_returned(code: str, expected: int) -> None:
-    """The script's exit code is that of launch, 128 + n for a signal."""
+    """The exit code of launch is the script's, or 128 + n if signal n ended it."""
     assert run(["launch", "--", *python(code)]) == expected
 
 
 def test_the_script_gets_a_private_rendezvous(capfd: pytest.CaptureFixture[str]) -> None:
-    """The folder is its owner's alone, the sinks are named beside it, and it is gone afterwards."""
+    """The rendezvous is accessible to its owner only, and removed afterwards; the sinks are in the environment."""
     code = (
         "place = os.environ['TRAINWIRE_RENDEZVOUS']; print(place, oct(os.stat(place).st_mode)[-3:], "
         "os.environ['TRAINWIRE_LAUNCHED_SINKS'])"
@@ -50,7 +52,7 @@ def test_the_script_gets_a_private_rendezvous(capfd: pytest.CaptureFixture[str])
 
 
 def test_every_run_of_the_script_gets_its_sinks(tmp_path: Path, write_run: WriteRun) -> None:
-    """Each bus that opens is given the sinks, and they are waited for."""
+    """Sinks are started for each bus that opens, and waited for."""
     folders = [write_run(sample_run(), tmp_path / name) for name in ("a", "b")]
     code = "[open_bus(folder, str(n)) for n, folder in enumerate(sys.argv[1:])]"
     assert run(["launch", "--", *python(code, *folders)]) == 0
@@ -62,22 +64,22 @@ def test_every_run_of_the_script_gets_its_sinks(tmp_path: Path, write_run: Write
 def test_a_run_that_is_opened_again_gets_its_sinks_again(
     write_run: WriteRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two attempts of one run, one after the other, do not set two sinks on one output."""
+    """For two consecutive attempts of one run, no two sinks write one output."""
     folder = write_run(sample_run())
     assert run(["launch", "--", *python("[open_bus(sys.argv[1], str(n)) for n in range(2)]", folder)]) == 0
     assert (folder / "loss.tsv").read_text().count("\n") == 4
     assert capfd.readouterr().err == ""
 
 
-def test_what_a_sink_prints_comes_out(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
-    """The lines of the console sink are printed by launch, to the last."""
+def test_the_output_of_a_sink_is_printed(write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
+    """The lines of the console sink are printed, up to the last one."""
     folder = write_run(sample_run())
     assert run(["launch", "--sink", "console", "--", *python("open_bus(sys.argv[1])", folder)]) == 0
     assert capfd.readouterr().out.endswith("INFO     run finished\n")
 
 
-def test_a_sink_is_given_its_options(tmp_path: Path, write_run: WriteRun) -> None:
-    """Options stand behind the sink's name, quoted as in a shell."""
+def test_options_are_passed_to_a_sink(tmp_path: Path, write_run: WriteRun) -> None:
+    """Options follow the sink's name, quoted as in a shell."""
     folder = write_run(sample_run())
     sink = f"jsonl --output '{tmp_path}/an other'"
     assert run(["launch", "--sink", sink, "--", *python("open_bus(sys.argv[1])", folder)]) == 0
@@ -85,7 +87,7 @@ def test_a_sink_is_given_its_options(tmp_path: Path, write_run: WriteRun) -> Non
 
 
 @pytest.mark.parametrize(
-    ("sink", "told"),
+    ("sink", "message"),
     [
         ("alerts --rules missing.toml", "the rules file missing.toml cannot be read"),
         ("alerts --ruels alerts.toml", "--ruels"),
@@ -94,17 +96,17 @@ def test_a_sink_is_given_its_options(tmp_path: Path, write_run: WriteRun) -> Non
         ("", "invalid sink"),
     ],
 )
-def test_wrong_options_of_a_sink_are_refused_at_once(sink: str, told: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """The script is not started with sinks that could not be."""
+def test_invalid_options_of_a_sink_are_refused(sink: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The script is not started if a sink's options are invalid."""
     assert run(["launch", "--sink", sink, "--", *python("print('started')")]) == ExitCode.USAGE
     out, err = capfd.readouterr()
     assert out == ""
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_sinks_that_have_not_finished_are_named_and_left(write_run: WriteRun, trainwire: Trainwire) -> None:
-    """After the wait, launch names the sinks that are still at work, and does not end them."""
+def test_unfinished_sinks_are_reported_and_continue(write_run: WriteRun, trainwire: Trainwire) -> None:
+    """After the wait, launch reports the sinks that are still running, and does not stop them."""
     folder = write_run(sample_run(), is_over=False)
     script = python("open_bus(sys.argv[1])", folder)
     process = trainwire("launch", "--wait", "0", "--sink", "loss-file", "--", *script)
@@ -117,16 +119,16 @@ def test_sinks_that_have_not_finished_are_named_and_left(write_run: WriteRun, tr
     assert process.stderr.read() == ""
 
 
-def test_a_sink_that_fails_is_named(tmp_path: Path, write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
-    """A sink's failure is told and does not change the script's exit code."""
+def test_a_failed_sink_is_reported(tmp_path: Path, write_run: WriteRun, capfd: pytest.CaptureFixture[str]) -> None:
+    """A sink's failure is reported and does not change the exit code."""
     folder = write_run(sample_run())
     (folder / ".trainwire").write_text("")
     assert run(["launch", "--sink", "loss-file", "--", *python("open_bus(sys.argv[1]); sys.exit(5)", folder)]) == 5
     assert f"the sink loss-file of {folder} ended with exit code 1" in capfd.readouterr().err
 
 
-def test_a_pointer_that_cannot_be_read_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    """A damaged pointer costs its run the sinks, and nothing else."""
+def test_an_unreadable_pointer_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    """If the pointer to a run is damaged, the run has no sinks, and this is reported."""
     code = "open(os.environ['TRAINWIRE_RENDEZVOUS'] + '/x.json', 'w').write('{')"
     assert run(["launch", "--", *python(code)]) == 0
     assert "cannot be read" in capfd.readouterr().err
@@ -137,8 +139,8 @@ CATCH = WAIT + "signal.signal(int(sys.argv[1]), lambda *_: sys.exit(9)); print('
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
-def test_signals_are_handed_to_the_script(trainwire: Trainwire, number: signal.Signals) -> None:
-    """What launch is sent, the script gets; launch ends as the script does."""
+def test_signals_are_forwarded_to_the_script(trainwire: Trainwire, number: signal.Signals) -> None:
+    """The script receives the signals that launch receives, and its exit code is returned."""
     process = trainwire("launch", "--", *python(CATCH, int(number)), start_new_session=True)
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "set\n"]
@@ -159,7 +161,7 @@ print("interrupted", len(count), "times.", flush=True)
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_script_once() -> None:
-    """The terminal has sent SIGINT to the script already: launch does not send it again."""
+    """The script receives SIGINT from the terminal, and launch does not send it again."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-m", "trainwire_sinks", "launch", "--", *python(COUNT)])

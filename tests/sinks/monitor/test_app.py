@@ -1,4 +1,4 @@
-"""The terminal monitor, driven by Textual's pilot on runs that were recorded, or are being recorded."""
+"""The terminal app, driven by Textual's pilot, on recorded and live runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scalars(names: Sequence[str], steps: int) -> list[Event]:
 
 
 def recorded(names: Sequence[str], steps: int = 20) -> list[Batch]:
-    """A run with these metrics, in its second epoch of four, with a line of log."""
+    """A run with these metrics, in its second epoch of four, with one line of log."""
     recorder = Recorder()
     record = {"level": "WARNING", "logger": "a", "message": "[bold]all[/bold] [/ is well"}
     return [
@@ -58,7 +58,7 @@ def recorded(names: Sequence[str], steps: int = 20) -> list[Batch]:
 
 
 def is_read(reader: Reader) -> bool:
-    """Whether its view has the run, and the alerts that stand beside it."""
+    """Whether the view has the run, and the alerts if there are any."""
     folder = reader.target.folder
     assert folder
     return reader.view.is_caught_up and bool(reader.view.alerts) == (folder / "alerts.jsonl").exists()
@@ -66,7 +66,7 @@ def is_read(reader: Reader) -> bool:
 
 @asynccontextmanager
 async def watching(size: tuple[int, int], *folders: Path) -> AsyncIterator[Pilot[None]]:
-    """The app at a size, when it has read all that there is."""
+    """The app at a size, once it has read everything."""
     app = WatchApp([Reader(Target(folder), 0, folder.name) for folder in folders])
     async with app.run_test(size=size) as pilot:
         await until(lambda: all(map(is_read, app.readers)))
@@ -75,7 +75,7 @@ async def watching(size: tuple[int, int], *folders: Path) -> AsyncIterator[Pilot
 
 
 async def settled(pilot: Pilot[None]) -> None:
-    """Wait until what is shown no longer changes: how much fits depends on what was shown before."""
+    """Wait until the screen no longer changes: the layout depends on what was shown before."""
     before = ""
     for _ in range(20):
         app_of(pilot).show()
@@ -91,8 +91,8 @@ def app_of(pilot: Pilot[None]) -> WatchApp:
 
 
 def screen(pilot: Pilot[None]) -> str:
-    """The text that is on the screen."""
-    # What `export_screenshot` draws, which takes six times as long.
+    """The text on the screen."""
+    # `export_screenshot` draws the same, and takes six times as long.
     return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
 
 
@@ -103,14 +103,14 @@ def plotted(pilot: Pilot[None]) -> list[str]:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("count", [1, 10, 500])
 def test_a_run_is_shown(write_run: Callable[..., Path], size: tuple[int, int], count: int) -> None:
-    """State, progress, metrics with their values, plots, log, sinks, alerts and keys have their place at every size."""
+    """State, progress, metrics with their values, plots, log, sinks, alerts and keys are visible at every size."""
     names = [f"train/loss_{number}" for number in range(count)]
 
     async def main() -> None:
         folder = write_run(recorded(names, steps=10))
         (folder / "alerts.jsonl").write_text('{"id": "1", "rule": "nan", "state": "fired", "message": "it [is] nan"}\n')
         async with watching(size, folder) as pilot:
-            told = screen(pilot)
+            shown = screen(pilot)
             for text in (
                 "finished: enough",
                 "epoch 2/4",
@@ -119,8 +119,8 @@ def test_a_run_is_shown(write_run: Callable[..., Path], size: tuple[int, int], c
                 f"{count} metrics",
                 "[bold]all[/bold] [/",
             ):
-                assert text in told
-            assert "train/loss_0 0.1" in re.sub(" +", " ", told)
+                assert text in shown
+            assert "train/loss_0 0.1" in re.sub(" +", " ", shown)
             assert plotted(pilot) == names[: len(plotted(pilot))]
             assert len(plotted(pilot)) == {(1, SMALL): 1, (1, LARGE): 1}.get((count, size), 4 if size == LARGE else 1)
             for plot in pilot.app.screen.query(MetricPlot):
@@ -130,8 +130,8 @@ def test_a_run_is_shown(write_run: Callable[..., Path], size: tuple[int, int], c
     run(main())
 
 
-def test_metrics_are_chosen_and_found(write_run: Callable[..., Path]) -> None:
-    """Keys and clicks plot metrics and take plots away, text filters the list, and what does not fit is told."""
+def test_metrics_are_selected_and_filtered(write_run: Callable[..., Path]) -> None:
+    """Keys and clicks plot metrics and remove plots, a text filters the list, and hidden plots are counted."""
 
     async def main() -> None:
         names = ["train/loss", *(f"metric/{number}" for number in range(499))]
@@ -161,7 +161,7 @@ def test_metrics_are_chosen_and_found(write_run: Callable[..., Path]) -> None:
 
 
 def test_curves_are_smoothed_and_logarithmic(write_run: Callable[..., Path]) -> None:
-    """`s` smooths more and more and then no longer; `l` turns to a logarithmic axis and back."""
+    """`s` increases the smoothing and then removes it; `l` toggles a logarithmic axis."""
 
     async def main() -> None:
         async with watching(SMALL, write_run(recorded(["loss"]))) as pilot:
@@ -176,7 +176,7 @@ def test_curves_are_smoothed_and_logarithmic(write_run: Callable[..., Path]) -> 
 
 
 def test_the_log_is_filtered(write_run: Callable[..., Path]) -> None:
-    """Text and level say which lines of the log are shown; escape shows all again."""
+    """A text and a level select the lines of the log; escape shows all lines again."""
 
     async def main() -> None:
         async with watching(LARGE, write_run(recorded(["loss"]))) as pilot:
@@ -196,7 +196,7 @@ def test_the_log_is_filtered(write_run: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_hostile_names_and_values_are_shown(write_run: Callable[..., Path], size: tuple[int, int]) -> None:
-    """Escape sequences, markup, newlines, wide and long names, and values that no axis holds break nothing."""
+    """Escape sequences, markup, newlines, wide and long names, and extreme values do not break the screen."""
     names = ["\x1b[2J\x1b[31m", "[red]x[/red][", "[/]", "a\nb", "損失" * 80, "x" * 512, "\u202eloss", " ", "]\\["]
     values = [math.nan, math.inf, 1.7e308, -1.7e308, 5e-324, 2**63, 0.0]
 
@@ -230,7 +230,7 @@ def test_hostile_names_and_values_are_shown(write_run: Callable[..., Path], size
 
 
 def test_a_resumed_run_is_shown(write_run: Callable[..., Path]) -> None:
-    """Of a resumed run the plot has what counts, and the log the seam."""
+    """The plot of a resumed run has no superseded points, and the log marks the position."""
 
     async def main() -> None:
         async with watching(LARGE, write_run(sample_run())) as pilot:
@@ -243,7 +243,7 @@ def test_a_resumed_run_is_shown(write_run: Callable[..., Path]) -> None:
 
 
 def test_several_runs_share_a_plot(write_run: Callable[..., Path], tmp_path: Path) -> None:
-    """Each run has a line and a curve, and `n` turns to the next one's metrics and log."""
+    """Each run has a line and a curve, and `n` selects the next run's metrics and log."""
 
     async def main() -> None:
         folders = [write_run(recorded(["loss", name]), tmp_path / name) for name in ("first", "second")]
@@ -261,8 +261,8 @@ def test_several_runs_share_a_plot(write_run: Callable[..., Path], tmp_path: Pat
     run(main())
 
 
-def test_a_run_that_is_resized_and_one_that_waits(tmp_path: Path) -> None:
-    """Before the run begins it is waited for, and sizes too small for a plot do no harm."""
+def test_a_run_that_has_not_begun_and_small_sizes(tmp_path: Path) -> None:
+    """A run that has not begun is waited for, and sizes too small for a plot cause no error."""
 
     async def main() -> None:
         app = WatchApp([Reader(Target(tmp_path), 0, "later")])
@@ -277,8 +277,8 @@ def test_a_run_that_is_resized_and_one_that_waits(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_straggler_is_named(write_run: Callable[..., Path]) -> None:
-    """Of several ranks it is told which one is behind, beside the one that is shown and in its own line."""
+def test_a_straggler_is_shown(write_run: Callable[..., Path]) -> None:
+    """A rank that is behind is reported in the line of ranks and in its own line."""
     for rank, pace in ((0, 10), (1, 5)):
         events = [Event("train/loss", 1.0, "scalar", 1.75e9 + step / pace, step) for step in range(100 * pace + 1)]
         recorder = Recorder(rank=rank)

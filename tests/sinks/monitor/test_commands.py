@@ -1,4 +1,4 @@
-"""Commands from the terminal monitor reach a real bus, once they are confirmed."""
+"""Commands from the terminal app reach a bus once they are confirmed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Steps = Callable[[Pilot[None]], Awaitable[None]]
 
 
 def messages(pilot: Pilot[None]) -> list[str]:
-    """What the app has notified of."""
+    """The notifications of the app."""
     return [notification.message for notification in pilot.app._notifications]
 
 
 def watch(folder: Path, steps: Steps) -> None:
-    """Do something with an app that watches a run."""
+    """Perform some steps in an app that watches a run."""
 
     async def main() -> None:
         app = WatchApp([Reader(Target(folder), 0, "[digits]")])
@@ -42,7 +42,7 @@ def watch(folder: Path, steps: Steps) -> None:
 
 
 def test_commands_are_confirmed_and_answered(tmp_path: Path) -> None:
-    """Each key asks first, only `y` sends, and what the training answers is told: that it did it, or why not."""
+    """Each key asks for confirmation, only `y` sends the command, and the training's answer is shown."""
     received: list[str] = []
 
     with trainwire.open_bus(tmp_path) as bus:
@@ -63,20 +63,22 @@ def test_commands_are_confirmed_and_answered(tmp_path: Path) -> None:
                 assert isinstance(pilot.app.screen, Confirmation)
                 await pilot.press(key, "n")
             assert not received
-            for key, verb, told in (
+            for key, verb, outcome in (
                 ("C", "checkpoint", "applied"),
                 ("E", "evaluate", "[there] is nothing"),
                 ("S", "stop", "applied"),
             ):
                 await pilot.press(key, "y")
-                await until(lambda told=told, verb=verb: any(verb in text and told in text for text in messages(pilot)))
+                await until(
+                    lambda outcome=outcome, verb=verb: any(verb in text and outcome in text for text in messages(pilot))
+                )
             assert received == ["checkpoint", "evaluate", "stop"]
 
         watch(tmp_path, steps)
 
 
-def test_a_training_that_takes_no_commands_says_so(tmp_path: Path) -> None:
-    """A bus without a handler refuses, and that is told; keys that ask nothing send nothing."""
+def test_a_training_that_takes_no_commands(tmp_path: Path) -> None:
+    """A bus without a handler refuses a command, and this is shown."""
     with trainwire.open_bus(tmp_path):
 
         async def steps(pilot: Pilot[None]) -> None:
@@ -88,8 +90,8 @@ def test_a_training_that_takes_no_commands_says_so(tmp_path: Path) -> None:
         watch(tmp_path, steps)
 
 
-def test_a_run_that_is_over_takes_none(tmp_path: Path) -> None:
-    """When nobody is there to apply_command, that is told."""
+def test_a_run_that_is_over_takes_no_commands(tmp_path: Path) -> None:
+    """If no training is running, this is shown."""
     trainwire.open_bus(tmp_path).close()
 
     async def steps(pilot: Pilot[None]) -> None:

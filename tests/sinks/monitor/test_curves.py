@@ -1,4 +1,4 @@
-"""What plots show can be drawn, whatever was recorded."""
+"""What plots show is finite and drawable, whatever was recorded."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def series_of(numbers: list[float]) -> Series:
 
 
 @given(st.lists(st.floats(), max_size=40), st.sampled_from([0.0, 0.6, 0.99]), st.booleans())
-def test_axes_hold_all_that_is_drawn(numbers: list[float], smoothing: float, is_log: bool) -> None:
-    """Every height is a number within finite limits, and ticks have labels."""
+def test_axes_include_all_values(numbers: list[float], smoothing: float, is_log: bool) -> None:
+    """All heights are finite and within the limits, and ticks have labels."""
     curve = make_curve(series_of(numbers), Style(smoothing, is_log), 20)
     heights = [*curve.heights, *curve.lows, *curve.highs]
     assert all(map(math.isfinite, heights))
@@ -37,28 +37,28 @@ def test_axes_hold_all_that_is_drawn(numbers: list[float], smoothing: float, is_
 
 
 @given(FINITE, FINITE)
-def test_steps_are_whole_numbers(low: float, high: float) -> None:
-    """Ticks of steps stand at whole numbers, each once."""
+def test_step_ticks_are_integers(low: float, high: float) -> None:
+    """Ticks of steps are distinct integers."""
     low, high = sorted((low / 2, high / 2))
     places = step_ticks(low, high, 4).places
     assert places == sorted({float(round(place)) for place in places})
 
 
-def test_a_log_axis_leaves_out_what_it_has_no_place_for() -> None:
-    """Values of 0 and below are left out and counted; the others stand at their logarithms, with powers as ticks."""
+def test_a_log_axis_leaves_out_values_that_are_not_positive() -> None:
+    """Values that are not positive are left out and counted; the others are drawn at their logarithms."""
     curve = make_curve(series_of([0.0, -1.0, 1.0, 1000.0]), Style(is_log=True), 20)
     assert (curve.heights, curve.left_out) == (pytest.approx([0.0, 3.0]), 2)
     assert height_ticks(-0.1, 3.1, 6, is_log=True).labels == ["1", "10", "100", "1000"]
 
 
 def test_a_small_learning_rate_is_legible() -> None:
-    """A tick at 5e-5 is no 0.0001."""
+    """A tick at 5e-5 is not rounded to 0.0001."""
     low, high = limits([5e-5])
     assert "5e-05" in height_ticks(low, high, 3, is_log=False).labels
 
 
 def test_smoothed_curves_have_a_band() -> None:
-    """What was smoothed is shown with the values that it was made of; a plain curve needs no band."""
+    """A smoothed curve is shown with the range of its values; a curve of single values has no band."""
     series = series_of([1.0, 2.0])
     assert make_curve(series, Style(), 20).lows == []
     assert make_curve(series, Style(0.6), 20).highs == [1.0, 2.0]

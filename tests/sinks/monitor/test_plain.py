@@ -1,4 +1,4 @@
-"""Without a terminal, watching prints lines, and ends with the run."""
+"""`trainwire watch` without a terminal prints lines, and exits when the run is over."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def log(message: str) -> Event:
     return Event("log", {"level": "INFO", "logger": "a", "message": message}, "log", 1.75e9, 3)
 
 
-def test_a_run_that_is_over_is_told_and_left(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a run that is over the end of its log, state, latest values, sinks and alerts are printed on safe lines."""
+def test_a_run_that_is_over_is_printed(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """The end of its log, alerts, state, latest values and sinks are printed, with control characters escaped."""
     folder = write_run(sample_run())
     assert run_command(["sink", "jsonl", str(folder)]) == 0
     (folder / "alerts.jsonl").write_text('{"rule": "nan", "state": "fired", "message": "\\u001b[2Jbad"}\n')
@@ -46,17 +46,17 @@ def test_a_run_that_is_over_is_told_and_left(write_run: WriteRun, capsys: pytest
     assert len([line for line in lines if line.startswith("20")]) <= HISTORY_LINES
 
 
-def test_alerts_of_the_sink_are_told(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the alerts sink has found in a run is told beside the run's own lines."""
+def test_alerts_are_printed(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Alerts that the alerts sink has written are printed with the run's lines."""
     folder = write_run([Recorder(rank=1).record([Event("train/loss", math.nan, "scalar", 1.75e9, 7)])])
     assert run_command(["sink", "alerts", str(folder), "--rank", "1"]) == 0
     assert run_command(["watch", str(folder), "--rank", "1", "--plain"]) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ALERT")]
-    assert told[0].startswith("ALERT critical loss-not-finite: train/loss is nan")
+    alerts = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ALERT")]
+    assert alerts[0].startswith("ALERT critical loss-not-finite: train/loss is nan")
 
 
-def test_ranks_are_told_apart(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """With several ranks each line says whose it is."""
+def test_ranks_are_labelled(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """With several ranks, each line begins with its rank."""
     folder = write_run([Recorder(rank=0).scalars(3)])
     write_run([Recorder(rank=1).scalars(4)])
     assert run_command(["watch", str(folder), "--rank", "all", "--plain"]) == 0
@@ -64,8 +64,8 @@ def test_ranks_are_told_apart(write_run: WriteRun, capsys: pytest.CaptureFixture
     assert {whose: line.count("train/loss 2") for whose, line in last.items()} == {"run rank 0": 1, "run rank 1": 0}
 
 
-def test_lines_come_as_things_happen(tmp_path: Path) -> None:
-    """What was before is cut short, what comes then is printed line by line, each once, and the state now and then."""
+def test_new_lines_are_printed_once(tmp_path: Path) -> None:
+    """Only the end of the history is printed, then each new line once, and the state at each interval."""
     lines: list[str] = []
     recorder, view = Recorder(), View("digits")
     printer = LinePrinter(view, 10.0, "", lines.append)
@@ -87,7 +87,7 @@ def test_lines_come_as_things_happen(tmp_path: Path) -> None:
 
 
 def test_a_live_run_is_followed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From a live publisher lines come until the run has ended."""
+    """Lines of a live run are printed until it has ended."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -113,10 +113,8 @@ def test_a_live_run_is_followed_to_its_end(tmp_path: Path, capsys: pytest.Captur
         (["RUN", *(word for rank in range(70) for word in ("--rank", str(rank)))], "at most 64"),
     ],
 )
-def test_a_mistake_is_told(
-    write_run: WriteRun, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    """What was wrong is one line, and exit code 2."""
+def test_errors(write_run: WriteRun, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    """An error is one line, and the exit code is 2."""
     folder = str(write_run(sample_run()))
     assert run_command(["watch", *(folder if word == "RUN" else word for word in arguments)]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
@@ -125,17 +123,17 @@ def test_a_mistake_is_told(
 def test_a_missing_extra_is_named(
     write_run: WriteRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a terminal, without the packages for it, what to install is told, and what works without."""
+    """On a terminal without the extra, the error says what to install, and mentions --plain."""
     monkeypatch.setattr("trainwire_sinks.cli.watch.find_spec", lambda name: None)
     monkeypatch.setattr("trainwire_sinks.cli.watch._is_terminal", lambda: True)
     assert run_command(["watch", str(write_run(sample_run()))]) == ExitCode.USAGE
-    told = capsys.readouterr().err
-    assert "trainwire[watch]" in told
-    assert "--plain" in told
+    error = capsys.readouterr().err
+    assert "trainwire[watch]" in error
+    assert "--plain" in error
 
 
-def test_own_warnings_stand_in_the_log_that_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What the reading itself warns of goes into the log of the run that it is about, and not onto the terminal."""
+def test_own_warnings_are_shown_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A warning of the command itself is shown in the log of the run that it is about, and not printed."""
     first, second = (Reader(Target(tmp_path / name), 0, name) for name in ("first", "second"))
     with logging_into_views([first, second]):
         logging.getLogger("trainwire").warning("%s: events are \x1b[2J missing", first.target)
@@ -145,12 +143,12 @@ def test_own_warnings_stand_in_the_log_that_is_shown(tmp_path: Path, capfd: pyte
 
 
 def test_a_dumb_terminal_gets_lines(write_run: WriteRun, trainwire: Callable[..., subprocess.Popen[str]]) -> None:
-    """On a terminal that is dumb nothing but lines is printed, without any escape sequence."""
+    """On a dumb terminal, lines without escape sequences are printed."""
     master, slave = pty.openpty()
     process = trainwire("watch", write_run(sample_run()), stdin=slave, stdout=slave, env={**os.environ, "TERM": "dumb"})
     assert process.wait(30) == 0
     os.close(slave)
-    told = os.read(master, 1 << 16)
+    output = os.read(master, 1 << 16)
     os.close(master)
-    assert b"-- finished" in told
-    assert b"\x1b" not in told
+    assert b"-- finished" in output
+    assert b"\x1b" not in output

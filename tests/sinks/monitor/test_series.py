@@ -1,4 +1,4 @@
-"""A metric's history stays bounded, and is right within its buckets."""
+"""The history of a metric has bounded memory and correct buckets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANY = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(2**63), 2**
 
 
 def series_of(numbers: list[float]) -> Series:
-    """Points whose step and seq are their place."""
+    """A series whose steps and seqs are the positions of its values."""
     series = Series(LIMIT)
     for place, value in enumerate(numbers):
         series.add([place], [value], Cursor(0, place))
@@ -25,7 +25,7 @@ def series_of(numbers: list[float]) -> Series:
 
 
 def bucket_of(numbers: list[float], first: int) -> Bucket | None:
-    """What a bucket has to say of consecutive points, reckoned another way."""
+    """The expected bucket of consecutive values, computed independently; None if no value is finite."""
     finite = [float(value) for value in numbers if math.isfinite(value)]
     if not finite:
         return None
@@ -35,7 +35,7 @@ def bucket_of(numbers: list[float], first: int) -> Bucket | None:
 
 @given(st.lists(ANY, max_size=100), st.integers(1, 40))
 def test_every_point_counts_in_its_bucket(numbers: list[float], together: int) -> None:
-    """However many points come, there are few buckets, of equally many points, and each says what its points are."""
+    """However many points are added, the buckets are few and of equal size, and each summarizes its points."""
     series = Series(LIMIT)
     for at in range(0, len(numbers), together):
         points = numbers[at : at + together]
@@ -53,8 +53,8 @@ def test_every_point_counts_in_its_bucket(numbers: list[float], together: int) -
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=100), st.integers(0, 100), st.lists(st.floats(-1e9, 1e9)))
-def test_what_is_superseded_leaves_no_trace(before: list[float], position: int, after: list[float]) -> None:
-    """After a cut nothing that came later is in any bucket; at most one bucket's points go with it."""
+def test_truncation_removes_later_points(before: list[float], position: int, after: list[float]) -> None:
+    """After a truncation, no bucket contains a later point, and at most one bucket of earlier points is lost."""
     series = series_of(before)
     stride = -(-len(before) // len(series))
     series.truncate(Cursor(0, position - 1))
@@ -67,8 +67,8 @@ def test_what_is_superseded_leaves_no_trace(before: list[float], position: int, 
     assert len(series) <= LIMIT
 
 
-def test_a_short_history_is_cut_exactly() -> None:
-    """As long as each point has a bucket of its own, the points up to the mark stay, all of them."""
+def test_a_short_history_is_truncated_exactly() -> None:
+    """While each point has its own bucket, exactly the points up to the mark are kept."""
     series = series_of([5.0, 4.0, 3.0, math.inf])
     series.truncate(Cursor(0, 1))
     assert [bucket.mean for bucket in series.buckets()] == [5.0, 4.0]
@@ -78,8 +78,8 @@ def test_a_short_history_is_cut_exactly() -> None:
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=50), st.integers(1, 10))
-def test_fewer_buckets_say_the_same(numbers: list[float], limit: int) -> None:
-    """Thinned for a narrow screen, a history keeps its extremes, its mean and its end."""
+def test_merged_buckets_keep_the_statistics(numbers: list[float], limit: int) -> None:
+    """Reduced for a narrow screen, a history keeps its extremes, its mean and its last step."""
     series = series_of(numbers)
     buckets = series.buckets(limit)
     assert len(buckets) <= limit
@@ -91,13 +91,13 @@ def test_fewer_buckets_say_the_same(numbers: list[float], limit: int) -> None:
 
 
 def test_large_values_have_a_mean() -> None:
-    """The mean of values whose sum is no number is one all the same."""
+    """The mean of values whose sum is infinite is finite."""
     series = series_of([1e308] * 20)
     assert all(bucket.mean == pytest.approx(1e308) for bucket in series.buckets())
 
 
 def test_memory_does_not_grow() -> None:
-    """After a hundred thousand points a series holds no more than after a thousand."""
+    """After a hundred thousand points, a series has no more buckets than after a thousand."""
     series = Series()
     for step in range(0, 100_000, 50):
         series.add(range(step, step + 50), [0.5] * 50, Cursor(0, step))
@@ -106,8 +106,8 @@ def test_memory_does_not_grow() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.6, 0.9, 0.99])
-def test_smoothing_is_true_to_its_beginning(weight: float) -> None:
-    """A constant stays what it is, from the first value on, and a jump is followed slowly."""
+def test_smoothing_is_unbiased(weight: float) -> None:
+    """A constant series is unchanged from its first value on, and a jump is followed gradually."""
     assert smooth([3.0] * 5, weight) == pytest.approx([3.0] * 5)
     followed = smooth([0.0] * 100 + [1.0] * 3, weight)[100:]
     assert 0 < followed[0] < followed[1] < followed[2] < 1

@@ -1,4 +1,4 @@
-"""What a view tells follows from batches and heartbeats alone, in bounded memory."""
+"""A view depends on batches and heartbeats only, and has bounded memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def means(view: View, name: str) -> list[tuple[float, float]]:
 
 
 def test_a_run_from_beginning_to_end() -> None:
-    """State, epoch, step and time left follow a run from its start to its end."""
+    """State, epoch, step and remaining time follow a run from its start to its end."""
     recorder = Recorder()
     view = View("digits")
     assert view.state(0) == "waiting for the run to begin"
@@ -68,8 +68,8 @@ def test_a_run_from_beginning_to_end() -> None:
     assert describe(view, 0) == "finished: enough · epoch 1/4 · step 10"
 
 
-def test_heartbeats_tell_what_events_do_not() -> None:
-    """A pause, dropped values, the ends of all channels and silence are known from heartbeats alone."""
+def test_heartbeats_report_what_events_do_not() -> None:
+    """Pauses, dropped values, the heads of all channels and silence are known from heartbeats."""
     view = view_of(Recorder().record([happened("run/started")]))
     view.add_heartbeat(heartbeat(100.0, state="paused", dropped=7))
     assert (view.state(101), view.dropped, view.heads[0]) == ("paused", 7, {"event": 3, "media": 4})
@@ -79,7 +79,7 @@ def test_heartbeats_tell_what_events_do_not() -> None:
 
 
 def test_a_process_that_is_gone_has_died() -> None:
-    """A stream that ends without a last event is that of a run that died; one that cannot be read is not."""
+    """A run whose stream ends without a last event has died; one that cannot be read has not."""
     recorder = Recorder()
     first = recorder.record([happened("run/started")])
     view = view_of(first)
@@ -92,7 +92,7 @@ def test_a_process_that_is_gone_has_died() -> None:
 
 
 def test_a_resumed_run_shows_no_superseded_point() -> None:
-    """Steps that come again replace those after the mark; the log keeps both, with a seam; it is running again."""
+    """Repeated steps replace those after the mark; the log keeps both; the state is running again."""
     first, second = Recorder(), Recorder(attempt=1)
     kept = first.record([scalar("train/loss", step, step) for step in range(3)])
     mark = first.record([happened("run/marked", 2, mark=1)])
@@ -110,15 +110,15 @@ def test_a_resumed_run_shows_no_superseded_point() -> None:
     assert any("resumed from step 2" in line.text for line in view.log.lines)
 
 
-def test_a_run_begun_again_shows_nothing_of_before() -> None:
-    """Resumed from no position, all that was before is gone from the metrics."""
+def test_a_run_that_is_begun_again_shows_no_earlier_metrics() -> None:
+    """Resumed without a position, the earlier metrics are removed."""
     first, second = Recorder(), Recorder(attempt=1)
     view = view_of(first.scalars(5), second.record([happened("run/resumed", **{"from": None})]))
     assert view.metrics.series == {}
 
 
-def test_each_event_of_any_type_can_be_taken() -> None:
-    """A run with one event of each type, odd names and types of later versions is read to its end."""
+def test_events_of_all_types_are_accepted() -> None:
+    """A run with events of each type, odd names and unknown types is read to its end."""
     view = view_of(*sample_run())
     assert view.state(0) == "finished"
     assert {"learning_rate/0", "losses/b/c"} <= set(view.metrics.series)
@@ -141,17 +141,17 @@ def test_each_event_of_any_type_can_be_taken() -> None:
 )
 @settings(max_examples=60)
 def test_lifecycle_fields_may_be_anything(events: Sequence[tuple[str, dict[str, Any], int, float]]) -> None:
-    """Whatever fields, steps and times lifecycle events have, the state can be told on one line."""
+    """Whatever fields, steps and times lifecycle events have, the state is one printable line."""
     recorder = Recorder()
     view = view_of(
         *(recorder.record([Event(name, value, "lifecycle", time, step)]) for name, value, step, time in events)
     )
-    told = describe(view, 0)
-    assert told == one_line(told)
+    line = describe(view, 0)
+    assert line == one_line(line)
 
 
 def test_memory_is_bounded() -> None:
-    """Further points, log lines and metrics leave memory as it is, and what has no room is counted."""
+    """More points, log lines and metrics do not increase memory, and metrics beyond the limit are counted."""
     recorder, view = Recorder(), View("digits")
 
     def record(names: int, steps: range) -> None:
@@ -165,7 +165,7 @@ def test_memory_is_bounded() -> None:
     record(5, range(1100, 1700))
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # The lines that are replaced were made before the count began.
+    # Lines that are replaced were allocated before tracing began.
     assert grown < MAX_LINES * 2 * MAX_CHARACTERS
     assert len(view.log.lines) == MAX_LINES
     assert all(len(series) <= 1000 for series in view.metrics.series.values())
@@ -174,7 +174,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_losses_are_shown_first() -> None:
-    """Of many metrics the losses come first, then the scores."""
+    """Losses come before scores, and scores before other metrics."""
     names = ["norm", "dev/accuracy", "train/loss", "other", "dev/loss"]
     assert most_interesting(names, 3) == ["train/loss", "dev/loss", "dev/accuracy"]
 
@@ -184,12 +184,12 @@ def test_losses_are_shown_first() -> None:
     [(0.4, "0 s"), (62, "1 min 02 s"), (3900, "1 h 05 min"), (9e4, "1 d 01 h"), (1e300, "11574 d 01 h")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
-    """A length of time is told in its two largest units."""
+    """A duration is given in its two largest units."""
     assert duration(seconds) == text
 
 
 def test_the_log_can_be_filtered() -> None:
-    """Lines are found by their text in any case, and by a level and those above."""
+    """Lines are selected by text, ignoring case, and by minimum level."""
     recorder = Recorder()
     events = [
         Event("log", {"level": level, "logger": "a", "message": text}, "log", T, 0)

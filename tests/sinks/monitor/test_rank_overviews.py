@@ -1,4 +1,4 @@
-"""The look at all ranks that the views of a run share."""
+"""The cache of ranks that the readers of a run share."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from trainwire_sinks.inspect.ranks import RankOverview
 from trainwire_sinks.monitor import reader
 from trainwire_sinks.monitor.reader import RankOverviews
 
-LOOKS = [(RankOverview(0, "running"),), (RankOverview(0, "finished"),)]
+READS = [(RankOverview(0, "running"),), (RankOverview(0, "finished"),)]
 
 
-def test_who_looks_at_the_end_sees_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that is being taken is waited for, and another taken, where what is known does not do."""
-    looks, begun, may_end = iter(LOOKS), threading.Event(), threading.Event()
+def test_reading_again_returns_the_current_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`read` returns cached ranks while a read is in progress; `read_again` waits for it, and reads again."""
+    reads, begun, may_end = iter(READS), threading.Event(), threading.Event()
 
     def read_slowly(folder: Path) -> tuple[RankOverview, ...]:
         begun.set()
         assert may_end.wait(20)
-        return next(looks)
+        return next(reads)
 
     monkeypatch.setattr(reader, "read_ranks", read_slowly)
     ranks = RankOverviews(tmp_path)
@@ -32,6 +32,6 @@ def test_who_looks_at_the_end_sees_the_end(tmp_path: Path, monkeypatch: pytest.M
         assert ranks.read() == ()
         last = threads.submit(ranks.read_again)
         may_end.set()
-        assert last.result(20) == LOOKS[1]
-        assert first.result(20) in LOOKS
-    assert ranks.read() == LOOKS[1]
+        assert last.result(20) == READS[1]
+        assert first.result(20) in READS
+    assert ranks.read() == READS[1]
