@@ -1,4 +1,4 @@
-"""The guard against anomalies."""
+"""The plugin that detects anomalies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainwire_protocol.statistics import RobustScale
 
 
 class Factors(ModelTrainer):
-    """Multiplies the loss of the steps named, from 1 on, with a number."""
+    """Multiplies the loss of some steps by a factor; the first step is step 1."""
 
     factors: dict[int, float]
 
@@ -46,7 +46,7 @@ def weight_of(trainer: ModelTrainer) -> Tensor:
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
-    """It stops in the step itself on a processor, with an event, and the weights are those of the step before."""
+    """On a CPU, training stops in that step, an event is published, and the step does not change the weights."""
     trainer = factors(s4=math.nan)
     result = train(tmp_path / "a", fail_on_gpu_wait(AnomalyGuard()), trainer=trainer, train=points(48))
     assert (result.steps, result.reason) == (4, "loss is nan in step 4, not finite")
@@ -61,17 +61,17 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_can_be_skipped(tmp_path: Path, factor: float) -> None:
-    """The bad step moves nothing, the training goes on, and several in a row are told once."""
+    """The step does not change the weights, training continues, and consecutive anomalies are published once."""
     skipping, trainer = AnomalyGuard(on_nonfinite="skip"), factors(s2=factor, s3=factor, s5=-factor)
     result = train(tmp_path, fail_on_gpu_wait(skipping), trainer=trainer)
     assert (result.steps, weight_of(trainer).isfinite().all()) == (6, True)
     assert all(math.isfinite(epoch["train/loss"]) for epoch in result.history)
-    told = [(event["step"], event["median"]) for event in anomalies(tmp_path) if event["what"] == "gradient_norm"]
-    assert told == [(2, None), (5, None)]
+    published = [(event["step"], event["median"]) for event in anomalies(tmp_path) if event["what"] == "gradient_norm"]
+    assert published == [(2, None), (5, None)]
 
 
-def test_going_on_only_tells(tmp_path: Path) -> None:
-    """With "continue" the gradients are used as they are."""
+def test_continuing_only_publishes_the_anomaly(tmp_path: Path) -> None:
+    """With "continue", the gradients are used unchanged."""
     trainer = factors(s2=math.nan)
     result = train(tmp_path, AnomalyGuard(on_nonfinite="continue"), trainer=trainer)
     assert (result.steps, weight_of(trainer).isnan().all()) == (6, True)
@@ -79,8 +79,8 @@ def test_going_on_only_tells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("action", ["continue", "skip", "stop"])
-def test_a_spike_is_compared_to_the_steps_before(tmp_path: Path, action: Any) -> None:
-    """A leap is a spike once the window is full, not before, and is told with the median that it is compared to."""
+def test_a_spike_is_detected_once_the_window_is_full(tmp_path: Path, action: Any) -> None:
+    """A large loss is a spike only if the window is full, and is published with the median."""
     options: dict[str, Any] = {"train": points(48), "max_grad_norm": None, "learning_rate": 0.01, "max_epochs": 4}
     trainer, other = factors(s2=50.0, s9=50.0), factors(s2=50.0)
     result = train(
@@ -96,14 +96,14 @@ def test_a_spike_is_compared_to_the_steps_before(tmp_path: Path, action: Any) ->
 
 
 def test_a_quiet_training_has_no_anomaly(tmp_path: Path) -> None:
-    """A loss that hardly changes, or falls steadily, does not leap."""
+    """A loss that hardly changes or falls steadily has no spikes."""
     for learning_rate in (1e-9, 1.0):
         train(tmp_path, AnomalyGuard(window=5), learning_rate=learning_rate, max_epochs=5)
     assert anomalies(tmp_path) == []
 
 
-def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
-    """A guard that was saved and loaded finds the same anomalies."""
+def test_a_restored_guard_finds_the_same_anomalies(tmp_path: Path) -> None:
+    """Saving and restoring the state does not change the anomalies that are found."""
 
     class Restart(Plugin):
         @hook
@@ -119,14 +119,14 @@ def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"on_spike": "panic"}, {"threshold": 0}, {"window": 2}])
-def test_what_cannot_be_guarded_is_refused(arguments: dict[str, Any]) -> None:
-    """An action that does not exist, or a number out of its range, is an error."""
+def test_invalid_arguments_are_refused(arguments: dict[str, Any]) -> None:
+    """An unknown action or a number out of range raises OptionError."""
     with pytest.raises(OptionError, match="AnomalyGuard: "):
         AnomalyGuard(**arguments)
 
 
-def test_gradients_that_fp16_cannot_hold_are_no_anomaly(tmp_path: Path) -> None:
-    """The scaler leaves such a step out by itself; a loss that is not finite still stops the training."""
+def test_gradients_that_overflow_in_fp16_are_not_an_anomaly(tmp_path: Path) -> None:
+    """The gradient scaler skips such a step; a loss that is not finite still stops the training."""
     scaled = train(tmp_path / "a", AnomalyGuard(), trainer=factors(s2=1e30), use_amp="fp16", train=points(48))
     assert (scaled.steps, anomalies(tmp_path / "a")) == (6, [])
     stopped = train(tmp_path / "b", AnomalyGuard(), trainer=factors(s2=math.nan), use_amp="fp16", train=points(48))
@@ -138,7 +138,7 @@ def test_the_bounds_are_those_of_the_modified_z_score() -> None:
     guard = AnomalyGuard(threshold=3.0, window=20)
     losses, norms = torch.randn(20).exp(), torch.full((20,), -2.0)
     for loss, norm in zip(losses, norms, strict=True):
-        guard._remember(torch.stack([loss, norm]))
+        guard._add_to_window(torch.stack([loss, norm]))
     for column, values in enumerate((losses, norms)):
         scale = RobustScale.of(values.tolist())
         median, limit = guard._bounds[:, column].tolist()

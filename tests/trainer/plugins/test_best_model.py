@@ -1,4 +1,4 @@
-"""The best model."""
+"""The plugin that saves the best model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire_protocol.errors import UsageError
 
 
 class Scores(Plugin):
-    """Sets each epoch's scores, and leaves the epoch's number in the model's bias."""
+    """Records scores for each epoch, and sets the model's bias to the number of the epoch."""
 
     def __init__(self, **scores: list[float]) -> None:
         self.scores = scores
@@ -35,8 +35,8 @@ def bad_epochs(folder: Path) -> list[int]:
     return [event.value["bad_epochs"] for event in read_events(folder) if event.name == "epoch/finished"]
 
 
-def test_the_best_epochs_weights_are_kept(tmp_path: Path) -> None:
-    """An epoch is best if its score is higher than any before; those since then are counted as bad."""
+def test_the_weights_of_the_best_epoch_are_saved(tmp_path: Path) -> None:
+    """An epoch is the best if its score is higher than all before; the epochs since are counted as bad."""
     scores = Scores(accuracy=[0.5, 0.4, math.nan, 0.9, 0.7], loss=[1.0] * 5)
     result = train(tmp_path, scores, BestModel(), max_epochs=5)
     assert (result.best_epoch, result.best_score) == (4, 0.9)
@@ -46,7 +46,7 @@ def test_the_best_epochs_weights_are_kept(tmp_path: Path) -> None:
 
 
 def test_of_equal_scores_the_lower_loss_is_better(tmp_path: Path) -> None:
-    """A tie is broken by the split's loss, and equal in both is not better."""
+    """The loss of the split decides between equal scores; an epoch equal in both is not better."""
     scores = Scores(accuracy=[1.0, 1.0, 1.0, 1.0], loss=[0.5, 0.4, 0.4, 0.6])
     result = train(tmp_path, scores, BestModel(), max_epochs=4)
     assert result.best_epoch == 2
@@ -54,22 +54,22 @@ def test_of_equal_scores_the_lower_loss_is_better(tmp_path: Path) -> None:
 
 
 def test_lower_is_better_for_a_loss(tmp_path: Path) -> None:
-    """The direction is that of the main metric."""
+    """The main metric defines whether higher is better."""
     scores = Scores(accuracy=[0.1, 0.2, 0.3], loss=[0.5, 0.3, 0.4])
     result = train(tmp_path, scores, BestModel(), max_epochs=3, main_evaluation_metric="dev/loss")
     assert (result.best_epoch, result.best_score) == (2, 0.3)
 
 
-def test_a_second_training_begins_anew(tmp_path: Path) -> None:
-    """A score of the training before does not count, though the plugin is the same."""
+def test_a_second_training_starts_without_a_best_model(tmp_path: Path) -> None:
+    """The scores of a previous training with the same plugin are not compared."""
     plugin = BestModel()
     train(tmp_path / "a", Scores(accuracy=[0.9], loss=[1.0]), plugin, max_epochs=1)
     result = train(tmp_path / "b", Scores(accuracy=[0.1], loss=[1.0]), plugin, max_epochs=1)
     assert result.best_epoch == 1
 
 
-def test_an_epoch_that_is_not_evaluated_counts_neither_way(tmp_path: Path) -> None:
-    """A training stopped in its first epoch has no best model, and tests the last one."""
+def test_an_epoch_without_scores_is_neither_best_nor_bad(tmp_path: Path) -> None:
+    """A training that is stopped in its first epoch has no best model, and tests the final one."""
     trainer = make_trainer()
     trainer.on("after_training_batch")(lambda batch: trainer.control.stop("enough"))
     result = train(tmp_path, trainer=trainer)
@@ -77,8 +77,8 @@ def test_an_epoch_that_is_not_evaluated_counts_neither_way(tmp_path: Path) -> No
     assert result.test_score is not None
 
 
-def test_models_are_compared_by_one_number(tmp_path: Path) -> None:
-    """A main metric that is a list is an error before the training begins."""
+def test_a_main_metric_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    """UsageError is raised before the training begins."""
     trainer = make_trainer(metrics={"recall": MulticlassAccuracy(2, average=None)})
     with pytest.raises(UsageError, match="dev/recall is a list of numbers"):
         train(tmp_path, trainer=trainer, corpus=corpus())

@@ -24,16 +24,16 @@ class Accuracy(Plugin):
         self.run.record_epoch({"dev/accuracy": self.scores[epoch.epoch - 1], "dev/loss": 1.0})
 
 
-def test_training_stops_when_patience_is_at_its_end(tmp_path: Path) -> None:
-    """Two epochs that are no better are borne with a patience of two; the third stops the training."""
+def test_training_stops_after_more_than_patience_epochs(tmp_path: Path) -> None:
+    """With a patience of two, the third consecutive epoch without improvement stops the training."""
     scores = Accuracy(0.5, 0.4, 0.6, 0.6, 0.5, 0.1, 0.9)
     result = train(tmp_path, scores, EarlyStopping(patience=2), max_epochs=7)
     assert (result.status, result.epochs) == ("finished", 6)
-    assert result.reason == "dev/accuracy has not got better for 3 epochs"
+    assert result.reason == "dev/accuracy has not improved for 3 epochs"
 
 
 def test_the_same_plugin_can_stop_a_second_training(tmp_path: Path) -> None:
-    """Its count begins anew, and the stopped epoch was evaluated and tested."""
+    """The count is reset for each training, and a stopped training is still tested."""
     plugin = EarlyStopping(patience=0)
     for folder in ("a", "b"):
         result = train(tmp_path / folder, Accuracy(0.5, 0.4, 0.9), plugin, max_epochs=3)
@@ -41,16 +41,16 @@ def test_the_same_plugin_can_stop_a_second_training(tmp_path: Path) -> None:
         assert result.test_score is not None
 
 
-def test_it_needs_something_to_watch(tmp_path: Path) -> None:
-    """Without a main metric, or with a negative patience, it is refused."""
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
+    """A negative patience, or a training without a main metric, raises OptionError."""
     with pytest.raises(OptionError, match="patience is -1"):
         EarlyStopping(patience=-1)
-    with pytest.raises(OptionError, match="EarlyStopping has nothing to watch"):
+    with pytest.raises(OptionError, match="EarlyStopping: there is no main metric"):
         train(tmp_path, EarlyStopping(), trainer=make_trainer(), train=points(8))
 
 
-def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
-    """Saved and loaded after each epoch, it counts as if nothing had happened."""
+def test_a_restored_count_continues(tmp_path: Path) -> None:
+    """Saving and restoring the state after each epoch does not change the result."""
 
     class Restart(Plugin):
         @hook

@@ -35,7 +35,7 @@ def saved(path: Path) -> Tensor:
 
 
 class Weights(Plugin):
-    """Keeps the model's weights before and after each step, and at each evaluation."""
+    """Records the model's weights before and after each step, and at each evaluation."""
 
     after = ("EMA",)
 
@@ -57,7 +57,7 @@ class Weights(Plugin):
         self.evaluated.append(weights_of(self.run.model))
 
     def averages(self, decay: float) -> list[Tensor]:
-        """The average after each step, by its formula."""
+        """Return the average after each step, by the formula."""
         average, averages = self.trained[0], []
         for number, weights in enumerate(self.trained):
             average = decay * average + (1 - decay) * weights if number else weights
@@ -66,7 +66,7 @@ class Weights(Plugin):
 
 
 class Worse(Plugin):
-    """Gives each epoch a lower accuracy than the one before."""
+    """Records a lower accuracy in each epoch."""
 
     before = ("BestModel",)
 
@@ -77,7 +77,7 @@ class Worse(Plugin):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
 def test_the_average_is_evaluated_and_saved(tmp_path: Path, decay: float) -> None:
-    """Evaluations, the best model and the final one have the average by its formula, and no step waits for a GPU."""
+    """Evaluations, the best and the final model use the average, and no step synchronizes with the GPU."""
     seen, trainer = Weights(), make_trainer()
     result = train(tmp_path, fail_on_gpu_wait(EMA(decay)), seen, trainer=trainer, use_final_model_for_eval=True)
     averages = seen.averages(decay)
@@ -89,8 +89,8 @@ def test_the_average_is_evaluated_and_saved(tmp_path: Path, decay: float) -> Non
     assert torch.equal(weights_of(trainer.model), seen.evaluated[2])
 
 
-def test_training_goes_on_with_the_weights_themselves(tmp_path: Path) -> None:
-    """Each step begins with the weights that the step before has left, bit for bit as without an average."""
+def test_training_continues_with_the_weights(tmp_path: Path) -> None:
+    """The steps are identical to those of a training without an average."""
     with_average, without = Weights(), Weights()
     train(tmp_path / "a", EMA(0.9), with_average)
     train(tmp_path / "b", without)
@@ -98,8 +98,8 @@ def test_training_goes_on_with_the_weights_themselves(tmp_path: Path) -> None:
     assert all(map(torch.equal, with_average.trained, without.trained))
 
 
-def test_a_warm_up_forgets_the_first_weights(tmp_path: Path) -> None:
-    """With a warm-up the decay is (1 + n) / (10 + n) as long as that is smaller."""
+def test_a_warm_up_uses_a_smaller_decay(tmp_path: Path) -> None:
+    """With a warm-up, the decay is (1 + n) / (10 + n) if that is smaller."""
     seen = Weights()
     train(tmp_path, EMA(0.99, warm_up=True), seen, max_epochs=1)
     first, second, third = seen.trained
@@ -107,30 +107,30 @@ def test_a_warm_up_forgets_the_first_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(seen.evaluated[0], average + (1 - 3 / 12) * (third - average))
 
 
-def test_an_error_leaves_the_weights_as_they_were_trained(tmp_path: Path) -> None:
-    """A failure while the average is in place brings the weights back."""
+def test_an_error_restores_the_trained_weights(tmp_path: Path) -> None:
+    """A failure while the model holds the average gives it its trained weights back."""
 
     class Failing(Plugin):
         @hook
         def after_evaluation(self, payload: Any) -> None:
-            raise ValueError("no such luck")
+            raise ValueError("failure of the test")
 
     seen, trainer = Weights(), make_trainer()
-    with pytest.raises(ValueError, match="no such luck"):
+    with pytest.raises(ValueError, match="failure of the test"):
         train(tmp_path, EMA(0.9), seen, Failing(), trainer=trainer)
     assert not torch.equal(seen.evaluated[0], seen.trained[2])
     assert torch.equal(weights_of(trainer.model), seen.trained[2])
 
 
 @pytest.mark.parametrize("moment", ["after_training_batch", "after_evaluation"])
-def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path, moment: str) -> None:
-    """Weights and state taken together, while either are in place, go on as if nothing had happened."""
+def test_a_restored_average_continues(tmp_path: Path, moment: str) -> None:
+    """Saving and restoring the state does not change the training, whichever weights the model holds."""
 
     class Restart(Plugin):
         @hook(moment)
         def restart(self, payload: Payload) -> None:
             state = average.state_dict()
-            average.after_setup(None)  # type: ignore[arg-type]  # which it does not read
+            average.after_setup(None)  # type: ignore[arg-type]  # the hook does not use its payload
             average.load_state_dict(state)
 
     average, kept, never = EMA(0.5), Weights(), Weights()
@@ -140,8 +140,8 @@ def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path, moment: st
     assert all(map(torch.equal, kept.trained, never.trained))
 
 
-def test_a_schedule_goes_back_to_the_averaged_best_model(tmp_path: Path) -> None:
-    """What a schedule loads after an epoch stays: the next epoch begins with it."""
+def test_a_schedule_can_load_the_averaged_best_model(tmp_path: Path) -> None:
+    """The next epoch starts with the weights that a schedule loaded."""
     seen = Weights()
     back_to_best = AnnealingOnPlateau(patience=0, back_to_best=True)
     train(tmp_path, EMA(0.9), back_to_best, seen, Worse(), max_epochs=3)
@@ -149,8 +149,8 @@ def test_a_schedule_goes_back_to_the_averaged_best_model(tmp_path: Path) -> None
     assert torch.equal(saved(tmp_path / "best-model.pt"), seen.evaluated[0])
 
 
-def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    """Averages of other shapes are an error; so is a decay that averages nothing."""
+def test_a_state_of_a_different_model_is_refused(tmp_path: Path) -> None:
+    """Averages with different shapes, or a decay of 1, raise OptionError."""
 
     class Loads(Plugin):
         @hook
@@ -158,7 +158,7 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
             average.load_state_dict({"updates": 1, "is_applied": False, "others": [torch.zeros(3)]})
 
     average = EMA()
-    with pytest.raises(OptionError, match="other shapes"):
+    with pytest.raises(OptionError, match="different shapes"):
         train(tmp_path, average, Loads())
     with pytest.raises(OptionError, match="decay is 1"):
         EMA(1.0)

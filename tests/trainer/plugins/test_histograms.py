@@ -21,7 +21,7 @@ def histograms(folder: Path) -> list[Event]:
 
 
 def test_weights_and_gradients_are_recorded(tmp_path: Path) -> None:
-    """Every third step there is a histogram of each parameter and gradient, with the values at that step."""
+    """At every third step, a histogram of each parameter and gradient has the values of that step."""
     trainer, seen = make_trainer(), dict[tuple[int, str], Tensor]()
 
     @trainer.on("before_training_optimizer_step")
@@ -46,14 +46,14 @@ def test_weights_and_gradients_are_recorded(tmp_path: Path) -> None:
         assert event.value["sum"] == pytest.approx(float(values.sum()))
 
 
-def test_gradients_can_be_left_out(tmp_path: Path) -> None:
-    """Without gradients there are those of all weights alone."""
+def test_gradients_are_optional(tmp_path: Path) -> None:
+    """Without gradients, only the weights are recorded."""
     train(tmp_path, Histograms(every=6, gradients=False))
     assert [event.name for event in histograms(tmp_path)] == ["parameters/weight", "parameters/bias"]
 
 
-def test_a_parameter_that_is_not_trained_has_no_gradient(tmp_path: Path) -> None:
-    """Its weights are recorded, and a gradient that is not there is not."""
+def test_a_frozen_parameter_has_no_gradient(tmp_path: Path) -> None:
+    """Only the weights of a frozen parameter are recorded."""
     model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2).requires_grad_(False))
     train(tmp_path, Histograms(every=6, parameters="*.bias"), trainer=make_trainer(model))
     assert [event.name for event in histograms(tmp_path)] == [
@@ -63,7 +63,7 @@ def test_a_parameter_that_is_not_trained_has_no_gradient(tmp_path: Path) -> None
     ]
 
 
-def test_it_needs_a_step_at_least() -> None:
-    """A record of no step is refused."""
+def test_an_interval_below_one_is_refused() -> None:
+    """An interval of 0 steps raises OptionError."""
     with pytest.raises(OptionError, match="every is 0"):
         Histograms(every=0)

@@ -14,8 +14,8 @@ from trainwire.plugins.metric_history import MetricHistory
 from trainwire.training.hooks.payloads import AfterTrainingBatch, MetricRecorded
 
 
-def test_an_epochs_metrics_are_kept_with_their_steps(tmp_path: Path) -> None:
-    """What the result tells of each epoch is there by name, after the training too; batches are left out."""
+def test_the_metrics_of_an_epoch_are_kept_with_their_steps(tmp_path: Path) -> None:
+    """The metrics of each epoch are available by name after the training; those of batches are not kept."""
     history = MetricHistory()
     result = train(tmp_path, history)
     assert list(history.values) == [
@@ -25,8 +25,8 @@ def test_an_epochs_metrics_are_kept_with_their_steps(tmp_path: Path) -> None:
         assert history[name] == [(3, result.history[0][name]), (6, result.history[1][name])]
 
 
-def test_chosen_metrics_are_kept_as_they_were(tmp_path: Path) -> None:
-    """A pattern chooses; a tensor that changes later, or a list, is kept with the value that it had."""
+def test_selected_metrics_keep_their_values(tmp_path: Path) -> None:
+    """A pattern selects metrics, and a tensor that changes later keeps the recorded value."""
 
     class Counts(Plugin):
         @hook
@@ -38,12 +38,12 @@ def test_chosen_metrics_are_kept_as_they_were(tmp_path: Path) -> None:
     train(tmp_path, Counts(), fail_on_gpu_wait(history), recorder, max_epochs=1)
     assert history["mine/tensor"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert history["mine/list"] == [(step, [1.0, 2.0]) for step in (1, 2, 3)]
-    losses = [float(told.value) for told in recorder.of(MetricRecorded) if told.name == "train/batch_loss"]  # type: ignore[arg-type]  # a tensor
+    losses = [float(metric.value) for metric in recorder.of(MetricRecorded) if metric.name == "train/batch_loss"]  # type: ignore[arg-type]  # a tensor
     assert history["train/batch_loss"] == [(step, pytest.approx(loss)) for step, loss in enumerate(losses, start=1)]
 
 
-def test_a_second_training_begins_anew(tmp_path: Path) -> None:
-    """The history is that of the last training."""
+def test_a_second_training_starts_a_new_history(tmp_path: Path) -> None:
+    """The history contains the last training only."""
     history = MetricHistory()
     for folder in ("a", "b"):
         train(tmp_path / folder, history)
@@ -51,7 +51,7 @@ def test_a_second_training_begins_anew(tmp_path: Path) -> None:
 
 
 def test_its_state_holds_all_values(tmp_path: Path) -> None:
-    """A history that was saved and loaded is the same, and later values do not change what was saved."""
+    """A restored history is equal, and later values do not change the saved state."""
     history, other = MetricHistory(), MetricHistory()
     train(tmp_path, history)
     state = history.state_dict()

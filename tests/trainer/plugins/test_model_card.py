@@ -25,8 +25,8 @@ def card_of(folder: Path) -> dict[str, Any]:
     return card
 
 
-def test_the_card_tells_what_the_model_is_and_how_it_came_to_be(tmp_path: Path) -> None:
-    """Run, versions, model, options, plugins, scores and files stand in the card once the training is over."""
+def test_the_card_describes_the_model_and_its_training(tmp_path: Path) -> None:
+    """The final card contains run, versions, model, options, plugins, scores and files."""
     result = train(tmp_path, ModelCard(), EarlyStopping(patience=7))
     card = card_of(tmp_path)
     assert (card["run"]["status"], card["run"]["reason"]) == ("finished", result.reason)
@@ -44,8 +44,8 @@ def test_the_card_tells_what_the_model_is_and_how_it_came_to_be(tmp_path: Path) 
     assert card["files"] == ["best-model.pt", "final-model.pt"]
 
 
-def test_the_card_is_there_while_the_training_runs(tmp_path: Path) -> None:
-    """Beside a best model that is saved on the way there is a card that says so."""
+def test_the_card_is_written_during_the_training(tmp_path: Path) -> None:
+    """The card lists the best model as soon as an epoch has ended."""
     seen: list[dict[str, Any]] = []
     trainer = make_trainer()
     trainer.on("before_training_epoch")(lambda epoch: seen.append(card_of(tmp_path)))
@@ -55,8 +55,8 @@ def test_the_card_is_there_while_the_training_runs(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_card_is_on_the_wire(tmp_path: Path) -> None:
-    """Its text is published at the start and at the end, as Markdown."""
+def test_the_card_is_published(tmp_path: Path) -> None:
+    """The card is published as Markdown at the start and at the end."""
     train(tmp_path, ModelCard())
     first, last = (event for event in read_events(tmp_path) if event.name == "model_card")
     assert (first.type, first.step, last.step) == ("text", 0, 6)
@@ -65,23 +65,23 @@ def test_the_card_is_on_the_wire(tmp_path: Path) -> None:
     assert "- status: `finished`" in last.value
 
 
-def test_a_failed_training_has_its_card(tmp_path: Path) -> None:
-    """A score that is not finite breaks no JSON, and a failure stands in the card with its reason."""
+def test_a_failed_training_has_a_card(tmp_path: Path) -> None:
+    """The card contains the reason of the failure, and a score that is not finite is valid JSON."""
 
     class Failing(Plugin):
         @hook
         def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-            raise ValueError("no such luck")
+            raise ValueError("failure of the test")
 
     card = ModelCard()
-    with pytest.raises(ValueError, match="no such luck"):
+    with pytest.raises(ValueError, match="failure of the test"):
         train(tmp_path, card, Failing())
-    assert card_of(tmp_path)["run"]["reason"] == "ValueError: no such luck"
+    assert card_of(tmp_path)["run"]["reason"] == "ValueError: failure of the test"
     assert '`["nan", 1.0]`' in as_markdown({"results": {"scores": [math.nan, 1.0]}})
 
 
 def test_its_state_holds_start_and_scores() -> None:
-    """A resumed training goes on with the card of the one that was interrupted."""
+    """The start and the scores are restored when a training is resumed."""
     card, state = ModelCard(), {"started": "2026-01-02T03:04:05+00:00", "scores": {"dev/loss": 0.5}}
     card.load_state_dict(state)
     assert card.state_dict() == state

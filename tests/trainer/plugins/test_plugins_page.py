@@ -1,4 +1,4 @@
-"""`docs/plugins.md` says what plugins there are: here it is held to it."""
+"""`docs/plugins.md` matches the code, and its examples run."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PLUGINS = {row[0].strip("`"): row for row in TABLES[0]}
 
 
 def made(module: str) -> Plugin:
-    """The example of a plugin."""
+    """Return the plugin of the example."""
     plugin = eval(PLUGINS[module][3].strip("`"), vars(import_module(f"trainwire.plugins.{module}")))
     assert isinstance(plugin, Plugin)
     return plugin
 
 
 @pytest.mark.parametrize("module", PLUGINS)
-def test_a_plugin_takes_what_the_page_says(module: str) -> None:
-    """The example makes a plugin of that module, whose arguments are those of the table and are documented."""
+def test_a_plugin_has_the_arguments_of_the_page(module: str) -> None:
+    """The example creates a plugin of the module, and its documented arguments are those of the table."""
     kind = type(made(module))
     assert kind.__module__ == f"trainwire.plugins.{module}"
     arguments = [] if kind.__init__ is Plugin.__init__ else list(inspect.signature(kind).parameters)
@@ -41,19 +41,19 @@ def test_a_plugin_takes_what_the_page_says(module: str) -> None:
     assert all(argument in (kind.__doc__ or "") for argument in arguments)
 
 
-def test_the_second_table_is_about_plugins_of_the_first() -> None:
-    """No plugin records something that is not in the list of plugins."""
+def test_the_second_table_has_plugins_of_the_first() -> None:
+    """Each plugin of the second table is in the list of plugins."""
     assert {name for row in TABLES[1] for name in re.findall(r"`(\w+)`", row[0])} <= PLUGINS.keys()
 
 
-def test_the_page_names_who_may_fail() -> None:
-    """The plugins without which the training goes on are those of the page."""
+def test_the_page_lists_the_plugins_that_may_fail() -> None:
+    """The page lists the plugins whose failure does not end the training."""
     section = PAGE.partition("## If a plugin fails")[2]
     assert set(re.findall(r"`(\w+)`", section)) == {name for name in PLUGINS if not made(name).essential}
 
 
 def test_the_snippet_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page begins with works, given a model, a loss, metrics and data."""
+    """The first example runs, given a model, a loss, metrics and data."""
     (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     known = {

@@ -16,12 +16,12 @@ from trainwire.training.hooks.payloads import AfterTrainingEpoch
 
 
 def messages(folder: Path) -> list[str]:
-    """The log records on the wire."""
+    """Return the published log messages."""
     return [event.value["message"] for event in read_events(folder) if event.type == "log"]
 
 
 def test_the_start_is_logged(tmp_path: Path) -> None:
-    """Model, size, device, samples and optimizer; a learning rate keeps its digits."""
+    """The first messages describe model, data and optimizer; a small learning rate keeps its digits."""
     train(tmp_path, learning_rate=5e-5)
     assert messages(tmp_path)[:4] == [
         "model: Linear with 10 trainable parameters, on cpu",
@@ -32,8 +32,8 @@ def test_the_start_is_logged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batches", "lines"), [(3, 3), (10, 10), (48, 9), (100, 10)])
-def test_progress_is_logged_about_every_tenth_of_an_epoch(tmp_path: Path, batches: int, lines: int) -> None:
-    """At most ten lines an epoch, with batch, loss, speed and learning rate."""
+def test_progress_is_logged_up_to_ten_times_an_epoch(tmp_path: Path, batches: int, lines: int) -> None:
+    """Each line has batch, loss, speed and learning rate."""
     train(tmp_path, train=points(batches), mini_batch_size=1, max_epochs=1)
     progress = [message for message in messages(tmp_path) if "samples/s" in message]
     assert len(progress) == lines
@@ -42,7 +42,7 @@ def test_progress_is_logged_about_every_tenth_of_an_epoch(tmp_path: Path, batche
 
 
 def test_progress_of_an_epoch_of_unknown_length(tmp_path: Path) -> None:
-    """There is a line each so many batches."""
+    """If the number of batches is unknown, a line is logged every `batches_per_line` batches."""
 
     class Endless(DataLoader[object]):
         def __len__(self) -> int:
@@ -53,12 +53,12 @@ def test_progress_of_an_epoch_of_unknown_length(tmp_path: Path) -> None:
     assert re.findall(r"batch (\S+),", "\n".join(messages(tmp_path))) == ["4/?", "8/?"]
 
 
-def test_what_is_an_event_is_logged_but_not_sent_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A handler of the program gets the whole story; the wire has evaluations, epochs and the end as events only."""
+def test_records_that_repeat_an_event_are_not_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The program's handlers receive all records; evaluations, epochs and the end are published as events only."""
     with caplog.at_level(logging.INFO, "trainwire"):
         result = train(tmp_path, max_epochs=1)
-    told = [record.getMessage() for record in caplog.records]
-    only_logged = [message for message in told if message not in messages(tmp_path)]
+    logged = [record.getMessage() for record in caplog.records]
+    only_logged = [message for message in logged if message not in messages(tmp_path)]
     assert [re.sub(r"[\d.]+(e-\d+)?", "#", message) for message in only_logged] == [
         "evaluation: dev/loss #; dev/accuracy # (# s)",
         "epoch #/# finished: train loss #, learning rate #, bad epochs # (# s)",
@@ -69,23 +69,23 @@ def test_what_is_an_event_is_logged_but_not_sent_twice(tmp_path: Path, caplog: p
     assert f"dev/accuracy {result.best_score:.4g}" in only_logged[0]
 
 
-def test_it_is_the_last_to_hear_of_an_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What other plugins decide on an epoch has been decided when the epoch is logged."""
-    heard: list[int] = []
+def test_an_epoch_is_logged_after_the_other_plugins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The epoch is logged after all other plugins have been called."""
+    counts: list[int] = []
     trainer = make_trainer()
 
     @trainer.on("after_training_epoch")
     def count(epoch: AfterTrainingEpoch) -> None:
-        heard.append(sum("epoch 1/1 finished" in record.getMessage() for record in caplog.records))
+        counts.append(sum("epoch 1/1 finished" in record.getMessage() for record in caplog.records))
 
     with caplog.at_level(logging.INFO, "trainwire"):
         train(tmp_path, Recorder(), trainer=trainer, max_epochs=1)
-    assert heard == [0]
+    assert counts == [0]
     assert "epoch 1/1 finished" in caplog.text
 
 
-def test_the_programs_level_counts(tmp_path: Path) -> None:
-    """A program that wants warnings only gets no progress, in its handlers and on the wire."""
+def test_the_level_of_the_logger_applies(tmp_path: Path) -> None:
+    """If the level is WARNING, no progress is logged or published."""
     logger = logging.getLogger("trainwire")
     logger.setLevel(logging.WARNING)
     try:

@@ -22,7 +22,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class Scores(Plugin):
-    """Replaces what was measured on the dev split: an accuracy and a loss for each epoch; the last ones stay."""
+    """Replaces the accuracy and loss of each epoch on the dev split; the last ones are repeated."""
 
     before = ("BestModel", "AnnealingOnPlateau", "TorchScheduler")
 
@@ -36,7 +36,7 @@ class Scores(Plugin):
 
 
 class Rates(Plugin):
-    """Notes what each update is made with."""
+    """Records the learning rate of each update."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -47,7 +47,7 @@ class Rates(Plugin):
 
 
 class Stream(IterableDataset[Any]):
-    """Five points, without saying that they are five."""
+    """Five points, without a known length."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(points(5))
@@ -65,41 +65,41 @@ def rates_by_epoch(folder: Path, plugin: Plugin, *plugins: Plugin, **options: An
 
 
 def test_the_rate_is_halved_on_a_plateau(tmp_path: Path) -> None:
-    """After `patience` epochs that are no better, one more halves it, and counting begins again."""
+    """One epoch more than `patience` without improvement halves the rate, and resets the count."""
     rates = rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=1), Scores((0.5, 1.0)), max_epochs=6)
     assert rates == [0.8, 0.8, 0.8, 0.4, 0.4, 0.2]
     assert changes(tmp_path) == [(0.8, 0.4), (0.4, 0.2)]
 
 
-def test_extra_patience_at_the_start(tmp_path: Path) -> None:
-    """It counts until the rate was lowered once."""
+def test_extra_patience_before_the_first_change(tmp_path: Path) -> None:
+    """The extra patience applies until the rate has been lowered once."""
     plugin = AnnealingOnPlateau(patience=0, initial_extra_patience=2)
     assert rates_by_epoch(tmp_path, plugin, Scores((0.5, 1.0)), max_epochs=6) == [0.8, 0.8, 0.8, 0.8, 0.4, 0.2]
 
 
 def test_a_tie_is_broken_by_the_loss(tmp_path: Path) -> None:
-    """Of equal scores that with the lower loss is better; one that is worse counts as bad whatever its loss."""
+    """The lower loss decides between equal scores only."""
     scores = Scores((0.5, 1.0), (0.5, 0.9), (0.4, 0.1), (0.5, 0.8))
     rates = rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=0), scores, max_epochs=4)
     assert rates == [0.8, 0.8, 0.8, 0.4]
 
 
-def test_training_stops_below_the_least_rate(tmp_path: Path) -> None:
-    """The rate that would be too low is never used."""
+def test_training_stops_below_the_minimum_rate(tmp_path: Path) -> None:
+    """A rate below the minimum is never used."""
     plugin = AnnealingOnPlateau(patience=0, min_learning_rate=0.2)
     result = train(tmp_path, plugin, Scores((0.5, 1.0)), learning_rate=0.8, max_epochs=50)
     assert result.reason.startswith("learning rate too small: it would be 0.1")
     assert result.epochs == 4
 
 
-def test_a_rate_that_begins_below_the_least_one_is_no_reason_to_stop(tmp_path: Path) -> None:
-    """The least rate is then a tenth of what it begins with."""
+def test_an_initial_rate_below_the_minimum_does_not_stop_the_training(tmp_path: Path) -> None:
+    """The minimum is then a tenth of the initial rate."""
     plugin = AnnealingOnPlateau(patience=0)
     assert train(tmp_path, plugin, Scores((0.5, 1.0)), learning_rate=5e-5, max_epochs=3).epochs == 3
 
 
-def test_annealing_goes_back_to_the_best_model(tmp_path: Path) -> None:
-    """With `back_to_best` the weights after lowering are the best epoch's."""
+def test_annealing_can_load_the_best_model(tmp_path: Path) -> None:
+    """With `back_to_best`, the weights are those of the best epoch after the rate was lowered."""
     model = linear()
 
     class Compare(Plugin):
@@ -117,14 +117,14 @@ def test_annealing_goes_back_to_the_best_model(tmp_path: Path) -> None:
         assert compare.is_best is back
 
 
-def test_without_a_dev_split_the_training_loss_is_watched(tmp_path: Path) -> None:
-    """A training loss that rises lowers the rate."""
+def test_the_training_loss_is_used_without_a_dev_split(tmp_path: Path) -> None:
+    """The rate is lowered if the training loss rises."""
     rates = rates_by_epoch(tmp_path, AnnealingOnPlateau(patience=0), train=points(48), learning_rate=1e4, max_epochs=8)
     assert rates[-1] < 1e4
 
 
-def test_the_rate_rises_and_falls_in_lines(tmp_path: Path) -> None:
-    """It rises over the first tenth of the updates and falls towards nothing, which it does not reach."""
+def test_the_rate_rises_and_falls_linearly(tmp_path: Path) -> None:
+    """The rate rises during the warm-up, and falls towards zero, which it does not reach."""
     rates = Rates()
     train(tmp_path, LinearSchedule(0.2), rates, learning_rate=0.6, mini_batch_size=24, max_epochs=5)
     assert rates.rates == pytest.approx([0.2, 0.4, 0.6, 0.525, 0.45, 0.375, 0.3, 0.225, 0.15, 0.075])
@@ -132,15 +132,15 @@ def test_the_rate_rises_and_falls_in_lines(tmp_path: Path) -> None:
     assert recorded[0] == pytest.approx(0.4)
 
 
-def test_a_schedule_in_updates_needs_their_number(tmp_path: Path) -> None:
-    """A stream has no known end, unless `max_steps` says so."""
-    with pytest.raises(OptionError, match="give max_steps="):
+def test_a_linear_schedule_requires_the_number_of_updates(tmp_path: Path) -> None:
+    """A stream of unknown length raises OptionError, unless `max_steps` is given."""
+    with pytest.raises(OptionError, match="pass max_steps="):
         train(tmp_path / "a", LinearSchedule(), train=Stream())
     assert train(tmp_path / "b", LinearSchedule(), train=Stream(), max_steps=2).steps == 2
 
 
 def test_any_torch_scheduler_is_stepped(tmp_path: Path) -> None:
-    """By epochs with an event for each change, or by batches."""
+    """Schedulers are stepped after each epoch, with an event for each change, or after each batch."""
     by_epoch = TorchScheduler(lambda optimizer: ExponentialLR(optimizer, 0.5))
     assert rates_by_epoch(tmp_path / "a", by_epoch, max_epochs=3) == [0.8, 0.4, 0.2]
     assert changes(tmp_path / "a") == [(0.8, 0.4), (0.4, 0.2), (0.2, 0.1)]
@@ -156,25 +156,25 @@ def test_any_torch_scheduler_is_stepped(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda: AnnealingOnPlateau(factor=1.0), "factor is 1.0"),
-        (lambda: AnnealingOnPlateau(patience=-1), "at least 0"),
+        (lambda: AnnealingOnPlateau(patience=-1), "must be at least 0"),
         (lambda: LinearSchedule(1.5), "warmup_fraction is 1.5"),
         (lambda: TorchScheduler(ExponentialLR, per="step"), "per is 'step'"),  # type: ignore[arg-type]  # the test
     ],
 )
-def test_numbers_that_cannot_be_are_refused(make: Any, message: str) -> None:
-    """The error names plugin and argument."""
+def test_invalid_arguments_are_refused(make: Any, message: str) -> None:
+    """The error contains the name of the argument."""
     with pytest.raises(OptionError, match=message):
         make()
 
 
-def test_what_makes_no_scheduler_is_refused(tmp_path: Path) -> None:
-    """Before the first batch."""
-    with pytest.raises(OptionError, match="which is no scheduler"):
+def test_a_function_that_returns_no_scheduler_is_refused(tmp_path: Path) -> None:
+    """OptionError is raised before the first batch."""
+    with pytest.raises(OptionError, match="which is not a scheduler"):
         train(tmp_path, TorchScheduler(lambda optimizer: None))  # type: ignore[arg-type, return-value]  # the test
 
 
-def test_an_evaluation_alone_changes_no_rate(tmp_path: Path) -> None:
-    """An epoch that was not evaluated counts neither way."""
+def test_an_epoch_without_scores_does_not_change_the_rate(tmp_path: Path) -> None:
+    """An epoch that was not evaluated is neither good nor bad."""
 
     class Forget(Plugin):
         @hook(split="dev")

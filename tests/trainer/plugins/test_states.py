@@ -1,4 +1,4 @@
-"""What checkpoints keep of plugins."""
+"""The states of plugins in checkpoints."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MAKERS: list[Callable[[], Plugin]] = [
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_state_can_be_saved_and_loaded_without_executing_anything(tmp_path: Path, make: Callable[[], Plugin]) -> None:
-    """Through a file that is read with `weights_only` it comes back equal."""
+def test_a_state_can_be_loaded_with_weights_only(tmp_path: Path, make: Callable[[], Plugin]) -> None:
+    """A state is equal after it was saved and loaded with `weights_only`, which executes no code."""
 
     class Saves(Plugin):
         @hook

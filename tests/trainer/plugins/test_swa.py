@@ -19,7 +19,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class Weights(Plugin):
-    """Keeps the model's weights after each epoch."""
+    """Records the model's weights after each epoch."""
 
     def __init__(self) -> None:
         self.trained: list[Tensor] = []
@@ -35,25 +35,25 @@ def final_weight(folder: Path) -> Tensor:
 
 
 @pytest.mark.parametrize(("start", "first"), [(None, 3), (2, 1), (4, 3), (1, 0)])
-def test_the_final_model_is_the_mean_of_the_last_epochs(tmp_path: Path, start: int | None, first: int) -> None:
-    """Epochs from `start` on count alike; without one, those of the last quarter."""
+def test_the_final_model_is_the_average_of_the_last_epochs(tmp_path: Path, start: int | None, first: int) -> None:
+    """The epochs from `start` on are averaged; by default, those of the last quarter."""
     seen = Weights()
     train(tmp_path, SWA(start), seen, max_epochs=4, learning_rate=1.0)
     torch.testing.assert_close(final_weight(tmp_path), torch.stack(seen.trained[first:]).mean(0))
 
 
-def test_the_learning_rate_is_brought_to_its_value(tmp_path: Path) -> None:
-    """From the first epoch that counts it goes to the given one in as many epochs as were given, and is told."""
+def test_the_learning_rate_is_annealed(tmp_path: Path) -> None:
+    """From `start` on, the rate is annealed in `anneal_epochs` epochs, and each change is published."""
     averaging = SWA(2, learning_rate=0.5, anneal_epochs=2, anneal_strategy="linear")
     result = train(tmp_path, averaging, max_epochs=5, attach_default_scheduler=False)
     rates = [metrics["learning_rate"] for metrics in result.history]
     assert rates == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.5])
-    told = [event.value for event in read_events(tmp_path) if event.name == "learning_rate/changed"]
-    assert [change["to"] for change in told] == pytest.approx([0.3, 0.5])
+    published = [event.value for event in read_events(tmp_path) if event.name == "learning_rate/changed"]
+    assert [change["to"] for change in published] == pytest.approx([0.3, 0.5])
 
 
-def test_batch_norms_are_measured_with_the_mean(tmp_path: Path) -> None:
-    """The statistics of a batch norm behind averaged weights are those of the training samples."""
+def test_batch_norm_statistics_are_recomputed(tmp_path: Path) -> None:
+    """The statistics of a batch norm are those of the training data with averaged weights."""
     model = nn.Sequential(linear(), nn.BatchNorm1d(2), nn.Linear(2, 2))
     data = points(48)
     train(tmp_path, SWA(1), trainer=make_trainer(model), train=data, mini_batch_size=48)
@@ -63,14 +63,14 @@ def test_batch_norms_are_measured_with_the_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(model[1].running_var, outputs.var(0))
 
 
-def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
-    """A mean and a learning rate that were saved and loaded end as those of a training without a break."""
+def test_a_restored_average_continues(tmp_path: Path) -> None:
+    """Saving and restoring the state does not change average and learning rate."""
 
     class Restart(Plugin):
         @hook
         def after_training_epoch(self, epoch: Any) -> None:
             state = averaging.state_dict()
-            averaging.after_setup(None)  # type: ignore[arg-type]  # which it does not read
+            averaging.after_setup(None)  # type: ignore[arg-type]  # the hook does not use its payload
             averaging.load_state_dict(state)
 
     def make() -> SWA:
@@ -83,8 +83,8 @@ def test_its_state_is_that_of_a_training_that_went_on(tmp_path: Path) -> None:
     assert torch.equal(final_weight(tmp_path / "a"), final_weight(tmp_path / "b"))
 
 
-def test_a_training_cut_short_before_the_start_keeps_its_weights(tmp_path: Path) -> None:
-    """Without an epoch that counts there is no mean, and an epoch that was cut short is none."""
+def test_a_training_that_ends_before_the_start_keeps_its_weights(tmp_path: Path) -> None:
+    """An incomplete epoch is not averaged, and without any complete one the weights are kept."""
     seen, trainer = Weights(), make_trainer()
     trainer.on("after_training_batch")(lambda batch: trainer.control.stop("enough") if batch.step == 5 else None)
     train(tmp_path, SWA(2), seen, trainer=trainer)
@@ -95,10 +95,10 @@ def test_a_training_cut_short_before_the_start_keeps_its_weights(tmp_path: Path)
     ("arguments", "message"),
     [
         ({"start": 0}, "start is 0"), ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"anneal_strategy": "step"}, "anneal_strategy 'step'"), ({"start": 9}, "only 2 epochs"),
+        ({"anneal_strategy": "step"}, "anneal_strategy 'step'"), ({"start": 9}, "start is 9, but max_epochs is 2"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_averaged_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    """An argument out of its range is an error before the first batch."""
+def test_invalid_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    """An argument out of range raises OptionError before the first batch."""
     with pytest.raises(OptionError, match=message):
         train(tmp_path, SWA(**arguments))

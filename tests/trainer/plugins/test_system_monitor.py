@@ -23,7 +23,7 @@ HOST = {"system/cpu_percent", "system/memory_percent", "process/cpu_percent", "p
 
 
 class Driver:
-    """Stands for the driver of two GPUs, of which the second tells little."""
+    """A fake driver of two GPUs, the second of which supports few values."""
 
     NVMLError = pynvml.NVMLError
     NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
@@ -38,7 +38,7 @@ class Driver:
         self.open -= 1
 
     def __getattr__(self, name: str) -> Any:
-        def tell(gpu: int | None = None, *_: object) -> Any:
+        def read(gpu: int | None = None, *_: object) -> Any:
             if gpu == 1 and name != "nvmlDeviceGetMemoryInfo" and "Handle" not in name:
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
             return {
@@ -47,11 +47,11 @@ class Driver:
                 "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=2**30), "nvmlDeviceGetTemperature": 61,
             }[name]  # fmt: skip
 
-        return tell
+        return read
 
 
 def recorded(folder: Path) -> dict[str, float]:
-    """The last value of each metric about the machine."""
+    """Return the last value of each metric of the machine."""
     names = ("system/", "process/", "gpu")
     return {event.name: event.value for event in read_events(folder) if event.name.startswith(names)}
 
@@ -69,7 +69,7 @@ def monitored(folder: Path, **options: Any) -> None:
 
 
 def test_host_and_process_are_recorded(tmp_path: Path) -> None:
-    """Percents and bytes are there while the training runs, and no thread is left behind."""
+    """Values are recorded during the training, and the thread ends with it."""
     monitored(tmp_path)
     found = recorded(tmp_path)
     assert found.keys() >= HOST
@@ -78,8 +78,8 @@ def test_host_and_process_are_recorded(tmp_path: Path) -> None:
     assert "trainwire-system" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_gpus_are_recorded_as_far_as_they_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each GPU has its metrics, without those that it does not support, and the driver is closed at the end."""
+def test_gpus_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that a GPU does not support are omitted, and the driver is shut down at the end."""
     driver = Driver()
     monkeypatch.setattr("trainwire.plugins.system_monitor.pynvml", driver)
     monitored(tmp_path)
@@ -93,30 +93,28 @@ def test_gpus_are_recorded_as_far_as_they_tell(tmp_path: Path, monkeypatch: pyte
 def test_a_failure_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If the machine cannot be asked, there is one warning, and the training goes on."""
+    """If a value cannot be read, one warning is logged, and the training continues."""
 
     def fail() -> float:
-        raise OSError("no /proc here")
+        raise OSError("/proc is not mounted")
 
     monkeypatch.setattr(psutil, "cpu_percent", fail)
     with caplog.at_level(logging.WARNING, "trainwire"):
         result = train(tmp_path, SystemMonitor(seconds=0.01))
     assert result.status == "finished"
-    assert [record.getMessage() for record in caplog.records] == [
-        "the system monitor has failed, and records nothing more"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["the system monitor failed and has stopped recording"]
 
 
 @pytest.mark.parametrize("package", ["psutil", "pynvml"])
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """Importing the monitor without one of its packages is an error that says what to install."""
+    """Importing the module without one of its packages raises an error that says what to install."""
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "trainwire.plugins.system_monitor")
     with pytest.raises(MissingExtraError, match=r"pip install 'trainwire\[system\]'"):
         import trainwire.plugins.system_monitor  # noqa: F401  # importing it is the test
 
 
-def test_it_needs_a_time_above_zero() -> None:
-    """No time between two records is refused."""
+def test_an_interval_of_zero_is_refused() -> None:
+    """An interval of 0 seconds raises OptionError."""
     with pytest.raises(OptionError, match="seconds is 0"):
         SystemMonitor(seconds=0)

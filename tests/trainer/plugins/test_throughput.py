@@ -1,4 +1,4 @@
-"""The throughput."""
+"""The plugin that records the speed of the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class Clock:
-    """A time that passes only when it is told to."""
+    """A clock that is advanced by hand."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -61,8 +61,8 @@ def recorded(folder: Path) -> list[tuple[int, str, float]]:
     ]
 
 
-def test_rate_waiting_and_percentiles_are_recorded(tmp_path: Path) -> None:
-    """Each four steps there is a record, over the ends of epochs; evaluations do not count."""
+def test_rate_data_share_and_percentiles_are_recorded(tmp_path: Path) -> None:
+    """Every four steps are a record, also across epochs; evaluations are excluded."""
     clock = Clock()
     loader = SlowLoader(points(15), 5)
     loader.clock = clock
@@ -79,12 +79,12 @@ def test_rate_waiting_and_percentiles_are_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(50, 50), (90, 90), (99, 99), (1, 1), (100, 100)])
 def test_a_percentile_is_one_of_the_values(share: int, expected: float) -> None:
-    """By nearest rank, of a hundred values the share is the rank; a single value is all its percentiles."""
+    """A percentile is chosen by nearest rank; all percentiles of a single value are that value."""
     assert percentile(range(100, 0, -1), share) == expected
     assert percentile([7.0], share) == 7.0
 
 
-def test_it_needs_a_step_at_least() -> None:
-    """A record of no step is refused."""
+def test_an_interval_below_one_is_refused() -> None:
+    """An interval of 0 steps raises OptionError."""
     with pytest.raises(OptionError, match="every is 0"):
         Throughput(every=0)

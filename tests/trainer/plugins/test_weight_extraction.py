@@ -21,8 +21,8 @@ def weights(folder: Path) -> list[Event]:
     return [event for event in read_events(folder) if event.name.startswith("weights/")]
 
 
-def test_weights_are_published_as_they_are_after_the_step(tmp_path: Path) -> None:
-    """Every second step each parameter's weights are published, by their index, with their values at that step."""
+def test_weights_are_published_with_the_values_after_the_step(tmp_path: Path) -> None:
+    """At every second step, the weights of each parameter are published by index with their values at that step."""
     trainer, seen = make_trainer(), dict[int, torch.Tensor]()
 
     @trainer.on("after_training_batch")
@@ -40,8 +40,8 @@ def test_weights_are_published_as_they_are_after_the_step(tmp_path: Path) -> Non
     assert list(found[1].value) == ["0", "1"]
 
 
-def test_parameters_are_chosen_by_name(tmp_path: Path) -> None:
-    """A pattern leaves out all others, and a number without dimensions has an empty index."""
+def test_parameters_are_selected_by_name(tmp_path: Path) -> None:
+    """Only parameters that match a pattern are published; a scalar parameter has an empty index."""
     model = nn.Sequential(nn.Linear(4, 2), nn.PReLU())
     model[1].weight = nn.Parameter(torch.tensor(0.5))
     train(tmp_path, WeightExtraction(every=6, parameters="1.*"), trainer=make_trainer(model))
@@ -49,9 +49,9 @@ def test_parameters_are_chosen_by_name(tmp_path: Path) -> None:
     assert (event.name, list(event.value)) == ("weights/1.weight", [""])
 
 
-def test_what_cannot_be_extracted_is_refused(tmp_path: Path) -> None:
-    """A count below one, or a pattern that no parameter has, is an error that says so."""
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
+    """A count below 1, or a pattern that matches no parameter, raises OptionError."""
     with pytest.raises(OptionError, match="every is 1 and count is 0"):
         WeightExtraction(every=1, count=0)
-    with pytest.raises(OptionError, match=r"no parameter is like \('encoder.\*',\); there are weight, bias"):
+    with pytest.raises(OptionError, match=r"no parameter matches \('encoder.\*',\); the parameters are weight, bias"):
         train(tmp_path, WeightExtraction(parameters=["encoder.*"]))

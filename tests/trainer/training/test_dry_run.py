@@ -54,7 +54,7 @@ def wide(count: int) -> TensorDataset:
         ({"decoder_learning_rate": 0.5, "optimizer": SGD(linear().parameters(), 0.1)}, "keeps its learning rates"),
         ({"dev_name": "development"}, "dev_name is 'development'; it must be 'dev' or 'val'"),
         ({"plugins": [LinearSchedule(), AnnealingOnPlateau()]}, "LinearSchedule and AnnealingOnPlateau each set"),
-        ({"plugins": [TorchScheduler(ExponentialLR)]}, "TorchScheduler: .*gamma.*: give a function of the optimizer"),
+        ({"plugins": [TorchScheduler(ExponentialLR)]}, "TorchScheduler: .*gamma.*; make must be a function"),
     ],
 )
 def test_an_invalid_combination_is_refused_before_training(
@@ -70,7 +70,7 @@ def test_an_invalid_combination_is_refused_before_training(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TorchScheduler(3), "make is 3: give a function of the optimizer"),  # type: ignore[arg-type]  # the test
+        (lambda: TorchScheduler(3), "make is 3; it must be a class, or a function"),  # type: ignore[arg-type]  # the test
         (lambda: ModelTrainer(nn.LazyLinear(2), loss=nn.MSELoss()), "lazy parameters without a shape"),
         (lambda: ModelTrainer(linear(), loss=nn.MSELoss), "loss is <class"),
         (lambda: make_trainer(metrics=print), "metrics is <built-in function print>"),

@@ -1,1 +1,1 @@
-"""The plugins that come with Trainwire, each in a file of its own."""
+"""The plugins, one module each, which use the rooms `bus`, `training` and `checkpointing`, and not each other."""

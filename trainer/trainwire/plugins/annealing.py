@@ -1,4 +1,4 @@
-"""Lowers the learning rate when the model no longer gets better."""
+"""Lowers the learning rate when the model stops improving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.training.metrics import BestSoFar, MainMetric
+from trainwire.training.metrics import BestSoFar, MainMetric, format_metric
 from trainwire.training.models import load_model
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Scheduler
@@ -18,20 +18,20 @@ logger = logging.getLogger("trainwire")
 
 
 class AnnealingOnPlateau(Scheduler):
-    """Multiplies the learning rate by `factor` once the main metric has not got better for more than `patience` epochs.
+    """Multiplies the learning rate by `factor` when the main metric has not improved for more than `patience` epochs.
 
-    Of equal scores the one with the lower loss is better. Without a main metric the training loss is watched.
+    If two scores are equal, the one with the lower loss is better. Without a main metric, the training loss is used.
 
     Args:
-        factor: What the learning rate is multiplied by.
-        patience: Epochs in a row that may be no better than the best one.
-        initial_extra_patience: How many more that may be before the rate was lowered for the first time.
-        min_learning_rate: The training stops once every learning rate is lower than this; where it begins below
-            this already, than a tenth of that.
-        back_to_best: Go on from the best model's weights each time the rate is lowered.
+        factor: The factor, between 0 and 1.
+        patience: The number of epochs without improvement that are tolerated.
+        initial_extra_patience: Added to `patience` until the learning rate is lowered for the first time.
+        min_learning_rate: The training stops before every learning rate falls below this value. If the initial
+            learning rate is lower already, a tenth of the initial one is used instead.
+        back_to_best: Load the best model's weights each time the learning rate is lowered.
 
     Raises:
-        OptionError: a number is out of its range.
+        OptionError: if an argument is out of range.
     """
 
     after = ("BestModel",)
@@ -46,27 +46,29 @@ class AnnealingOnPlateau(Scheduler):
         back_to_best: bool = False,
     ) -> None:
         if not 0 < factor < 1:
-            raise OptionError(f"AnnealingOnPlateau: factor is {factor}: it has to lie between 0 and 1")
+            raise OptionError(f"AnnealingOnPlateau: factor is {factor}; it must be between 0 and 1")
         if patience < 0 or initial_extra_patience < 0 or min_learning_rate < 0:
-            raise OptionError("AnnealingOnPlateau: patience and the least learning rate have to be at least 0")
+            raise OptionError(
+                "AnnealingOnPlateau: patience, initial_extra_patience and min_learning_rate must be at least 0"
+            )
         self.factor, self.patience, self.initial_extra_patience = factor, patience, initial_extra_patience
         self.min_learning_rate, self.back_to_best = min_learning_rate, back_to_best
-        self._begin(min_learning_rate)
+        self._reset(min_learning_rate)
 
-    def _begin(self, least: float) -> None:
+    def _reset(self, least: float) -> None:
         self._best = BestSoFar()
         self._patience = self.patience + self.initial_extra_patience
         self._least = least
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Begin anew."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Reset the count, and determine the lowest learning rate."""
         first = min(learning_rates(self.run.optimizer))
-        self._begin(self.min_learning_rate if first >= self.min_learning_rate else first / 10)
+        self._reset(self.min_learning_rate if first >= self.min_learning_rate else first / 10)
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Compare the epoch with the best one; one that was not evaluated counts neither way."""
+        """Compare the epoch with the best one, unless it was not evaluated."""
         main = self.run.main_metric or MainMetric("train/loss", higher_is_better=False)
         if main.name not in epoch.metrics or self.run.control.stopping:
             return
@@ -75,22 +77,22 @@ class AnnealingOnPlateau(Scheduler):
 
     def _anneal(self, metric: str) -> None:
         rates = [rate * self.factor for rate in learning_rates(self.run.optimizer)]
-        reason = f"{metric} has not got better for {self._best.bad_epochs} epochs"
+        reason = f"{metric} has not improved for {self._best.bad_epochs} epochs"
         self._best.bad_epochs, self._patience = 0, self.patience
         if all(rate < self._least for rate in rates):
-            self.run.control.stop(f"learning rate too small: it would be {max(rates):.4g}, as {reason}")
+            self.run.control.stop(f"learning rate too small: it would be {format_metric(max(rates))}, because {reason}")
             return
         self.run.set_learning_rates(rates, reason)
-        logger.info("learning rate lowered to %.4g: %s", max(rates), reason)
+        logger.info("learning rate lowered to %s: %s", format_metric(max(rates)), reason)
         if self.back_to_best and self.run.state.best_model is not None:
-            self.run.processes.wait_for_all()  # one of them writes the file
+            self.run.processes.wait_for_all()  # the first one writes the file
             load_model(self.run.model, self.run.folder / self.run.state.best_model)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch's rank, and how long ago it was."""
+        """Return the best rank, the number of epochs since, and the limits in use."""
         return {**self._best.state_dict(), "patience": self._patience, "least": self._least}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Restore what `state_dict` returned."""
         self._best.load_state_dict(state)
         self._patience, self._least = state["patience"], state["least"]

@@ -1,4 +1,4 @@
-"""Keeps the best model."""
+"""Saves the best model."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from trainwire.training.plugin import Plugin
 
 
 class BestModel(Plugin):
-    """Saves the model as `best-model.pt` after each epoch whose main metric is better than ever before, or as
-    good with a lower loss.
+    """Saves the model as `best-model.pt` after each epoch with the best main metric so far, or an equal one and a
+    lower loss.
 
-    It keeps `best_epoch`, `best_score` and `bad_epochs` of the run's state, for all to see. Without a main metric,
-    that is without a dev split, it does nothing.
+    It updates `best_epoch`, `best_score`, `best_model` and `bad_epochs` in the run's state. Without a main metric, that
+    is without a dev split, it does nothing.
     """
 
     def __init__(self) -> None:
         self._best = BestSoFar()
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Begin anew."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Forget the previous training."""
         self._best = BestSoFar()
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Compare the epoch with the best one; one that was not evaluated counts neither way."""
+        """Compare the epoch with the best one, unless it was not evaluated."""
         state, main = self.run.state, self.run.main_metric
         if main is None or main.name not in epoch.metrics:
             return
@@ -43,9 +43,9 @@ class BestModel(Plugin):
         state.best_model = BEST_MODEL
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch's rank, and how long ago it was."""
+        """Return the best rank, and the number of epochs since."""
         return self._best.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on comparing with that."""
+        """Restore what `state_dict` returned."""
         self._best.load_state_dict(state)

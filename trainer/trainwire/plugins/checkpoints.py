@@ -50,7 +50,7 @@ class Checkpoints(Plugin):
         self._saved_at = 0.0
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+    def after_setup(self, setup: AfterSetup) -> None:
         """Start the writing thread."""
         self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
         self._writer.start()
@@ -82,7 +82,7 @@ class Checkpoints(Plugin):
         self._writer.submit(snapshot)
 
     @hook
-    def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
+    def training_finally(self, ending: TrainingFinally) -> None:
         """Wait until the last checkpoint is written."""
         if self._writer is not None:
             self._writer.close(CLOSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Stops a training that no longer gets better."""
+"""Stops the training when the model stops improving."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from trainwire_protocol.errors import OptionError
 
 
 class EarlyStopping(Plugin):
-    """Stops the training once the main metric has not got better for more than `patience` epochs.
+    """Stops the training when the main metric has not improved for more than `patience` epochs.
 
     Args:
-        patience: Epochs in a row that may be no better than the best one.
+        patience: The number of epochs without improvement that are tolerated.
 
     Raises:
-        OptionError: `patience` is below 0, or the training has no main metric.
+        OptionError: if `patience` is below 0, or the training has no main metric.
     """
 
     def __init__(self, patience: int = 5) -> None:
         if patience < 0:
-            raise OptionError(f"EarlyStopping: patience is {patience}: it has to be at least 0")
+            raise OptionError(f"EarlyStopping: patience is {patience}; it must be at least 0")
         self.patience = patience
         self._best = BestSoFar()
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Begin anew."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Reset the count."""
         if self.run.main_metric is None:
-            raise OptionError("EarlyStopping has nothing to watch: give dev=, or main_evaluation_metric=")
+            raise OptionError("EarlyStopping: there is no main metric; pass dev= or main_evaluation_metric=")
         self._best = BestSoFar()
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Count the epochs that are no better."""
+        """Count the epochs without improvement, and stop the training if there are too many."""
         main = self.run.main_metric
         if main is None or main.name not in epoch.metrics:
             return
         if not self._best.take(main.rank(epoch.metrics)) and self._best.bad_epochs > self.patience:
-            self.run.control.stop(f"{main.name} has not got better for {self._best.bad_epochs} epochs")
+            self.run.control.stop(f"{main.name} has not improved for {self._best.bad_epochs} epochs")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best rank so far, and the epochs since then."""
+        """Return the best rank, and the number of epochs since."""
         return self._best.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there."""
+        """Restore what `state_dict` returned."""
         self._best.load_state_dict(state)

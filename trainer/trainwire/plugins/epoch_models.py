@@ -1,4 +1,4 @@
-"""Keeps the model of every so many epochs."""
+"""Saves the model at regular epochs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from trainwire_protocol.errors import OptionError
 
 
 class EpochModels(Plugin):
-    """Saves the model as `model-epoch-<n>.pt` after every `epochs` epochs, and deletes none.
+    """Saves the model as `model-epoch-<n>.pt` after every `epochs` epochs, and never deletes it.
 
     Raises:
-        OptionError: `epochs` is below 1.
+        OptionError: if `epochs` is below 1.
     """
 
     def __init__(self, epochs: int = 1) -> None:
         if epochs < 1:
-            raise OptionError(f"EpochModels: epochs is {epochs}: it has to be at least 1")
+            raise OptionError(f"EpochModels: epochs is {epochs}; it must be at least 1")
         self.epochs = epochs
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Save the model, if it is its turn."""
+        """Save the model if the epoch is a multiple of `epochs`."""
         if epoch.epoch % self.epochs == 0:
             self.run.save_model(f"model-epoch-{epoch.epoch}.pt", "epoch")

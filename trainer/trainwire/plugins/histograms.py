@@ -1,4 +1,4 @@
-"""How weights and gradients are distributed."""
+"""Records histograms of weights and gradients."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from trainwire_protocol.errors import OptionError
 
 
 class Histograms(Plugin):
-    """Records histograms of each parameter and of its gradient, every so many steps.
+    """Records histograms of each parameter and of its gradient, every `every` steps.
 
-    They are called `parameters/<name>`, the weights after the step, and `gradients/<name>`, the gradients with which it
-    was made, clipped. The tensors are bucketed where they are, so a GPU is not waited for.
+    `parameters/<name>` has the weights after the step, `gradients/<name>` the clipped gradients of the step. The
+    tensors are bucketed on their device, without synchronizing the GPU.
 
     Args:
-        every: Steps from one record to the next.
-        parameters: Patterns of the names of the parameters, as in a shell: `encoder.*`.
+        every: The number of steps between records.
+        parameters: Shell patterns of the names of the parameters, such as `encoder.*`.
         gradients: Whether to record the gradients too.
 
     Raises:
-        OptionError: `every` is below 1.
+        OptionError: if `every` is below 1.
     """
 
     essential = False
 
     def __init__(self, every: int = 100, parameters: Sequence[str] = ("*",), *, gradients: bool = True) -> None:
         if every < 1:
-            raise OptionError(f"Histograms: every is {every}: it has to be at least 1")
+            raise OptionError(f"Histograms: every is {every}; it must be at least 1")
         self.every = every
         self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters)
         self.gradients = gradients
 
     @hook
     def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
-        """Record the gradients; parameters without one are left out."""
+        """Record the gradients of the parameters that have one."""
         if self.gradients and step.step % self.every == 0:
             for name, parameter in self._parameters():
                 if parameter.grad is not None:

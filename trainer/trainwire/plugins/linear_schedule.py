@@ -1,4 +1,4 @@
-"""Raises the learning rate from nothing at the start, then lowers it to nothing at the end."""
+"""Raises the learning rate linearly at the start, then lowers it linearly to zero."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ from trainwire_protocol.errors import OptionError
 
 
 class LinearSchedule(Scheduler):
-    """Linear warm-up and decay: the first update is made with a share of the learning rate, the last with nearly none.
+    """Linear warm-up followed by linear decay to zero.
 
-    The number of updates is known from `max_steps`, or from `max_epochs` and the number of batches in an epoch.
+    The number of updates is derived from `max_steps`, or from `max_epochs` and the number of batches in an epoch.
 
     Args:
-        warmup_fraction: The share of the updates in which the rate rises.
+        warmup_fraction: The fraction of the updates in which the learning rate rises.
 
     Raises:
-        OptionError: the fraction is none; or, when a training begins, the number of updates is not known.
+        OptionError: if the fraction is out of range, or, when a training begins, the number of updates is unknown.
     """
 
     sets_each_step = True
 
     def __init__(self, warmup_fraction: float = 0.1) -> None:
         if not 0 <= warmup_fraction <= 1:
-            raise OptionError(f"LinearSchedule: warmup_fraction is {warmup_fraction}: it has to lie between 0 and 1")
+            raise OptionError(f"LinearSchedule: warmup_fraction is {warmup_fraction}; it must be between 0 and 1")
         self.warmup_fraction = warmup_fraction
         self._peaks: list[float] = []
         self._steps = self._warmup = 0
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Count the updates, and set the first one's learning rate."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Determine the number of updates, and set the learning rate of the first one."""
         steps = self.run.planned_steps
         if steps is None:
-            raise OptionError("LinearSchedule: how many batches train has is not known: give max_steps=")
+            raise OptionError("LinearSchedule: the number of training batches is unknown; pass max_steps=")
         self._steps, self._warmup = steps, round(steps * self.warmup_fraction)
         self._peaks = learning_rates(self.run.optimizer)
         self._set(0)
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """Set the next update's learning rate."""
+        """Set and record the learning rate of the next update."""
         self._set(batch.step)
         self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
         if batch.step == self._warmup:
             self.run.publish_learning_rates([0.0] * len(self._peaks), "the warm-up is over")
 
     def _set(self, step: int) -> None:
-        """Set what the update after `step` updates is made with."""
+        """Set the learning rate of the update that follows `step` updates."""
         for group, peak in zip(self.run.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * self._share(step)
+            group["lr"] = peak * self._factor(step)
 
-    def _share(self, step: int) -> float:
+    def _factor(self, step: int) -> float:
         if step < self._warmup:
             return (step + 1) / (self._warmup + 1)
         return max(0.0, (self._steps - step) / max(1, self._steps - self._warmup))
 
     def state_dict(self) -> dict[str, Any]:
-        """The highest learning rate of each group."""
+        """Return the peak learning rate of each parameter group."""
         return {"peaks": self._peaks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on towards the end that is wanted now: it may be another one."""
+        """Restore the peaks, and continue towards the end of this attempt, which may be a different one."""
         self._peaks = list(state["peaks"])
         self._set(self.run.state.step)

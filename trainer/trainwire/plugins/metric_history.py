@@ -1,4 +1,4 @@
-"""Keeps recorded metrics at hand, for who wants to plot them once the training is over."""
+"""Keeps recorded metrics in memory, for example to plot them after the training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class MetricHistory(Plugin):
         trainer.train("runs/mine", train=data, dev=dev, plugins=[history])
         steps, losses = zip(*history["dev/loss"])
 
-    It is there during the training and after it. A tensor is copied where it is; a GPU is waited for when it is looked
-    at, and once an epoch, lest many pile up there.
+    It is available during the training and after it. A tensor is copied on its device, and read when the history is
+    accessed or the epoch ends, which synchronizes with the GPU.
 
     Args:
-        metrics: Patterns of the names of the metrics to keep, as in a shell: `train/*`.
+        metrics: Shell patterns of the names of the metrics to keep, such as `train/*`.
     """
 
     essential = False
@@ -37,12 +37,12 @@ class MetricHistory(Plugin):
         self._unread: list[tuple[str, int, MetricValue | Tensor]] = []
 
     def __getitem__(self, name: str) -> list[tuple[int, MetricValue]]:
-        """The steps and values of a metric, in the order recorded; a GPU may be waited for."""
+        """Return the steps and values of a metric, in the order recorded. May synchronize with the GPU."""
         return self.values[name]
 
     @property
     def values(self) -> dict[str, list[tuple[int, MetricValue]]]:
-        """The steps and values of each metric, in the order recorded; a GPU may be waited for."""
+        """The steps and values of each metric, in the order recorded. May synchronize with the GPU."""
         for name, step, value in self._unread:
             number = value.item() if isinstance(value, Tensor) else value
             self._values.setdefault(name, []).append((step, number))
@@ -50,28 +50,28 @@ class MetricHistory(Plugin):
         return self._values
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Begin anew."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Clear the history."""
         self._values, self._unread = {}, []
 
     @hook
     def metric_recorded(self, metric: MetricRecorded) -> None:
-        """Keep it, if it is wanted."""
+        """Keep the metric if its name matches a pattern."""
         if any(fnmatchcase(metric.name, pattern) for pattern in self.metrics):
-            # Copied, as an in-place update must not change what was recorded.
+            # A copy, because a later in-place update must not change the recorded value.
             value = metric.value.detach().clone() if isinstance(metric.value, Tensor) else metric.value
             self._unread.append((metric.name, metric.step, value))
 
     @hook("after_training_epoch", "training_finally")
-    def read(self, ending: object) -> None:  # noqa: ARG002  # every hook has its payload
-        """Read the epoch's tensors; a GPU is waited for here."""
+    def read(self, ending: object) -> None:
+        """Read the epoch's tensors. Synchronizes with the GPU."""
         _ = self.values
 
     def state_dict(self) -> dict[str, Any]:
-        """All values so far."""
+        """Return all values."""
         return {"values": {name: list(values) for name, values in self.values.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from them."""
+        """Restore what `state_dict` returned."""
         self._values = {name: [(step, value) for step, value in values] for name, values in state["values"].items()}
         self._unread = []

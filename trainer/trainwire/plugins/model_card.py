@@ -1,4 +1,4 @@
-"""What a model is and how it came to be, saved beside it."""
+"""Writes a model card: what the model is, and how it was trained."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from trainwire_protocol.journal.files import write_atomically
 MODEL_CARD: Final = "model-card.json"
 
 PACKAGES: Final = ("trainwire", "torch", "torchmetrics", "numpy")
-"""Those whose versions are noted, as far as they are installed."""
+"""The packages whose versions are part of the card, if they are installed."""
 
 Card = dict[str, Any]
 
 
 class ModelCard(Plugin):
-    """Writes `model-card.json` into the run's folder, and its text onto the wire.
+    """Writes `model-card.json` to the run's folder, and publishes it as the text `model_card`.
 
-    It holds the run and how it ended, the versions of Python and of the packages, the model's class and parameters, the
-    options, the plugins with their public attributes, the scores, and the files with the model's weights. It is written
-    at the start, after each epoch and at the end, by rank 0; the text `model_card` is published at the start and at the
-    end.
+    The card contains the run and its outcome, the versions of Python and of some packages, the model's class and number
+    of parameters, the options, the plugins with their public attributes, the scores, and the files with the model's
+    weights. Rank 0 writes it at the start, after each epoch and at the end. The text is published at the start and at
+    the end.
     """
 
     essential = False
@@ -48,51 +48,51 @@ class ModelCard(Plugin):
         self._scores: dict[str, MetricValue] = {}
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Write the card of a model that is not trained yet."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Write the card of the untrained model."""
         self._started, self._scores = _now(), {}
-        self._write("running")
-        self._publish("running")
+        self._write(card := self.card("running"))
+        self._publish(card)
 
     @hook
     def after_evaluation(self, evaluation: AfterEvaluation) -> None:
-        """Keep the scores: of each split the last ones."""
+        """Keep the latest scores of each split."""
         self._scores |= evaluation.metrics
 
     @hook
-    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:  # noqa: ARG002  # every hook has its payload
-        """Write what has come of it so far."""
-        self._write("running")
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Update the card."""
+        self._write(self.card("running"))
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:
-        """Write how it ended."""
-        self._write(ending.status, ending.reason, _now())
-        self._publish(ending.status, ending.reason, _now())
+        """Write the card with the outcome."""
+        self._write(card := self.card(ending.status, ending.reason, _now()))
+        self._publish(card)
 
     def state_dict(self) -> dict[str, Any]:
-        """When the training started, and the last scores."""
+        """Return the start of the training, and the latest scores."""
         return {"started": self._started, "scores": dict(self._scores)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with them."""
+        """Restore what `state_dict` returned."""
         self._started, self._scores = state["started"], dict(state["scores"])
 
     def card(self, status: str, reason: str | None = None, ended: str | None = None) -> Card:
-        """The card as it is now."""
+        """Return the card of the run in its present state."""
         run = self.run
         return {
             "run": {
                 "name": run.bus.run, "status": status, "reason": reason, "started": self._started, "ended": ended,
             },
-            "versions": versions(),
+            "versions": package_versions(),
             "model": {
                 "class": f"{type(run.model).__module__}.{type(run.model).__qualname__}",
                 "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
                 "trainable_parameters": count_parameters(run.model),
             },
             "options": dict(run.bus.hyperparameters),
-            "plugins": [described(plugin) for plugin in run.plugins if not isinstance(plugin, Functions)],
+            "plugins": [describe_plugin(plugin) for plugin in run.plugins if not isinstance(plugin, Functions)],
             "results": {
                 "epochs": run.state.epoch.number, "steps": run.state.step,
                 "main_metric": run.main_metric and run.main_metric.name,
@@ -101,28 +101,28 @@ class ModelCard(Plugin):
             "files": [name for name in (BEST_MODEL, FINAL_MODEL) if (run.folder / name).exists()],
         }  # fmt: skip
 
-    def _write(self, status: str, reason: str | None = None, ended: str | None = None) -> None:
+    def _write(self, card: Card) -> None:
         if self.run.bus.rank == 0:
-            text = json.dumps(_for_json(self.card(status, reason, ended)), indent=2, ensure_ascii=False)
+            text = json.dumps(_for_json(card), indent=2, ensure_ascii=False)
             write_atomically(self.run.folder / MODEL_CARD, f"{text}\n".encode())
 
-    def _publish(self, status: str, reason: str | None = None, ended: str | None = None) -> None:
-        self.run.bus.text("model_card", as_markdown(self.card(status, reason, ended)), self.run.state.step)
+    def _publish(self, card: Card) -> None:
+        self.run.bus.text("model_card", as_markdown(card), self.run.state.step)
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that matter."""
-    found = {"python": platform.python_version()}
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of those of `PACKAGES` that are installed."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def described(plugin: BasePlugin[Any]) -> dict[str, Any]:
-    """A plugin's class, and what it was made with and has become, as far as it is public and plain."""
+def describe_plugin(plugin: BasePlugin[Any]) -> dict[str, Any]:
+    """Return the name of a plugin's class, and its public attributes that have plain values."""
     kinds = (type(None), bool, int, float, str, list, tuple, dict)
     return {"plugin": type(plugin).__name__} | {
         name: plain(value)
@@ -132,21 +132,20 @@ def described(plugin: BasePlugin[Any]) -> dict[str, Any]:
 
 
 def as_markdown(card: Card) -> str:
-    """The card as Markdown: a heading for each part, and a line for each of its facts."""
+    """Return the card as Markdown, with a heading for each part and a line for each item."""
     parts = []
-    for title, facts in card.items():
-        pairs = facts.items() if isinstance(facts, Mapping) else enumerate(facts, start=1)
-        lines = [f"- {name}: {_written(value)}" for name, value in pairs]
+    for title, items in card.items():
+        pairs = items.items() if isinstance(items, Mapping) else enumerate(items, start=1)
+        lines = [
+            f"- {name}: `{value if isinstance(value, str) else json.dumps(_for_json(value), ensure_ascii=False)}`"
+            for name, value in pairs
+        ]
         parts.append("\n".join([f"## {title.capitalize()}", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
-def _written(value: object) -> str:
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(_for_json(value), ensure_ascii=False)}`"
-
-
 def _for_json(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become the strings that Python's `float` reads."""
+    """Replace NaN and infinities, which JSON does not have, by strings that `float` accepts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

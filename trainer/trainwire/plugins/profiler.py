@@ -1,4 +1,4 @@
-"""A trace of a few steps."""
+"""Traces some steps with `torch.profiler`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ logger = logging.getLogger("trainwire")
 
 
 class Profiler(Plugin):
-    """Traces some steps with `torch.profiler`, and says in the log where the trace is.
+    """Traces some steps on processor and GPU with `torch.profiler`, and logs the path of the trace.
 
-    The trace, of processor and GPU, is `profile/steps-<first>-<last>-rank<r>.json.gz` in the run's folder, for
-    https://ui.perfetto.dev or `chrome://tracing`. The step before the first one warms the profiler up. The steps that
-    are traced are slower, and the loop waits until the trace is written.
+    The trace is `profile/steps-<first>-<last>-rank<r>.json.gz` in the run's folder; open it with
+    https://ui.perfetto.dev or `chrome://tracing`. The profiler warms up in the step before the first one. The traced
+    steps are slower, and the loop waits until the trace is written.
 
     Args:
         first: The first step to trace.
-        steps: How many to trace.
-        memory: Whether to trace what memory is taken and given back.
-        shapes: Whether to note the shapes of what operations are given.
-        stacks: Whether to note where in the source operations are called.
+        steps: The number of steps to trace.
+        memory: Whether to trace the allocation of memory.
+        shapes: Whether to record the shapes of the operations' inputs.
+        stacks: Whether to record the source location of each operation.
 
     Raises:
-        OptionError: `first` is below 2, as there is no step before it, or `steps` below 1.
+        OptionError: if `first` is below 2, which leaves no step for the warm-up, or `steps` is below 1.
     """
 
     essential = False
@@ -40,7 +40,7 @@ class Profiler(Plugin):
         self, first: int = 10, steps: int = 3, *, memory: bool = False, shapes: bool = False, stacks: bool = False
     ) -> None:
         if first < 2 or steps < 1:
-            raise OptionError(f"Profiler: first is {first} and steps is {steps}: they have to be at least 2 and 1")
+            raise OptionError(f"Profiler: first is {first} and steps is {steps}; they must be at least 2 and 1")
         self.first = first
         self.steps = steps
         self.memory = memory
@@ -49,24 +49,24 @@ class Profiler(Plugin):
         self._profile: profile | None = None
 
     @hook
-    def before_training_batch(self, batch: BeforeTrainingBatch) -> None:  # noqa: ARG002  # every hook has its payload
-        """Start, a step before the first one."""
+    def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
+        """Start the profiler in the step before the first one."""
         if self._profile is None and self.run.state.step + 1 == self.first - 1:
             self._profile = self._make_profile()
             self._profile.start()
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """Count the step, and end after the last one."""
+        """Advance the profiler, and stop it after the last step."""
         if self._profile is not None:
             self._profile.step()
             if batch.step >= self.first + self.steps - 1:
-                self._end()
+                self._stop()
 
     @hook("after_training_loop", "training_finally")
-    def end(self, ending: Payload) -> None:  # noqa: ARG002  # every hook has its payload
-        """End, if the training does so earlier."""
-        self._end()
+    def stop(self, ending: Payload) -> None:
+        """Stop the profiler if the training ends before the last step."""
+        self._stop()
 
     def _make_profile(self) -> profile:
         activities = [ProfilerActivity.CPU]
@@ -81,16 +81,16 @@ class Profiler(Plugin):
             with_stack=self.stacks,
         )
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         if self._profile is not None:
-            ending, self._profile = self._profile, None
-            ending.stop()
+            running, self._profile = self._profile, None
+            running.stop()
 
-    def _save(self, traced: profile) -> None:
+    def _save(self, trace: profile) -> None:
         last = min(self.run.state.step, self.first + self.steps - 1)
-        if last < self.first:  # it ended while the profiler was warming up
+        if last < self.first:  # the training ended during the warm-up
             return
         path = Path("profile", f"steps-{self.first}-{last}-rank{self.run.bus.rank}.json.gz")
         (self.run.folder / path).parent.mkdir(exist_ok=True)
-        traced.export_chrome_trace(str(self.run.folder / path))
-        logger.info("profiler: steps %d to %d are traced in %s", self.first, last, path)
+        trace.export_chrome_trace(str(self.run.folder / path))
+        logger.info("profiler: the trace of steps %d to %d is in %s", self.first, last, path)

@@ -1,4 +1,4 @@
-"""Shows the progress in the terminal."""
+"""Shows the progress of the epoch in the terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trainwire.training.hooks.payloads import (
     AfterSetup,
     AfterTrainingBatch,
     BeforeTrainingEpoch,
-    MetricValue,
     TrainingFinally,
 )
+from trainwire.training.metrics import format_metric
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import MissingExtraError
 
@@ -24,13 +24,13 @@ except ModuleNotFoundError as error:
 
 
 class ProgressBar(Plugin):
-    """A bar on standard error for the batches of the epoch, with the loss and the last scores.
+    """A progress bar of the batches of the epoch, with the loss and the latest scores, on standard error.
 
-    Quiet where standard error is no terminal.
+    Nothing is shown if standard error is not a terminal.
 
     Args:
-        seconds: How often the loss is shown; a GPU is waited for then only.
-        console: Where to draw, if not on standard error.
+        seconds: The minimum time between updates of the loss. Each update synchronizes with the GPU.
+        console: The console to draw on, instead of standard error.
     """
 
     essential = False
@@ -40,54 +40,53 @@ class ProgressBar(Plugin):
         self._console = console
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._shown = 0.0
+        self._last_update = 0.0
         self._loss = ""
         self._scores = ""
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Draw the bar, if somebody can see it."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Show the bar, if the console is a terminal."""
         console = self._console or Console(stderr=True)
         if not console.is_terminal:
             return
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[said]}"), console=console,
+            TextColumn("{task.fields[metrics]}"), console=console,
         )  # fmt: skip
-        self._task = self._progress.add_task("", said="")
+        self._task = self._progress.add_task("", metrics="")
         self._progress.start()
 
     @hook
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
-        """Start the bar again."""
+        """Restart the bar for the epoch."""
         if self._progress:
             description = f"epoch {epoch.epoch}/{epoch.max_epochs}"
             self._progress.reset(self._task, total=epoch.batches, description=description)
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """Move on; the loss is read now and then."""
+        """Advance the bar, and update the loss if it is time."""
         if self._progress:
-            if time.monotonic() - self._shown >= self.seconds:
-                self._shown = time.monotonic()
-                self._loss = f"loss {batch.loss.item():.4g}"  # a GPU is waited for here
-            self._progress.update(self._task, completed=batch.number, said=f"{self._loss} {self._scores}")
+            if time.monotonic() - self._last_update >= self.seconds:
+                self._last_update = time.monotonic()
+                self._loss = f"loss {format_metric(batch.loss.item())}"  # synchronizes with the GPU
+            self._progress.update(self._task, completed=batch.number, metrics=f"{self._loss} {self._scores}")
 
     @hook
     def after_evaluation(self, evaluation: AfterEvaluation) -> None:
-        """Show the scores, and the split's loss if there is nothing else."""
+        """Show the scores, or the loss of a split without scores."""
         scores = {name: value for name, value in evaluation.metrics.items() if not name.endswith("/loss")}
-        self._scores = " ".join(f"{name} {_short(value)}" for name, value in (scores or evaluation.metrics).items())
+        shown = (scores or evaluation.metrics).items()
+        self._scores = " ".join(
+            f"{name} {'…' if isinstance(value, list) else format_metric(value)}" for name, value in shown
+        )
         if self._progress:
-            self._progress.update(self._task, said=f"{self._loss} {self._scores}")
+            self._progress.update(self._task, metrics=f"{self._loss} {self._scores}")
 
     @hook
-    def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
-        """Leave the terminal as it was."""
+    def training_finally(self, ending: TrainingFinally) -> None:
+        """Restore the terminal."""
         if self._progress:
             self._progress.stop()
             self._progress = None
-
-
-def _short(value: MetricValue) -> str:
-    return "…" if isinstance(value, list) else f"{value:.4g}"

@@ -1,7 +1,7 @@
-"""Says in the log what happens.
+"""Logs the start, the progress, the epochs and the end of a training.
 
-What is a lifecycle event as well is marked `ON_THE_WIRE`: it is for the handlers that the program has set, and does not
-go onto the wire a second time.
+Records that repeat a lifecycle event are marked `ON_THE_WIRE`: the program's log handlers receive them, but the bus
+does not publish them again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from trainwire.training.hooks.payloads import (
     AfterTrainingBatch,
     AfterTrainingEpoch,
     BeforeTrainingEpoch,
-    MetricValue,
     TrainingException,
     TrainingFinally,
 )
+from trainwire.training.metrics import format_metric
 from trainwire.training.optimizers import optimizer_metrics
 from trainwire.training.plugin import Plugin
 
@@ -31,11 +31,11 @@ logger = logging.getLogger("trainwire")
 
 
 class RegularLogging(Plugin):
-    """Logs the start, the progress, the results of each epoch, and the end, to the logger `trainwire`.
+    """Logs the start, the progress, the results of each epoch and the end to the logger `trainwire`.
 
     Args:
-        lines_per_epoch: How often progress is logged, about. A GPU is waited for at these lines only.
-        batches_per_line: How often, where the number of batches in an epoch is not known.
+        lines_per_epoch: The maximum number of progress lines in an epoch. Each of them synchronizes with the GPU.
+        batches_per_line: The number of batches between progress lines if the length of the epoch is unknown.
     """
 
     def __init__(self, lines_per_epoch: int = 10, batches_per_line: int = 100) -> None:
@@ -47,7 +47,7 @@ class RegularLogging(Plugin):
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
-        """Log what is trained, on what, and how."""
+        """Log the model, the data and the optimizer."""
         run, model = self.run, type(self.run.model).__name__
         logger.info("model: %s with %s trainable parameters, on %s", model, f"{setup.parameters:,}", setup.device)
         logger.info("samples: %s", ", ".join(f"{name} {size}" for name, size in setup.split_sizes.items()))
@@ -57,21 +57,21 @@ class RegularLogging(Plugin):
 
     @hook
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
-        """Begin to measure."""
+        """Start to measure the speed."""
         self._interval = math.ceil(epoch.batches / self.lines_per_epoch) if epoch.batches else self.batches_per_line
         self._start_line()
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """Log the progress, about every tenth of an epoch."""
+        """Log the progress at regular intervals."""
         self._samples += batch.samples
         if batch.number % self._interval:
             return
-        loss = self.run.state.epoch.loss.read()  # a GPU is waited for here
+        loss = self.run.state.epoch.loss.read()  # synchronizes with the GPU
         rate = self._samples / max(1e-9, time.monotonic() - self._since)
         logger.info(
-            "epoch %d: batch %d/%s, loss %.4g, %.0f samples/s, learning rate %s",
-            batch.epoch, batch.number, batch.batches or "?", math.nan if loss is None else loss, rate,
+            "epoch %d: batch %d/%s, loss %s, %.0f samples/s, learning rate %s",
+            batch.epoch, batch.number, batch.batches or "?", format_metric(math.nan if loss is None else loss), rate,
             self._learning_rate(),
         )  # fmt: skip
         self._start_line()
@@ -79,22 +79,23 @@ class RegularLogging(Plugin):
     @hook
     def after_evaluation(self, evaluation: AfterEvaluation) -> None:
         """Log the scores of a split."""
-        scores = "; ".join(f"{name} {_short(value)}" for name, value in evaluation.metrics.items())
+        scores = "; ".join(f"{name} {format_metric(value)}" for name, value in evaluation.metrics.items())
         logger.info("evaluation: %s (%.1f s)", scores, evaluation.seconds, extra=ON_THE_WIRE)
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Log how the epoch went, and whether its model is the best one."""
+        """Log the results of the epoch, and whether its model is the best so far."""
         state, main = self.run.state, self.run.main_metric
-        self._warn_of_loss(epoch)
+        self._report_nonfinite_loss(epoch)
         logger.info(
             "epoch %d/%d %s: train loss %s, learning rate %s, bad epochs %d (%.1f s)",
             epoch.epoch, epoch.max_epochs, "finished" if epoch.complete else "cut short",
-            _short(epoch.metrics.get("train/loss", math.nan)), self._learning_rate(), state.bad_epochs, epoch.seconds,
+            format_metric(epoch.metrics.get("train/loss", math.nan)), self._learning_rate(), state.bad_epochs,
+            epoch.seconds,
             extra=ON_THE_WIRE,
         )  # fmt: skip
         if main and state.best_epoch == epoch.epoch and state.best_score is not None:
-            logger.info("best model saved: %s %s", main.name, _short(state.best_score), extra=ON_THE_WIRE)
+            logger.info("best model saved: %s %s", main.name, format_metric(state.best_score), extra=ON_THE_WIRE)
 
     @hook
     def training_exception(self, failure: TrainingException) -> None:
@@ -108,22 +109,17 @@ class RegularLogging(Plugin):
         message = "training %s after %d epochs and %d steps: %s"
         logger.info(message, ending.status, epochs, steps, ending.reason, extra=ON_THE_WIRE)
 
-    def _warn_of_loss(self, epoch: AfterTrainingEpoch) -> None:
-        """Say that the mean loss is not finite, unless the plugin is there that looks at each step's."""
+    def _report_nonfinite_loss(self, epoch: AfterTrainingEpoch) -> None:
+        """Report a mean loss that is not finite, unless a plugin checks the loss of each step."""
         loss = epoch.metrics.get("train/loss", 0.0)
         if isinstance(loss, float) and not math.isfinite(loss) and not self.run.checks_each_loss:
-            about = {"what": "train/loss", "kind": "not finite", "step": self.run.state.step, "value": loss}
-            self.run.publish("anomaly/detected", {**about, "median": None, "action": "continue"})
-            hint = "the plugin AnomalyGuard stops at such a step, or skips it"
+            anomaly = {"what": "train/loss", "kind": "not finite", "step": self.run.state.step, "value": loss}
+            self.run.publish("anomaly/detected", {**anomaly, "median": None, "action": "continue"})
+            hint = "the plugin AnomalyGuard can stop at such a step or skip it"
             logger.warning("the mean loss of epoch %d is %s; %s", epoch.epoch, loss, hint)
 
     def _start_line(self) -> None:
         self._samples, self._since = 0, time.monotonic()
 
     def _learning_rate(self) -> str:
-        return _short(optimizer_metrics(self.run.optimizer)["learning_rate"])
-
-
-def _short(value: MetricValue) -> str:
-    """Enough digits to compare, and never a learning rate of 0.0001 for 5e-5."""
-    return ", ".join(f"{number:.4g}" for number in (value if isinstance(value, list) else [value]))
+        return format_metric(optimizer_metrics(self.run.optimizer)["learning_rate"])

@@ -1,4 +1,4 @@
-"""Stochastic weight averaging."""
+"""Averages the weights of the last epochs: stochastic weight averaging."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from trainwire_protocol.errors import OptionError
 
 
 class SWA(Plugin):
-    """Ends with the mean of the weights of the last epochs: stochastic weight averaging, by `torch.optim.swa_utils`.
+    """Sets the model's weights to the average over the last epochs, with `torch.optim.swa_utils`.
 
-    From the epoch `start` on each complete epoch's weights count as one (Izmailov et al. 2018, "Averaging Weights Leads
-    to Wider Optima and Better Generalization", https://arxiv.org/abs/1803.05407). Once the last epoch is over the model
-    gets their mean, and the statistics of its batch norms are measured anew in one more pass over the training samples.
-    So `final-model.pt` is the mean; the test takes it instead of the best model with `use_final_model_for_eval=True`.
+    The average has the weights at the end of each complete epoch from `start` on (Izmailov et al. 2018, "Averaging
+    Weights Leads to Wider Optima and Better Generalization", https://arxiv.org/abs/1803.05407). After the last epoch
+    the model is given the average, and the statistics of its batch norms are recomputed in one more pass over the
+    training data. `final-model.pt` therefore has the average; pass `use_final_model_for_eval=True` to test it instead
+    of the best model.
 
-    A GPU is waited for once an epoch.
+    Synchronizes with the GPU once an epoch.
 
     Args:
-        start: The first epoch that counts; None: after three quarters of `max_epochs`, as in the paper.
-        learning_rate: What the learning rate is brought to from `start` on, and stays at: a high constant one lets the
-            weights wander. Nothing else may then change it: give `attach_default_scheduler=False`. None: it stays as
-            it is.
-        anneal_epochs: How many epochs that takes.
-        anneal_strategy: On which curve: "cos" or "linear".
+        start: The first epoch to average; None: after three quarters of `max_epochs`, as in the paper.
+        learning_rate: The constant learning rate from `start` on, to which the current one is annealed; None: do not
+            change it. Nothing else may set the learning rate then: pass `attach_default_scheduler=False`.
+        anneal_epochs: The number of epochs of the annealing.
+        anneal_strategy: The curve of the annealing.
 
     Raises:
-        OptionError: an argument is out of its range, or `start` is after the last epoch.
+        OptionError: if an argument is out of range, or `start` is after the last epoch.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class SWA(Plugin):
     ) -> None:
         if (start is not None and start < 1) or anneal_epochs < 0 or anneal_strategy not in ("cos", "linear"):
             raise OptionError(
-                f"SWA: start is {start}, anneal_epochs {anneal_epochs}, anneal_strategy {anneal_strategy!r}: they have "
-                'to be at least 1, at least 0, and "cos" or "linear"'
+                f"SWA: start is {start}, anneal_epochs {anneal_epochs}, anneal_strategy {anneal_strategy!r}; they must "
+                'be at least 1, at least 0, and "cos" or "linear"'
             )
         if learning_rate is not None and not 0 < learning_rate < math.inf:
-            raise OptionError(f"SWA: learning_rate is {learning_rate}: it has to be a number above 0, or None")
+            raise OptionError(f"SWA: learning_rate is {learning_rate}; it must be a finite number above 0, or None")
         self.start = start
         self.learning_rate = learning_rate
         self.anneal_epochs = anneal_epochs
@@ -69,54 +69,54 @@ class SWA(Plugin):
         self._scheduler: SWALR | None = None
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Begin anew."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Determine the first epoch, and start an empty average."""
         last = self.run.options.max_epochs
         self._first = min(1 + last * 3 // 4, last) if self.start is None else self.start
         if self._first > last:
-            raise OptionError(f"SWA: start is {self._first}, but there are only {last} epochs")
+            raise OptionError(f"SWA: start is {self._first}, but max_epochs is {last}")
         self._average, self._scheduler = AveragedModel(self.run.model), None
 
     @hook
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
-        """Begin to bring the learning rate to its new value."""
+        """Start to anneal the learning rate."""
         if self.learning_rate is not None and epoch.epoch >= self._first and self._scheduler is None:
             before = self._learning_rate()
             self._scheduler = self._make_scheduler(self.learning_rate)
-            self._tell_learning_rate(before)
+            self._publish_learning_rate(before)
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Let the epoch's weights count, if it is one of the last and complete."""
+        """Add the weights of a complete epoch to the average, and continue the annealing."""
         if self._average is not None and epoch.epoch >= self._first and epoch.complete:
-            self._average.update_parameters(self.run.model)  # a GPU is waited for here
+            self._average.update_parameters(self.run.model)  # synchronizes with the GPU
         if self._scheduler is not None:
             before = self._learning_rate()
             self._scheduler.step()
-            self._tell_learning_rate(before)
+            self._publish_learning_rate(before)
 
     @hook
-    def after_training_loop(self, ending: AfterTrainingLoop) -> None:  # noqa: ARG002  # every hook has its payload
-        """Give the model the mean, and measure the statistics of its batch norms."""
+    def after_training_loop(self, ending: AfterTrainingLoop) -> None:
+        """Give the model the average, and recompute the statistics of its batch norms."""
         if self._average is not None and self._average.n_averaged > 0:
             self.run.model.load_state_dict(self._average.module.state_dict())
             update_bn(self._batches(), _Forward(self.run))
             self._average_statistics()
 
     @hook
-    def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
-        """Forget the mean."""
+    def training_finally(self, ending: TrainingFinally) -> None:
+        """Release the average."""
         self._average = self._scheduler = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean so far, and how far the learning rate is."""
+        """Return the average, and the state of the annealing."""
         return {
             "average": self._average and self._average.state_dict(),
             "scheduler": self._scheduler and self._scheduler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up both."""
+        """Restore what `state_dict` returned."""
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"])
         if self.learning_rate is not None and state["scheduler"] is not None:
@@ -129,25 +129,25 @@ class SWA(Plugin):
     def _learning_rate(self) -> float | list[float]:
         return optimizer_metrics(self.run.optimizer)["learning_rate"]
 
-    def _tell_learning_rate(self, before: float | list[float]) -> None:
+    def _publish_learning_rate(self, before: float | list[float]) -> None:
         if (now := self._learning_rate()) != before:
             change = {"from": before, "to": now, "reason": "stochastic weight averaging"}
             self.run.publish("learning_rate/changed", change)
 
     def _average_statistics(self) -> None:
-        """Where several processes train together, each has measured its own share of the samples."""
+        """Average the statistics over the processes, each of which has seen its own part of the data."""
         for buffer in self.run.model.buffers():
             if self.run.processes.several and buffer.is_floating_point():
                 self.run.processes.average(buffer)
 
     def _batches(self) -> Iterator[list[Any]]:
-        """The training samples, as `update_bn` takes them: each batch first in a list."""
+        """Yield the training batches as `update_bn` expects them: each as the first item of a list."""
         for batch in self.run.train_loader:
             yield [to_device(batch, self.run.device)]
 
 
 class _Forward(nn.Module):
-    """The model, which is called as the training calls it."""
+    """A module that calls the model in the same way as the training does, for `update_bn`."""
 
     def __init__(self, run: TrainingRun) -> None:
         super().__init__()
@@ -155,5 +155,5 @@ class _Forward(nn.Module):
         self._run = run
 
     def forward(self, batch: Any) -> object:
-        """Call the trainer's `forward`, without the other processes."""
+        """Call the trainer's `forward`, without synchronizing with the other processes."""
         return self._run.forward.alone(batch)

@@ -1,4 +1,4 @@
-"""What the training takes of the machine."""
+"""Records the load of processors, memory and GPUs."""
 
 from __future__ import annotations
 
@@ -23,68 +23,68 @@ if TYPE_CHECKING:
     from trainwire.bus.bus import EventBus
 
 JOIN_SECONDS = 1.0
-"""How long the end of a training waits for the thread, which a driver may hold."""
+"""How long the end of a training waits for the thread, which may hang in the driver."""
 
 logger = logging.getLogger("trainwire")
 
 
 class SystemMonitor(Plugin):
-    """Records every so many seconds how busy processors, memory and GPUs are, on a thread of its own.
+    """Records the load of processors, memory and GPUs at regular intervals, from a separate thread.
 
     - `system/cpu_percent` and `system/memory_percent` of the host, from 0 to 100
     - `process/cpu_percent`, 100 for one core, and `process/memory`, the resident set in bytes
     - `gpu<n>/utilization` and `gpu<n>/memory_utilization`, from 0 to 100; `gpu<n>/memory` in bytes; `gpu<n>/power` in
-      watts; `gpu<n>/temperature` in °C: of each NVIDIA GPU of the host, numbered as by `nvidia-smi`, others' work
-      included. What a GPU does not tell is left out.
+      watts; `gpu<n>/temperature` in °C: for each NVIDIA GPU of the host, numbered as by `nvidia-smi`. The load includes
+      that of other programs. Values that a GPU does not support are omitted.
 
-    The values have the last step that was recorded.
+    The events have the latest recorded step.
 
     Args:
-        seconds: Time from one record to the next.
+        seconds: The time between records.
 
     Raises:
-        OptionError: `seconds` is not above 0.
-        MissingExtraError: psutil or nvidia-ml-py is not installed; raised by importing this module.
+        OptionError: if `seconds` is not above 0.
+        MissingExtraError: if psutil or nvidia-ml-py is not installed; raised when this module is imported.
     """
 
     essential = False
 
     def __init__(self, seconds: float = 10.0) -> None:
         if not 0 < seconds < threading.TIMEOUT_MAX:
-            raise OptionError(f"SystemMonitor: seconds is {seconds}: it has to be a time above 0")
+            raise OptionError(f"SystemMonitor: seconds is {seconds}; it must be a finite time above 0")
         self.seconds = seconds
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
+    def after_setup(self, setup: AfterSetup) -> None:
         """Start the thread."""
-        self._ending = threading.Event()
-        arguments = (self.run.bus, self._ending)
-        self._thread = threading.Thread(target=self._watch, args=arguments, name="trainwire-system", daemon=True)
+        self._stopping = threading.Event()
+        arguments = (self.run.bus, self._stopping)
+        self._thread = threading.Thread(target=self._record, args=arguments, name="trainwire-system", daemon=True)
         self._thread.start()
 
     @hook
-    def training_finally(self, ending: TrainingFinally) -> None:  # noqa: ARG002  # every hook has its payload
-        """End it."""
-        self._ending.set()
+    def training_finally(self, ending: TrainingFinally) -> None:
+        """Stop the thread."""
+        self._stopping.set()
         if self._thread is not None:
             self._thread.join(JOIN_SECONDS)
             self._thread = None
 
-    def _watch(self, bus: EventBus, ending: threading.Event) -> None:
+    def _record(self, bus: EventBus, stopping: threading.Event) -> None:
         try:
             process = psutil.Process()
-            read_host(process)  # the first call begins to measure, and tells nothing
-            with gpus() as read_gpus:
-                while not ending.wait(self.seconds):
+            read_host(process)  # the first call only starts the measurement
+            with open_gpus() as read_gpus:
+                while not stopping.wait(self.seconds):
                     bus.log({**read_host(process), **read_gpus()})
         except Exception:
-            logger.warning("the system monitor has failed, and records nothing more", exc_info=True)
+            logger.warning("the system monitor failed and has stopped recording", exc_info=True)
 
 
 def read_host(process: psutil.Process) -> dict[str, float]:
-    """How busy the host and the process are, since the last call."""
+    """Return the load of the host and of the process since the last call."""
     return {
         "system/cpu_percent": psutil.cpu_percent(),
         "system/memory_percent": psutil.virtual_memory().percent,
@@ -94,8 +94,8 @@ def read_host(process: psutil.Process) -> dict[str, float]:
 
 
 @contextmanager
-def gpus() -> Iterator[Callable[[], dict[str, float]]]:
-    """A function that tells how busy the host's GPUs are; it tells nothing where there is no NVIDIA driver."""
+def open_gpus() -> Iterator[Callable[[], dict[str, float]]]:
+    """Return a function that reads the load of the host's GPUs: an empty dict without an NVIDIA driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

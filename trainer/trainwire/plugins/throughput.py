@@ -1,4 +1,4 @@
-"""How fast the training is, and what it waits for."""
+"""Records the speed of the training, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -19,70 +19,70 @@ from trainwire_protocol.errors import OptionError
 
 
 class Throughput(Plugin):
-    """Records, every so many steps, how fast they were.
+    """Records the speed of the training every `every` steps.
 
-    - `throughput/samples_per_second`, the waiting for data included
-    - `throughput/data_share`, from 0 to 1: the share of the time in which the loop waited for its next batch
-    - `throughput/step_seconds/p50`, `p90` and `p99`: percentiles of the time from a batch's arrival to the end of its
-      update, by nearest rank (definition 1 of Hyndman and Fan 1996, "Sample Quantiles in Statistical Packages")
+    - `throughput/samples_per_second`, including the time spent waiting for data
+    - `throughput/data_share`, from 0 to 1: the share of the time spent waiting for the next batch
+    - `throughput/step_seconds/p50`, `p90` and `p99`: percentiles of the time from the arrival of a batch to the end of
+      its update, by nearest rank (definition 1 of Hyndman and Fan 1996, "Sample Quantiles in Statistical Packages")
 
-    Evaluations do not count. A GPU is not waited for: while it works, the loop runs ahead until its queue is full, so
-    that rate and share are right over many steps, and a single step's time is the processor's.
+    Evaluations are excluded. The GPU is not synchronized: the loop runs ahead of it until its queue is full, so the
+    rate and the share are accurate over many steps, while the time of a single step is that of the processor.
 
     Args:
-        every: Steps that make one record.
-        clock: Tells the time in seconds.
+        every: The number of steps between records.
+        clock: Returns the time in seconds.
 
     Raises:
-        OptionError: `every` is below 1.
+        OptionError: if `every` is below 1.
     """
 
     essential = False
 
     def __init__(self, every: int = 100, clock: Callable[[], float] = time.perf_counter) -> None:
         if every < 1:
-            raise OptionError(f"Throughput: every is {every}: it has to be at least 1")
+            raise OptionError(f"Throughput: every is {every}; it must be at least 1")
         self.every = every
         self._clock = clock
         self._last = 0.0
-        self._begin()
+        self._reset()
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Begin anew."""
-        self._begin()
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Start the first record."""
+        self._reset()
 
     @hook
-    def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:  # noqa: ARG002  # every hook has its payload
-        """Go on with what the epoch before has left over, but leave out the time since then."""
+    def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
+        """Exclude the time between epochs; a record may span two epochs."""
         self._lap()
 
     @hook
-    def before_training_batch(self, batch: BeforeTrainingBatch) -> None:  # noqa: ARG002  # every hook has its payload
-        """The batch was waited for until now."""
+    def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
+        """Add the time spent waiting for the batch."""
         self._waited += self._lap()
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """The step took until now."""
+        """Add the time of the step, and record after the last one."""
         self._steps.append(self._lap())
         self._samples += batch.samples
         if len(self._steps) == self.every:
             self._record()
-            self._begin()
+            self._reset()
 
     @hook
-    def after_evaluation(self, evaluation: AfterEvaluation) -> None:  # noqa: ARG002  # every hook has its payload
-        """Go on after an evaluation between two steps."""
+    def after_evaluation(self, evaluation: AfterEvaluation) -> None:
+        """Exclude the time of an evaluation between two steps."""
         self._lap()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._steps: list[float] = []
         self._waited = 0.0
         self._samples = 0
 
     def _lap(self) -> float:
-        """The seconds since the last call."""
+        """Return the seconds since the last call."""
         before, self._last = self._last, self._clock()
         return self._last - before
 
@@ -98,5 +98,5 @@ class Throughput(Plugin):
 
 
 def percentile(values: Sequence[float], share: int) -> float:
-    """The smallest of the values that at least `share` percent of them do not exceed."""
+    """Return the smallest of the values that is not exceeded by at least `share` percent of them."""
     return sorted(values)[max(0, math.ceil(len(values) * share / 100) - 1)]

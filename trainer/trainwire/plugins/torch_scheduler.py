@@ -1,4 +1,4 @@
-"""Sets the learning rate by any of torch's schedulers."""
+"""Sets the learning rate with a scheduler of `torch.optim.lr_scheduler`."""
 
 from __future__ import annotations
 
@@ -20,54 +20,59 @@ class TorchScheduler(Scheduler):
 
         TorchScheduler(lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=1000), per="batch")
 
-    `ReduceLROnPlateau` is given the main metric after each epoch.
+    `ReduceLROnPlateau` receives the main metric after each epoch.
 
     Args:
-        make: Called with the optimizer when a training begins.
-        per: What the scheduler counts.
+        make: Called with the optimizer when a training begins; returns the scheduler.
+        per: Whether the scheduler is stepped after each batch or after each epoch.
 
     Raises:
-        OptionError: `per` is neither "batch" nor "epoch", or what was made is no scheduler.
+        OptionError: if `per` is neither "batch" nor "epoch", or, when a training begins, `make` does not return a
+            scheduler.
     """
 
     after = ("BestModel",)
 
     def __init__(self, make: Callable[[Optimizer], LRScheduler], per: Literal["batch", "epoch"] = "epoch") -> None:
         if not callable(make):
-            raise OptionError(f"TorchScheduler: make is {make!r}: give a function of the optimizer, or a class")
+            raise OptionError(
+                f"TorchScheduler: make is {make!r}; it must be a class, or a function that takes the optimizer"
+            )
         if per not in ("batch", "epoch"):
-            raise OptionError(f"TorchScheduler: per is {per!r}: it has to be 'batch' or 'epoch'")
+            raise OptionError(f"TorchScheduler: per is {per!r}; it must be 'batch' or 'epoch'")
         self.make, self.per = make, per
         self.scheduler: LRScheduler | None = None
 
     @property
-    def sets_each_step(self) -> bool:  # type: ignore[override]  # here it depends
-        """Whether it counts batches."""
+    def sets_each_step(self) -> bool:  # type: ignore[override]  # an instance's choice
+        """Whether the scheduler is stepped after each batch."""
         return self.per == "batch"
 
     @hook
-    def after_setup(self, setup: AfterSetup) -> None:  # noqa: ARG002  # every hook has its payload
-        """Make the scheduler; it may set the first learning rate."""
+    def after_setup(self, setup: AfterSetup) -> None:
+        """Create the scheduler, which may set the initial learning rate."""
         try:
             made = self.make(self.run.optimizer)
         except TypeError as error:
-            raise OptionError(f"TorchScheduler: {error}: give a function of the optimizer") from error
+            raise OptionError(f"TorchScheduler: {error}; make must be a function that takes the optimizer") from error
         if not isinstance(made, LRScheduler):
-            raise OptionError(f"TorchScheduler: {made!r} was made, which is no scheduler of torch.optim.lr_scheduler")
+            raise OptionError(
+                f"TorchScheduler: make returned {made!r}, which is not a scheduler of torch.optim.lr_scheduler"
+            )
         if isinstance(made, ReduceLROnPlateau) and (self.per == "batch" or self.run.main_metric is None):
-            raise OptionError("TorchScheduler: ReduceLROnPlateau needs per='epoch', and a main metric: give dev=")
+            raise OptionError("TorchScheduler: ReduceLROnPlateau requires per='epoch' and a main metric; pass dev=")
         self.scheduler = made
 
     @hook
-    def after_training_batch(self, batch: AfterTrainingBatch) -> None:  # noqa: ARG002  # every hook has its payload
-        """Step, if batches are counted."""
+    def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+        """Step a scheduler that counts batches."""
         if self.per == "batch" and self.scheduler:
             self.scheduler.step()
             self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Step, if epochs are counted."""
+        """Step a scheduler that counts epochs."""
         if self.per == "batch" or self.scheduler is None or not epoch.complete:
             return
         before = learning_rates(self.run.optimizer)
@@ -84,10 +89,10 @@ class TorchScheduler(Scheduler):
             scheduler.step(score)
 
     def state_dict(self) -> dict[str, Any]:
-        """The scheduler's own state."""
+        """Return the scheduler's state."""
         return {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Give the scheduler its state back."""
+        """Restore what `state_dict` returned."""
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])

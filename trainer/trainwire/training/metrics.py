@@ -64,6 +64,11 @@ def read_metric(name: str, value: object) -> dict[str, MetricValue]:
     return {}
 
 
+def format_metric(value: MetricValue) -> str:
+    """Return a metric's numbers with four significant digits, so that 5e-5 is not shown as 0.0001."""
+    return ", ".join(f"{number:.4g}" for number in (value if isinstance(value, list) else [value]))
+
+
 @dataclass(frozen=True, slots=True)
 class MainMetric:
     """The metric by which models are compared."""
