@@ -61,7 +61,7 @@ class ModelTrainer:
         if loss is None and not self.overrides_forward:
             raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
         if loss is not None and (not callable(loss) or isinstance(loss, type)):
-            raise OptionError(f"loss is {loss!r}: it must be a function of output and target")
+            raise OptionError(f"loss is {loss!r}; it must be a function of output and target")
         self.model = checked_model(model)
         self.loss = loss
         self.metrics = named_metrics(metrics)

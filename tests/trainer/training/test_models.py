@@ -41,7 +41,7 @@ def test_a_model_that_cannot_be_trained_is_refused() -> None:
     frozen = linear().requires_grad_(False)
     assert count_parameters(linear()) == 10
     assert checked_model(model := linear()) is model
-    with pytest.raises(OptionError, match=r"model is .*: it must be a torch\.nn\.Module"):
+    with pytest.raises(OptionError, match=r"model is .*; it must be a torch\.nn\.Module"):
         checked_model(lambda inputs: inputs)
     with pytest.raises(OptionError, match="the model Linear has no trainable parameter"):
         checked_model(frozen)

@@ -21,7 +21,7 @@ from trainwire_protocol.errors import DamagedCheckpointError, UsageError
 from trainwire_protocol.journal.files import write_atomically
 
 FOLDER: Final = "checkpoints"
-"""The name of the folder, in the run's."""
+"""The folder of the checkpoints, inside the run's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ def _set(run: TrainingRun, arguments: Mapping[str, Any]) -> None:
         raise UsageError("only learning_rate can be set")
     rate = arguments["learning_rate"]
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-        raise UsageError(f"learning_rate is {rate!r:.60}: it must be a number above 0")
+        raise UsageError(f"learning_rate is {rate!r:.60}; it must be a number above 0")
     for plugin in run.plugins:
         if isinstance(plugin, Scheduler) and plugin.sets_each_step:
             raise UsageError(f"{type(plugin).__name__} sets the learning rate at each step")

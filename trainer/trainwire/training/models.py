@@ -26,7 +26,7 @@ def checked_model(model: object) -> nn.Module:
         OptionError: if it is not an `nn.Module`, or has no trainable parameter.
     """
     if not isinstance(model, nn.Module):
-        raise OptionError(f"model is {model!r}: it must be a torch.nn.Module")
+        raise OptionError(f"model is {model!r}; it must be a torch.nn.Module")
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise OptionError("the model has lazy parameters without a shape: call it with a batch first")
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -161,7 +161,7 @@ def checked_folder(folder: str | PathLike[str]) -> Path:
         OptionError: if it, or one of its parents, is a file.
     """
     if not isinstance(folder, (str, PathLike)) or not str(folder):
-        raise OptionError(f"run_folder is {folder!r}: it must be a path")
+        raise OptionError(f"run_folder is {folder!r}; it must be a path")
     path = Path(folder)
     for part in (path, *path.parents):
         if part.is_dir():
@@ -182,7 +182,7 @@ def checked_corpus(train: Data | None, dev: Data | None, test: Data | None, corp
             raise OptionError("there is no training data: give train= or corpus=")
         return Corpus(train, dev, test)
     if not isinstance(corpus, Corpus):
-        raise OptionError(f"corpus is {corpus!r}: it must be a trainwire.Corpus")
+        raise OptionError(f"corpus is {corpus!r}; it must be a trainwire.Corpus")
     if (train, dev, test) != (None, None, None):
         raise OptionError("corpus= contains the splits: omit train=, dev= and test=")
     return corpus

@@ -17,7 +17,7 @@ from trainwire.training.hooks.payloads import MetricValue
 
 
 class MeanLoss:
-    """The mean loss of the samples seen, accumulated on the losses' device, so that adding does not synchronise."""
+    """The mean loss of the samples seen, accumulated on the losses' device, so that adding does not synchronize."""
 
     def __init__(self) -> None:
         self.samples = 0

@@ -62,7 +62,7 @@ class Filter(NamedTuple):
         fields = {field.name for field in dataclasses.fields(HOOKS[name])}
         for option, value in (("every", self.every), ("once", self.once)):
             if value is not None and (type(value) is not int or value < 1):
-                raise OptionError(f"{where}: {option} is {value!r}: it must be an integer of at least 1")
+                raise OptionError(f"{where}: {option} is {value!r}; it must be an integer of at least 1")
         if self.split is not None and "split" not in fields:
             raise OptionError(f"{where}: split={self.split!r} is only valid for evaluation hooks, not for {name!r}")
         counter = next((field for field in _COUNTERS if field in fields), None)
