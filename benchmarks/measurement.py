@@ -110,6 +110,6 @@ def median_of(rounds: int, measure: Callable[[], float]) -> float:
 
 
 def percentile(times: Sequence[float], fraction: float) -> float:
-    """Return the smallest time that is not exceeded by `fraction` of the times."""
+    """Return the time below which lies `fraction` of the times."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]

@@ -40,17 +40,17 @@ class Weights(Plugin):
     after = ("EMA",)
 
     def __init__(self) -> None:
-        self.begun: list[Tensor] = []
-        self.trained: list[Tensor] = []
+        self.before_step: list[Tensor] = []
+        self.after_step: list[Tensor] = []
         self.evaluated: list[Tensor] = []
 
     @hook
     def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
-        self.begun.append(weights_of(self.run.model))
+        self.before_step.append(weights_of(self.run.model))
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        self.trained.append(weights_of(self.run.model))
+        self.after_step.append(weights_of(self.run.model))
 
     @hook
     def before_evaluation(self, evaluation: BeforeEvaluation) -> None:
@@ -58,8 +58,8 @@ class Weights(Plugin):
 
     def averages(self, decay: float) -> list[Tensor]:
         """Return the average after each step, by the formula."""
-        average, averages = self.trained[0], []
-        for number, weights in enumerate(self.trained):
+        average, averages = self.after_step[0], []
+        for number, weights in enumerate(self.after_step):
             average = decay * average + (1 - decay) * weights if number else weights
             averages.append(average)
         return averages
@@ -94,15 +94,15 @@ def test_training_continues_with_the_weights(tmp_path: Path) -> None:
     with_average, without = Weights(), Weights()
     train(tmp_path / "a", EMA(0.9), with_average)
     train(tmp_path / "b", without)
-    assert all(map(torch.equal, with_average.begun[1:], with_average.trained))
-    assert all(map(torch.equal, with_average.trained, without.trained))
+    assert all(map(torch.equal, with_average.before_step[1:], with_average.after_step))
+    assert all(map(torch.equal, with_average.after_step, without.after_step))
 
 
 def test_a_warm_up_uses_a_smaller_decay(tmp_path: Path) -> None:
     """With a warm-up, the decay is (1 + n) / (10 + n) if that is smaller."""
     seen = Weights()
     train(tmp_path, EMA(0.99, warm_up=True), seen, max_epochs=1)
-    first, second, third = seen.trained
+    first, second, third = seen.after_step
     average = first + (1 - 2 / 11) * (second - first)
     torch.testing.assert_close(seen.evaluated[0], average + (1 - 3 / 12) * (third - average))
 
@@ -118,8 +118,8 @@ def test_an_error_restores_the_trained_weights(tmp_path: Path) -> None:
     seen, trainer = Weights(), make_trainer()
     with pytest.raises(ValueError, match="failure of the test"):
         train(tmp_path, EMA(0.9), seen, Failing(), trainer=trainer)
-    assert not torch.equal(seen.evaluated[0], seen.trained[2])
-    assert torch.equal(weights_of(trainer.model), seen.trained[2])
+    assert not torch.equal(seen.evaluated[0], seen.after_step[2])
+    assert torch.equal(weights_of(trainer.model), seen.after_step[2])
 
 
 @pytest.mark.parametrize("moment", ["after_training_batch", "after_evaluation"])
@@ -137,7 +137,7 @@ def test_a_restored_average_continues(tmp_path: Path, moment: str) -> None:
     train(tmp_path / "a", average, Restart(), kept)
     train(tmp_path / "b", EMA(0.5), never)
     assert all(map(torch.equal, kept.evaluated, never.evaluated))
-    assert all(map(torch.equal, kept.trained, never.trained))
+    assert all(map(torch.equal, kept.after_step, never.after_step))
 
 
 def test_a_schedule_can_load_the_averaged_best_model(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_schedule_can_load_the_averaged_best_model(tmp_path: Path) -> None:
     seen = Weights()
     back_to_best = AnnealingOnPlateau(patience=0, back_to_best=True)
     train(tmp_path, EMA(0.9), back_to_best, seen, Worse(), max_epochs=3)
-    assert torch.equal(seen.begun[6], seen.evaluated[0])
+    assert torch.equal(seen.before_step[6], seen.evaluated[0])
     assert torch.equal(saved(tmp_path / "best-model.pt"), seen.evaluated[0])
 
 

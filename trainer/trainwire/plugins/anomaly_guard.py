@@ -155,12 +155,13 @@ class AnomalyGuard(Plugin):
             self._handle(number, is_full, read)
 
     def _handle(self, step: int, is_full: bool, read: Sequence[float]) -> None:
+        is_scaled = self.run.precision.scaler is not None
         for position, what in enumerate(WATCHED):
             value, is_spike, known = read[position :: len(WATCHED)]
             median = known if is_full else None
             if is_spike:
                 self._report(what, "spike", self.on_spike, step, value, median)
-            elif not -torch.inf < value < torch.inf and not (what == "gradient_norm" and self._is_scaled):
+            elif not -torch.inf < value < torch.inf and not (what == "gradient_norm" and is_scaled):
                 self._report(what, "not finite", self.on_nonfinite, step, value, median)
 
     def _report(self, what: str, kind: str, action: Action, step: int, value: float, median: float | None) -> None:
@@ -171,10 +172,6 @@ class AnomalyGuard(Plugin):
         if action == "stop":
             detail = "" if median is None else f": the median is {format_metric(median)}"
             self.run.control.stop(f"{what} is {format_metric(value)} in step {step}, {kind}{detail}")
-
-    @property
-    def _is_scaled(self) -> bool:
-        return self.run.precision.scaler is not None
 
 
 def _median(values: Tensor) -> Tensor:

@@ -58,7 +58,11 @@ class EMA(Plugin):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Start with a copy of the weights."""
-        self._weights = [parameter.detach() for parameter in self.run.model.parameters() if _is_averaged(parameter)]
+        self._weights = [
+            parameter.detach()
+            for parameter in self.run.model.parameters()
+            if parameter.is_floating_point() or parameter.is_complex()
+        ]
         self._others = [weights.clone() for weights in self._weights]
         self._updates, self._is_applied = 0, False
 
@@ -127,7 +131,3 @@ class EMA(Plugin):
             weights.copy_(other)
             other.copy_(kept)
         self._is_applied = average
-
-
-def _is_averaged(parameter: Tensor) -> bool:
-    return parameter.is_floating_point() or parameter.is_complex()

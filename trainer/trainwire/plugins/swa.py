@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
@@ -18,10 +18,13 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingEpoch,
     TrainingFinally,
 )
-from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Plugin
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
+
+REASON: Final = "stochastic weight averaging"
+"""The reason published with each change of the learning rate."""
 
 
 class SWA(Plugin):
@@ -81,9 +84,9 @@ class SWA(Plugin):
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
         """Start to anneal the learning rate."""
         if self.learning_rate is not None and epoch.epoch >= self._first and self._scheduler is None:
-            before = self._learning_rate()
+            before = learning_rates(self.run.optimizer)
             self._scheduler = self._make_scheduler(self.learning_rate)
-            self._publish_learning_rate(before)
+            self.run.publish_learning_rates(before, REASON)
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
@@ -91,9 +94,9 @@ class SWA(Plugin):
         if self._average is not None and epoch.epoch >= self._first and epoch.complete:
             self._average.update_parameters(self.run.model)  # synchronizes with the GPU
         if self._scheduler is not None:
-            before = self._learning_rate()
+            before = learning_rates(self.run.optimizer)
             self._scheduler.step()
-            self._publish_learning_rate(before)
+            self.run.publish_learning_rates(before, REASON)
 
     @hook
     def after_training_loop(self, ending: AfterTrainingLoop) -> None:
@@ -125,14 +128,6 @@ class SWA(Plugin):
 
     def _make_scheduler(self, learning_rate: float) -> SWALR:
         return SWALR(self.run.optimizer, learning_rate, self.anneal_epochs, self.anneal_strategy)
-
-    def _learning_rate(self) -> float | list[float]:
-        return optimizer_metrics(self.run.optimizer)["learning_rate"]
-
-    def _publish_learning_rate(self, before: float | list[float]) -> None:
-        if (now := self._learning_rate()) != before:
-            change = {"from": before, "to": now, "reason": "stochastic weight averaging"}
-            self.run.publish("learning_rate/changed", change)
 
     def _average_statistics(self) -> None:
         """Average the statistics over the processes, each of which has seen its own part of the data."""

@@ -98,5 +98,5 @@ class Throughput(Plugin):
 
 
 def percentile(values: Sequence[float], share: int) -> float:
-    """Return the smallest of the values that is not exceeded by at least `share` percent of them."""
+    """Return the smallest value that is greater than or equal to at least `share` percent of the values."""
     return sorted(values)[max(0, math.ceil(len(values) * share / 100) - 1)]

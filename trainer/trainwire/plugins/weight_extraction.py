@@ -81,7 +81,7 @@ class WeightExtraction(Plugin):
         self._selections = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Publish the remaining weights, which a resumed run does not have. Synchronizes with the GPU."""
+        """Publish the remaining weights, and return an empty state. Synchronizes with the GPU."""
         self._publish(self._readings.take_all())
         return {}
 
