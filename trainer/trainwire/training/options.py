@@ -38,8 +38,8 @@ class TrainingOptionsDict(TypedDict, total=False):
     max_epochs: int
     """The number of passes over the training data."""
     max_steps: int | None
-    """End the training after this many optimizer updates, if it is not over before. The last epoch is then evaluated
-    too."""
+    """End the training after this many optimizer updates, if `max_epochs` is not reached before. The last epoch is
+    evaluated too."""
     optimizer: type[Optimizer] | Optimizer
     """An optimizer class, which is called with the model's trainable parameters, or an optimizer, which keeps its
     learning rates."""
@@ -133,11 +133,6 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def is_optimizer_class(value: object) -> bool:
-    """Return whether the value is a subclass of `torch.optim.Optimizer`."""
-    return isinstance(value, type) and issubclass(value, Optimizer)
-
-
 POSITIVE: Final = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")
 FLAG: Final = one_of(True, False)
 
@@ -150,7 +145,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "max_epochs": at_least(1),
     "max_steps": at_least(1).or_none(),
     "optimizer": Requirement(
-        lambda value: isinstance(value, Optimizer) or is_optimizer_class(value),
+        lambda value: isinstance(value, Optimizer) or (isinstance(value, type) and issubclass(value, Optimizer)),
         "a class of torch.optim, or an optimizer",
     ),
     "optimizer_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
