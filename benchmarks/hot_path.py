@@ -63,13 +63,12 @@ def wait_until_drained(bus: EventBus) -> int:
 
     A core that wakes from sleep is slow at first.
     """
-    publisher = bus._thread.publisher
-    while bus._recorder.queue or (publisher and publisher.is_behind):
+    while bus._thread.writer.is_behind:
         time.sleep(0)  # releases the interpreter's lock
     end = time.perf_counter() + SETTLE_SECONDS
     while time.perf_counter() < end:
         time.sleep(0)
-    return bus._recorder.last_step
+    return bus._queue.last_step
 
 
 def add_scalars(writer: SummaryWriter, step: int) -> None:
@@ -116,8 +115,8 @@ def log_and_discard(bus: EventBus) -> Callable[[int], object]:
 
     def log(step: int) -> None:
         if step % (LEAD_IN + STEPS_PER_BLOCK) == 1:
-            bus._recorder.queue.clear()
-            bus._recorder.emptied()
+            bus._queue.records.clear()
+            bus._queue.reset_limits()
         bus.log(metrics(step), step=step)
 
     return log
@@ -148,7 +147,7 @@ with tempfile.TemporaryDirectory() as folder, trainwire.open_bus(folder, flush_i
     log = bus.log if sys.argv[2] == "log" else lambda metrics, step: None
     for step in range(int(sys.argv[1])):
         log({name: 0.5 * step for name in names}, step=step)
-    bus._recorder.queue.clear()  # the work of the bus's threads is not counted
+    bus._queue.records.clear()  # the work of the bus's threads is not counted
 """
 """Does not import torch, which takes minutes under valgrind."""
 

@@ -16,7 +16,7 @@ import zmq
 from benchmarks.measurement import Size, median_of, metrics
 from benchmarks.report import Result
 from trainwire.bus.batcher import Batcher
-from trainwire.bus.queue import FLOATS, Record, Recorder
+from trainwire.bus.queue import FLOATS, Record, RecordQueue
 from trainwire.bus.rejections import Rejections
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.segments import JournalWriter
@@ -54,13 +54,13 @@ def rate(call: Callable[[], object], calls: int, each: int = 1) -> float:
 
 
 def append_rates(size: Size) -> tuple[float, float]:
-    """Return the calls per second of the recorder, and of a deque's `append`."""
+    """Return the calls per second of the queue, and of a deque's `append`."""
     calls, values = size.of(50_000, 5_000), metrics(1)
     queue: deque[object] = deque(maxlen=1000)
 
     def measure() -> float:
-        recorder = Recorder()
-        return rate(lambda: recorder.append("", values, FLOATS, 1, 10), calls // 5)
+        queue = RecordQueue()
+        return rate(lambda: queue.append("", values, FLOATS, 1, 10), calls // 5)
 
     return median_of(3, measure), rate(lambda: queue.append(values), calls)
 

@@ -63,7 +63,7 @@ def seconds_of_log(bus: EventBus, values: dict[str, float]) -> float:
 
 def wait_until_empty(bus: EventBus) -> None:
     """Wait until the bus has emptied its queue."""
-    while bus._recorder.queue:
+    while bus._queue.records:
         time.sleep(0.002)
 
 

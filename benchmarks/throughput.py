@@ -63,7 +63,7 @@ def wait_for_reading(sink: subprocess.Popen[str]) -> Reading:
 
 def record_events(bus: EventBus, events: int) -> None:
     """Record scalars, ten per call, as fast as the bus processes them."""
-    queue = bus._recorder.queue
+    queue = bus._queue.records
     for step in range(events // 10):
         bus.log(metrics(step), step=step)
         while len(queue) > MAX_QUEUED_RECORDS:
@@ -80,7 +80,7 @@ def publisher_to_sink(size: Size) -> Iterator[Result]:
         used = time.process_time() - used
         reading = wait_for_reading(sink)
         rate = events / (time.perf_counter() - start)
-    is_complete = not reading.lost and reading.events >= events and not bus._recorder.dropped
+    is_complete = not reading.lost and reading.events >= events and not bus._queue.dropped
     measured = f"{rate / 1e6:.2f} million events/s, {'nothing' if is_complete else 'SOMETHING'} lost"
     is_met = is_complete and rate >= 1e6
     yield Result("publisher to a typed null sink, journaled", measured, "1 million/s", is_met)

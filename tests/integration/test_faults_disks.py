@@ -93,7 +93,7 @@ def test_a_journals_disk_that_is_really_full(tmp_path: Path, caplog: pytest.LogC
             last = log_until(bus, lambda: "cannot be written: No space left" in caplog.text)
             for step in range(last + 1, last + 1001):
                 bus.log({"train/loss": float(step)}, step=step)
-            wait_until(lambda: not bus._recorder.queue)
+            wait_until(lambda: not bus._queue.records)
             ballast.unlink()
         assert steps(disk / "run") == list(range(1, last + 1001))
         assert all(report.is_whole and report.ending for report in verify_run(disk / "run"))
@@ -109,7 +109,7 @@ def test_a_journals_disk_that_is_really_frozen(tmp_path: Path) -> None:
             disk.freeze()
             for step in range(1, 5001):
                 bus.log({"train/loss": float(step)}, step=step)
-            wait_until(lambda: not bus._recorder.queue)
+            wait_until(lambda: not bus._queue.records)
             assert not steps(folder)
             disk.thaw()
         assert steps(folder) == list(range(1, 5001))

@@ -73,8 +73,8 @@ def test_drops_and_losses_are_visible(
 ) -> None:
     """What a full queue has dropped is in the record as its own count, and verify tells it."""
     bus = trainwire.open_bus(tmp_path, flush_interval=0.2)
-    monkeypatch.setattr(bus._recorder, "_max_values", 10)
-    bus._recorder.emptied()
+    monkeypatch.setattr(bus._queue, "_max_values", 10)
+    bus._queue.reset_limits()
     for step in range(1, 101):
         bus.log({"a": 1.0}, step=step)
     dropped = bus.describe()["dropped"]

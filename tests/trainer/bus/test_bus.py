@@ -16,7 +16,7 @@ import pytest
 from support.run_reader import read_batches, read_events, wait_until
 
 import trainwire
-from trainwire.bus.queue import FLOATS, Recorder
+from trainwire.bus.queue import FLOATS, RecordQueue
 from trainwire_protocol.errors import RunInUseError, UsageError
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.transport.connection import connection_path, read_connection
@@ -272,12 +272,12 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
 
 def test_a_full_queue_drops_scalars_counts_them_and_keeps_lifecycle() -> None:
     """Past its limit the queue takes lifecycle events alone, and counts what it drops."""
-    recorder = Recorder(max_values=10)
+    queue = RecordQueue(max_values=10)
     for step in range(30):
-        recorder.append("", {"a": 1.0}, FLOATS, step)
-    recorder.append("epoch/finished", {}, "lifecycle", 30)
-    assert (len(recorder.queue), recorder.dropped) == (11, 20)
-    assert recorder.queue[-1][0] == "epoch/finished"
+        queue.append("", {"a": 1.0}, FLOATS, step)
+    queue.append("epoch/finished", {}, "lifecycle", 30)
+    assert (len(queue.records), queue.dropped) == (11, 20)
+    assert queue.records[-1][0] == "epoch/finished"
 
 
 def test_progress_is_what_was_recorded_with_a_step(tmp_path: Path) -> None:
@@ -296,8 +296,8 @@ def test_progress_is_what_was_recorded_with_a_step(tmp_path: Path) -> None:
 def test_drops_are_published(tmp_path: Path) -> None:
     """What the queue drops is told by events/dropped, so that readers know."""
     with trainwire.open_bus(tmp_path) as bus:
-        bus._recorder._max_values = 0
-        bus._recorder.emptied()
+        bus._queue._max_values = 0
+        bus._queue.reset_limits()
         bus.log({"a": 1.0, "b": 2.0})
         wait_until(lambda: any(event.name == "events/dropped" for event in read_events(tmp_path)))
     dropped = next(event for event in read_events(tmp_path) if event.name == "events/dropped")

@@ -14,8 +14,8 @@ import zmq
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus import drain, publisher, thread, writer
-from trainwire.bus.drain import Drain
+from trainwire.bus import thread, writer
+from trainwire.bus.writer import Writer
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts
@@ -107,13 +107,13 @@ def test_monitors_see_what_the_disk_does_not_take(tmp_path: Path, disk: Disk, fa
 
 def test_what_could_not_be_kept_is_named(tmp_path: Path, disk: Disk, monkeypatch, caplog) -> None:
     """Past its limit the bus gives batches up, and journal/missing names exactly the seqs that the journal lacks."""
-    monkeypatch.setattr(publisher, "MAX_UNWRITTEN_BYTES", 20_000)
+    monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 20_000)
     with trainwire.open_bus(tmp_path) as bus:
         wait_until(lambda: read_events(tmp_path))
         disk.answers.clear()
         for step in range(1, 3001):
             bus.log({"a": float(step)}, step=step)
-        wait_until(lambda: not bus._recorder.queue)
+        wait_until(lambda: not bus._queue.records)
         disk.answers.set()
         wait_until(lambda: any(event.name == "journal/missing" for event in read_events(tmp_path)))
     events = read_events(tmp_path)
@@ -126,13 +126,13 @@ def test_what_could_not_be_kept_is_named(tmp_path: Path, disk: Disk, monkeypatch
 
 def test_what_could_not_be_kept_is_named_also_at_the_end(tmp_path: Path, disk: Disk, monkeypatch) -> None:
     """A bus that is closed when its disk comes back names what was given up, before its last event."""
-    monkeypatch.setattr(publisher, "MAX_UNWRITTEN_BYTES", 20_000)
+    monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 20_000)
     bus = trainwire.open_bus(tmp_path)
     wait_until(lambda: read_events(tmp_path))
     disk.answers.clear()
     for step in range(1, 3001):
         bus.log({"a": float(step)}, step=step)
-    wait_until(lambda: not bus._recorder.queue)
+    wait_until(lambda: not bus._queue.records)
     threading.Timer(0.2, disk.answers.set).start()
     bus.close(timeout=10)
     assert [report.is_whole for report in verify_run(tmp_path)] == [False]
@@ -149,7 +149,7 @@ def test_what_names_the_lost_is_not_lost_itself(tmp_path: Path, disk: Disk, monk
         return disk.write(descriptor, data)
 
     monkeypatch.setattr("trainwire_protocol.journal.segments.os.write", write)
-    monkeypatch.setattr(publisher, "MAX_UNWRITTEN_BYTES", 0)
+    monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 0)
     monkeypatch.setattr(writer, "SLICE_BYTES", 0)
     with trainwire.open_bus(tmp_path) as bus:
         wait_until(lambda: read_events(tmp_path))
@@ -158,11 +158,11 @@ def test_what_names_the_lost_is_not_lost_itself(tmp_path: Path, disk: Disk, monk
         wait_until(lambda: disk.refused)
         bus.state_dict()
         bus.log({"given up": 2.0}, step=2)
-        wait_until(lambda: bus._thread.publisher and bus._thread.publisher._given_up)
+        wait_until(lambda: bus._thread.writer._given_up)
         refused.remove(b"kept")
         wait_until(lambda: values(tmp_path, "kept"))
         before = disk.refused
-        wait_until(lambda: disk.refused > before and not bus._recorder.queue)
+        wait_until(lambda: disk.refused > before and not bus._queue.records)
         refused.clear()
     assert [(report.lost, report.missing) for report in verify_run(tmp_path)] == [([(3, 3)], [])]
 
@@ -184,19 +184,19 @@ def test_a_last_event_that_the_disk_refuses_is_tried_again(
 
 def test_a_slow_disk_does_not_fill_the_queue(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a write takes long, what is recorded is taken out of the queue once half of that is full."""
-    monkeypatch.setattr(thread, "UNJOURNALED_SECONDS", 1000.0)
+    monkeypatch.setattr(writer, "UNJOURNALED_SECONDS", 1000.0)
     monkeypatch.setattr(thread, "HEARTBEAT_SECONDS", 0.02)
     with trainwire.open_bus(tmp_path) as bus:
         wait_until(lambda: read_events(tmp_path))
-        bus._recorder._max_values = 100
-        bus._recorder.emptied()
+        bus._queue._max_values = 100
+        bus._queue.reset_limits()
         disk.answers.clear()
         bus.log({"a": 0.0})
-        wait_until(lambda: not bus._recorder.queue and bus._thread._journal.failing_since)
+        wait_until(lambda: not bus._queue.records and bus._thread.writer.stalled_since)
         for step in range(1, 301):
             bus.log({"a": float(step)}, step=step)
             if step % 60 == 0:
-                wait_until(lambda: not bus._recorder.queue)
+                wait_until(lambda: not bus._queue.records)
         disk.answers.set()
     assert values(tmp_path, "a") == [float(step) for step in range(301)]
 
@@ -206,7 +206,7 @@ def test_a_full_disk_is_tried_again_soon(tmp_path: Path, disk: Disk) -> None:
     with trainwire.open_bus(tmp_path, flush_interval=3000.0) as bus:
         disk.full = True
         bus.log({"a": 1.0}, step=1)
-        bus._thread._journal.wake()
+        bus._thread.writer.wake()
         wait_until(lambda: disk.refused > 1)
         disk.full = False
         wait_until(lambda: values(tmp_path, "a"))
@@ -220,7 +220,7 @@ def test_monitors_see_what_waits_behind_a_lease(tmp_path: Path, monkeypatch: pyt
         wait_until(lambda: read_events(tmp_path))
         monkeypatch.setattr(writer, "RENEWAL_SECONDS", 0.0)
         monkeypatch.setattr(Attempt, "write_lease", lambda *lease: answers.wait() and renew(*lease))
-        wait_until(lambda: bus._thread._journal.failing_since)
+        wait_until(lambda: bus._thread.writer.stalled_since)
         bus.log({"a": 1.0}, step=1)
         assert next_header(socket, 1)["unjournaled"]
         answers.set()
@@ -273,7 +273,7 @@ def test_an_invalid_timeout_of_close_is_refused(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("owner", "name", "more"), [(Drain, "finish", 10.0), (Server, "close", 0.0)])
+@pytest.mark.parametrize(("owner", "name", "more"), [(Writer, "finish", 10.0), (Server, "close", 0.0)])
 def test_what_a_disk_takes_late_is_there_when_close_returns(
     tmp_path: Path, disk: Disk, monkeypatch, caplog, owner: type, name: str, more: float
 ) -> None:
@@ -285,7 +285,7 @@ def test_what_a_disk_takes_late_is_there_when_close_returns(
         return call(*arguments)
 
     monkeypatch.setattr(owner, name, call_and_let_go)
-    monkeypatch.setattr(drain, "DROP_SECONDS", more)
+    monkeypatch.setattr(writer, "DROP_SECONDS", more)
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
     bus = trainwire.open_bus(tmp_path)
     wait_until(lambda: read_events(tmp_path))
@@ -312,7 +312,7 @@ def test_the_lease_is_renewed_while_a_slow_disk_takes_much(tmp_path: Path, monke
     """Whether it is time for that is looked at after each write, not once all that waits is written."""
     left = list[int]()
     monkeypatch.setattr(writer, "SLICE_BYTES", 0)
-    monkeypatch.setattr(writer.JournalThread, "_renew_lease", lambda thread: left.append(len(thread._pending)))
+    monkeypatch.setattr(Writer, "_renew_lease", lambda thread: left.append(len(thread._pending)))
     with trainwire.open_bus(tmp_path, flush_interval=3000.0) as bus:
         for step in range(1, 21):
             bus.log({"train/loss": 1.0}, step=step)

@@ -21,7 +21,7 @@ from support.run_reader import read_events, wait_until
 import trainwire
 from trainwire import EventBus
 from trainwire.bus.gpu import Deferred, Transfer
-from trainwire.bus.queue import FLOATS, Logged, Recorder
+from trainwire.bus.queue import FLOATS, Logged, RecordQueue
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.journal.run_folder import list_attempts
 
@@ -116,7 +116,7 @@ HOSTILE: dict[str, Callable[[EventBus], object]] = {
     "a last event": lambda bus: bus.lifecycle("run/finished", last_seq=0),
     "a watcher that is cancelled": lambda bus: raise_in_watcher(bus, asyncio.CancelledError),
     "a watcher that exits": lambda bus: raise_in_watcher(bus, SystemExit),
-    "a GPU that has failed": lambda bus: bus._recorder.append(
+    "a GPU that has failed": lambda bus: bus._queue.append(
         "", {"loss": Deferred(Transfer(None, FailedGpu()), 0)}, Logged.ANY, 1
     ),
 }
@@ -132,7 +132,7 @@ def test_the_bus_survives(tmp_path: Path, name: str) -> None:
         bus.log({"after": 1.0}, step=2)
         wait_until(lambda: any(event.name == "after" for event in read_events(tmp_path)))
         assert bus._thread.failure is None
-        bus._thread.publisher._server.beat()
+        bus._thread.writer.server.beat()
     assert read_events(tmp_path)[-1].name == "run/finished"
     assert not list_attempts(tmp_path, 0)[0].is_held()
 
@@ -160,13 +160,13 @@ def test_a_logging_handler_that_fails_does_not_end_the_bus(tmp_path: Path) -> No
 
 def test_empty_mappings_are_counted() -> None:
     """They wait in the queue like others, and so they are dropped where it is full."""
-    recorder = Recorder(max_values=10)
+    queue = RecordQueue(max_values=10)
     for step in range(100):
-        recorder.append("", {}, FLOATS, step, 1)
-        recorder.append("", {}, FLOATS, step, 1)
-        recorder.take()
-    assert recorder.dropped > 0
-    assert len(recorder.queue) <= 10
+        queue.append("", {}, FLOATS, step, 1)
+        queue.append("", {}, FLOATS, step, 1)
+        queue.take()
+    assert queue.dropped > 0
+    assert len(queue.records) <= 10
 
 
 def test_enumerations_are_their_values(tmp_path: Path) -> None:
@@ -218,13 +218,13 @@ def test_an_image_is_not_encoded_on_the_training_thread(tmp_path: Path, monkeypa
 
 def test_values_that_are_taken_make_room() -> None:
     """A queue that is never empty, but short, drops nothing however much goes through it."""
-    recorder = Recorder(max_values=100, max_bytes=1000)
+    queue = RecordQueue(max_values=100, max_bytes=1000)
     for step in range(1000):
-        recorder.append("", {"a": 1.0}, FLOATS, step, 1)
-        recorder.append("t", "x" * 100, "text", step, 1, 100)
-        while len(recorder.queue) > 3:
-            recorder.take()
-    assert recorder.dropped == 0
+        queue.append("", {"a": 1.0}, FLOATS, step, 1)
+        queue.append("t", "x" * 100, "text", step, 1, 100)
+        while len(queue.records) > 3:
+            queue.take()
+    assert queue.dropped == 0
 
 
 def test_marks_of_many_threads_differ(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_watcher_may_close_the_bus(tmp_path: Path) -> None:
 def test_a_run_that_could_not_be_opened_can_be_opened_at_once(tmp_path: Path) -> None:
     """An address in use leaves neither a lease nor an attempt nor a folder of sockets behind."""
     with trainwire.open_bus(tmp_path / "a", bind="tcp://127.0.0.1:0") as bus:
-        port = bus._thread.publisher._server.publish_endpoint.rpartition(":")[2]
+        port = bus._thread.writer.server.publish_endpoint.rpartition(":")[2]
         with pytest.raises(UsageError, match="cannot be bound"):
             trainwire.open_bus(tmp_path / "b", bind=f"tcp://127.0.0.1:{port}")
         with trainwire.open_bus(tmp_path / "b") as other:

@@ -12,10 +12,10 @@ from support.run_reader import read_events, wait_until
 import trainwire
 from trainwire.bus import gpu
 from trainwire.bus.coercion import coerce_plain, coerce_scalars
-from trainwire.bus.drain import Drain
 from trainwire.bus.gpu import Deferred, Transfer
 from trainwire.bus.media import HISTOGRAM_BINS, bucket, coerce_histogram
 from trainwire.bus.queue import Logged
+from trainwire.bus.writer import Writer
 
 
 class FakeCudaEvent:
@@ -57,7 +57,7 @@ def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
     value = Deferred(Transfer(torch.tensor([2.5], dtype=torch.float64), arrived), 0)
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"before": 1.0}, step=1)
-        bus._recorder.append("", {"gpu": value}, Logged.ANY, 2)
+        bus._queue.append("", {"gpu": value}, Logged.ANY, 2)
         bus.lifecycle("epoch/finished", step=3, epoch=1)
         wait_until(lambda: any(event.name == "before" for event in read_events(tmp_path)))
         assert not any(event.name in ("gpu", "epoch/finished") for event in read_events(tmp_path))
@@ -72,7 +72,7 @@ def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path, monkeypatc
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
     value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
-    bus._recorder.append("", {"stuck": value}, Logged.ANY, 1)
+    bus._queue.append("", {"stuck": value}, Logged.ANY, 1)
     bus.log({"after": 1.0}, step=2)
     bus.close(timeout=0.2)
     events = read_events(tmp_path)
@@ -86,12 +86,12 @@ def test_a_value_that_never_arrives_holds_back_nothing_at_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands behind a lifecycle event that cannot be had, itself behind others, is recorded."""
-    monkeypatch.setattr(Drain, "carry", lambda *_: False)
+    monkeypatch.setattr(Writer, "take", lambda *_: False)
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
     value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
     bus.log({"before": 1.0}, step=1)
-    bus._recorder.append("epoch/finished", {"loss": value}, "lifecycle", 1)
+    bus._queue.append("epoch/finished", {"loss": value}, "lifecycle", 1)
     bus.lifecycle("checkpoint/saved", step=2)
     bus.close(timeout=0.1)
     events = read_events(tmp_path)

@@ -13,12 +13,11 @@ import pytest
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus import drain, queue, rejections, watchers
+from trainwire.bus import queue, rejections, watchers, writer
 from trainwire.bus.batcher import MAX_EVENTS, SLICE_EVENTS, Batcher
-from trainwire.bus.drain import Drain
-from trainwire.bus.publisher import Publisher
 from trainwire.bus.queue import FLOATS, Logged
 from trainwire.bus.thread import BusThread
+from trainwire.bus.writer import Writer
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
@@ -32,11 +31,11 @@ def dropped_in_record(folder: Path) -> int:
 def test_the_queue_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large values are dropped past the queue's limit of bytes, and the record tells how many."""
     bus = trainwire.open_bus(tmp_path, flush_interval=0.3)
-    monkeypatch.setattr(bus._recorder, "_max_bytes", 100_000)
-    bus._recorder.emptied()
+    monkeypatch.setattr(bus._queue, "_max_bytes", 100_000)
+    bus._queue.reset_limits()
     for step in range(1, 101):
         bus.text("note", "x" * 10_000, step=step)
-    queued = sum(record[5] for record in list(bus._recorder.queue))
+    queued = sum(record[5] for record in list(bus._queue.records))
     dropped = bus.describe()["dropped"]
     bus.close(timeout=5)
     assert queued <= 120_000
@@ -53,11 +52,11 @@ def test_the_queues_limits_are_those_that_are_documented() -> None:
 def test_the_queue_has_room_again_when_it_was_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After drops recording goes on: nothing is dropped that came once there was room."""
     bus = trainwire.open_bus(tmp_path)
-    monkeypatch.setattr(bus._recorder, "_max_values", 50)
-    bus._recorder.emptied()
+    monkeypatch.setattr(bus._queue, "_max_values", 50)
+    bus._queue.reset_limits()
     for step in range(1, 201):
         bus.log({"first": 1.0}, step=step)
-    wait_until(lambda: not bus._recorder.queue)
+    wait_until(lambda: not bus._queue.records)
     for step in range(201, 221):
         bus.log({"second": 1.0}, step=step)
     bus.close(timeout=5)
@@ -123,7 +122,7 @@ def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypat
     for step in range(1, 501):
         bus.log({f"name/{step}": 1.0}, step=step)
     bus.close(timeout=5)
-    assert len(bus._thread._batcher._steps._steps) <= 101
+    assert len(bus._thread.writer._batcher._steps._steps) <= 101
     assert sum(event.name.startswith("name/") for event in read_events(tmp_path)) == 500
 
 
@@ -132,7 +131,7 @@ def test_empty_mappings_leave_nothing_behind(tmp_path: Path) -> None:
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 101):
         bus.log({}, step=step)
-    wait_until(lambda: not bus._recorder.queue and not bus._thread._batcher._packed)
+    wait_until(lambda: not bus._queue.records and not bus._thread.writer._batcher._packed)
     bus.close()
     assert [event.name for event in read_events(tmp_path)] == ["run/started", "run/finished"]
 
@@ -199,14 +198,14 @@ def test_little_is_done_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
 ) -> None:
     """Whatever waits, it is taken out in slices, between which others get the interpreter."""
-    packed, pack_slice = list[int](), Drain._pack_slice
+    packed, pack_slice = list[int](), Writer._pack_slice
 
-    def count(drain: Drain) -> None:
-        before = drain._batcher.seq + drain._batcher._count
-        pack_slice(drain)
-        packed.append(drain._batcher.seq + drain._batcher._count - before)
+    def count(writing: Writer) -> None:
+        before = writing._batcher.seq + writing._batcher._count
+        pack_slice(writing)
+        packed.append(writing._batcher.seq + writing._batcher._count - before)
 
-    monkeypatch.setattr(Drain, "_pack_slice", count)
+    monkeypatch.setattr(Writer, "_pack_slice", count)
     bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
     recorded = sum(record(bus, step) for step in range(1, 2001))
     bus.close(timeout=30)
@@ -236,14 +235,14 @@ def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken out is handed to the journal after a while, however much is still queued that fills no batch."""
-    monkeypatch.setattr(drain, "PORTION_SECONDS", -1.0)
-    publish, left = Publisher.publish, list[int]()
+    monkeypatch.setattr(writer, "TAKE_SECONDS", -1.0)
+    add_pending, left = Writer._add_pending, list[int]()
 
-    def note(publisher: Publisher, batches: Sequence[Batch]) -> None:
-        left.extend(len(bus._recorder.queue) for _ in batches)
-        publish(publisher, batches)
+    def note(writing: Writer, batches: Sequence[Batch]) -> None:
+        left.extend(len(bus._queue.records) for _ in batches)
+        add_pending(writing, batches)
 
-    monkeypatch.setattr(Publisher, "publish", note)
+    monkeypatch.setattr(Writer, "_add_pending", note)
     bus = trainwire.open_bus(tmp_path, flush_interval=3000.0)
     for step in range(1, 2001):
         log_in_vain(bus, step)
@@ -254,18 +253,18 @@ def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monk
 
 def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past close's timeout no more is taken out: what was left is counted and named, and lifecycle events are kept."""
-    monkeypatch.setattr(drain, "DROP_SECONDS", 0.0)
-    pack_slice, end, ending = Drain._pack_slice, BusThread.end, threading.Event()
+    monkeypatch.setattr(writer, "DROP_SECONDS", 0.0)
+    pack_slice, end, ending = Writer._pack_slice, BusThread.end, threading.Event()
 
-    def pack_once_it_ends(drain: Drain) -> None:
+    def pack_once_it_ends(writing: Writer) -> None:
         assert ending.wait(30)
-        pack_slice(drain)
+        pack_slice(writing)
 
     def end_at_once(thread: BusThread, *arguments: Any) -> None:
         end(thread, *arguments)
         ending.set()
 
-    monkeypatch.setattr(Drain, "_pack_slice", pack_once_it_ends)
+    monkeypatch.setattr(Writer, "_pack_slice", pack_once_it_ends)
     monkeypatch.setattr(BusThread, "end", end_at_once)
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 11):

@@ -77,8 +77,8 @@ def test_nothing_that_can_wait_is_called(tmp_path: Path, name: str, monkeypatch:
     """No lock, socket, file, sleep or system call: every C function called is one that touches memory alone."""
     with trainwire.open_bus(tmp_path, flush_interval=0.5) as bus:
         if name == "a full queue":
-            monkeypatch.setattr(bus._recorder, "_max_values", 0)
-            bus._recorder.emptied()
+            monkeypatch.setattr(bus._queue, "_max_values", 0)
+            bus._queue.reset_limits()
         if name == "after close":
             bus.close()
         CALLS[name](bus)

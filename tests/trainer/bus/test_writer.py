@@ -13,7 +13,7 @@ from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire.bus import thread, writer
-from trainwire.bus.drain import Drain
+from trainwire.bus.writer import Writer
 from trainwire_protocol.transport.connection import connection_path, read_connection
 from trainwire_protocol.wire import decode_batch
 
@@ -37,11 +37,11 @@ def test_what_is_recorded_at_any_moment_is_published(
 def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To close does not wait until the thread has slept enough."""
     monkeypatch.setattr(writer, "BUSY_LOOKS", 1)
-    monkeypatch.setattr(writer, "RESTING_LOOKS", 1_000_000)
+    monkeypatch.setattr(writer, "IDLE_LOOKS", 1_000_000)
     bus = trainwire.open_bus(tmp_path, flush_interval=0.001)
     wait_until(lambda: read_events(tmp_path))
     bus.close()
-    assert not bus._thread._journal.is_alive()
+    assert not bus._thread.writer.is_alive()
     assert read_events(tmp_path)[-1].name == "run/finished"
 
 
@@ -84,14 +84,14 @@ def test_a_bus_that_fails_says_so_and_holds_nobody_up(
     """An error of the bus's own ends the recording with a message; training and its end go on."""
     failed = threading.Event()
 
-    def fail(drain: Drain, publisher: object) -> bool:
+    def fail(_: Writer) -> bool:
         failed.set()
         raise MemoryError
 
     bus = trainwire.open_bus(tmp_path)
     bus.log({"a": 1.0}, step=1)
     wait_until(lambda: [event for event in read_events(tmp_path) if event.name == "a"])
-    monkeypatch.setattr(Drain, "carry", fail)
+    monkeypatch.setattr(Writer, "take", fail)
     bus.log({"a": 2.0}, step=2)
     assert failed.wait(20)
     bus.log({"a": 3.0}, step=3)

@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,10 +15,11 @@ from trainwire.bus.batcher import Batcher
 from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_plain, coerce_scalars, coerce_table, size_of
 from trainwire.bus.logging_handler import BusHandler
 from trainwire.bus.media import coerce_audio, coerce_histogram, coerce_image
-from trainwire.bus.queue import FLOATS, Logged, Recorder
+from trainwire.bus.queue import FLOATS, Logged, RecordQueue
 from trainwire.bus.rejections import Rejections, shown
 from trainwire.bus.thread import BusThread
 from trainwire.bus.watchers import Handler, Watchers
+from trainwire.bus.writer import Writer
 from trainwire_protocol.commands import Command
 from trainwire_protocol.errors import InvalidEventError, RequestError
 from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS, Event, validate
@@ -60,22 +62,23 @@ class EventBus:
         """What heartbeats tell of the run."""
         self.hyperparameters: dict[str, Any] = {}
         """What `hparams` was given."""
-        self._complaints = Rejections()
-        self._recorder = Recorder()
+        self._rejections = Rejections()
+        self._queue = RecordQueue()
         self._watchers = Watchers()
         self._on_command: Callable[[Command], None] | None = None
         self._open = True
         self._is_disowned = False
         self._marks = itertools.count(1)
-        batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._complaints)
+        batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._rejections)
         self._thread = BusThread(
-            attempt, session, self._recorder, batcher, self._watchers, lambda: open_server(self), interval
+            partial(open_server, self),
+            partial(Writer, attempt, session, self._queue, batcher, self._watchers, interval),
         )
         self._on_close: list[Callable[[], object]] = []
 
     def start(self, name: str, value: Mapping[str, Any], step: int) -> None:
         """Record the first event, start the bus thread, and wait until its sockets are bound; `open_bus` does this."""
-        self._recorder.append(name, coerce_plain(value), "lifecycle", step)
+        self._queue.append(name, coerce_plain(value), "lifecycle", step)
         self._thread.start()
         self._thread.started.wait()
         if self._thread.failure:
@@ -95,9 +98,9 @@ class EventBus:
                 if value.__class__ is not float:
                     values, kind = coerce_scalars(values), Logged.ANY
                     break
-            self._recorder.append("", values, kind, step, len(values) or 1)
+            self._queue.append("", values, kind, step, len(values) or 1)
         except Exception as error:
-            self._complaints.add("log", "log cannot record %s: %s", shown(metrics), shown(error))
+            self._rejections.add("log", "log cannot record %s: %s", shown(metrics), shown(error))
 
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
         """Record an event of any type; the other methods stand on this one."""
@@ -108,10 +111,10 @@ class EventBus:
             if not isinstance(type, str) or not type or (type == "lifecycle" and name in _OWN_EVENTS):
                 raise InvalidEventError("the bus records events of that name and type by itself")
             plain = _READERS.get(type, coerce_plain)(value)
-            self._recorder.append(name, plain, type, step, 1, size_of(plain))
+            self._queue.append(name, plain, type, step, 1, size_of(plain))
         except Exception as error:
             told = "not recorded: event %s of type %s: %s"
-            self._complaints.add(shown(name), told, shown(name), shown(type), shown(error))
+            self._rejections.add(shown(name), told, shown(name), shown(type), shown(error))
 
     def scalars(self, name: str, value: Any, step: int | None = None) -> None:
         """Record a list of numbers, or a map of label to number, that belong in one chart."""
@@ -144,7 +147,7 @@ class EventBus:
             self.hyperparameters |= validate(Event("hparams", plain, "hparams", 0.0, 0)).value
             self.publish("hparams", plain, "hparams")
         except Exception as error:
-            self._complaints.add("hparams", "hparams cannot record %s: %s", shown(values), shown(error))
+            self._rejections.add("hparams", "hparams cannot record %s: %s", shown(values), shown(error))
 
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
         """Record that something happened; `docs/wire-protocol.md` lists the names."""
@@ -188,9 +191,9 @@ class EventBus:
 
         `open_bus(folder, state=…)` goes on from there: what was recorded after the mark is then superseded.
         """
-        mark, step = next(self._marks), self._recorder.last_step
+        mark, step = next(self._marks), self._queue.last_step
         if self._open:
-            self._recorder.append(MARK, {"mark": mark}, "lifecycle", None)
+            self._queue.append(MARK, {"mark": mark}, "lifecycle", None)
         return {"run": self.run, "attempt": self.attempt, "mark": mark, "step": step}
 
     def wait_until_journaled(self, state: Mapping[str, Any], timeout: float) -> bool:
@@ -198,8 +201,7 @@ class EventBus:
 
         A checkpoint gets its final name only then. Not for the training thread.
         """
-        publisher = self._thread.publisher
-        return publisher is not None and publisher.wait_for_mark(state["mark"], timeout)
+        return self._thread.writer.wait_for_mark(state["mark"], timeout)
 
     def close(self, timeout: float | None = None, status: str = "finished", reason: str | None = None) -> None:
         """Record the last event, `run/<status>`, and end; calling it again does nothing.
@@ -242,14 +244,14 @@ class EventBus:
     @property
     def rejections(self) -> Mapping[str, int]:
         """How often what was given could not be recorded, by what it was."""
-        return self._complaints.counts
+        return self._rejections.counts
 
     def describe(self) -> dict[str, Any]:
         """What heartbeats tell: how the training thread is getting on."""
-        recorder = self._recorder
+        queue = self._queue
         return {
-            "state": self.state, "step": recorder.last_step, "step_walltime": recorder.last_walltime,
-            "dropped": recorder.dropped,
+            "state": self.state, "step": queue.last_step, "step_walltime": queue.last_walltime,
+            "dropped": queue.dropped,
         }  # fmt: skip
 
     def __enter__(self) -> Self:

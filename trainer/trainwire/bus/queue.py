@@ -1,4 +1,4 @@
-"""The queue between those that record and the drain: bounded, first in first out, and never waited for."""
+"""The queue between the threads that record and the writer: bounded, first in first out, and without locks."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from time import time
 from typing import Any, Final, TypeAlias
 
 MAX_QUEUED_VALUES: Final = 1_000_000
-"""Values that wait to be taken out before new ones are dropped."""
+"""Number of queued values from which new ones are dropped."""
 
 MAX_QUEUED_BYTES: Final = 256 << 20
-"""Bytes of encoded values that wait before new ones are dropped."""
+"""Bytes of queued encoded values from which new ones are dropped."""
 
 
 class Logged(Enum):
-    """What a record of `log` holds, in the place of an event's type: a map of names to the values of scalars."""
+    """What a record of `log` holds, in place of an event's type: a map of names to scalars."""
 
     FLOATS = "floats"
-    """All of them plain floats, so that nobody has to look again."""
+    """Plain floats only, which need no further check."""
     ANY = "any"
-    """Numbers, what is no number, and tensors of a GPU that are on their way."""
+    """Numbers, invalid values, and scalars that are being copied from a GPU."""
 
 
 FLOATS: Final = Logged.FLOATS
-"""The same, for the hot path: a member is looked up slowly."""
+"""The same, for the hot path: looking up a member of an enumeration is slow."""
 
 Record: TypeAlias = tuple[str, Any, str | Logged, float, int, int]
-"""What one call recorded: name, value, type, walltime, step, and the bytes that it counts for.
+"""What one call recorded: name, value, type, walltime in seconds, step, and size in bytes.
 
-A plain tuple, since one with named fields takes twice as long to make; the name of what `log` recorded is empty.
+A plain tuple, since one with named fields takes twice as long to create. The name is empty in a record of `log`.
 """
 
 
-class Recorder:
-    """Takes records from any thread, by one append each; the drain takes them out."""
+class RecordQueue:
+    """Any thread appends records, by one append to a deque each; the writer takes them."""
 
     def __init__(self, max_values: int = MAX_QUEUED_VALUES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
-        self.queue: deque[Record] = deque()
-        """The records, the oldest first."""
+        self.records: deque[Record] = deque()
+        """The records, oldest first."""
         self.dropped = 0
-        """Values that were dropped because the queue was full; only grows."""
+        """Number of values dropped because the queue was full, since the start."""
         self.last_step = 0
-        """The last step that was given: only who trains gives one, so it tells of progress."""
+        """The last step that was passed. Only the training passes steps, so it shows its progress."""
         self.last_walltime = time()
         """When that was."""
-        # Counted without a lock: the threads that record count what they put in, and the drain raises the limits
-        # by what it takes out. Two that record at once may lose a count, which `emptied` puts right.
+        # No lock: the threads that record add what they append, and the writer raises the limits by what it takes.
+        # Two threads that append at the same time may lose a count, which `reset_limits` corrects.
         self._values = self._bytes = 0
         self._max_values = self._values_limit = max_values
         self._max_bytes = self._bytes_limit = max_bytes
@@ -56,36 +56,36 @@ class Recorder:
     def append(
         self, name: str, value: Any, kind: str | Logged, step: int | None, values: int = 1, size: int = 0
     ) -> None:
-        """Append a record, or drop it where the queue is full; lifecycle events are never dropped.
+        """Append a record, or drop it if the queue is full; lifecycle events are never dropped.
 
         Args:
             name: of the event.
-            value: what was recorded, which nobody else changes.
-            kind: the event's type, or what `log` was given.
-            step: None for the last one given.
-            values: how many the record counts for.
-            size: bytes that it counts for beside that.
+            value: what was recorded; nothing else may change it.
+            kind: the event's type, or what the record of `log` holds.
+            step: None for the last step that was passed.
+            values: number of values in the record.
+            size: bytes of its encoded values.
 
         Raises:
-            ValueError, TypeError: `step` is no integer of 64 bits.
+            ValueError, TypeError: `step` is not an integer of 64 bits.
         """
         walltime = time()
         if step is None:
             step = self.last_step
         else:
             if type(step) is not int or not -(2**63) <= step < 2**63:
-                step = _checked(step)
+                step = _check_step(step)
             self.last_step, self.last_walltime = step, walltime
         if (self._values >= self._values_limit or self._bytes >= self._bytes_limit) and kind != "lifecycle":
             self.dropped += values
             return
         self._values += values
         self._bytes += size
-        self.queue.append((name, value, kind, walltime, step, size))
+        self.records.append((name, value, kind, walltime, step, size))
 
     def take(self) -> Record:
-        """The oldest record; for the drain alone, and only if there is one."""
-        record = self.queue.popleft()
+        """Remove and return the oldest record. Only for the writer, and only if there is one."""
+        record = self.records.popleft()
         if record[2].__class__ is Logged:
             self._values_limit += len(record[1]) or 1
         else:
@@ -94,38 +94,38 @@ class Recorder:
         return record
 
     def remove(self, is_removed: Callable[[Record], bool]) -> list[Record]:
-        """Take out some records wherever they stand; for the drain alone, once nobody records any more."""
+        """Remove and return the records for which `is_removed` is true. Only for the writer, after the last append."""
         removed = list[Record]()
-        for _ in range(len(self.queue)):
-            record = self.queue.popleft()
-            (removed if is_removed(record) else self.queue).append(record)
+        for _ in range(len(self.records)):
+            record = self.records.popleft()
+            (removed if is_removed(record) else self.records).append(record)
         return removed
 
     @property
     def is_half_full(self) -> bool:
-        """Whether half of what may wait does."""
+        """Whether half of the values or bytes that fit are queued."""
         values_left, bytes_left = self._values_limit - self._values, self._bytes_limit - self._bytes
         return values_left < self._max_values / 2 or bytes_left < self._max_bytes / 2
 
-    def emptied(self) -> None:
-        """Begin to count anew; called by the drain when it has found the queue empty."""
+    def reset_limits(self) -> None:
+        """Correct the counts; called by the writer when it finds the queue empty."""
         self._values_limit = self._values + self._max_values
         self._bytes_limit = self._bytes + self._max_bytes
 
 
 def names_of(record: Record) -> list[str]:
-    """The names of a record's events."""
+    """Return the names of a record's events."""
     name, value, kind, *_ = record
     return list(map(str, value)) if isinstance(kind, Logged) else [name]
 
 
 def values_of(record: Record) -> int:
-    """How many values it holds."""
+    """Return the number of values in a record."""
     return len(record[1]) if isinstance(record[2], Logged) else 1
 
 
-def _checked(step: Any) -> int:
+def _check_step(step: Any) -> int:
     step = index(step)
     if not -(2**63) <= step < 2**63:
-        raise ValueError(f"the step {step} does not fit 64 bits")
+        raise ValueError(f"the step {step} does not fit into 64 bits")
     return int(step)

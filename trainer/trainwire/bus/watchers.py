@@ -53,10 +53,9 @@ class Watchers:
             self._thread.start()
             started.wait()
 
-    @property
-    def are_there(self) -> bool:
-        """Whether there is any."""
-        return bool(self._handlers)
+    def __len__(self) -> int:
+        """Return the number of handlers."""
+        return len(self._handlers)
 
     def send(self, batches: Sequence[Batch]) -> None:
         """Hand events over, from the bus; returns at once."""

@@ -1,8 +1,11 @@
-"""The thread that writes the journal, so that a disk that is full or does not answer stops nobody else.
+"""The writer: takes what was recorded, packs it, writes it to the journal, and then publishes it.
 
-At each flush interval it also has the queue emptied, and what it has written published: one thread that wakes for all
-of this takes less from those that train than several that wake each other. It renews the attempt's lease, and notices
-when another trainer has taken the run over.
+One thread does all of this, because each thread that wakes takes the interpreter's lock from the training thread. It
+also renews the attempt's lease. While a disk blocks it, the bus thread calls `relieve` in its place: records are then
+still taken from the queue, and published as unjournaled after two seconds.
+
+Two locks allow this, and neither is held during a disk operation: one for taking and packing, and one for the batches
+that are pending.
 """
 
 from __future__ import annotations
@@ -13,212 +16,425 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Sized
-from queue import Empty, SimpleQueue
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final
 
+from trainwire.bus.batcher import SLICE_EVENTS, Batcher
+from trainwire.bus.queue import FLOATS, Record, RecordQueue, names_of, values_of
+from trainwire.bus.watchers import Watchers
+from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Attempt, Lease
 from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
-from trainwire_protocol.wire import Batch
+from trainwire_protocol.transport.server import Server
+from trainwire_protocol.wire import Batch, encode_header
 
 SLICE_BYTES: Final = 1 << 20
-"""About how much is written at once."""
+"""Approximate size of one write."""
 
-MAX_SLEEP_SECONDS: Final = 0.05
-"""Longest flush interval that the thread sleeps through, lest who closes the bus waits for it: a plain sleep costs a
-third less than a wait that is woken."""
+TAKE_SECONDS: Final = 0.1
+"""Longest time for which records are taken before they are written; rejected records fill no batch."""
 
-BUSY_LOOKS: Final = 10
-"""Times that nothing is found before it rests."""
+PAUSE_SECONDS: Final = 1e-4
+"""Pause between two slices. A thread that waits for the interpreter's lock takes that long to wake, and does not get
+the lock if this thread requests it sooner."""
 
-RESTING_LOOKS: Final = 50
-"""Times that it sleeps then before it looks at its lease."""
+LONG_QUEUE: Final = 2000
+"""Number of queued records from which there is no such pause, so that the queue does not overflow."""
 
-RESTING_FACTOR: Final = 1.5
-"""How much longer than the flush interval it sleeps then: what comes first waits a little longer."""
+MAX_PENDING_BYTES: Final = 256 << 20
+"""Bytes of batches that wait for a failing disk. Further batches are given up, and named once it accepts data again."""
+
+UNJOURNALED_SECONDS: Final = 2.0
+"""Time after which batches are published without the journal if its disk does not answer."""
+
+SLOW_SECONDS: Final = 0.05
+"""Duration of a disk operation after which the writer needs help if the queue is half full."""
 
 RETRY_SECONDS: Final = 0.25
-"""How long after a failed write the next one is tried."""
+"""Time between a failed write and the next attempt."""
+
+DROP_SECONDS: Final = 0.5
+"""Time beyond its deadline that `finish` may take to record what was dropped, and the disk to accept it."""
+
+MAX_SLEEP_SECONDS: Final = 0.05
+"""Longest flush interval for which the thread sleeps: a sleep takes a third less processor time than a wait that can
+be interrupted, but closing the bus has to wait for it."""
+
+BUSY_LOOKS: Final = 10
+"""Number of times that the queue is found empty before the thread sleeps longer."""
+
+IDLE_LOOKS: Final = 50
+"""Number of such longer sleeps between two checks of the lease."""
+
+IDLE_FACTOR: Final = 1.5
+"""Length of the longer sleeps, in flush intervals."""
+
+CLOSING_POLL_SECONDS: Final = 0.005
+"""Time between two looks at what is pending, once the bus is closing."""
+
+_NEEDED: Final = (MARK.encode(), b"journal/missing")
+"""Names of events whose batches are never given up."""
 
 _log = logging.getLogger("trainwire")
 
 
-class JournalThread(threading.Thread):
-    """Writes batches in their order, and tells which have been written."""
+class Writer(threading.Thread):
+    """Writes and publishes one attempt's records."""
 
-    def __init__(self, attempt: Attempt, session: str, queue: Sized, interval: float) -> None:
-        """Prepare the thread, which looks every `interval` seconds whether there is something in the queue."""
-        super().__init__(name="trainwire-journal", daemon=True)
-        self.failing_since: float | None = None
-        """When, on the monotonic clock, what the disk has not done yet was begun; None if there is nothing."""
-        self.taken_over = False
-        """Whether another trainer has taken the run over; nothing is written from then on."""
-        self._attempt, self._session, self._queue, self._interval = attempt, session, queue, interval
-        self._fill: Callable[[], bool] = bool
-        self._on_written: Callable[[Sequence[Batch]], object] = len
-        self._writer = JournalWriter(attempt.folder)
-        self._arrivals: SimpleQueue[Sequence[Batch] | None] = SimpleQueue()
-        self._pending: deque[Batch] = deque()
-        self._renewed = time.monotonic()
-        self._retry_at = -math.inf
-        self._is_awake = interval > MAX_SLEEP_SECONDS
-        self._closing = False
-
-    def start_with(self, fill: Callable[[], bool], on_written: Callable[[Sequence[Batch]], object]) -> None:
-        """Start the thread.
+    def __init__(
+        self,
+        attempt: Attempt,
+        session: str,
+        queue: RecordQueue,
+        batcher: Batcher,
+        watchers: Watchers,
+        interval: float,
+        server: Server,
+    ) -> None:
+        """Prepare the thread.
 
         Args:
-            fill: called on it at each interval, to `submit` what there is; True if there is more.
-            on_written: called on it with batches once they are in the journal.
+            attempt: whose journal is written.
+            session: identifies the owner of the attempt's lease.
+            queue: of the records.
+            batcher: packs them.
+            watchers: receive all events.
+            interval: seconds between two looks at the queue.
+            server: publishes the batches.
         """
-        self._fill, self._on_written = fill, on_written
-        self.start()
+        super().__init__(name="trainwire-journal", daemon=True)
+        self.interval = interval
+        self.server = server
+        self.deadline = math.inf
+        """Time of the monotonic clock from which no more records are taken."""
+        self.written = -1
+        """Seq of the last event in the journal."""
+        self.stalled_since: float | None = None
+        """When the disk operation that has not succeeded yet was begun, on the monotonic clock; None if there is none.
+        """
+        self.taken_over = False
+        """Whether another trainer has taken over the run; nothing is written from then on."""
+        self._attempt, self._session = attempt, session
+        self._queue, self._batcher, self._watchers = queue, batcher, watchers
+        self._journal = JournalWriter(attempt.folder)
+        self._take_lock = threading.Lock()
+        self._reported_drops = 0
+        self._is_finished = False
+        self._pending_lock = threading.Lock()
+        self._pending: deque[Batch] = deque()
+        self._pending_bytes = 0
+        self._unshown = 0
+        """Number of the last pending batches that have not been published as unjournaled."""
+        self._given_up: list[tuple[int, int]] = []
+        """First and last seqs of what the journal will lack, until `journal/missing` reports it."""
+        self._mark_written = threading.Condition()
+        self._last_mark = 0
+        self._renewed = time.monotonic()
+        self._retry_at = -math.inf
+        self._wake = threading.Event()
+        self._is_awake = interval > MAX_SLEEP_SECONDS
+        self._is_stopping = False
 
-    def submit(self, batches: Sequence[Batch]) -> None:
-        """Have batches written behind all others; returns at once."""
-        self._arrivals.put(batches)
+    # Called from other threads.
 
     def wake(self) -> None:
-        """Have it ask for batches now; from then on it sleeps no more, but waits for what is submitted."""
+        """Take what is queued now; from then on the thread no longer sleeps, but waits until it is woken."""
         self._is_awake = True
-        self._arrivals.put(())
+        self._wake.set()
 
     def stop(self) -> None:
-        """Have the thread end once all is written; what a disk that fails does not take then is given up."""
-        self._arrivals.put(None)
+        """End the thread once all that is pending is written; what the disk then refuses is given up."""
+        self._is_stopping = True
+        self.wake()
 
-    def is_held_up(self, seconds: float) -> bool:
-        """Whether the disk has not taken anything for so long, though there is something to write."""
-        failing_since = self.failing_since
-        return failing_since is not None and time.monotonic() - failing_since >= seconds
+    def is_stalled(self, seconds: float) -> bool:
+        """Return whether the disk has accepted nothing for so long, although there is something to write."""
+        since = self.stalled_since
+        return since is not None and time.monotonic() - since >= seconds
+
+    @property
+    def needs_help(self) -> bool:
+        """Whether the disk hangs, or is so slow that the queue would overflow."""
+        return self.is_stalled(SLOW_SECONDS if self._queue.is_half_full else UNJOURNALED_SECONDS / 2)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal lacks something that was recorded, or the report of what was given up."""
+        return bool(self._queue.records or self._pending or self._given_up)
+
+    @property
+    def unwritten(self) -> int:
+        """Number of events that are not in the journal."""
+        return self._batcher.seq - 1 - self.written
+
+    def relieve(self) -> bool:
+        """Take records in place of this thread, which the disk blocks; return whether there are more."""
+        is_more = self.take()
+        self._wake.set()
+        return is_more
+
+    def wait_for_mark(self, mark: int, timeout: float) -> bool:
+        """Wait until a mark is in the journal; return False if it is not in `timeout` seconds."""
+        with self._mark_written:
+            return self._mark_written.wait_for(lambda: self._last_mark >= mark, timeout)
+
+    def finish(self, status: str, reason: str | None) -> int:
+        """Take what is ready, record the rest as dropped, and add the last event, `run/<status>`; return its seq."""
+        with self._take_lock:
+            self.deadline += DROP_SECONDS
+            if not self._is_ready():  # or else the records behind this one would not be taken either
+                self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
+            while self._take():
+                pass
+            self._drop("not written in time", lambda record: record[2] != "lifecycle")
+            self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
+            while self._is_ready():
+                self._pack_slice()
+                self._add_pending(self._packed())
+            last_seq = self._batcher.seq
+            value = {"last_seq": last_seq, "reason": reason}
+            self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._queue.last_step, 0))
+            self._add_pending(self._packed())
+            self._is_finished = True
+            return last_seq
+
+    # The life of the thread.
 
     def run(self) -> None:
-        """Write until stopped."""
+        """Take, write and publish until stopped."""
         try:
-            while not self._closing:
+            while not self._is_stopping:
                 self._wait()
                 while self._work():
                     pass
+            self._retry_at = -math.inf
+            self._work()
         except Exception:
             _log.exception("the bus has failed; training goes on, and nothing more is recorded")
         finally:
-            self._release_lease()
+            with contextlib.suppress(OSError):
+                self._journal.close()
+            self._attempt.release(self._session)
 
     def _work(self) -> bool:
-        """Have it filled, and write; whether there is more to be had at once."""
-        is_more = self._fill()
-        self._take()
+        """Take and write once; return whether there is more to take at once."""
+        is_more = self.take()
         self._write_pending()
         self._renew_lease()
-        return is_more and not self._closing
+        return is_more and not self._is_stopping
 
     def _wait(self) -> None:
-        """Wait for the flush interval, and on while there is nothing to do, or until woken."""
-        looks, seconds = BUSY_LOOKS, self._interval
+        """Wait for the flush interval, and further until there is something to do."""
+        looks, seconds = BUSY_LOOKS, self.interval
         while not self._is_awake:
             if self._sleep(looks, seconds):
                 return
             self._renew_lease()
-            looks, seconds = RESTING_LOOKS, RESTING_FACTOR * self._interval
+            looks, seconds = IDLE_LOOKS, IDLE_FACTOR * self.interval
         self._wait_awake()
 
     def _sleep(self, looks: int, seconds: float) -> bool:
-        """Sleep until there is something to do, or that has been looked for so many times; whether there is."""
-        # Nothing but this, as on an idle processor the simplest line takes microseconds.
-        queue, pending, arrivals = self._queue, self._pending, self._arrivals
+        """Sleep up to `looks` times; return True as soon as there is something to do."""
+        # On an idle processor each line takes microseconds, so there are few.
+        records, pending = self._queue.records, self._pending
         for _ in range(looks):
             time.sleep(seconds)
-            if queue or pending or not arrivals.empty():
+            if records or pending or self._is_awake:
                 return True
         return False
 
     def _wait_awake(self) -> None:
-        until = time.monotonic() + self._interval
+        """Wait until woken, or the flush interval is over and there is something to do."""
+        until = time.monotonic() + self.interval
         while True:
-            longest = RETRY_SECONDS if self._pending else RENEWAL_SECONDS
             left = until - time.monotonic()
-            try:
-                self._accept(self._arrivals.get(timeout=min(left if left > 0 else self._interval, longest)))
+            longest = RETRY_SECONDS if self._pending else RENEWAL_SECONDS
+            if self.deadline < math.inf:
+                longest = CLOSING_POLL_SECONDS
+            if self._wake.wait(min(left if left > 0 else self.interval, longest)):
+                self._wake.clear()
                 return
-            except Empty:
-                self._renew_lease()
-            if self._pending or (self._queue and time.monotonic() >= until):
+            self._renew_lease()
+            if self._pending or (self._queue.records and time.monotonic() >= until):
                 return
 
-    def _take(self) -> None:
-        """Take what was submitted."""
-        while not self._arrivals.empty():
-            self._accept(self._arrivals.get_nowait())
+    # Take and pack.
 
-    def _accept(self, arrival: Sequence[Batch] | None) -> None:
-        if arrival is None:
-            self._closing = True
-        else:
-            self._pending.extend(arrival)
+    def take(self) -> bool:
+        """Make about as many records pending as are written at once; return whether there are more."""
+        with self._take_lock:
+            return not self._is_finished and self._take()
+
+    def _take(self) -> bool:
+        queue = self._queue
+        if queue.dropped > self._reported_drops:
+            count = queue.dropped - self._reported_drops
+            self._record_drops({"count": count, "total": queue.dropped, "reason": "queue full"})
+            self._reported_drops = queue.dropped
+        if self.is_stalled(UNJOURNALED_SECONDS):
+            self._show_pending()
+        self._add_pending(self._pack())
+        if not queue.records:
+            queue.reset_limits()
+        return self._is_ready() and time.monotonic() <= self.deadline
+
+    def _pack(self) -> list[Batch]:
+        """Pack as much as is written at once, in slices between which other threads get the interpreter's lock."""
+        queue, batches, until = self._queue, list[Batch](), time.monotonic() + TAKE_SECONDS
+        while self._is_ready() and time.monotonic() <= self.deadline:
+            self._pack_slice()
+            if not queue.records or self._batcher.size > SLICE_BYTES or time.monotonic() > until:
+                break
+            if self._watchers:  # which decode each slice
+                batches += self._packed()
+            is_urgent = len(queue.records) >= LONG_QUEUE or queue.is_half_full or self.deadline < math.inf
+            time.sleep(0 if is_urgent else PAUSE_SECONDS)
+        return batches + self._packed()
+
+    def _pack_slice(self) -> None:
+        """Pack the records that are ready, as many as may be packed without a pause."""
+        queue, records, batcher = self._queue, self._queue.records, self._batcher
+        batcher.begin_slice()
+        for _ in range(SLICE_EVENTS):
+            if batcher.left <= 0 or not records or not (records[0][2] is FLOATS or batcher.is_ready(records[0])):
+                break
+            batcher.add(queue.take())
+
+    def _packed(self) -> list[Batch]:
+        """Return the batches of what was packed, and pass them to the watchers."""
+        batches = self._batcher.take()
+        self._watchers.send(batches)
+        return batches
+
+    def _is_ready(self) -> bool:
+        """Return whether there is a record, and the value of the oldest one is available."""
+        records = self._queue.records
+        return bool(records) and self._batcher.is_ready(records[0])
+
+    def _drop(self, reason: str, is_dropped: Callable[[Record], bool]) -> None:
+        dropped = self._queue.remove(is_dropped)
+        if dropped:
+            names = sorted({name for record in dropped[:1000] for name in names_of(record)})
+            self._record_drops({"count": sum(map(values_of, dropped)), "names": names[:100], "reason": reason})
+
+    def _record_drops(self, value: dict[str, Any]) -> None:
+        self._queue.append("events/dropped", value, "lifecycle", None)
+
+    def _add_pending(self, batches: Sequence[Batch]) -> None:
+        """Queue batches for the journal; give up those that exceed the limit, unless others depend on them."""
+        with self._pending_lock:
+            for batch in batches:
+                # The first is kept whatever its size: what was given up is reported after the next write.
+                is_full = bool(self._pending) and self._pending_bytes + len(batch.body) > MAX_PENDING_BYTES
+                if is_full and not (batch.header.last or any(name in batch.body for name in _NEEDED)):
+                    self._give_up(batch)
+                else:
+                    self._pending.append(batch)
+                    self._pending_bytes += len(batch.body)
+                    self._unshown += 1
+
+    def _give_up(self, batch: Batch) -> None:
+        first, last = batch.header.seq, batch.cursor.seq
+        if self._given_up and self._given_up[-1][1] == first - 1:
+            first = self._given_up.pop()[0]
+        self._given_up.append((first, last))
+        self._publish_unjournaled(batch)
+
+    def _show_pending(self) -> None:
+        """Publish pending batches that have not been published yet, marked as unjournaled."""
+        with self._pending_lock:
+            for batch in [*islice(reversed(self._pending), self._unshown)][::-1]:
+                self._publish_unjournaled(batch)
+            self._unshown = 0
+
+    def _publish_unjournaled(self, batch: Batch) -> None:
+        header = replace(batch.header, unjournaled=True)
+        self.server.publish(Batch(header, encode_header(header), batch.body))
+
+    # Write and publish.
 
     def _write_pending(self) -> None:
-        if self._closing or time.monotonic() >= self._retry_at:
+        if time.monotonic() >= self._retry_at:
             while self._pending and not self.taken_over and self._write():
-                self._renew_lease()  # also while a slow disk takes much
+                self._renew_lease()  # a slow disk may take long for all of them
 
     def _write(self) -> bool:
-        """Write what has waited longest; False if that failed."""
-        first_try = self.failing_since is None
-        # A disk that fails is tried with little: to encode all that waits for it, again and again, would cost a core.
-        batches = self._slice(SLICE_BYTES if first_try else 0)
-        if first_try:
-            self.failing_since = time.monotonic()
+        """Write the oldest pending batches and publish them; return False if the disk refuses them."""
+        is_first_try = self.stalled_since is None
+        # A failing disk is tried with one batch: encoding all of them for each try would take a core.
+        batches = self._oldest_pending(SLICE_BYTES if is_first_try else 0)
+        if is_first_try:
+            self.stalled_since = time.monotonic()
         try:
-            self._writer.append(batches)
+            self._journal.append(batches)
         except OSError as error:
-            if first_try:
+            if is_first_try:
                 _log.warning("the journal %s cannot be written: %s; trying again", self._attempt.folder, error.strerror)
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
-        self.failing_since = None
-        for _ in batches:
-            self._pending.popleft()
-        self._on_written(batches)
+        self.stalled_since = None
+        self._publish_written(batches)
         return True
 
-    def _slice(self, size: int) -> list[Batch]:
-        """The first batches, at least one, and no more than `size` bytes before the last."""
-        batches = []
-        for batch in self._pending:
-            batches.append(batch)
-            size -= len(batch.body)
-            if size < 0:
-                break
+    def _oldest_pending(self, size: int) -> list[Batch]:
+        """Return the oldest pending batches: at least one, and no more after `size` bytes."""
+        batches = list[Batch]()
+        with self._pending_lock:
+            for batch in self._pending:
+                batches.append(batch)
+                size -= len(batch.body)
+                if size < 0:
+                    break
         return batches
+
+    def _publish_written(self, batches: Sequence[Batch]) -> None:
+        """Publish batches that are now in the journal, and report what was given up in the meantime."""
+        with self._pending_lock:
+            for batch in batches:
+                self._pending.popleft()
+                self._pending_bytes -= len(batch.body)
+                self.server.publish(batch)
+                self.written = batch.cursor.seq
+                if MARK.encode() in batch.body:
+                    self._confirm_mark(batch)
+            self._unshown = min(self._unshown, len(self._pending))
+            for first, last in self._given_up:
+                value = {"first_seq": first, "last_seq": last}
+                self._queue.append("journal/missing", value, "lifecycle", None)
+            self._given_up.clear()
+
+    def _confirm_mark(self, batch: Batch) -> None:
+        """Notify those that wait for the mark at the end of a batch, if it has one."""
+        event = batch.events[-1]
+        if event.name == MARK and event.type == "lifecycle":
+            with self._mark_written:
+                self._last_mark = event.value["mark"]
+                self._mark_written.notify_all()
+
+    # Renew the lease.
 
     def _renew_lease(self) -> None:
         if self.taken_over or time.monotonic() - self._renewed < RENEWAL_SECONDS:
             return
         self._renewed = time.monotonic()
-        with contextlib.suppress(OSError), self._telling_of_delay():
+        with contextlib.suppress(OSError), self._noting_stall():
             if self._attempt.is_superseded():
                 self.taken_over = True
                 _log.error("another trainer has taken over %s: nothing more is journaled here", self._attempt.folder)
             else:
-                self._attempt.write_lease(self._lease())
+                self._attempt.write_lease(Lease(ProcessIdentity.of_this_process(), self._session, time.time()))
 
     @contextlib.contextmanager
-    def _telling_of_delay(self) -> Iterator[None]:
-        """Let it be seen meanwhile: a disk that hangs in this holds up what waits to be written."""
-        is_first = self.failing_since is None
+    def _noting_stall(self) -> Iterator[None]:
+        """Set `stalled_since` during a disk operation other than a write, which may hang just as well."""
+        is_first = self.stalled_since is None
         if is_first:
-            self.failing_since = time.monotonic()
+            self.stalled_since = time.monotonic()
         try:
             yield
         finally:
             if is_first:
-                self.failing_since = None
-
-    def _release_lease(self) -> None:
-        with contextlib.suppress(OSError):
-            self._writer.close()
-        self._attempt.release(self._session)
-
-    def _lease(self) -> Lease:
-        return Lease(ProcessIdentity.of_this_process(), self._session, time.time())
+                self.stalled_since = None
