@@ -85,7 +85,7 @@ def test_a_training_that_takes_no_commands(tmp_path: Path) -> None:
             await pilot.press("question_mark")
             assert isinstance(pilot.app.screen, Page)
             await pilot.press("escape", "E", "y")
-            await until(lambda: any("takes no commands" in text for text in messages(pilot)))
+            await until(lambda: any("accepts no commands" in text for text in messages(pilot)))
 
         watch(tmp_path, steps)
 

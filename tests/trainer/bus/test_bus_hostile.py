@@ -20,7 +20,7 @@ from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire import EventBus
-from trainwire.bus.gpu import Deferred, Transfer
+from trainwire.bus.gpu import DeviceCopy, PendingScalar
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.journal.run_folder import list_attempts
@@ -117,7 +117,7 @@ HOSTILE: dict[str, Callable[[EventBus], object]] = {
     "a watcher that is cancelled": lambda bus: raise_in_watcher(bus, asyncio.CancelledError),
     "a watcher that exits": lambda bus: raise_in_watcher(bus, SystemExit),
     "a GPU that has failed": lambda bus: bus._queue.append(
-        "", {"loss": Deferred(Transfer(None, FailedGpu()), 0)}, Logged.ANY, 1
+        "", {"loss": PendingScalar(DeviceCopy(None, FailedGpu()), 0)}, Logged.ANY, 1
     ),
 }
 

@@ -12,7 +12,7 @@ from support.run_reader import read_events, wait_until
 import trainwire
 from trainwire.bus import gpu
 from trainwire.bus.coercion import coerce_plain, coerce_scalars
-from trainwire.bus.gpu import Deferred, Transfer
+from trainwire.bus.gpu import DeviceCopy, PendingScalar
 from trainwire.bus.media import HISTOGRAM_BINS, bucket, coerce_histogram
 from trainwire.bus.queue import Logged
 from trainwire.bus.writer import Writer
@@ -54,7 +54,7 @@ def test_plain_copies_anything() -> None:
 def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
     """Events come out in the order of the calls, also when a value of a GPU arrives late, with the call's step."""
     arrived = FakeCudaEvent()
-    value = Deferred(Transfer(torch.tensor([2.5], dtype=torch.float64), arrived), 0)
+    value = PendingScalar(DeviceCopy(torch.tensor([2.5], dtype=torch.float64), arrived), 0)
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"before": 1.0}, step=1)
         bus._queue.append("", {"gpu": value}, Logged.ANY, 2)
@@ -70,7 +70,7 @@ def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
 def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing waits for its timeout at most, and names what it had to drop; the rest is recorded."""
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
-    value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
+    value = PendingScalar(DeviceCopy(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
     bus._queue.append("", {"stuck": value}, Logged.ANY, 1)
     bus.log({"after": 1.0}, step=2)
@@ -88,7 +88,7 @@ def test_a_value_that_never_arrives_holds_back_nothing_at_close(
     """What stands behind a lifecycle event that cannot be had, itself behind others, is recorded."""
     monkeypatch.setattr(Writer, "take", lambda *_: False)
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
-    value = Deferred(Transfer(torch.tensor([1.0]), FakeCudaEvent()), 0)
+    value = PendingScalar(DeviceCopy(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
     bus.log({"before": 1.0}, step=1)
     bus._queue.append("epoch/finished", {"loss": value}, "lifecycle", 1)
@@ -117,7 +117,7 @@ def test_tensors_of_a_gpu_travel_in_one_copy_for_each_device(monkeypatch: pytest
     monkeypatch.setattr(gpu, "_pack", pack)
     values = coerce_scalars({"a": OnGpu(1.0, "cuda:0"), "b": 2.0, "c": OnGpu(3.0, "cuda:1"), "d": OnGpu(4.0, "cuda:0")})
     assert packs == [[1.0, 4.0], [3.0]]
-    resolved = {name: value.resolve() if isinstance(value, Deferred) else value for name, value in values.items()}
+    resolved = {name: value.resolve() if isinstance(value, PendingScalar) else value for name, value in values.items()}
     assert resolved == {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
 
 

@@ -21,10 +21,10 @@ def test_it_notices_the_same_names_as_one_that_looks_at_each(calls: list[tuple[l
         expected = {name for name in names if step < last.get(name, step)}
         last |= dict.fromkeys(names, step)
         group = groups.get(tuple(names))
-        if group and watch.goes_on(group, step):
+        if group and watch.advance(group, step):
             assert not expected
             continue
-        assert {name for name in names if watch.goes_back(name, step)} == expected
+        assert {name for name in names if watch.decreases(name, step)} == expected
         groups[tuple(names)] = group or group_of(watch, names)
 
 
@@ -34,25 +34,25 @@ def test_names_that_are_known_together_go_on_together(calls: list[tuple[list[str
     watch = StepWatch()
     for names, step in calls:
         for name in names:
-            watch.goes_back(name, step)
-        assert watch.goes_on(group_of(watch, names), step)
+            watch.decreases(name, step)
+        assert watch.advance(group_of(watch, names), step)
 
 
 def test_it_remembers_no_more_than_a_bound() -> None:
     """New names for ever do not fill the memory."""
     watch, groups = StepWatch(), list[Group]()
     for number in range(batcher.MAX_NAMES + 10):
-        watch.goes_back(f"name-{number}", number)
-        group = watch.group((f"name-{number}",))
+        watch.decreases(f"name-{number}", number)
+        group = watch.add_group((f"name-{number}",))
         if group:
             groups.append(group)
-            watch.goes_on(group, number)
-    watch.goes_back("name-0", 0)
+            watch.advance(group, number)
+    watch.decreases("name-0", 0)
     assert len(watch._steps) == len(groups) == batcher.MAX_NAMES
     assert not watch._recent
 
 
 def group_of(watch: StepWatch, names: list[str]) -> Group:
-    group = watch.group(tuple(names))
+    group = watch.add_group(tuple(names))
     assert group
     return group

@@ -186,7 +186,7 @@ def test_a_training_that_is_over_cannot_be_reached(tmp_path: Path) -> None:
 def test_a_bus_refuses_commands_unless_a_handler_is_set(tmp_path: Path) -> None:
     """A hand-written loop receives commands only after it has called `on_command`."""
     with open_bus(tmp_path) as bus:
-        with pytest.raises(RequestError, match="takes no commands"):
+        with pytest.raises(RequestError, match="accepts no commands"):
             bus.receive_command("a", "stop", {})
         taken: list[Command] = []
         bus.on_command(taken.append)

@@ -1,1 +1,1 @@
-"""The event bus, from `log` to journal and wire. Uses the protocol only, and needs no torch."""
+"""The event bus: from `log` to the journal and the socket. May use the protocol only, and does not import torch."""

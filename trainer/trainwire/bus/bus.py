@@ -1,4 +1,4 @@
-"""The bus: what a training loop calls to record events. It never blocks, and never raises for what it is given."""
+"""The event bus, with which a training loop records events. Recording never blocks and never raises."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_plain,
 from trainwire.bus.logging_handler import BusHandler
 from trainwire.bus.media import coerce_audio, coerce_histogram, coerce_image
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
-from trainwire.bus.rejections import Rejections, shown
+from trainwire.bus.rejections import Rejections, short_repr
 from trainwire.bus.thread import BusThread
 from trainwire.bus.watchers import Handler, Watchers
 from trainwire.bus.writer import Writer
@@ -28,11 +28,12 @@ from trainwire_protocol.journal.run_folder import Attempt
 from trainwire_protocol.transport.server import Server
 
 ENDING_SECONDS: Final = 1.0
-"""How much longer `close` may take, to write its last events and to close its sockets."""
+"""Time beyond its timeout that `close` may take, to write the last events and to close the sockets."""
 
-_OWN_EVENTS: Final = LAST_EVENTS | {MARK, "run/started", "run/resumed"}
+_RESERVED: Final = LAST_EVENTS | {MARK, "run/started", "run/resumed"}
+"""Lifecycle events that only the bus itself records."""
 
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+_COERCIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "scalar": coerce_number, "scalars": coerce_labelled, "histogram": coerce_histogram,
     "image": coerce_image, "audio": coerce_audio, "table": coerce_table,
 }  # fmt: skip
@@ -41,8 +42,8 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
 class EventBus:
     """Records the events of one attempt of one rank. Open it with `trainwire.open_bus`.
 
-    All methods may be called from any thread. What they are given and cannot record is reported once through
-    `logging`, and counted in `rejections`.
+    All methods may be called from any thread. A value that cannot be recorded is reported through `logging`, once for
+    each kind, and counted in `rejections`.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class EventBus:
         self.rank = attempt.rank
         self.attempt = attempt.number
         self.session = session
-        """Random: two processes never have the same."""
+        """Random identifier of this process's session."""
         self.close_timeout = close_timeout
         """Seconds that `close` waits by default."""
         self.state = "running"
-        """What heartbeats tell of the run."""
+        """State of the run, as reported by heartbeats."""
         self.hyperparameters: dict[str, Any] = {}
-        """What `hparams` was given."""
+        """Hyperparameters that were recorded."""
         self._rejections = Rejections()
         self._queue = RecordQueue()
         self._watchers = Watchers()
@@ -76,18 +77,31 @@ class EventBus:
         )
         self._on_close: list[Callable[[], object]] = []
 
-    def start(self, name: str, value: Mapping[str, Any], step: int) -> None:
-        """Record the first event, start the bus thread, and wait until its sockets are bound; `open_bus` does this."""
-        self._queue.append(name, coerce_plain(value), "lifecycle", step)
+    def start(self, begun: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
+        """Record the first event and start the bus thread; called by `open_bus`. Returns once the sockets are bound.
+
+        Args:
+            begun: fields of the first event.
+            resumed: further fields of `run/resumed`; None: the first event is `run/started`.
+
+        Raises:
+            UsageError: they cannot be bound.
+        """
+        if resumed is None:
+            self._queue.append("run/started", coerce_plain(begun), "lifecycle", 0)
+        else:
+            self._queue.append("run/resumed", coerce_plain({**begun, **resumed}), "lifecycle", resumed["from_step"])
         self._thread.start()
         self._thread.started.wait()
         if self._thread.failure:
             raise self._thread.failure
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Record scalars by name: numbers, or tensors of one element, those of a GPU without waiting for it.
+        """Record scalars.
 
-        `step` is the number of optimizer updates that are finished; left out, it is the last one given.
+        Args:
+            metrics: numbers or tensors of one element, by name. Tensors on a GPU are read without synchronization.
+            step: number of completed optimizer updates. Default: the last step that was passed.
         """
         if not self._open:
             self._refuse()
@@ -100,40 +114,47 @@ class EventBus:
                     break
             self._queue.append("", values, kind, step, len(values) or 1)
         except Exception as error:
-            self._rejections.add("log", "log cannot record %s: %s", shown(metrics), shown(error))
+            self._rejections.add("log", "log cannot record %s: %s", short_repr(metrics), short_repr(error))
 
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
-        """Record an event of any type; the other methods stand on this one."""
+        """Record an event of any type; most other methods call this one."""
         if not self._open:
             self._refuse()
             return
         try:
-            if not isinstance(type, str) or not type or (type == "lifecycle" and name in _OWN_EVENTS):
-                raise InvalidEventError("the bus records events of that name and type by itself")
-            plain = _READERS.get(type, coerce_plain)(value)
+            if not isinstance(type, str) or not type or (type == "lifecycle" and name in _RESERVED):
+                raise InvalidEventError("this name and type are reserved for the bus")
+            plain = _COERCIONS.get(type, coerce_plain)(value)
             self._queue.append(name, plain, type, step, 1, size_of(plain))
         except Exception as error:
-            told = "not recorded: event %s of type %s: %s"
-            self._rejections.add(shown(name), told, shown(name), shown(type), shown(error))
+            message = "not recorded: event %s of type %s: %s"
+            self._rejections.add(short_repr(name), message, short_repr(name), short_repr(type), short_repr(error))
 
     def scalars(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record a list of numbers, or a map of label to number, that belong in one chart."""
+        """Record a list of numbers, or a map of labels to numbers, to be shown in one chart."""
         self.publish(name, value, "scalars", step)
 
     def text(self, name: str, value: str, step: int | None = None) -> None:
-        """Record a text, which is shown as Markdown."""
+        """Record a text, to be shown as Markdown."""
         self.publish(name, value, "text", step)
 
     def histogram(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record the distribution of a tensor, array or list; a tensor is bucketed where it lives."""
+        """Record the distribution of a tensor, array or list; a tensor is bucketed on its device."""
         self.publish(name, value, "histogram", step)
 
     def image(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record an image: the bytes of a PNG, JPEG, GIF or WebP file, or pixels (see `trainwire.bus.media`)."""
+        """Record an image: the bytes of a PNG, JPEG, GIF or WebP file, or pixels.
+
+        Pixels are a tensor, array or list of shape (height, width), (height, width, channels) or (channels, height,
+        width) with 1, 3 or 4 channels: integers from 0 to 255, or floats from 0 to 1.
+        """
         self.publish(name, value, "image", step)
 
     def audio(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record a sound: the bytes of a WAV file, or `(samples, sample_rate)`."""
+        """Record a sound: the bytes of a WAV file, or `(samples, sample_rate)`.
+
+        Samples are floats from -1 to 1, of shape (frames,) or (channels, frames); the rate is in Hz.
+        """
         self.publish(name, value, "audio", step)
 
     def table(self, name: str, value: Any, step: int | None = None) -> None:
@@ -147,49 +168,48 @@ class EventBus:
             self.hyperparameters |= validate(Event("hparams", plain, "hparams", 0.0, 0)).value
             self.publish("hparams", plain, "hparams")
         except Exception as error:
-            self._rejections.add("hparams", "hparams cannot record %s: %s", shown(values), shown(error))
+            self._rejections.add("hparams", "hparams cannot record %s: %s", short_repr(values), short_repr(error))
 
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
-        """Record that something happened; `docs/wire-protocol.md` lists the names."""
+        """Record a lifecycle event; `docs/wire-protocol.md` lists the names and fields."""
         self.publish(name, value, "lifecycle", step)
 
     def logging_handler(self, level: int = logging.INFO) -> logging.Handler:
-        """A handler that records what goes through Python's `logging`; add it to a logger of your choice."""
+        """Return a handler that records the messages of Python's `logging`; add it to a logger."""
         return BusHandler(self, level)
 
     def watch(self, handler: Handler) -> None:
-        """Have an `async def` function called with every event, on a thread that training never waits for.
+        """Call an `async def` function with every event, on a thread that the training does not wait for.
 
         Raises:
-            UsageError: it is no `async def` function.
+            UsageError: it is not an `async def` function.
         """
         self._watchers.add(handler)
 
     def on_command(self, handler: Callable[[Command], None] | None) -> None:
-        """Have commands from outside (`trainwire send`) handed in; None: refuse them from now on.
+        """Set the handler of commands from outside (`trainwire send`); None refuses them from now on.
 
-        The handler is called on the bus's thread: let it put the command where the training loop looks, and answer
-        with the lifecycle events `command/applied` or `command/rejected` once it has looked.
+        The handler is called on the bus thread. It should only store the command for the training loop, which then
+        records `command/applied` or `command/rejected`.
         """
         self._on_command = handler
 
     def receive_command(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:
-        """Take a command that has come over the wire.
+        """Record a command that was received by the server, and pass it to the handler.
 
         Raises:
-            RequestError: nobody here takes commands.
+            RequestError: there is no handler.
         """
         handler = self._on_command
         if handler is None:
-            raise RequestError("this training takes no commands")
-        about = {"id": identifier, "verb": verb, "arguments": dict(arguments)}
-        self.publish("command/received", about, "lifecycle")
+            raise RequestError("this training accepts no commands")
+        self.lifecycle("command/received", id=identifier, verb=verb, arguments=dict(arguments))
         handler(Command(identifier, verb, arguments))
 
     def state_dict(self) -> dict[str, Any]:
-        """Record a mark, and return its position: keep it with a checkpoint of what you have trained so far.
+        """Record a mark, and return its position, to be stored in a checkpoint.
 
-        `open_bus(folder, state=…)` goes on from there: what was recorded after the mark is then superseded.
+        `open_bus(folder, state=…)` continues from there; what was recorded after the mark is then superseded.
         """
         mark, step = next(self._marks), self._queue.last_step
         if self._open:
@@ -197,20 +217,20 @@ class EventBus:
         return {"run": self.run, "attempt": self.attempt, "mark": mark, "step": step}
 
     def wait_until_journaled(self, state: Mapping[str, Any], timeout: float) -> bool:
-        """Wait until the mark of a `state_dict` is in the journal; False if it is not in `timeout` seconds.
+        """Wait until the mark of a `state_dict` is in the journal; return False if it is not in `timeout` seconds.
 
-        A checkpoint gets its final name only then. Not for the training thread.
+        A checkpoint is complete only then. Do not call this on the training thread.
         """
         return self._thread.writer.wait_for_mark(state["mark"], timeout)
 
     def close(self, timeout: float | None = None, status: str = "finished", reason: str | None = None) -> None:
-        """Record the last event, `run/<status>`, and end; calling it again does nothing.
+        """Record the last event, `run/<status>`, and close the bus; further calls do nothing.
 
         Args:
             timeout: maximum seconds to wait for the journal's disk and for sinks that read live; the last events and
                 the watchers may take one second more. Default: the `close_timeout` that was passed to `open_bus`.
             status: `finished`, `failed` or `interrupted`.
-            reason: what it ended for.
+            reason: why the training ended.
         """
         if not self._open:
             return
@@ -219,7 +239,8 @@ class EventBus:
         status = status if f"run/{status}" in LAST_EVENTS else "finished"
         self.state = status
         until = time.monotonic() + timeout + ENDING_SECONDS
-        self._thread.end(status, _sendable(reason), timeout)
+        reason = reason and reason[:1000].encode(errors="replace").decode()  # without what cannot be encoded
+        self._thread.end(status, reason, timeout)
         try:
             self._thread.wait(until)
             self._watchers.close(max(until - time.monotonic(), 0))
@@ -228,26 +249,26 @@ class EventBus:
                 close()
 
     def on_close(self, callback: Callable[[], object]) -> None:
-        """Have something called at the end of `close`."""
+        """Call a function at the end of `close`; the last one added is called first."""
         self._on_close.append(callback)
 
     def disown(self) -> None:
-        """Record nothing more in this process: it is a fork, and the bus's threads live in its parent."""
+        """Record nothing more in this process; called in a fork, because the bus's threads run only in the parent."""
         self._is_disowned, self._open = self._open, False
 
     def _refuse(self) -> None:
-        """Say once, in a fork, that nothing is recorded there; after `close` it is no news."""
+        """Report once in a fork that nothing is recorded there; after `close` there is nothing to report."""
         if self._is_disowned:
             self._is_disowned = False
             logging.getLogger("trainwire").warning("the bus is inert in this forked process: record in its parent")
 
     @property
     def rejections(self) -> Mapping[str, int]:
-        """How often what was given could not be recorded, by what it was."""
+        """Number of values that could not be recorded, by kind: usually the name of the event."""
         return self._rejections.counts
 
     def describe(self) -> dict[str, Any]:
-        """What heartbeats tell: how the training thread is getting on."""
+        """Return what heartbeats report of the training thread."""
         queue = self._queue
         return {
             "state": self.state, "step": queue.last_step, "step_walltime": queue.last_walltime,
@@ -255,17 +276,20 @@ class EventBus:
         }  # fmt: skip
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return the bus itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close: as interrupted by KeyboardInterrupt, as failed by other exceptions but an exit with status 0."""
+        """Close the bus, with the status and reason of an exception that ended the block."""
         self.close_after(error)
 
     def close_after(self, error: BaseException | None) -> None:
-        """Close with the status and reason of what ended the training, if something did."""
+        """Close as interrupted after KeyboardInterrupt, as failed after other exceptions, otherwise as finished.
+
+        An exit with status 0 counts as finished.
+        """
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
         else:
@@ -273,9 +297,4 @@ class EventBus:
             self.close(status=status, reason=f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
-def _sendable(reason: str | None) -> str | None:
-    """At most 1,000 characters of a reason, without what cannot be encoded."""
-    return reason and reason[:1000].encode(errors="replace").decode()
-
-
-assert _READERS.keys() <= EVENT_TYPES
+assert _COERCIONS.keys() <= EVENT_TYPES

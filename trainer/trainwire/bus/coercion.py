@@ -1,7 +1,7 @@
-"""Turns what users pass to the bus into the plain values that events hold.
+"""Converts what users pass to the bus into the plain values of events.
 
-Reading happens on the thread that records, so that a later change cannot alter what was recorded. What lives on a GPU
-becomes `Deferred`, and what takes time to encode `Encoded`: both are resolved on the journal's thread.
+Values are read on the thread that records, so that a later change does not alter what was recorded. Scalars on a GPU
+become `PendingScalar`, and values that take time to encode `PendingEncoding`; the writer resolves both.
 """
 
 from __future__ import annotations
@@ -10,39 +10,42 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from trainwire.bus.gpu import Deferred, Transfer, defer
-from trainwire.bus.rejections import shown
+from trainwire.bus.gpu import DeviceCopy, PendingScalar, copy_scalars
+from trainwire.bus.rejections import short_repr
 
 _NUMBERS: Final = frozenset({float, int})
 _MAX_DEPTH: Final = 8
 
 
-class Pending(Protocol):
-    """A value that is not known yet."""
+class PendingValue(Protocol):
+    """A value that is not available yet."""
 
     def is_ready(self) -> bool:
-        """Whether `resolve` can tell it without waiting."""
+        """Return whether `resolve` returns without waiting."""
 
     def resolve(self) -> Any:
-        """The plain value."""
+        """Return the plain value."""
 
 
-class Encoded:
-    """A value that the journal's thread computes, from data that may be on its way and that nobody else changes."""
+class PendingEncoding:
+    """A value that the writer encodes, from data that nothing else changes and that may still be copied."""
 
-    def __init__(self, encode: Callable[[], Any], size: int, transfer: Transfer | None = None) -> None:
+    def __init__(self, encode: Callable[[], Any], size: int, copy: DeviceCopy | None = None) -> None:
         self.resolve = encode
         self.size = size
-        """Of the data, in bytes."""
-        self._transfer = transfer
+        """Size of the data in bytes."""
+        self._copy = copy
 
     def is_ready(self) -> bool:
-        """Whether the data has arrived."""
-        return self._transfer is None or self._transfer.is_ready()
+        """Return whether the data is available."""
+        return self._copy is None or self._copy.is_ready()
+
+
+_PENDING: Final = (PendingScalar, PendingEncoding)
 
 
 def coerce_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the metrics: numbers as they are, tensors read at once or, from a GPU, deferred together."""
+    """Return a copy of the metrics: tensors on the CPU are read at once, those on a GPU are copied together."""
     values = dict(metrics)
     on_gpu: dict[str, Any] = {}
     for name, value in values.items():
@@ -51,30 +54,30 @@ def coerce_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
         else:
             values[name] = coerce_number(value)
     if on_gpu:
-        values.update(zip(on_gpu, defer(list(on_gpu.values())), strict=True))
+        values.update(zip(on_gpu, copy_scalars(list(on_gpu.values())), strict=True))
     return values
 
 
 def coerce_number(value: Any) -> Any:
-    """The number that a value holds; a value that holds none is returned as a short text, and refused later."""
+    """Return a value as a number, or as a short text if it is not a number; the batcher rejects that."""
     if type(value) in _NUMBERS:
         return value
     if _is_on_gpu(value):
-        return defer([value])[0]
+        return copy_scalars([value])[0]
     try:
         item = getattr(value, "item", None)
         number = item() if item else value
         if isinstance(number, int) and -(2**63) <= number < 2**63:
             return int(number)
-        return float(number) if not isinstance(number, (str, bytes)) else shown(number)
+        return float(number) if not isinstance(number, (str, bytes)) else short_repr(number)
     except Exception:
         return f"<{type(value).__name__}>"
 
 
 def coerce_plain(value: Any, depth: int = 0) -> Any:
-    """A deep copy of a value in None, bools, numbers, strings, bytes, lists and maps; anything else as a string.
+    """Return a deep copy of a value made of None, bools, numbers, strings, bytes, lists and maps.
 
-    Tensors and arrays become lists, those of a GPU after waiting for it: pass numbers to `log` instead.
+    Tensors and arrays become lists; for those on a GPU this waits for the GPU. Anything else becomes a string.
     """
     if value is None or type(value) in (bool, float, str, bytes):
         return value
@@ -95,10 +98,10 @@ def coerce_plain(value: Any, depth: int = 0) -> Any:
 
 
 def size_of(value: Any) -> int:
-    """About how many bytes a recorded value holds."""
+    """Return the approximate size of a recorded value in bytes."""
     if isinstance(value, (bytes, str)):
         return len(value)
-    if isinstance(value, Encoded):
+    if isinstance(value, PendingEncoding):
         return value.size
     if isinstance(value, dict):
         return 64 + sum(map(size_of, value.values()))
@@ -106,7 +109,7 @@ def size_of(value: Any) -> int:
 
 
 def coerce_labelled(value: Any) -> Any:
-    """The numbers of `scalars`: a list, or a map of label to number."""
+    """Return the value of a `scalars` event: a list of numbers, or a map of labels to numbers."""
     if isinstance(value, Mapping):
         return coerce_scalars({str(label): number for label, number in value.items()})
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -115,7 +118,7 @@ def coerce_labelled(value: Any) -> Any:
 
 
 def coerce_table(value: Any) -> Any:
-    """A table: `{columns, rows}`, or a list of maps with the same keys."""
+    """Return the value of a `table` event, of `{columns, rows}` or a list of maps with the same keys."""
     if isinstance(value, Mapping):
         return coerce_plain(value)
     rows = [dict(row) for row in value]
@@ -123,17 +126,17 @@ def coerce_table(value: Any) -> Any:
     return coerce_plain({"columns": columns, "rows": [[row.get(column) for column in columns] for row in rows]})
 
 
-def find_pending(value: Any) -> list[Pending]:
-    """What of a recorded value is still to be resolved."""
-    if isinstance(value, (Deferred, Encoded)):
+def find_pending(value: Any) -> list[PendingValue]:
+    """Return the parts of a recorded value that must be resolved."""
+    if isinstance(value, _PENDING):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [item for item in items if isinstance(item, (Deferred, Encoded))]
+    return [item for item in items if isinstance(item, _PENDING)]
 
 
 def resolve(value: Any) -> Any:
-    """A recorded value with all that was pending in it."""
-    if isinstance(value, (Deferred, Encoded)):
+    """Return a recorded value with its pending parts resolved."""
+    if isinstance(value, _PENDING):
         return value.resolve()
     if isinstance(value, dict):
         return {key: resolve(item) for key, item in value.items()} if find_pending(value) else value

@@ -1,7 +1,7 @@
-"""Scalars on a GPU, read without making the GPU or the training thread wait.
+"""Scalars on a GPU, read without synchronization.
 
-The values are snapshotted on the current stream, so that an in-place update cannot change them, packed into one
-tensor, and copied to pinned memory without blocking. A CUDA event tells when the copy has arrived.
+The tensors are stacked on the current stream, so that an in-place update cannot change them, and copied to pinned
+memory without blocking. A CUDA event shows when the copy is complete.
 """
 
 from __future__ import annotations
@@ -14,53 +14,53 @@ from typing import Any, Final, Generic, TypeVar
 About = TypeVar("About")
 
 
-class Transfer:
-    """One copy of packed values on its way from a GPU."""
+class DeviceCopy:
+    """The copy of a tensor from a GPU to the host, which may not be complete yet."""
 
-    def __init__(self, host: Any, arrived: Any, packed: Any = None) -> None:
+    def __init__(self, host: Any, event: Any, source: Any = None) -> None:
         self._host = host
-        self._arrived = arrived
-        # Kept until the copy has arrived, lest its memory be given to another stream's tensor.
-        self._packed = packed
+        self._event = event
+        # Kept until the copy is complete; otherwise its memory could be given to a tensor of another stream.
+        self._source = source
         self._numbers: list[float] | None = None
 
     def is_ready(self) -> bool:
-        """Whether the copy has arrived."""
-        return self._numbers is not None or bool(self._arrived.query())
+        """Return whether the copy is complete."""
+        return self._numbers is not None or bool(self._event.query())
 
     def array(self) -> Any:
-        """What was copied, as a NumPy array; only once it has arrived."""
+        """Return the copy as a NumPy array; it must be complete."""
         return self._host.numpy()
 
     def numbers(self) -> list[float]:
-        """The values; only once the copy has arrived."""
+        """Return the values of a one-dimensional copy, which must be complete."""
         if self._numbers is None:
             self._numbers = self._host.tolist()
-            self._host = self._packed = None
+            self._host = self._source = None
         assert self._numbers is not None
         return self._numbers
 
 
-class Deferred:
-    """One value of a transfer."""
+class PendingScalar:
+    """One value of a copy."""
 
-    __slots__ = ("_index", "_transfer")
+    __slots__ = ("_copy", "_index")
 
-    def __init__(self, transfer: Transfer, index: int) -> None:
-        self._transfer = transfer
+    def __init__(self, copy: DeviceCopy, index: int) -> None:
+        self._copy = copy
         self._index = index
 
     def is_ready(self) -> bool:
-        """Whether it can be read without waiting."""
-        return self._transfer.is_ready()
+        """Return whether the copy is complete."""
+        return self._copy.is_ready()
 
     def resolve(self) -> float:
-        """The value, as float64."""
-        return self._transfer.numbers()[self._index]
+        """Return the value, as float64."""
+        return self._copy.numbers()[self._index]
 
 
-def defer(tensors: Sequence[Any]) -> list[Deferred]:
-    """Begin to copy tensors of one element each from their GPU; values of several GPUs make several copies.
+def copy_scalars(tensors: Sequence[Any]) -> list[PendingScalar]:
+    """Begin to copy tensors of one element from their GPUs, with one copy for each GPU.
 
     Raises:
         RuntimeError: a tensor has more than one element.
@@ -68,62 +68,65 @@ def defer(tensors: Sequence[Any]) -> list[Deferred]:
     by_device: dict[Any, list[int]] = {}
     for position, tensor in enumerate(tensors):
         by_device.setdefault(tensor.device, []).append(position)
-    deferred: dict[int, Deferred] = {}
+    pending: dict[int, PendingScalar] = {}
     for positions in by_device.values():
-        copied = transfer(_pack([tensors[position] for position in positions]))
-        deferred |= {position: Deferred(copied, index) for index, position in enumerate(positions)}
-    return [deferred[position] for position in range(len(tensors))]
+        copy = copy_to_host(_pack([tensors[position] for position in positions]))
+        pending |= {position: PendingScalar(copy, index) for index, position in enumerate(positions)}
+    return [pending[position] for position in range(len(tensors))]
 
 
 def _pack(tensors: Sequence[Any]) -> Any:
+    """Return the elements of tensors on one GPU as one tensor of float64."""
     torch = sys.modules["torch"]
     with torch.no_grad(), torch.cuda.device(tensors[0].device):
         return torch.stack([tensor.detach().reshape(()).to(torch.float64) for tensor in tensors])
 
 
-def transfer(packed: Any) -> Transfer:
-    """Begin to copy a tensor that nobody else changes; on the CPU there is nothing to wait for."""
-    if not packed.is_cuda:
-        return Transfer(packed, _ARRIVED)
+def copy_to_host(tensor: Any) -> DeviceCopy:
+    """Begin to copy a tensor that nothing else changes; one on the CPU is used as it is."""
+    if not tensor.is_cuda:
+        return DeviceCopy(tensor, _COMPLETE)
     torch = sys.modules["torch"]
-    with torch.cuda.device(packed.device):
-        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-        host.copy_(packed, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-    return Transfer(host, arrived, packed)
+    with torch.cuda.device(tensor.device):
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host.copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+    return DeviceCopy(host, event, tensor)
 
 
-class _Arrived:
+class _Complete:
+    """In place of a CUDA event, for tensors on the CPU."""
+
     def query(self) -> bool:
         return True
 
 
-_ARRIVED: Final = _Arrived()
+_COMPLETE: Final = _Complete()
 
 
 class GpuReadings(Generic[About]):
-    """Tensors that plugins read in order, once they have arrived from their device; on a CPU, that is at once."""
+    """Tensors that plugins read in order, once they are copied from their device; those on the CPU at once."""
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[About, Transfer]] = deque()
+        self._pending: deque[tuple[About, DeviceCopy]] = deque()
 
-    def add(self, about: About, packed: Any) -> None:
-        """Start to read a tensor of one dimension, which must not change from now on.
+    def add(self, about: About, tensor: Any) -> None:
+        """Begin to read a one-dimensional tensor, which must not change from now on.
 
         Args:
-            about: Returned together with the numbers.
+            about: returned together with the numbers.
         """
-        self._pending.append((about, transfer(packed)))
+        self._pending.append((about, copy_to_host(tensor)))
 
     def take(self) -> Iterator[tuple[About, list[float]]]:
-        """Yield what has arrived."""
+        """Yield what is available, in order."""
         while self._pending and self._pending[0][1].is_ready():
-            about, arrived = self._pending.popleft()
-            yield about, arrived.numbers()
+            about, copy = self._pending.popleft()
+            yield about, copy.numbers()
 
     def take_all(self) -> Iterator[tuple[About, list[float]]]:
         """Yield everything, after synchronizing with the GPU."""
-        if any(not transfer.is_ready() for _, transfer in self._pending):
+        if any(not copy.is_ready() for _, copy in self._pending):
             sys.modules["torch"].cuda.synchronize()
         yield from self.take()

@@ -1,4 +1,4 @@
-"""Python's `logging` onto the bus."""
+"""Records messages of Python's `logging` as events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 from typing import Final, Protocol
 
 MAX_MESSAGE: Final = 32_000
-"""Longest message or traceback, in characters; more is cut off."""
+"""Length of the longest message or traceback, in characters; longer ones are cut."""
 
 
 class _Publishes(Protocol):
@@ -15,21 +15,22 @@ class _Publishes(Protocol):
 
 
 class BusHandler(logging.Handler):
-    """Records each log record as an event of type `log`, named by its logger."""
+    """Records each message as an event of type `log`."""
 
     def __init__(self, bus: _Publishes, level: int = logging.INFO) -> None:
         super().__init__(level)
         self._bus = bus
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Record it; a record that cannot be formatted is reported as `logging` does."""
+        """Record a message; one that cannot be formatted is reported as `logging` does."""
         try:
+            error = record.exc_info[1] if record.exc_info else None
             value = {
                 "level": record.levelname,
                 "logger": record.name,
-                "message": _cut(record.getMessage()),
+                "message": _shorten(record.getMessage()),
                 "source": f"{record.filename}:{record.lineno}",
-                "exception": _exception(record),
+                "exception": _shorten("".join(traceback.format_exception(error))) if error else None,
             }
         except Exception:
             self.handleError(record)
@@ -37,12 +38,7 @@ class BusHandler(logging.Handler):
         self._bus.publish("log", value, "log")
 
 
-def _exception(record: logging.LogRecord) -> str | None:
-    if not record.exc_info or record.exc_info[1] is None:
-        return None
-    return _cut("".join(traceback.format_exception(record.exc_info[1])))
-
-
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
+    """Cut a text to the maximum length, without characters that cannot be encoded."""
     text = text.encode(errors="replace").decode()
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " …"

@@ -1,6 +1,6 @@
-"""Histograms, images and sounds as the bus takes them: encoded already, or as tensors, arrays and lists.
+"""Histograms, images and sounds: already encoded, or as tensors, arrays and lists.
 
-On the thread that records, arrays are copied and tensors of a GPU begin to be; the journal's thread does the rest.
+The thread that records copies arrays, and begins to copy tensors from a GPU; the writer encodes them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from trainwire.bus.coercion import Encoded, coerce_plain
-from trainwire.bus.gpu import transfer
+from trainwire.bus.coercion import PendingEncoding, coerce_plain
+from trainwire.bus.gpu import copy_to_host
 from trainwire_protocol.errors import MissingExtraError
 
 HISTOGRAM_BINS: Final = 64
@@ -22,9 +22,9 @@ _IMAGE_FORMATS: Final = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b
 
 
 def coerce_histogram(value: Any) -> Any:
-    """A histogram: one that is made already, or of the values of a tensor, array or list.
+    """Return the value of a `histogram` event, of a complete one, or of the numbers in a tensor, array or list.
 
-    A tensor is bucketed where it lives, so that only the counts travel.
+    A tensor is bucketed on its device, so that only the counts are copied.
     """
     if isinstance(value, Mapping):
         return coerce_plain(value)
@@ -32,13 +32,13 @@ def coerce_histogram(value: Any) -> Any:
         return _bucket_tensor(value)
     if hasattr(value, "dtype"):
         array = value.copy()
-        return Encoded(lambda: _bucket_array(array), array.nbytes)
+        return PendingEncoding(lambda: _bucket_array(array), array.nbytes)
     numbers = list(_flatten(coerce_plain(value)))
-    return Encoded(lambda: bucket(numbers), 32 * len(numbers))
+    return PendingEncoding(lambda: bucket(numbers), 32 * len(numbers))
 
 
 def bucket(numbers: Sequence[float]) -> dict[str, Any]:
-    """The histogram of finite numbers, in `HISTOGRAM_BINS` bins of one width; others are left out."""
+    """Return the histogram of the finite numbers, in `HISTOGRAM_BINS` bins of equal width."""
     finite = [float(number) for number in numbers if math.isfinite(number)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     counts = [0] * HISTOGRAM_BINS
@@ -62,8 +62,8 @@ def _bucket_array(array: Any) -> dict[str, Any]:
     return _histogram(counts.tolist(), low, high, float(finite.sum()), float((finite * finite).sum()))
 
 
-def _bucket_tensor(tensor: Any) -> Encoded:
-    """As `bucket`, with the tensor's own operations; nothing here waits for a GPU."""
+def _bucket_tensor(tensor: Any) -> PendingEncoding:
+    """Bucket the values of a tensor with its own operations, without waiting for a GPU."""
     values = tensor.detach().reshape(-1).double()
     finite = values.isfinite()
     kept = values.where(finite, values.new_zeros(()))
@@ -74,8 +74,8 @@ def _bucket_tensor(tensor: Any) -> Encoded:
     packed[:HISTOGRAM_BINS].scatter_add_(0, places, finite.double())
     for place, number in enumerate((low, high, kept.sum(), (kept * kept).sum())):
         packed[HISTOGRAM_BINS + place] = number
-    arriving = transfer(packed)
-    return Encoded(lambda: _unpack_histogram(arriving.numbers()), 8 * len(packed), arriving)
+    copy = copy_to_host(packed)
+    return PendingEncoding(lambda: _unpack_histogram(copy.numbers()), 8 * len(packed), copy)
 
 
 def _unpack_histogram(packed: list[float]) -> dict[str, Any]:
@@ -90,10 +90,10 @@ def _histogram(counts: list[int], low: float, high: float, total: float, squares
 
 
 def coerce_image(value: Any) -> Any:
-    """An image: `{data, format, …}`, the bytes of a PNG, JPEG, GIF or WebP file, or pixels.
+    """Return the value of an `image` event, of `{data, format, …}`, the bytes of an image file, or pixels.
 
-    Pixels are a tensor, array or list of shape (height, width), (height, width, channels) or (channels, height,
-    width) with 1, 3 or 4 channels: integers from 0 to 255, or floats from 0 to 1.
+    Files may be PNG, JPEG, GIF or WebP. Pixels are a tensor, array or list of shape (height, width), (height, width,
+    channels) or (channels, height, width) with 1, 3 or 4 channels: integers from 0 to 255, or floats from 0 to 1.
     """
     if isinstance(value, Mapping):
         return coerce_plain(value)
@@ -104,17 +104,17 @@ def coerce_image(value: Any) -> Any:
     return _encode_later(value, _encode_pixels)
 
 
-def _encode_later(value: Any, encode: Callable[[Any], Any]) -> Encoded:
-    """Have `encode` called on the journal's thread, with a NumPy array of what `value` holds now."""
+def _encode_later(value: Any, encode: Callable[[Any], Any]) -> PendingEncoding:
+    """Return a value for which the writer calls `encode` with the present contents, as a NumPy array or lists."""
     if hasattr(value, "is_cuda"):
         tensor = value.detach().clone()
-        arriving = transfer(tensor)
-        return Encoded(lambda: encode(arriving.array()), tensor.nbytes, arriving)
+        copy = copy_to_host(tensor)
+        return PendingEncoding(lambda: encode(copy.array()), tensor.nbytes, copy)
     if hasattr(value, "dtype"):
         array = value.copy()
-        return Encoded(lambda: encode(array), array.nbytes)
+        return PendingEncoding(lambda: encode(array), array.nbytes)
     plain = coerce_plain(value)
-    return Encoded(lambda: encode(plain), 32 * len(list(_flatten(plain))))
+    return PendingEncoding(lambda: encode(plain), 32 * len(list(_flatten(plain))))
 
 
 def _encode_pixels(pixels: Any) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _encode_pixels(pixels: Any) -> dict[str, Any]:
 
 
 def coerce_audio(value: Any) -> Any:
-    """A sound: `{data, format, sample_rate, …}`, the bytes of a WAV file, or `(samples, sample_rate)`.
+    """Return the value of an `audio` event, of `{data, format, …}`, a WAV file's bytes or `(samples, sample_rate)`.
 
     Samples are floats from -1 to 1 of shape (frames,) or (channels, frames).
     """

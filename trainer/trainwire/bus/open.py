@@ -1,4 +1,4 @@
-"""Opens a bus on a run's folder: takes the next attempt, binds the sockets, and tells where they are."""
+"""Opens a bus on a run's folder: begins the next attempt, binds the sockets, and writes the connection file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import secrets
 import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from trainwire_protocol.transport.endpoints import Endpoints, Tcp
 from trainwire_protocol.transport.server import HIGH_WATER_MARK, Server
 
 FLUSH_SECONDS: Final = 0.02
-"""How often the queue is emptied."""
+"""Default time between two looks at the queue."""
 
 CLOSE_TIMEOUT: Final = "TRAINWIRE_CLOSE_TIMEOUT"
 """Environment variable with the default of `close_timeout`, in seconds."""
@@ -52,28 +51,27 @@ def open_bus(
     high_water_mark: int = HIGH_WATER_MARK,
     close_timeout: float | None = None,
 ) -> EventBus:
-    """Begin a run in a folder, or the next attempt of the run that it holds.
+    """Begin a run in a folder, or the next attempt of the run in it.
 
     Args:
-        folder: the run's folder; it is made if it is not there.
-        hparams: the run's hyperparameters, recorded first.
-        rank: which of `world_size` processes this is. Left out, it is what torchrun or Slurm say in the environment.
-        world_size: how many processes train together, and open a bus. Left out, it is theirs too.
-        state: what `state_dict` of an earlier attempt returned: this attempt goes on from there. Without it, a
-            further attempt begins anew, and supersedes all that was recorded before.
-        take_over: go on although another live trainer holds the run; that one then stops journaling.
-        bind: `tcp://address:port` to be reached from other hosts, encrypted; port 0 is any. A `Tcp` says more: under
-            which name, and by whom. Left out, it is what the environment's TRAINWIRE_BIND says, or a socket of this
-            host.
+        folder: the run's folder; created if it does not exist.
+        hparams: the run's hyperparameters, to be recorded first.
+        rank: the number of this process among `world_size`. Default: the one that torchrun or Slurm assigned, or 0.
+        world_size: number of processes that train together and open a bus. Default: as torchrun or Slurm report, or 1.
+        state: what `state_dict` of an earlier attempt returned: this attempt continues from there. Without it, a
+            further attempt starts from the beginning and supersedes everything that was recorded before.
+        take_over: continue although another live trainer holds the run; that one then stops journaling.
+        bind: address for encrypted connections from other hosts: `tcp://address:port`, port 0 for any free port, or a
+            `Tcp` with further settings. Default: the environment variable TRAINWIRE_BIND, or only this host.
         flush_interval: seconds between two looks at the queue.
-        high_water_mark: messages kept for a subscriber that does not read, before more are dropped.
+        high_water_mark: number of messages queued for a subscriber that does not read; further ones are dropped.
         close_timeout: seconds that `close` waits by default for the journal's disk and for sinks. Default: the
             environment variable TRAINWIRE_CLOSE_TIMEOUT, or 2.
 
     Raises:
         RunInUseError: a live trainer holds the run.
-        OptionError: an option has a value that it cannot have.
-        UsageError: the folder cannot be written, the state is of another run, or `bind` cannot be bound.
+        OptionError: the value of an argument or environment variable is invalid.
+        UsageError: the folder cannot be written, the state belongs to another run, or `bind` cannot be bound.
     """
     launched = LaunchEnvironment.read()
     rank = launched.rank if rank is None else rank
@@ -81,17 +79,21 @@ def open_bus(
     _check_options(rank, world_size, state, flush_interval, high_water_mark)
     close_timeout = _choose_close_timeout(close_timeout)
     run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
-    resumed = _resumption(run_folder, rank, state)
+    begun = {"world_size": world_size, "python": platform.python_version()}
+    begun |= {"job": launched.job} if launched.job else {}
+    resumed = _find_resumed(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
         endpoints = Endpoints.choose(Tcp.from_environment(bind))
     except TrainwireError:
         attempt.abandon()
         raise
-    opener = _Opener(run_folder, attempt, session, world_size, endpoints, high_water_mark)
-    bus = EventBus(run_folder, attempt, session, opener.open, flush_interval, close_timeout)
+    open_server = partial(
+        _open_server, attempt=attempt, world_size=world_size, endpoints=endpoints, high_water_mark=high_water_mark
+    )
+    bus = EventBus(run_folder, attempt, session, open_server, flush_interval, close_timeout)
     try:
-        _start(bus, world_size, launched, resumed)
+        bus.start({"run": bus.run, "rank": bus.rank, **begun}, resumed if attempt.number else None)
     except BaseException:
         endpoints.remove()
         attempt.abandon()
@@ -100,23 +102,16 @@ def open_bus(
     if hparams is not None:
         bus.hparams(hparams)
     _close_at_exit(bus)
-    _announce(bus)
+    rendezvous = os.environ.get(RENDEZVOUS)
+    if rendezvous and Path(rendezvous).is_dir():
+        pointer = {"folder": str(bus.folder), "rank": bus.rank}
+        write_atomically(Path(rendezvous) / f"{session}.json", json.dumps(pointer).encode())
     return bus
-
-
-def _start(bus: EventBus, world_size: int, launched: LaunchEnvironment, resumed: dict[str, Any]) -> None:
-    """Start the bus with its first event, which tells what began, and from where."""
-    begun = {"run": bus.run, "rank": bus.rank, "world_size": world_size, "python": platform.python_version()}
-    begun |= {"job": launched.job} if launched.job else {}
-    if bus.attempt:
-        bus.start("run/resumed", begun | resumed, resumed["from_step"])
-    else:
-        bus.start("run/started", begun, 0)
 
 
 def _check_options(rank: int, world_size: int, state: object, flush_interval: float, high_water_mark: int) -> None:
     is_rank = _is_count(rank) and _is_count(world_size) and rank < world_size
-    is_interval = isinstance(flush_interval, (int, float)) and 0 < flush_interval < 3600
+    is_interval = isinstance(flush_interval, (int, float)) and 0 < flush_interval < MAX_SECONDS
     is_mark = _is_count(high_water_mark) and high_water_mark > 0
     checks = {
         f"rank is {rank!r}; it must be a number below world_size, which is {world_size!r}": is_rank,
@@ -124,9 +119,13 @@ def _check_options(rank: int, world_size: int, state: object, flush_interval: fl
         f"flush_interval is {flush_interval!r}; it must be a number of seconds above 0 and below 3600": is_interval,
         f"high_water_mark is {high_water_mark!r}; it must be a number of at least 1": is_mark,
     }
-    problem = next((told for told, is_right in checks.items() if not is_right), None)
+    problem = next((message for message, is_valid in checks.items() if not is_valid), None)
     if problem:
         raise OptionError(f"open_bus: {problem}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _choose_close_timeout(given: float | None) -> float:
@@ -147,46 +146,12 @@ def _choose_close_timeout(given: float | None) -> float:
     return seconds
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+def _find_resumed(run_folder: Path, rank: int, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of `run/resumed`: the position of the mark in a state, and its step.
 
-
-@dataclass(frozen=True)
-class _Opener:
-    """Opens a bus's server, on the bus thread, and writes where it is."""
-
-    run_folder: Path
-    attempt: Attempt
-    session: str
-    world_size: int
-    endpoints: Endpoints
-    high_water_mark: int
-
-    def open(self, bus: EventBus) -> Server:
-        process = ProcessIdentity.of_this_process()
-
-        def introduce() -> dict[str, Any]:
-            known = {"session": self.session, "world_size": self.world_size, "process": process._asdict()}
-            return known | {"hparams": bus.hyperparameters}
-
-        attempt, endpoints = self.attempt, self.endpoints
-        server = Server.open(attempt, endpoints, bus.describe, introduce, self.high_water_mark)
-        server.responder.on_command = bus.receive_command
-        connection = Connection(
-            server.publish_endpoint, server.request_endpoint,
-            attempt.run, attempt.rank, self.world_size, self.session, attempt.number, process,
-            endpoints.client_keys,
-        )  # fmt: skip
-        try:
-            write_connection(connection_path(self.run_folder, attempt.rank), connection)
-        except OSError as error:
-            server.close(linger=0)
-            raise UsageError(f"the connection file in {self.run_folder} cannot be written: {error}") from error
-        return server
-
-
-def _resumption(run_folder: Path, rank: int, state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `run/resumed` will tell: the position of the mark that is resumed from, and its step."""
+    Raises:
+        UsageError: the folder does not hold the mark.
+    """
     if state is None:
         return {"from": None, "from_step": 0}
     run, number, mark, step = (state.get(field) for field in ("run", "attempt", "mark", "step"))
@@ -200,12 +165,31 @@ def _resumption(run_folder: Path, rank: int, state: Mapping[str, Any] | None) ->
     return {"from": find_mark(marked, mark)._asdict(), "from_step": step}
 
 
-def _announce(bus: EventBus) -> None:
-    """Drop a pointer to the run where `trainwire launch` looks for it."""
-    rendezvous = os.environ.get(RENDEZVOUS)
-    if rendezvous and Path(rendezvous).is_dir():
-        pointer = {"folder": str(bus.folder), "rank": bus.rank}
-        write_atomically(Path(rendezvous) / f"{bus.session}.json", json.dumps(pointer).encode())
+def _open_server(
+    bus: EventBus, *, attempt: Attempt, world_size: int, endpoints: Endpoints, high_water_mark: int
+) -> Server:
+    """Bind the bus's server, and write the connection file; called on the bus thread.
+
+    Raises:
+        UsageError: the endpoints cannot be bound, or the file cannot be written.
+    """
+    process = ProcessIdentity.of_this_process()
+    known = {"session": bus.session, "world_size": world_size, "process": process._asdict()}
+    server = Server.open(
+        attempt, endpoints, bus.describe, lambda: known | {"hparams": bus.hyperparameters}, high_water_mark
+    )
+    server.responder.on_command = bus.receive_command
+    connection = Connection(
+        server.publish_endpoint, server.request_endpoint,
+        attempt.run, attempt.rank, world_size, bus.session, attempt.number, process,
+        endpoints.client_keys,
+    )  # fmt: skip
+    try:
+        write_connection(connection_path(bus.folder, attempt.rank), connection)
+    except OSError as error:
+        server.close(linger=0)
+        raise UsageError(f"the connection file in {bus.folder} cannot be written: {error}") from error
+    return server
 
 
 def _close_at_exit(bus: EventBus) -> None:
@@ -213,9 +197,9 @@ def _close_at_exit(bus: EventBus) -> None:
     reference = weakref.ref(bus)
 
     def close() -> None:
-        forgotten = reference()
-        if forgotten is not None:
-            forgotten.close_after(getattr(sys, "last_value", None))
+        still_open = reference()
+        if still_open is not None:
+            still_open.close_after(getattr(sys, "last_value", None))
 
     atexit.register(close)
     bus.on_close(lambda: atexit.unregister(close))
@@ -224,7 +208,7 @@ def _close_at_exit(bus: EventBus) -> None:
 
 @cache
 def _open_buses() -> weakref.WeakSet[EventBus]:
-    """The buses of this process, and with the first of them the handler that disowns them in forks."""
+    """Return the buses of this process; the first call registers the function that disowns them in forks."""
     buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
 
     def disown() -> None:

@@ -1,4 +1,4 @@
-"""Says once what is wrong with what is recorded, and counts the rest."""
+"""Counts values that cannot be recorded, and logs each kind once."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections import Counter
 from typing import Final
 
 MAX_KINDS: Final = 1000
-"""Different rejections that are told apart."""
+"""Number of kinds that are counted and logged; further kinds are ignored."""
 
 _log = logging.getLogger("trainwire")
 
 
 class Rejections:
-    """Rejections by what they are about."""
+    """Counts of rejected values, by kind: usually the name of the event."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def add(self, kind: str, message: str, *arguments: object) -> None:
-        """Count a complaint, and log it if it is the first of its kind."""
-        known = kind in self.counts
-        if known or len(self.counts) < MAX_KINDS:
+        """Count a rejection, and log the message if it is the first of its kind."""
+        is_known = kind in self.counts
+        if is_known or len(self.counts) < MAX_KINDS:
             self.counts[kind] += 1
-        if not known and len(self.counts) < MAX_KINDS:
-            with contextlib.suppress(Exception):  # a handler that fails, of whoever trains
+        if not is_known and len(self.counts) < MAX_KINDS:
+            with contextlib.suppress(Exception):  # a logging handler of the user may fail
                 _log.warning(message, *arguments)
 
 
-def shown(value: object) -> str:
-    """A short `repr` for a complaint: one that cannot fail, whatever the value does."""
+def short_repr(value: object) -> str:
+    """Return a `repr` of at most 100 characters; never fails, whatever the value does."""
     try:
         return f"{value!r:.100}"
     except Exception:

@@ -1,4 +1,4 @@
-"""Asynchronous watchers inside the training process: handlers of events, on a loop and thread of their own."""
+"""Watchers: asynchronous handlers of events in the training process, on a loop and thread of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch, decode_events
 
 MAX_WAITING: Final = 100_000
-"""Events that wait for the watchers; the oldest are dropped beyond it."""
+"""Number of events that wait for the watchers; beyond it the oldest are dropped."""
 
 Handler: TypeAlias = Callable[[Event], Awaitable[None]]
 
@@ -24,11 +24,11 @@ _log = logging.getLogger("trainwire")
 
 
 class Watchers:
-    """Hands every event to each handler; the thread is started with the first handler."""
+    """Calls each handler with every event, on a thread that starts with the first handler."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Events that the watchers were too slow for."""
+        """Number of events dropped because the watchers were too slow."""
         self._handlers: list[Handler] = []
         self._waiting: deque[Event] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -36,54 +36,52 @@ class Watchers:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def add(self, handler: Handler) -> None:
-        """Have `handler` called with every event from now on, one at a time.
-
-        Raises:
-            UsageError: it is no `async def` function.
-        """
-        if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004  # an object whose call is asynchronous
-        ):
-            raise UsageError(f"watch takes an async def function; {handler!r} is none: use a hook for what is not")
-        self._handlers.append(handler)
-        if self._thread is None:
-            started = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(started,), name="trainwire-watch", daemon=True)
-            self._thread.start()
-            started.wait()
-
     def __len__(self) -> int:
         """Return the number of handlers."""
         return len(self._handlers)
 
+    def add(self, handler: Handler) -> None:
+        """Call `handler` with every event from now on, one at a time.
+
+        Raises:
+            UsageError: it is not an `async def` function.
+        """
+        if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004  # an object whose call is asynchronous
+        ):
+            raise UsageError(f"watch requires an async def function, not {handler!r}; use a hook for other functions")
+        self._handlers.append(handler)
+        if self._thread is None:
+            started = threading.Event()
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._main(started)), name="trainwire-watch", daemon=True
+            )
+            self._thread.start()
+            started.wait()
+
     def send(self, batches: Sequence[Batch]) -> None:
-        """Hand events over, from the bus; returns at once."""
+        """Pass events to the watchers, from the bus; returns at once."""
         if not self._handlers:
             return
         for batch in batches:
-            # Not `batch.events`, which the batch would keep as long as it waits for the journal's disk.
+            # Not `batch.events`, which the batch would keep while it waits for the journal's disk.
             self._waiting.extend(decode_events(batch.body, batch.header.count)[0])
         while len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
-        self._call_loop()
+        self._wake_loop()
 
     def close(self, timeout: float) -> None:
-        """Let the handlers finish what waits, for at most `timeout` seconds."""
+        """Let the handlers process what is waiting, for at most `timeout` seconds."""
         self._closing = True
-        self._call_loop()
+        self._wake_loop()
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
-    def _call_loop(self) -> None:
-        """Wake the loop, if it is still there."""
+    def _wake_loop(self) -> None:
         if self._loop and self._wake:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._wake.set)
-
-    def _run(self, started: threading.Event) -> None:
-        asyncio.run(self._main(started))
 
     async def _main(self, started: threading.Event) -> None:
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
@@ -99,6 +97,6 @@ class Watchers:
         for handler in list(self._handlers):
             try:
                 await handler(event)
-            except BaseException:  # also what would end this thread: the bus and other watchers go on
-                _log.exception("the watcher %r failed on %r; it is called no more", handler, event.name)
+            except BaseException:  # also what would end this thread: the bus and the other watchers continue
+                _log.exception("the watcher %r failed on %r and is no longer called", handler, event.name)
                 self._handlers.remove(handler)

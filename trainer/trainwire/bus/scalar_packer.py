@@ -1,7 +1,7 @@
-"""Packs scalars that are recorded together, in half the time that packing each by itself takes.
+"""Packs scalars that are recorded together, in half the time of packing each of them.
 
-What a training logs at each step has the same names every time, so that of the bytes of its events only the values,
-the walltime and the step change: `struct` puts them between the others.
+A training logs the same names at each step. In the bytes of these events only the values, the walltime and the step
+change, and `struct` inserts them between the constant bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgpack
 
 _FLOAT64: Final = b"\xcb"
-"""What precedes a float's eight bytes (https://github.com/msgpack/msgpack/blob/master/spec.md, float format family)."""
+"""Prefix of a float of eight bytes (https://github.com/msgpack/msgpack/blob/master/spec.md, float format family)."""
 
 _TYPE: Final = msgpack.packb("scalar") + _FLOAT64
 
@@ -29,15 +29,14 @@ _INTEGERS: Final = (
     (-1 << 31, -1 << 15, "1si", b"\xd2"),
     (-1 << 63, -1 << 31, "1sq", b"\xd3"),
 )
-"""How integers from the first number on and below the second are packed: what they are as one of `struct`'s formats,
-and what precedes them (the specification's int format family)."""
+"""For each range of integers, the second bound excluded: `struct` format and prefix (int format family)."""
 
 
 class ScalarPacker:
-    """Packs one scalar for each of the names it was made for; for one thread at a time."""
+    """Packs one scalar for each of its names; for one thread at a time."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Prepare for these names, which `validate_name` has passed."""
+        """Prepare for these names, which must be valid."""
         self._count = len(names)
         self._heads = [b"\x95" + msgpack.packb(name) + _FLOAT64 for name in names]
         self._fields: list[Any] = [None] * (3 * len(names))
@@ -45,12 +44,12 @@ class ScalarPacker:
         self._prepare(0)
 
     def pack(self, values: Iterable[float], walltime: float, step: int) -> bytes:
-        """The packed events of these values, one behind the other, as MessagePack packs them.
+        """Return the packed events, concatenated; MessagePack would pack each to the same bytes.
 
         Args:
-            values: as many floats as there are names, in their order.
-            walltime: in seconds since the epoch, of all.
-            step: an integer of 64 bits, of all.
+            values: one float for each name, in the same order.
+            walltime: seconds since the epoch, of all events.
+            step: an integer of 64 bits, of all events.
         """
         if not self._lowest <= step < self._beyond:
             self._prepare(step)
@@ -60,7 +59,7 @@ class ScalarPacker:
         return self._pack(*fields)
 
     def _prepare(self, step: int) -> None:
-        """Choose the formats for steps that are packed as this one is."""
+        """Choose the formats for all steps that are packed like this one."""
         formats = next(formats for formats in _INTEGERS if formats[0] <= step < formats[1])
         self._lowest, self._beyond, integer, self._code = formats
         tail = struct.Struct(f">{len(_TYPE)}sd{integer}")

@@ -6,7 +6,7 @@ import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.bus.packing import ScalarPacker
+from trainwire.bus.scalar_packer import ScalarPacker
 
 NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), max_size=12, unique=True)
 STEPS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 127, 128, 255, 256, 65535, 65536, -32, -33, -129])
