@@ -22,7 +22,7 @@ from trainwire_sinks.builtin.log_file import LogFile
 from trainwire_sinks.builtin.loss_file import LossFile
 from trainwire_sinks.builtin.tensorboard import TensorBoard
 from trainwire_sinks.cli.app import COLLECT_AFTER
-from trainwire_sinks.runtime.base import Sink
+from trainwire_sinks.runtime.sink import Sink
 from trainwire_sinks.testing.check_sink import record, run_sink
 
 BATCH_EVENTS = 500

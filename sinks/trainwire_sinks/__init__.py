@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from trainwire_protocol.errors import OutputChangedError
     from trainwire_protocol.events import Event
-    from trainwire_sinks.runtime.base import AppendSink, ReplaceSink, Sink, State
     from trainwire_sinks.runtime.output import AppendOutput, Output, ReplaceOutput, SeriesOutput
+    from trainwire_sinks.runtime.sink import AppendSink, ReplaceSink, Sink, State
 
 __all__ = [
     "AppendOutput",
@@ -33,7 +33,7 @@ __all__ = [
 _NAMES: Final = {
     "trainwire_protocol.errors": ("OutputChangedError",),
     "trainwire_protocol.events": ("Event",),
-    "trainwire_sinks.runtime.base": ("AppendSink", "ReplaceSink", "Sink", "State"),
+    "trainwire_sinks.runtime.sink": ("AppendSink", "ReplaceSink", "Sink", "State"),
     "trainwire_sinks.runtime.output": ("AppendOutput", "Output", "ReplaceOutput", "SeriesOutput"),
 }
 _MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}

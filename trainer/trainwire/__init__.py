@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trainwire.bus.bus import EventBus
-from trainwire.bus.open import open_bus
+from trainwire.bus.open_bus import open_bus
 from trainwire_protocol.transport.endpoints import Tcp
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from trainwire_protocol.wire import Batch
 from trainwire_sinks.alerts.alert import Alert, Position, render, truncate
 from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rule import ALL, Finding, Rule
-from trainwire_sinks.runtime.base import PublisherStatus, State
+from trainwire_sinks.runtime.sink import PublisherStatus, State
 
 MAX_KNOWN_NAMES: Final = 10_000
 """Event names for which the matching rules are cached."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeAlias
 from trainwire_protocol.events import Event
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.settings import Bounds
-from trainwire_sinks.runtime.base import State
+from trainwire_sinks.runtime.sink import State
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import PublisherStatus
+    from trainwire_sinks.runtime.sink import PublisherStatus
 
 Finding: TypeAlias = Mapping[str, Any]
 """What a rule has found: a JSON value for each of its `fields`, and optionally an `occasion`."""

@@ -13,7 +13,7 @@ from trainwire_sinks.alerts.host_probe import HostProbe
 from trainwire_sinks.alerts.output import FILE_NAME, AlertsFile
 from trainwire_sinks.alerts.rules.disk_full import DiskFull
 from trainwire_sinks.alerts.rules_file import read_rules
-from trainwire_sinks.runtime.base import PublisherStatus, Sink, State, rank_folder
+from trainwire_sinks.runtime.sink import PublisherStatus, Sink, State, rank_folder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from trainwire_protocol.errors import OutputError
 from trainwire_protocol.events import Event
-from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.output import NoOutput
+from trainwire_sinks.runtime.sink import Sink
 from trainwire_sinks.text.format import one_line, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 from trainwire_sinks.text.terminal import has_colours

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.runtime.base import AppendSink
+from trainwire_sinks.runtime.sink import AppendSink
 from trainwire_sinks.text.json_lines import format_events
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.runtime.base import AppendSink
+from trainwire_sinks.runtime.sink import AppendSink
 from trainwire_sinks.text.format import one_line, plain, timestamps
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 

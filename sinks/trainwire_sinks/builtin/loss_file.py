@@ -12,7 +12,7 @@ from typing import Final
 
 from trainwire_protocol.errors import OutputChangedError
 from trainwire_protocol.events import Event
-from trainwire_sinks.runtime.base import ReplaceSink, State
+from trainwire_sinks.runtime.sink import ReplaceSink, State
 from trainwire_sinks.text.format import timestamp
 
 Row = dict[str, str]

@@ -10,7 +10,7 @@ from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import CHANNELS, Event
 from trainwire_sinks.nats.address import STREAM, check_stream, parse_servers
 from trainwire_sinks.nats.stream_output import StreamOutput
-from trainwire_sinks.runtime.base import PublisherStatus, Sink, State
+from trainwire_sinks.runtime.sink import PublisherStatus, Sink, State
 
 
 @dataclass(frozen=True)

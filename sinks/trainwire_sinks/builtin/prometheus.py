@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 from trainwire_protocol.errors import OptionError, OutputError
 from trainwire_protocol.events import LAST_EVENTS, MAX_NAME_BYTES, Event
-from trainwire_sinks.runtime.base import Sink, State
 from trainwire_sinks.runtime.http_endpoint import HttpEndpoint
 from trainwire_sinks.runtime.output import NoOutput
+from trainwire_sinks.runtime.sink import Sink, State
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import GaugeMetricFamily

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import MARK, NOTHING, resumed_from
-from trainwire_sinks.runtime.base import Sink, State
 from trainwire_sinks.runtime.output import SeriesOutput
+from trainwire_sinks.runtime.sink import Sink, State
 from trainwire_sinks.tensorboard.marks import FileStart
 
 

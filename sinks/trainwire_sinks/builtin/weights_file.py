@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trainwire_protocol.events import Event
-from trainwire_sinks.runtime.base import AppendSink
+from trainwire_sinks.runtime.sink import AppendSink
 from trainwire_sinks.text.format import one_line
 
 PREFIX: Final = "weights/"

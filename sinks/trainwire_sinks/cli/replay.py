@@ -14,9 +14,9 @@ from trainwire_protocol.subscription.target import resolve_target
 from trainwire_sinks.cli.options import DEFAULT_READ_OPTIONS, ReadOptions
 from trainwire_sinks.cli.ranks import parse_rank
 from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
-from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
+from trainwire_sinks.runtime.sink import Sink
 
 HELP: Final = """Write a sink's output again, from the beginning, to a new folder: trainwire replay RUN --to tensorboard
 

@@ -24,8 +24,8 @@ from trainwire_sinks.cli.ranks import folder_of_all_ranks, parse_rank, wait_for_
 from trainwire_sinks.cli.record_reader import check_gaps
 from trainwire_sinks.cli.signals import run_until_signal
 from trainwire_sinks.launch.signal_forwarding import forwarded_signals
-from trainwire_sinks.runtime.base import NoOptions, Sink
 from trainwire_sinks.runtime.runner import SinkRunner
+from trainwire_sinks.runtime.sink import NoOptions, Sink
 
 
 def with_options_of(sink: type[Sink], command: Callable[..., int]) -> Callable[..., int]:

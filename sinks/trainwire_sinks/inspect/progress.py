@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol
 
 from trainwire_protocol.errors import CursorFileError, UsageError
 from trainwire_protocol.wire import Cursor
-from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
+from trainwire_sinks.runtime.sink import Sink
 
 _FILE_NAME: Final = re.compile(r"(.+)-rank(\d+)\.cursor")
 

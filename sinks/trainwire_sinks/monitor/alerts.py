@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire_sinks.runtime.base import rank_folder
+from trainwire_sinks.runtime.sink import rank_folder
 
 FILE_NAME: Final = "alerts.jsonl"
 

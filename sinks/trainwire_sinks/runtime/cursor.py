@@ -10,7 +10,7 @@ from typing import Any, Final
 from trainwire_protocol.errors import CursorFileError
 from trainwire_protocol.journal.files import write_atomically
 from trainwire_protocol.wire import START, Cursor
-from trainwire_sinks.runtime.base import State
+from trainwire_sinks.runtime.sink import State
 
 KEPT_MARKS: Final = 8
 """Number of marks that an output can be rolled back to without reading the run again."""

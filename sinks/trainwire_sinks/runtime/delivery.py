@@ -17,8 +17,8 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import MARK, resumed_from
 from trainwire_protocol.journal.files import remove_unfinished
 from trainwire_protocol.wire import START, Batch, Cursor
-from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.cursor import KEPT_MARKS, Commit, CursorFile, Savepoint
+from trainwire_sinks.runtime.sink import Sink
 
 logger = logging.getLogger("trainwire")
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageError
-from trainwire_sinks.runtime.base import Sink
+from trainwire_sinks.runtime.sink import Sink
 
 BUILTIN_PACKAGE: Final = "trainwire_sinks.builtin"
 """The package of the built-in sinks: a module for each, named like the sink, with "_" for "-"."""

@@ -20,10 +20,10 @@ from trainwire_protocol.errors import (
     TrainwireError,
 )
 from trainwire_protocol.wire import Batch, Cursor
-from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.claim import Claim
 from trainwire_sinks.runtime.delivery import Delivery
 from trainwire_sinks.runtime.retry import RetryPolicy
+from trainwire_sinks.runtime.sink import Sink
 from trainwire_sinks.runtime.source import Acknowledger, BatchSource, Ticker
 
 logger = logging.getLogger("trainwire")

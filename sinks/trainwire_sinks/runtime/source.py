@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.wire import Batch, Cursor
-from trainwire_sinks.runtime.base import PublisherStatus, Sink
+from trainwire_sinks.runtime.sink import PublisherStatus, Sink
 
 logger = logging.getLogger("trainwire")
 

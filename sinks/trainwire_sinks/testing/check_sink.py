@@ -17,8 +17,8 @@ from typing import ParamSpec, Self, TypeVar
 from trainwire_protocol.events import LAST_EVENTS, Event, validate
 from trainwire_protocol.journal.attempts import kept_ranges, resumed_from
 from trainwire_protocol.wire import Batch, Cursor, Header, encode_batch
-from trainwire_sinks.runtime.base import Sink
 from trainwire_sinks.runtime.runner import SinkRunner
+from trainwire_sinks.runtime.sink import Sink
 from trainwire_sinks.testing.sample import sample_attempts
 
 MakeSink = Callable[[], Sink]

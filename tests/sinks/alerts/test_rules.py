@@ -17,7 +17,7 @@ from trainwire_sinks.alerts.alert import Alert
 from trainwire_sinks.alerts.engine import Engine
 from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rules_file import parse_rules
-from trainwire_sinks.runtime.base import PublisherStatus
+from trainwire_sinks.runtime.sink import PublisherStatus
 from trainwire_sinks.testing.check_sink import record
 
 UNKNOWN_HOST = HostSnapshot()

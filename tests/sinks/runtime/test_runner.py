@@ -14,11 +14,11 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from trainwire_protocol.errors import IncompleteError, OutputError, SinkError
 from trainwire_protocol.wire import Batch, Cursor, Header, encode_batch
 from trainwire_sinks import AppendSink, Event, Sink
-from trainwire_sinks.runtime.base import PublisherStatus
 from trainwire_sinks.runtime.claim import Claim
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.retry import RetryPolicy
 from trainwire_sinks.runtime.runner import SinkRunner
+from trainwire_sinks.runtime.sink import PublisherStatus
 from trainwire_sinks.runtime.source import BatchSource
 from trainwire_sinks.testing.check_sink import Recording, record, run_sink
 

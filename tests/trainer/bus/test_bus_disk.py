@@ -14,7 +14,7 @@ import zmq
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus import thread, writer
+from trainwire.bus import bus_thread, writer
 from trainwire.bus.writer import Writer
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.journal.attempts import MARK
@@ -185,7 +185,7 @@ def test_a_last_event_that_the_disk_refuses_is_tried_again(
 def test_a_slow_disk_does_not_fill_the_queue(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a write takes long, what is recorded is taken out of the queue once half of that is full."""
     monkeypatch.setattr(writer, "UNJOURNALED_SECONDS", 1000.0)
-    monkeypatch.setattr(thread, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(bus_thread, "HEARTBEAT_SECONDS", 0.02)
     with trainwire.open_bus(tmp_path) as bus:
         wait_until(lambda: read_events(tmp_path))
         bus._queue._max_values = 100

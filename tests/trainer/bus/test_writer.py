@@ -12,7 +12,7 @@ import zmq
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus import thread, writer
+from trainwire.bus import bus_thread, writer
 from trainwire.bus.writer import Writer
 from trainwire_protocol.transport.connection import connection_path, read_connection
 from trainwire_protocol.wire import decode_batch
@@ -47,8 +47,8 @@ def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_heartbeats_do_not_mix_with_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads send on one socket: every message arrives whole, and the batches in their order."""
-    monkeypatch.setattr(thread, "HEARTBEAT_SECONDS", 0.0)
-    monkeypatch.setattr(thread, "LINGER_SECONDS", 20.0)
+    monkeypatch.setattr(bus_thread, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(bus_thread, "LINGER_SECONDS", 20.0)
     socket = zmq.Context.instance().socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.rcvtimeo, socket.linger = 20_000, 0

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from trainwire.bus.batcher import Batcher
+from trainwire.bus.bus_thread import BusThread
 from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_plain, coerce_scalars, coerce_table, size_of
 from trainwire.bus.logging_handler import BusHandler
 from trainwire.bus.media import coerce_audio, coerce_histogram, coerce_image
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
 from trainwire.bus.rejections import Rejections, short_repr
-from trainwire.bus.thread import BusThread
 from trainwire.bus.watchers import Handler, Watchers
 from trainwire.bus.writer import Writer
 from trainwire_protocol.commands import Command

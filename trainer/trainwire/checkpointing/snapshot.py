@@ -14,7 +14,7 @@ from torch import Tensor
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
 from trainwire.training.distributed import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
-from trainwire.training.hooks.plugin import BasePlugin
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.models import BEST_MODEL
 from trainwire.training.options import TrainingOptions
 from trainwire.training.run import TrainingRun

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Final
 
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterEvaluation,
@@ -18,7 +19,6 @@ from trainwire.training.hooks.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.training.hooks.plugin import BasePlugin
 from trainwire.training.models import BEST_MODEL, FINAL_MODEL, count_parameters
 from trainwire.training.options import plain
 from trainwire.training.plugin import Functions, Plugin

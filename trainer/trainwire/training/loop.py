@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from trainwire.training.commands import apply_command
+from trainwire.training.command_handler import apply_command
 from trainwire.training.control import Requests
 from trainwire.training.epoch_reader import training_batches
 from trainwire.training.evaluation import evaluate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.hooks import Binding
-from trainwire.training.hooks.plugin import BasePlugin
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
 

@@ -15,9 +15,9 @@ from trainwire.training.control import Agreement, Control
 from trainwire.training.data import length_of
 from trainwire.training.distributed import Processes
 from trainwire.training.forward import TrainingForward
+from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
 from trainwire.training.hooks.payloads import MetricRecorded, MetricValue, Result, Status
-from trainwire.training.hooks.plugin import isolated
 from trainwire.training.models import save_atomically, save_model
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
 from trainwire.training.setup import TrainingSetup

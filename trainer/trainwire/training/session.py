@@ -16,12 +16,12 @@ from types import FrameType
 from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
-from trainwire.bus.open import open_bus
+from trainwire.bus.open_bus import open_bus
 from trainwire.training.control import Control
 from trainwire.training.data import EpochLoader, length_of
 from trainwire.training.distributed import Processes, connected
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
-from trainwire.training.hooks.plugin import BasePlugin
 from trainwire.training.run import TrainingRun
 from trainwire.training.setup import TrainingSetup
 from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand

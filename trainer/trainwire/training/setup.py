@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from trainwire.training.data import Corpus, Data, evaluation_loader, sample_of, samples_of, training_loader
 from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward
-from trainwire.training.hooks.plugin import BasePlugin
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
 from trainwire.training.models import count_parameters, device_of
 from trainwire.training.optimizers import make_optimizer

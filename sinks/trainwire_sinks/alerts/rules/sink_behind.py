@@ -12,7 +12,7 @@ from trainwire_sinks.alerts.settings import Bounds
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import PublisherStatus
+    from trainwire_sinks.runtime.sink import PublisherStatus
 
 
 @dataclass(kw_only=True)

@@ -10,11 +10,11 @@ from trainwire_protocol.statistics import low_median
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
-from trainwire_sinks.runtime.base import State
+from trainwire_sinks.runtime.sink import State
 
 if TYPE_CHECKING:
     from trainwire_sinks.alerts.host_probe import HostSnapshot
-    from trainwire_sinks.runtime.base import PublisherStatus
+    from trainwire_sinks.runtime.sink import PublisherStatus
 
 WINDOW: Final = 100
 """Durations whose median is the usual one."""

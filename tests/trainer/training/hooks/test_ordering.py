@@ -9,7 +9,7 @@ import pytest
 from support.tiny_training import train
 
 from trainwire import Plugin
-from trainwire.training.hooks.plugin import in_order
+from trainwire.training.hooks.base_plugin import in_order
 from trainwire_protocol.errors import OptionError
 
 
