@@ -45,13 +45,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; an error is printed as one line on standard error."""
     is_verbose, tokens = take_verbose(arguments)
-    with _logging_to_stderr():
-        return _run(tokens, is_verbose)
-
-
-def _run(tokens: list[str], is_verbose: bool) -> int:
     try:
-        code = make_app(tokens)(tokens, print_error=False, exit_on_error=False, result_action="return_value")
+        with _logging_to_stderr():
+            code = make_app(tokens)(tokens, print_error=False, exit_on_error=False, result_action="return_value")
         return code if isinstance(code, int) else ExitCode.OK
     except CycloptsError as error:
         help_command = " ".join(["trainwire", *(error.command_chain or ()), "--help"])

@@ -57,12 +57,8 @@ def relay(
         clients or defaults.clients,
     )
     tcp.check()
-    return asyncio.run(_relay(sources, output, tcp, check_seconds("--give-up", give_up), until_over=until_over))
-
-
-async def _relay(sources: tuple[str, ...], output: Path, tcp: Tcp, give_up: float | None, *, until_over: bool) -> int:
-    relaying = Relay(sources, output, tcp, give_up=give_up, until_over=until_over)
-    code = await run_until_signal(relaying)
+    relaying = Relay(sources, output, tcp, give_up=check_seconds("--give-up", give_up), until_over=until_over)
+    code = asyncio.run(run_until_signal(relaying))
     if until_over and relaying.incomplete:
-        raise IncompleteError(f"copied, but not to their ends: {', '.join(relaying.incomplete)}")
+        raise IncompleteError(f"not copied to their ends: {', '.join(relaying.incomplete)}")
     return code

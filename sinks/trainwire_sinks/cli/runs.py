@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -39,14 +39,14 @@ def runs(root: Path | None = None, *, as_json: Annotated[bool, Parameter("--json
     if not overviews:
         raise TargetError(f"there is no run under {folder}")
     if as_json:
-        print(to_json([_as_json(run) for run in overviews], indent=2))
+        fields = [
+            asdict(run) | {"folder": str(run.folder), "sinks": [sink.as_json() for sink in run.sinks]}
+            for run in overviews
+        ]
+        print(to_json(fields, indent=2))
     else:
         print_table(_table(folder, sorted(overviews, key=lambda run: run.started or 0), time.time()))
     return 0
-
-
-def _as_json(run: RunOverview) -> dict[str, Any]:
-    return asdict(run) | {"folder": str(run.folder), "sinks": [sink.as_json() for sink in run.sinks]}
 
 
 def _table(root: Path, overviews: Sequence[RunOverview], now: float) -> Table:

@@ -28,13 +28,13 @@ class TrainingProgress:
         self._step = 0
 
     def begin_attempt(self, step: int, walltime: float) -> None:
-        """A process has begun to train; the speed of earlier processes no longer counts."""
+        """Record that a process has begun to train; the speed of earlier processes no longer counts."""
         self._samples.clear()
         self._origin = None
         self.advance(step, walltime)
 
     def advance(self, step: int, walltime: float) -> None:
-        """The training has reached a step."""
+        """Record that the training has reached a step."""
         self._step, self._walltime = step, walltime
         if self._samples and step < self._samples[-1][1]:
             self._samples.clear()
@@ -44,7 +44,7 @@ class TrainingProgress:
             self._samples.popleft()
 
     def begin_epoch(self, epoch: int, max_epochs: int | None, batches: int | None) -> None:
-        """An epoch has begun at the current step, or continues if it is the current epoch and was interrupted."""
+        """Record that an epoch has begun at the current step, or continues if it is the current one."""
         if epoch != self.epoch or self._step < self._first_step_of_epoch:
             self._first_step_of_epoch = self._step
         self.epoch, self.max_epochs, self._batches = epoch, max_epochs, batches
@@ -52,7 +52,7 @@ class TrainingProgress:
             self._origin = (self._walltime, self.fraction)
 
     def end_epoch(self, *, is_complete: bool) -> None:
-        """The epoch is over; the next one is assumed to have as many steps."""
+        """Record that the epoch is over; the next one is assumed to have as many steps."""
         if is_complete:
             self._steps_per_epoch = self._step - self._first_step_of_epoch or None
 

@@ -89,7 +89,7 @@ class View:
             self._state = state
 
     def end(self, error: str = "") -> None:
-        """The stream has ended, because the run is over or, with an error, because it cannot be read."""
+        """Record that the stream has ended, because the run is over or, with an error, because it cannot be read."""
         self.error, self.is_caught_up = error, True
         if not error and self._state not in _ENDED:
             self._state, self._reason = "died", "its process ended without a last event"
