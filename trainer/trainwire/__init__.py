@@ -28,6 +28,11 @@ _HOMES = {
 }  # fmt: skip
 
 
+def __dir__() -> list[str]:
+    """Return the public names, whether they are imported yet or not."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import what needs torch on first use, as the bus does not need it."""
     import importlib

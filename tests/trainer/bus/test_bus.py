@@ -41,7 +41,7 @@ def test_what_is_logged_is_in_the_journal_in_order(tmp_path: Path) -> None:
 
 
 def test_a_step_left_out_is_the_last_one(tmp_path: Path) -> None:
-    """Without a step an event carries the step given last."""
+    """An event recorded without a step has the last step that was passed."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0})
         bus.log({"a": 2.0}, step=7)
@@ -71,7 +71,7 @@ def test_the_mapping_is_copied(tmp_path: Path) -> None:
 
 
 def test_every_type_is_recorded(tmp_path: Path) -> None:
-    """Each method makes an event of its type, on the channel of its type."""
+    """Each method records an event of its type, on the channel of that type."""
     pixels = [[0.0, 0.5], [1.0, 0.25]]
     with trainwire.open_bus(tmp_path) as bus:
         bus.scalars("learning_rate", [0.1, 0.2])
@@ -118,7 +118,7 @@ def test_every_type_is_recorded(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_recorded_is_reported_once_and_never_raised(tmp_path, caplog, record) -> None:
-    """A bad name, value or step costs one warning and a count; what follows is recorded."""
+    """An invalid name, value or step is counted and causes one warning; later events are recorded."""
     with trainwire.open_bus(tmp_path) as bus:
         for _ in range(3):
             record(bus)
@@ -187,7 +187,7 @@ def test_watchers_see_every_event_on_a_thread_of_their_own(tmp_path: Path) -> No
 
 
 def test_a_watcher_that_fails_is_called_no_more_and_a_plain_function_is_refused(tmp_path: Path, caplog) -> None:
-    """A watcher's exception is logged and ends that watcher alone; one that is not async is an error at once."""
+    """An exception of a watcher is logged and ends only that watcher; a function that is not async is refused."""
 
     async def fails(event):
         raise ValueError("watcher")
@@ -201,7 +201,7 @@ def test_a_watcher_that_fails_is_called_no_more_and_a_plain_function_is_refused(
     assert scalars(tmp_path) == [("a", 1.0, 0)]
 
 
-def test_the_last_event_tells_how_it_ended(tmp_path: Path) -> None:
+def test_the_last_event_records_how_the_run_ended(tmp_path: Path) -> None:
     """Leaving by an exception is failed, by Ctrl-C interrupted; closing again changes nothing."""
     with pytest.raises(ValueError, match="oops"), trainwire.open_bus(tmp_path / "a"):
         raise ValueError("oops")
@@ -233,8 +233,8 @@ def test_opening_again_begins_the_next_attempt_and_supersedes(tmp_path: Path) ->
     assert resumed[1].value["from"] is None
 
 
-def test_a_mark_that_was_not_journaled_means_the_end_of_what_was(tmp_path: Path) -> None:
-    """The journal holds the beginning of what was recorded, so a later mark supersedes nothing."""
+def test_a_mark_that_was_not_journaled_is_the_end_of_the_journal(tmp_path: Path) -> None:
+    """A state whose mark is not in the journal resumes from the journal's last event."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0}, step=1)
     state = {"run": bus.run, "attempt": 0, "mark": 9, "step": 1}
@@ -245,7 +245,7 @@ def test_a_mark_that_was_not_journaled_means_the_end_of_what_was(tmp_path: Path)
 
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
-    """A checkpoint's position is refused where it does not belong."""
+    """A state of another run, attempt or mark is refused."""
     with trainwire.open_bus(tmp_path / "a") as bus:
         state = bus.state_dict()
     with trainwire.open_bus(tmp_path / "b"):
@@ -255,7 +255,7 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_trainer_on_a_run_is_refused(tmp_path: Path) -> None:
-    """While one bus is open, another on the same folder is refused with who holds it; take_over goes on."""
+    """While one bus is open, another on the same folder is refused with the owner's name; take_over opens it anyway."""
     with trainwire.open_bus(tmp_path):
         with pytest.raises(RunInUseError, match=f"process {os.getpid()}"):
             trainwire.open_bus(tmp_path)
@@ -264,14 +264,14 @@ def test_a_second_trainer_on_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    """A file in the way is told, with what to do."""
+    """A folder that cannot be written is reported with advice."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         trainwire.open_bus(tmp_path / "file" / "run")
 
 
 def test_a_full_queue_drops_scalars_counts_them_and_keeps_lifecycle() -> None:
-    """Past its limit the queue takes lifecycle events alone, and counts what it drops."""
+    """A full queue accepts only lifecycle events, and counts what it drops."""
     queue = RecordQueue(max_values=10)
     for step in range(30):
         queue.append("", {"a": 1.0}, FLOATS, step)
@@ -281,7 +281,7 @@ def test_a_full_queue_drops_scalars_counts_them_and_keeps_lifecycle() -> None:
 
 
 def test_progress_is_what_was_recorded_with_a_step(tmp_path: Path) -> None:
-    """What other threads record without a step does not make a loop look alive that is not."""
+    """Records without a step, as other threads make them, do not count as progress of the training."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0}, step=3)
         before = bus.describe()
@@ -294,7 +294,7 @@ def test_progress_is_what_was_recorded_with_a_step(tmp_path: Path) -> None:
 
 
 def test_drops_are_published(tmp_path: Path) -> None:
-    """What the queue drops is told by events/dropped, so that readers know."""
+    """An `events/dropped` event reports what the queue dropped."""
     with trainwire.open_bus(tmp_path) as bus:
         bus._queue._max_values = 0
         bus._queue.reset_limits()
@@ -304,8 +304,8 @@ def test_drops_are_published(tmp_path: Path) -> None:
     assert dropped.value["count"] == 2
 
 
-def test_the_connection_file_tells_where_the_sockets_are(tmp_path: Path) -> None:
-    """It is there when open_bus returns, for its owner alone, and its sockets are there until the bus closes."""
+def test_the_connection_file_names_the_sockets(tmp_path: Path) -> None:
+    """The connection file exists when open_bus returns, for its owner only; its sockets exist until close."""
     with trainwire.open_bus(tmp_path) as bus:
         path = connection_path(tmp_path, 0)
         connection = read_connection(path)
@@ -342,7 +342,7 @@ bus.close(timeout=20)
     ("ending", "name"), [("", "run/finished"), ("1/0", "run/failed"), ("import sys; sys.exit(3)", "run/finished")]
 )
 def test_a_bus_that_is_left_open_is_closed_at_exit(tmp_path: Path, ending: str, name: str) -> None:
-    """An interpreter that exits with an open bus journals everything first, and tells how it ended."""
+    """An interpreter that exits with an open bus journals everything first, and records how it ended."""
     script = f"import trainwire\nbus = trainwire.open_bus({str(tmp_path)!r})\nbus.log({{'a': 1.0}}, step=1)\n{ending}"
     subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
     assert scalars(tmp_path) == [("a", 1.0, 1)]
@@ -372,16 +372,17 @@ for step in itertools.count(1):
 
 
 def test_the_bus_needs_no_torch(tmp_path: Path) -> None:
-    """Opening a bus and logging imports neither torch nor numpy."""
+    """Opening a bus and logging imports neither torch nor numpy, nor does `dir`."""
     script = (
         f"import sys, trainwire\nwith trainwire.open_bus({str(tmp_path)!r}) as bus: bus.log({{'a': 1.0}})\n"
+        "assert dir(trainwire) == sorted(trainwire.__all__)\n"
         "assert not {'torch', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], timeout=30, check=True)
 
 
-def test_launch_is_told_where_the_run_is(tmp_path: Path, monkeypatch) -> None:
-    """A bus drops a pointer to its run in the folder that TRAINWIRE_RENDEZVOUS names."""
+def test_a_pointer_for_launch_is_written(tmp_path: Path, monkeypatch) -> None:
+    """A bus writes a pointer to its run into the folder in TRAINWIRE_RENDEZVOUS."""
     meeting = tmp_path / "meeting"
     meeting.mkdir()
     monkeypatch.setenv("TRAINWIRE_RENDEZVOUS", str(meeting))

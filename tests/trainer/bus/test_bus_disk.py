@@ -1,4 +1,4 @@
-"""The bus over a disk that is full or does not answer: training goes on, monitors see, and losses are named."""
+"""The bus over a disk that is full or hangs: training continues, monitors receive events, and losses are named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainwire_protocol.transport.server import Server
 
 
 class Disk:
-    """Stands in for the system's write to files: passes, fails as a full disk does, or hangs."""
+    """Replaces the system's write to files: writes, fails like a full disk, or hangs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
@@ -64,7 +64,7 @@ def subscribe(folder: Path) -> zmq.Socket:
 
 
 def test_a_full_disk_loses_nothing_once_it_has_room(tmp_path: Path, disk: Disk, caplog) -> None:
-    """Writes are tried again until they succeed, with one warning, and then nothing is missing."""
+    """Writes are retried until they succeed, with one warning, and nothing is lost."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0}, step=1)
         wait_until(lambda: values(tmp_path, "a"))
@@ -85,7 +85,7 @@ def next_header(socket: zmq.Socket, seq: int) -> dict:
 
 @pytest.mark.parametrize("fault", ["full", "frozen"])
 def test_monitors_see_what_the_disk_does_not_take(tmp_path: Path, disk: Disk, fault: str) -> None:
-    """After two seconds without an answer batches go out marked unjournaled, and again unmarked once written."""
+    """Batches are published as unjournaled after two seconds, and again without the mark once they are written."""
     with trainwire.open_bus(tmp_path) as bus:
         socket = subscribe(tmp_path)
         wait_until(lambda: read_events(tmp_path))
@@ -106,7 +106,7 @@ def test_monitors_see_what_the_disk_does_not_take(tmp_path: Path, disk: Disk, fa
 
 
 def test_what_could_not_be_kept_is_named(tmp_path: Path, disk: Disk, monkeypatch, caplog) -> None:
-    """Past its limit the bus gives batches up, and journal/missing names exactly the seqs that the journal lacks."""
+    """Batches beyond the limit are given up, and journal/missing names exactly the seqs that the journal lacks."""
     monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 20_000)
     with trainwire.open_bus(tmp_path) as bus:
         wait_until(lambda: read_events(tmp_path))
@@ -125,7 +125,7 @@ def test_what_could_not_be_kept_is_named(tmp_path: Path, disk: Disk, monkeypatch
 
 
 def test_what_could_not_be_kept_is_named_also_at_the_end(tmp_path: Path, disk: Disk, monkeypatch) -> None:
-    """A bus that is closed when its disk comes back names what was given up, before its last event."""
+    """A bus that is closing when its disk recovers names what was given up, before its last event."""
     monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 20_000)
     bus = trainwire.open_bus(tmp_path)
     wait_until(lambda: read_events(tmp_path))
@@ -141,7 +141,7 @@ def test_what_could_not_be_kept_is_named_also_at_the_end(tmp_path: Path, disk: D
 
 
 def test_what_names_the_lost_is_not_lost_itself(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much waits for the disk, journal/missing gets into the journal, as marks and the last event do."""
+    """journal/missing, marks and the last event are never given up, however much waits for the disk."""
     refused = list[bytes]()
 
     def write(descriptor: int, data: bytes) -> int:
@@ -170,7 +170,7 @@ def test_what_names_the_lost_is_not_lost_itself(tmp_path: Path, disk: Disk, monk
 def test_a_last_event_that_the_disk_refuses_is_tried_again(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that has no room for a moment, just when the bus is closed, still gets the end of the run."""
+    """The last event is retried if the disk is full for a moment while the bus is closing."""
 
     def refuse_once(descriptor: int, data: bytes) -> int:
         disk.full = b"run/finished" in bytes(data) and not disk.refused
@@ -183,7 +183,7 @@ def test_a_last_event_that_the_disk_refuses_is_tried_again(
 
 
 def test_a_slow_disk_does_not_fill_the_queue(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a write takes long, what is recorded is taken out of the queue once half of that is full."""
+    """While a write takes long, the bus thread empties the queue once it is half full."""
     monkeypatch.setattr(writer, "UNJOURNALED_SECONDS", 1000.0)
     monkeypatch.setattr(bus_thread, "HEARTBEAT_SECONDS", 0.02)
     with trainwire.open_bus(tmp_path) as bus:
@@ -202,7 +202,7 @@ def test_a_slow_disk_does_not_fill_the_queue(tmp_path: Path, disk: Disk, monkeyp
 
 
 def test_a_full_disk_is_tried_again_soon(tmp_path: Path, disk: Disk) -> None:
-    """However long the flush interval is, what was refused does not wait for the next one."""
+    """A failed write is retried soon, however long the flush interval is."""
     with trainwire.open_bus(tmp_path, flush_interval=3000.0) as bus:
         disk.full = True
         bus.log({"a": 1.0}, step=1)
@@ -213,7 +213,7 @@ def test_a_full_disk_is_tried_again_soon(tmp_path: Path, disk: Disk) -> None:
 
 
 def test_monitors_see_what_waits_behind_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that hangs while the lease is renewed, as a network's does first, is one that does not answer."""
+    """A disk that hangs while the lease is renewed counts as one that does not answer."""
     answers, renew = threading.Event(), Attempt.write_lease
     with trainwire.open_bus(tmp_path) as bus:
         socket = subscribe(tmp_path)
@@ -231,7 +231,7 @@ def test_monitors_see_what_waits_behind_a_lease(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("fault", ["full", "frozen"])
 def test_closing_over_a_bad_disk_is_bounded(tmp_path: Path, disk: Disk, fault: str, caplog) -> None:
-    """A disk that never answers does not hold close past its timeout, and the loss is told."""
+    """A disk that never answers does not delay close beyond its timeout, and the loss is reported."""
     bus = trainwire.open_bus(tmp_path)
     wait_until(lambda: read_events(tmp_path))
     disk.full = fault == "full"
@@ -245,7 +245,7 @@ def test_closing_over_a_bad_disk_is_bounded(tmp_path: Path, disk: Disk, fault: s
 
 
 def test_the_timeout_of_close_is_a_setting(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a timeout of its own, close waits as long as open_bus or, if it is silent, the environment says."""
+    """Without an argument, close uses the timeout of open_bus, or else that of the environment."""
     monkeypatch.setenv("TRAINWIRE_CLOSE_TIMEOUT", "20")
     with trainwire.open_bus(tmp_path / "environment") as bus:
         assert bus.close_timeout == 20
@@ -264,7 +264,7 @@ def test_the_timeout_of_close_is_a_setting(tmp_path: Path, disk: Disk, monkeypat
 
 @pytest.mark.parametrize("value", ["", "soon", "nan", "-1", "3601"])
 def test_an_invalid_timeout_of_close_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """The error names the variable or the argument that has to be corrected, and no run is begun."""
+    """The error names the invalid variable or argument, and no run is begun."""
     with pytest.raises(OptionError, match=r"close_timeout is .*; it must be a number of seconds from 0 to 3600"):
         trainwire.open_bus(tmp_path / "run", close_timeout=value)  # type: ignore[arg-type]  # not a number
     monkeypatch.setenv("TRAINWIRE_CLOSE_TIMEOUT", value)
@@ -277,7 +277,7 @@ def test_an_invalid_timeout_of_close_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_what_a_disk_takes_late_is_there_when_close_returns(
     tmp_path: Path, disk: Disk, monkeypatch, caplog, owner: type, name: str, more: float
 ) -> None:
-    """Past its timeout close waits a little for the journal; nothing is told to be lost that is taken then."""
+    """Beyond its timeout close waits briefly for the journal; what is written then is not reported as lost."""
     call = getattr(owner, name)
 
     def call_and_let_go(*arguments: object) -> object:
@@ -297,7 +297,7 @@ def test_what_a_disk_takes_late_is_there_when_close_returns(
 
 
 def test_an_old_owner_stops_journaling_when_the_run_is_taken_over(tmp_path: Path, monkeypatch, caplog) -> None:
-    """The first trainer notices the second at its next renewal, says so, and writes nothing more."""
+    """The first trainer detects the second at its next renewal, reports it, and writes nothing more."""
     monkeypatch.setattr("trainwire.bus.writer.RENEWAL_SECONDS", 0.05)
     with trainwire.open_bus(tmp_path) as first, trainwire.open_bus(tmp_path, take_over=True) as second:
         wait_until(lambda: any("taken over" in line.message for line in caplog.records))
@@ -309,7 +309,7 @@ def test_an_old_owner_stops_journaling_when_the_run_is_taken_over(tmp_path: Path
 
 
 def test_the_lease_is_renewed_while_a_slow_disk_takes_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is time for that is looked at after each write, not once all that waits is written."""
+    """The lease is checked after each write, and not only once everything is written."""
     left = list[int]()
     monkeypatch.setattr(writer, "SLICE_BYTES", 0)
     monkeypatch.setattr(Writer, "_renew_lease", lambda thread: left.append(len(thread._pending)))

@@ -27,7 +27,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 
 
 class Evil:
-    """Raises whatever is done with it."""
+    """Raises an exception whatever is done with it."""
 
     def __repr__(self) -> str:
         raise RuntimeError("evil")
@@ -48,7 +48,7 @@ class Fickle:
 
 
 class Proxy:
-    """Says that it is of its value's class, as the proxies of many libraries do, and then fails."""
+    """Claims the class of its value, as the proxies of many libraries do, and then fails."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -125,7 +125,7 @@ HOSTILE: dict[str, Callable[[EventBus], object]] = {
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_bus_survives(tmp_path: Path, name: str) -> None:
-    """What is recorded after it is in the journal, heartbeats go on, and the last event is there."""
+    """Later records and the last event are in the journal, and heartbeats continue."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0}, step=1)
         HOSTILE[name](bus)
@@ -138,14 +138,14 @@ def test_the_bus_survives(tmp_path: Path, name: str) -> None:
 
 
 class FailingHandler(logging.Handler):
-    """As a program may have one."""
+    """Raises an exception for each message."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise RuntimeError(record.getMessage())
 
 
 def test_a_logging_handler_that_fails_does_not_end_the_bus(tmp_path: Path) -> None:
-    """What cannot be recorded is complained of on the bus thread too, whatever the program does with rejections."""
+    """The bus records on, and counts the rejection, if a logging handler of the program fails."""
     logger, handler = logging.getLogger("trainwire"), FailingHandler()
     logger.addHandler(handler)
     try:
@@ -159,7 +159,7 @@ def test_a_logging_handler_that_fails_does_not_end_the_bus(tmp_path: Path) -> No
 
 
 def test_empty_mappings_are_counted() -> None:
-    """They wait in the queue like others, and so they are dropped where it is full."""
+    """Empty records take room in the queue too, and are dropped when it is full."""
     queue = RecordQueue(max_values=10)
     for step in range(100):
         queue.append("", {}, FLOATS, step, 1)
@@ -177,8 +177,8 @@ def test_enumerations_are_their_values(tmp_path: Path) -> None:
     assert (hparams["mode"], hparams["seed"], hparams["lr"]) == ("fast", str(10**400), 0.5)
 
 
-def test_a_reason_that_cannot_be_encoded_is_told_all_the_same(tmp_path: Path) -> None:
-    """The last event is there whatever the error's text holds."""
+def test_a_reason_that_cannot_be_encoded_is_recorded(tmp_path: Path) -> None:
+    """The last event is recorded whatever the error's text contains."""
     with pytest.raises(ValueError, match="cannot read"), trainwire.open_bus(tmp_path):
         raise ValueError("cannot read \udcff")
     last = read_events(tmp_path)[-1]
@@ -186,7 +186,7 @@ def test_a_reason_that_cannot_be_encoded_is_told_all_the_same(tmp_path: Path) ->
 
 
 def test_closing_does_not_wait_for_a_long_flush_interval(tmp_path: Path) -> None:
-    """A bus that looks at its queue once an hour still closes at once, with everything in the journal."""
+    """A bus with a flush interval of an hour closes at once, with everything in the journal."""
     bus = trainwire.open_bus(tmp_path, flush_interval=3000)
     bus.log({"a": 1.0}, step=1)
     begun = time.monotonic()
@@ -196,7 +196,7 @@ def test_closing_does_not_wait_for_a_long_flush_interval(tmp_path: Path) -> None
 
 
 def test_an_image_is_not_encoded_on_the_training_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels are copied by the caller and encoded by the bus thread, and their bytes count for the queue's limit."""
+    """Pixels are copied by the caller and encoded by the writer, and their bytes count for the queue's limit."""
     threads = set()
     encode = trainwire.bus.media._encode_pixels
 
@@ -272,8 +272,8 @@ def test_a_run_that_could_not_be_opened_can_be_opened_at_once(tmp_path: Path) ->
         {"high_water_mark": 0}, {"state": 5}, {"bind": "tcp://nowhere"},
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_are_refused_first(tmp_path: Path, options: dict) -> None:
-    """A wrong option is one clear error, and leaves no attempt behind."""
+def test_invalid_options_are_refused_first(tmp_path: Path, options: dict) -> None:
+    """An invalid option raises OptionError, and leaves no attempt behind."""
     with pytest.raises(OptionError, match="it must be"):
         trainwire.open_bus(tmp_path / "run", **options)
     assert not list_attempts(tmp_path / "run", 0)
@@ -284,13 +284,13 @@ def test_options_that_cannot_be_are_refused_first(tmp_path: Path, options: dict)
     [("sys.exit(0)", "run/finished"), ("sys.exit(3)", "run/failed"), ("raise KeyboardInterrupt", "run/interrupted")],
 )
 def test_how_a_script_exits_is_how_its_run_ended(tmp_path: Path, ending: str, name: str) -> None:
-    """Leaving the bus's block by an exit with status 0 is no failure; by Ctrl-C it is an interruption."""
+    """Leaving the bus's block by an exit with status 0 is not a failure; by Ctrl-C it is an interruption."""
     script = f"import sys, trainwire\nwith trainwire.open_bus({str(tmp_path)!r}):\n    {ending}"
     subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
     assert read_events(tmp_path)[-1].name == name
 
 
-def test_a_socket_folder_that_is_none_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_socket_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An XDG_RUNTIME_DIR that is a file, missing or relative does not stop a training."""
     (tmp_path / "file").write_text("")
     for number, folder in zip(itertools.count(), [str(tmp_path / "file"), "/proc/nope", "relative"], strict=False):

@@ -19,7 +19,7 @@ from trainwire.bus.writer import Writer
 
 
 class FakeCudaEvent:
-    """A copy that arrives when the test says so."""
+    """A CUDA event that completes when the test sets it."""
 
     def __init__(self) -> None:
         self.arrived = False
@@ -46,13 +46,13 @@ def test_numpy_values_are_plain_numbers() -> None:
 
 
 def test_plain_copies_anything() -> None:
-    """What is no plain value becomes its string; arrays become lists; keys become strings."""
+    """Arrays become lists, keys become strings, and so does any other value."""
     plain = coerce_plain({"path": Path("/x"), 3: (1, {2}), "array": np.arange(2), "tensor": torch.ones(1), "n": None})
     assert plain == {"path": "/x", "3": [1, [2]], "array": [0, 1], "tensor": [1.0], "n": None}
 
 
 def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
-    """Events come out in the order of the calls, also when a value of a GPU arrives late, with the call's step."""
+    """Events keep the order and steps of the calls, even if the copy of a value from a GPU completes late."""
     arrived = FakeCudaEvent()
     value = PendingScalar(DeviceCopy(torch.tensor([2.5], dtype=torch.float64), arrived), 0)
     with trainwire.open_bus(tmp_path) as bus:
@@ -68,7 +68,7 @@ def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:
 
 
 def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing waits for its timeout at most, and names what it had to drop; the rest is recorded."""
+    """close waits at most for its timeout, and names what it dropped; the rest is recorded."""
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
     value = PendingScalar(DeviceCopy(torch.tensor([1.0]), FakeCudaEvent()), 0)
     bus = trainwire.open_bus(tmp_path)
@@ -85,7 +85,7 @@ def test_a_value_that_never_arrives_is_named_at_close(tmp_path: Path, monkeypatc
 def test_a_value_that_never_arrives_holds_back_nothing_at_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands behind a lifecycle event that cannot be had, itself behind others, is recorded."""
+    """Records behind a lifecycle event whose value never becomes available are recorded."""
     monkeypatch.setattr(Writer, "take", lambda *_: False)
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
     value = PendingScalar(DeviceCopy(torch.tensor([1.0]), FakeCudaEvent()), 0)
@@ -100,7 +100,7 @@ def test_a_value_that_never_arrives_holds_back_nothing_at_close(
 
 
 def test_tensors_of_a_gpu_travel_in_one_copy_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scalars of one call that live on a GPU are packed into one transfer, in the order of the mapping."""
+    """Scalars of one call on one GPU are packed into one copy, in the order of the mapping."""
 
     class OnGpu:
         is_cuda = True
@@ -123,7 +123,7 @@ def test_tensors_of_a_gpu_travel_in_one_copy_for_each_device(monkeypatch: pytest
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_logging_from_a_gpu_does_not_synchronise(tmp_path: Path) -> None:
-    """Under torch's own check no synchronisation is found, and an in-place update does not reach what was recorded."""
+    """Recording does not synchronize, as torch checks, and an in-place update does not change what was recorded."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         with trainwire.open_bus(tmp_path) as bus:
@@ -138,7 +138,7 @@ def test_logging_from_a_gpu_does_not_synchronise(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("numbers", [[], [1.0], [2.0, 2.0], [-1.0, 0.0, 5.5], [float("nan"), 1.0, float("inf")]])
 def test_a_tensor_and_a_list_have_the_same_histogram(numbers: list[float]) -> None:
-    """Bucketing where a tensor lives gives the counts that plain Python gives, special values left out."""
+    """Bucketing a tensor on its device gives the same counts as plain Python, without special values."""
     expected, found = bucket(numbers), coerce_histogram(torch.tensor(numbers, dtype=torch.float64)).resolve()
     assert found.keys() == expected.keys()
     for field, value in expected.items():
@@ -147,7 +147,7 @@ def test_a_tensor_and_a_list_have_the_same_histogram(numbers: list[float]) -> No
 
 
 def test_a_histogram_counts_every_value_in_its_bin() -> None:
-    """The counts agree with NumPy's for values that lie on no edge."""
+    """The counts equal NumPy's for values that are not on an edge."""
     numbers = np.random.default_rng(0).normal(size=1000)
     found = bucket(numbers.tolist())
     counts, edges = np.histogram(numbers, bins=HISTOGRAM_BINS)

@@ -27,7 +27,7 @@ pytestmark = [
 
 @contextmanager
 def without_synchronisation() -> Iterator[None]:
-    """Torch's own check: whatever makes the CPU wait for the GPU is an error."""
+    """Enable torch's check, which raises an error if the CPU waits for the GPU."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -41,7 +41,7 @@ def values(folder: Path, name: str) -> list[Any]:
 
 
 def test_an_in_place_update_does_not_change_what_was_recorded(tmp_path: Path) -> None:
-    """Thousands of values in flight are those of the moment at which each was logged, also at close."""
+    """Thousands of pending values are those at the time of each call, also at close."""
     with trainwire.open_bus(tmp_path) as bus, without_synchronisation():
         loss = torch.zeros((), device="cuda")
         for step in range(5000):
@@ -52,7 +52,7 @@ def test_an_in_place_update_does_not_change_what_was_recorded(tmp_path: Path) ->
 
 
 def test_values_of_several_streams(tmp_path: Path) -> None:
-    """Each is snapshotted on the stream on which it is logged, behind what computes it."""
+    """A value is copied on the stream on which it is logged, after what computes it."""
     streams = [torch.cuda.Stream() for _ in range(4)]
     with trainwire.open_bus(tmp_path) as bus, without_synchronisation():
         for number, stream in enumerate(streams):
@@ -110,7 +110,7 @@ class Watched(Plugin):
 
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_of_the_trainer_does_not_wait(tmp_path: Path, precision: Any) -> None:
-    """Loss, gradient norm and learning rate are recorded in each step, and nothing waits for the GPU."""
+    """Loss, gradient norm and learning rate are recorded in each step, without waiting for the GPU."""
     trainer = make_trainer(linear().cuda())
     result = train(tmp_path, Watched(), trainer=trainer, corpus=corpus(train=96), use_amp=precision)
     assert result.steps == 12

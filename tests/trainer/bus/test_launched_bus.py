@@ -13,7 +13,7 @@ from trainwire_protocol.transport.connection import connection_path, read_connec
 
 
 def test_the_rank_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process records a stream of its own without being told which it is, and names the job."""
+    """Each process takes its rank and world size from the environment, and records the job."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     for rank in range(2):
         for name, value in (("PROCID", rank), ("STEP_NUM_TASKS", 2), ("LOCALID", rank), ("JOB_ID", 77)):
@@ -26,7 +26,7 @@ def test_the_rank_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_is_given_counts_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank and a number of processes that are given are those, and ones that do not fit are refused."""
+    """Arguments take precedence over the environment; a rank outside the world size is refused."""
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     with trainwire.open_bus(tmp_path / "run", rank=0, world_size=1) as bus:

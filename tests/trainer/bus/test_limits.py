@@ -1,4 +1,4 @@
-"""What the training process keeps is bounded: each limit, and what is told when it is reached."""
+"""The limits of what the training process keeps, and what is reported when one is reached."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dropped_in_record(folder: Path) -> int:
 
 
 def test_the_queue_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large values are dropped past the queue's limit of bytes, and the record tells how many."""
+    """Values beyond the queue's limit in bytes are dropped, and events/dropped counts them."""
     bus = trainwire.open_bus(tmp_path, flush_interval=0.3)
     monkeypatch.setattr(bus._queue, "_max_bytes", 100_000)
     bus._queue.reset_limits()
@@ -50,7 +50,7 @@ def test_the_queues_limits_are_those_that_are_documented() -> None:
 
 
 def test_the_queue_has_room_again_when_it_was_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After drops recording goes on: nothing is dropped that came once there was room."""
+    """After drops recording continues: nothing is dropped once the queue has room."""
     bus = trainwire.open_bus(tmp_path)
     monkeypatch.setattr(bus._queue, "_max_values", 50)
     bus._queue.reset_limits()
@@ -64,7 +64,7 @@ def test_the_queue_has_room_again_when_it_was_emptied(tmp_path: Path, monkeypatc
 
 
 def test_slow_watchers_lose_the_oldest_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past its limit the watchers' queue drops its oldest events and counts them; the record has them all."""
+    """A full watchers' queue drops and counts its oldest events; the journal has all of them."""
     monkeypatch.setattr(watchers, "MAX_WAITING", 100)
     let_go = threading.Event()
     seen: list[int] = []
@@ -88,7 +88,7 @@ def test_slow_watchers_lose_the_oldest_and_nothing_else(tmp_path: Path, monkeypa
 
 
 def test_a_watcher_that_hangs_does_not_hold_up_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """close() leaves a watcher that never ends behind, after its timeout."""
+    """close does not wait beyond its timeout for a watcher that never ends."""
     monkeypatch.setattr("trainwire.bus.bus.ENDING_SECONDS", 10.0)
     bus = trainwire.open_bus(tmp_path)
 
@@ -104,19 +104,19 @@ def test_a_watcher_that_hangs_does_not_hold_up_close(tmp_path: Path, monkeypatch
     assert read_events(tmp_path)[-1].name == "run/finished"
 
 
-def test_complaints_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many different mistakes there are, a limited number is told apart, and the log is not flooded."""
+def test_rejections_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of kinds of rejections that are counted and logged is limited."""
     monkeypatch.setattr(rejections, "MAX_KINDS", 10)
-    told = rejections.Rejections()
+    counted = rejections.Rejections()
     with caplog.at_level(logging.WARNING):
         for number in range(1000):
-            told.add(f"kind {number}", "mistake %d", number)
-    assert len(told.counts) <= 10
+            counted.add(f"kind {number}", "mistake %d", number)
+    assert len(counted.counts) <= 10
     assert len(caplog.records) <= 10
 
 
 def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names without end cost no memory without end; all are recorded."""
+    """Memory for names is limited, and events with further names are recorded."""
     monkeypatch.setattr("trainwire.bus.batcher.MAX_NAMES", 100)
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 501):
@@ -127,7 +127,7 @@ def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypat
 
 
 def test_empty_mappings_leave_nothing_behind(tmp_path: Path) -> None:
-    """A training that logs nothing again and again keeps nothing of it."""
+    """Logging empty mappings leaves nothing in memory."""
     bus = trainwire.open_bus(tmp_path)
     for step in range(1, 101):
         bus.log({}, step=step)
@@ -136,8 +136,8 @@ def test_empty_mappings_leave_nothing_behind(tmp_path: Path) -> None:
     assert [event.name for event in read_events(tmp_path)] == ["run/started", "run/finished"]
 
 
-def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
-    """What waits is limited in bytes of its body: its events would be many times as large."""
+def test_a_pending_batch_keeps_no_decoded_events() -> None:
+    """A batch does not keep its decoded events, which are many times as large as its body."""
     handed = watchers.Watchers()
 
     async def watch(event: Event) -> None:
@@ -153,7 +153,7 @@ def test_a_batch_that_waits_for_its_disk_keeps_no_events_for_watchers() -> None:
 
 @pytest.mark.parametrize("count", [SLICE_EVENTS, SLICE_EVENTS + 1, MAX_EVENTS + 1, 3 * MAX_EVENTS + 7])
 def test_a_large_mapping_is_packed_in_parts(count: int) -> None:
-    """However many metrics are logged in one call, they come in order, in few batches of the usual size."""
+    """Metrics of one call are recorded in order, in few batches of the usual size, however many there are."""
     batcher = Batcher("run", 0, 0, rejections.Rejections())
     floats = {f"metric/{number}": float(number) for number in range(count)}
     integers: dict[str, float] = {f"count/{number}": number for number in range(count)}
@@ -197,7 +197,7 @@ def bucket(bus: trainwire.EventBus, step: int) -> int:
 def test_little_is_done_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
 ) -> None:
-    """Whatever waits, it is taken out in slices, between which others get the interpreter."""
+    """Records are packed in slices, between which other threads get the interpreter's lock."""
     packed, pack_slice = list[int](), Writer._pack_slice
 
     def count(writing: Writer) -> None:
@@ -215,7 +215,7 @@ def test_little_is_done_at_once(
 
 
 def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are watchers, batches are as small as slices, since they are decoded at once."""
+    """With watchers, batches are as small as slices, because they are decoded without a pause."""
     handed, send = list[int](), watchers.Watchers.send
 
     def count(watching: watchers.Watchers, batches: Sequence[Batch]) -> None:
@@ -233,8 +233,8 @@ def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.
     assert max(handed) < 2 * SLICE_EVENTS
 
 
-def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was taken out is handed to the journal after a while, however much is still queued that fills no batch."""
+def test_valid_records_do_not_wait_for_rejected_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was packed is written after a while, however many rejected records are still queued."""
     monkeypatch.setattr(writer, "TAKE_SECONDS", -1.0)
     add_pending, left = Writer._add_pending, list[int]()
 
@@ -251,8 +251,8 @@ def test_what_is_recorded_does_not_wait_for_what_is_refused(tmp_path: Path, monk
     assert left[0] > 0
 
 
-def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past close's timeout no more is taken out: what was left is counted and named, and lifecycle events are kept."""
+def test_close_interrupts_the_taking_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After close's timeout the remaining values are dropped, counted and named; lifecycle events are kept."""
     monkeypatch.setattr(writer, "DROP_SECONDS", 0.0)
     pack_slice, end, ending = Writer._pack_slice, BusThread.end, threading.Event()
 
@@ -282,7 +282,7 @@ def test_close_ends_a_drain_that_has_begun(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("size", [632, 999, 1172])
 def test_batches_of_small_events_are_published(size: int) -> None:
-    """A batch that events fill to the last byte is no larger than what PUB sends."""
+    """A batch that is filled to the last byte is not larger than what PUB sends."""
     batcher = Batcher("run", 0, 0, rejections.Rejections())
     for _ in range(480):
         batcher.add(("note", "x" * size, "text", 1.0, 200, size))

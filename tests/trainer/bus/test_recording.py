@@ -44,14 +44,14 @@ def test_every_metric_is_on_the_wire_with_its_step(tmp_path: Path) -> None:
 
 
 def test_what_happens_is_on_the_wire_in_order(tmp_path: Path) -> None:
-    """Epochs, evaluations and checkpoints are told as they begin and end, and the run's end comes last."""
+    """Epochs, evaluations and checkpoints are recorded as they begin and end, and the end of the run last."""
     result = train(tmp_path, max_epochs=1)
-    told = lifecycle(read_events(tmp_path))
-    assert [name for name, _ in told] == [
+    recorded = lifecycle(read_events(tmp_path))
+    assert [name for name, _ in recorded] == [
         "run/started", "epoch/started", "evaluation/started", "evaluation/finished", "checkpoint/saved",
         "epoch/finished", "checkpoint/saved", "evaluation/started", "evaluation/finished", "run/finished",
     ]  # fmt: skip
-    values = dict(told[:6])
+    values = dict(recorded[:6])
     assert values["epoch/started"] == {"epoch": 1, "max_epochs": 1, "batches": 3}
     finished = values["epoch/finished"]
     assert (finished["epoch"], finished["complete"], finished["bad_epochs"]) == (1, True, 0)
@@ -60,12 +60,12 @@ def test_what_happens_is_on_the_wire_in_order(tmp_path: Path) -> None:
     assert (best["epoch"], best["metric"], best["score"]) == (1, "dev/accuracy", finished["metrics"]["dev/accuracy"])
     assert finished["metrics"] == result.history[0]
     assert values["evaluation/finished"]["metrics"].keys() == {"dev/loss", "dev/accuracy"}
-    assert (told[-2][1]["split"], told[-2][1]["metrics"]) == ("test", result.test_metrics)
-    assert told[-1][1]["reason"] == "max_epochs reached: 1"
+    assert (recorded[-2][1]["split"], recorded[-2][1]["metrics"]) == ("test", result.test_metrics)
+    assert recorded[-1][1]["reason"] == "max_epochs reached: 1"
 
 
 def test_the_epoch_ends_on_the_wire_after_its_plugins(tmp_path: Path) -> None:
-    """What the last plugin records of an epoch is before `epoch/finished`, and in it."""
+    """What the last plugin records in an epoch precedes `epoch/finished`, and is in it."""
 
     class Late(Plugin):
         @hook
@@ -81,18 +81,18 @@ def test_the_epoch_ends_on_the_wire_after_its_plugins(tmp_path: Path) -> None:
 
 
 def test_every_metric_goes_through_metric_recorded(tmp_path: Path) -> None:
-    """Plugins are told of exactly what the wire carries, with name, type and step, in the same order."""
+    """Plugins receive exactly the metrics that are published, with name, type and step, in the same order."""
     recorder = Recorder()
     train(tmp_path, recorder)
-    told = [(metric.name, metric.type, metric.step) for metric in recorder.of(MetricRecorded)]
+    received = [(metric.name, metric.type, metric.step) for metric in recorder.of(MetricRecorded)]
     sent = [(event.name, event.type, event.step) for event in read_events(tmp_path) if event.type.startswith("scalar")]
-    assert told == sent
+    assert received == sent
     losses = [metric.value for metric in recorder.of(MetricRecorded) if metric.name == "train/batch_loss"]
     assert all(isinstance(loss, torch.Tensor) and not loss.requires_grad for loss in losses)
 
 
 def test_a_metric_recorded_in_a_hook_is_seen_by_the_next(tmp_path: Path) -> None:
-    """`metric_recorded` is called before the hook in which the metric was recorded goes on."""
+    """`metric_recorded` is called before the hook that recorded the metric continues."""
     seen: list[str] = []
 
     class Source(Plugin):
@@ -126,7 +126,7 @@ def test_differing_learning_rates_are_one_list(tmp_path: Path) -> None:
 
 
 def test_metrics_that_are_no_number_are_lists_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One number for each class is a list; a matrix is not recorded, with a word."""
+    """One number for each class is recorded as a list; a matrix is not recorded, with a warning."""
     metrics = {"recall": MulticlassAccuracy(2, average=None), "confusion": MulticlassConfusionMatrix(2)}
     result = train(tmp_path, trainer=make_trainer(metrics=metrics), max_epochs=1, main_evaluation_metric="dev/loss")
     assert len(result.history[0]["dev/recall"]) == 2  # type: ignore[arg-type]  # a list
@@ -169,7 +169,7 @@ def test_a_step_records_once_and_reads_no_tensor(tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_is_built_for_hooks_without_listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step on which nobody listens builds no payload."""
+    """A step without listening hooks builds no payload."""
 
     def fail(*_: object) -> None:
         raise AssertionError("a payload was built")

@@ -14,7 +14,7 @@ STEPS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 127, 128, 255, 25
 
 @given(NAMES, st.lists(st.tuples(st.floats(), st.floats(), STEPS), min_size=1, max_size=8))
 def test_the_bytes_are_those_of_messagepack(names: list[str], calls: list[tuple[float, float, int]]) -> None:
-    """Whatever the names, values, walltimes and steps, and whatever was packed before."""
+    """The bytes equal MessagePack's for any names, values, walltimes and steps, and after any earlier call."""
     packer = ScalarPacker(names)
     for value, walltime, step in calls:
         values = [value + number for number in range(len(names))]

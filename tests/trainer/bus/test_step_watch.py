@@ -1,4 +1,4 @@
-"""The last step of each name is remembered, however names are grouped."""
+"""The last step of each name is remembered, however the names are grouped."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CALLS = st.lists(
 
 
 @given(CALLS)
-def test_it_notices_the_same_names_as_one_that_looks_at_each(calls: list[tuple[list[str], int]]) -> None:
-    """Groups that are looked at once hide no name that goes back, and make none up."""
+def test_groups_give_the_same_result_as_single_names(calls: list[tuple[list[str], int]]) -> None:
+    """Grouped names give the same result as a check of each name."""
     watch, last, groups = StepWatch(), dict[str, int](), dict[tuple[str, ...], Group]()
     for names, step in calls:
         expected = {name for name in names if step < last.get(name, step)}
@@ -29,8 +29,8 @@ def test_it_notices_the_same_names_as_one_that_looks_at_each(calls: list[tuple[l
 
 
 @given(CALLS)
-def test_names_that_are_known_together_go_on_together(calls: list[tuple[list[str], int]]) -> None:
-    """A group that was seen before, and whose names were at no later step, is looked at as one."""
+def test_a_known_group_advances_as_one(calls: list[tuple[list[str], int]]) -> None:
+    """A known group advances as one if none of its names was at a later step."""
     watch = StepWatch()
     for names, step in calls:
         for name in names:
@@ -39,7 +39,7 @@ def test_names_that_are_known_together_go_on_together(calls: list[tuple[list[str
 
 
 def test_it_remembers_no_more_than_a_bound() -> None:
-    """New names for ever do not fill the memory."""
+    """The number of names and groups that are remembered is limited."""
     watch, groups = StepWatch(), list[Group]()
     for number in range(batcher.MAX_NAMES + 10):
         watch.decreases(f"name-{number}", number)

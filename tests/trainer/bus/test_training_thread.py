@@ -36,7 +36,7 @@ FORBIDDEN = re.compile(
 
 @contextmanager
 def traced() -> Iterator[list[str]]:
-    """The names of all functions written in C that this thread calls meanwhile, and of each file of Python code."""
+    """Collect the names of all C functions that this thread calls, and of each file of Python code."""
     called: list[str] = []
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
@@ -74,7 +74,7 @@ CALLS: dict[str, Callable[[trainwire.EventBus], None]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_nothing_that_can_wait_is_called(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No lock, socket, file, sleep or system call: every C function called is one that touches memory alone."""
+    """No lock, socket, file, sleep or system call: each C function that is called only accesses memory."""
     with trainwire.open_bus(tmp_path, flush_interval=0.5) as bus:
         if name == "a full queue":
             monkeypatch.setattr(bus._queue, "_max_values", 0)
@@ -94,7 +94,7 @@ def test_nothing_that_can_wait_is_called(tmp_path: Path, name: str, monkeypatch:
 
 
 def test_the_trace_sees_what_it_looks_for(tmp_path: Path) -> None:
-    """A lock, a file, a socket and a sleep are all seen by the trace: what it does not show did not happen."""
+    """The trace shows locks, files, sockets and sleeps, so what it does not show did not happen."""
     lock = threading.Lock()
     with traced() as called:
         with lock:
@@ -119,7 +119,7 @@ with trainwire.open_bus(sys.argv[1]) as bus:
 
 
 def test_no_system_call_but_for_the_interpreters_lock(tmp_path: Path) -> None:
-    """Under strace the training thread makes no call of the system in 10,000 recordings but those of CPython itself."""
+    """Under strace the training thread makes no system call in 10,000 recordings except those of CPython itself."""
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

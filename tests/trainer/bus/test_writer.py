@@ -1,4 +1,4 @@
-"""One thread empties the queue, writes and publishes; the bus's own sends heartbeats in between."""
+"""The writer takes, writes and publishes; the bus thread sends heartbeats in between."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from trainwire_protocol.wire import decode_batch
 
 
 @pytest.mark.parametrize("looks", [1, 1_000_000])
-def test_what_is_recorded_at_any_moment_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
-) -> None:
-    """Records that come when the thread has just looked, or rests, are in the journal without anything after them."""
+def test_records_are_written_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    """Records are written soon, whether the thread is busy or idle when they are appended."""
     monkeypatch.setattr(writer, "BUSY_LOOKS", looks)
     pauses = random.Random(7)
     with trainwire.open_bus(tmp_path, flush_interval=0.002) as bus:
@@ -34,8 +32,8 @@ def test_what_is_recorded_at_any_moment_is_published(
     assert [event.step for event in read_events(tmp_path) if event.type == "scalar"] == [*range(1, 201)]
 
 
-def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To close does not wait until the thread has slept enough."""
+def test_an_idle_bus_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """close does not wait for the end of the idle sleeps."""
     monkeypatch.setattr(writer, "BUSY_LOOKS", 1)
     monkeypatch.setattr(writer, "IDLE_LOOKS", 1_000_000)
     bus = trainwire.open_bus(tmp_path, flush_interval=0.001)
@@ -46,7 +44,7 @@ def test_a_bus_at_rest_closes_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_heartbeats_do_not_mix_with_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads send on one socket: every message arrives whole, and the batches in their order."""
+    """Both threads send on one socket: each message arrives complete, and the batches in order."""
     monkeypatch.setattr(bus_thread, "HEARTBEAT_SECONDS", 0.0)
     monkeypatch.setattr(bus_thread, "LINGER_SECONDS", 20.0)
     socket = zmq.Context.instance().socket(zmq.SUB)
@@ -78,10 +76,10 @@ def test_heartbeats_do_not_mix_with_batches(tmp_path: Path, monkeypatch: pytest.
     assert seqs[1:] == [*range(seqs[1], seqs[-1] + 1)]
 
 
-def test_a_bus_that_fails_says_so_and_holds_nobody_up(
+def test_an_internal_error_is_logged_and_close_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error of the bus's own ends the recording with a message; training and its end go on."""
+    """An internal error of the bus is logged and ends the recording; the training and close continue."""
     failed = threading.Event()
 
     def fail(_: Writer) -> bool:

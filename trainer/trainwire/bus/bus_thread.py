@@ -69,7 +69,7 @@ class BusThread(threading.Thread):
         except Exception as error:
             self.failure = error
             if self.started.is_set():
-                _log.exception("the bus has failed; training goes on, and nothing more is recorded")
+                _log.exception("the bus has failed; training continues, and nothing more is recorded")
         finally:
             self.started.set()
 

@@ -61,7 +61,7 @@ DROP_SECONDS: Final = 0.5
 
 MAX_SLEEP_SECONDS: Final = 0.05
 """Longest flush interval for which the thread sleeps: a sleep takes a third less processor time than a wait that can
-be interrupted, but closing the bus has to wait for it."""
+be interrupted, but closing the bus must wait for it."""
 
 BUSY_LOOKS: Final = 10
 """Number of times that the queue is found empty before the thread sleeps longer."""
@@ -213,7 +213,7 @@ class Writer(threading.Thread):
             self._retry_at = -math.inf
             self._work()
         except Exception:
-            _log.exception("the bus has failed; training goes on, and nothing more is recorded")
+            _log.exception("the bus has failed; training continues, and nothing more is recorded")
         finally:
             with contextlib.suppress(OSError):
                 self._journal.close()
