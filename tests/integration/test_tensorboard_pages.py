@@ -17,9 +17,9 @@ from trainwire_sinks.cli import app
 
 MAGENTA = (255, 0, 255)
 FIRST_RUN = (255, 112, 67)
-"""The colour that TensorBoard gives to the first run."""
+"""The color that TensorBoard gives to the first run."""
 MENU_WIDTH = 330
-"""Pixels at the left that show the names of runs, in their colours."""
+"""Pixels at the left that show the names of runs, in their colors."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize(("page", "color", "pixels"), [("scalars", FIRST_RUN, 200), ("images", MAGENTA, 50_000)])
 def test_a_page_shows_what_was_logged(address: str, tmp_path: Path, page: str, color: object, pixels: int) -> None:
-    """The curve is drawn, and the image is painted: so many pixels have their colour."""
+    """The curve is drawn, and the image is painted: so many pixels have their color."""
     screenshot(f"{address}#{page}", tmp_path / "page.png", tmp_path / "profile")
     with Image.open(tmp_path / "page.png") as image:
         dashboard = np.asarray(image.convert("RGB"))[:, MENU_WIDTH:]

@@ -16,12 +16,12 @@ from trainwire_sinks.runtime.output import NoOutput
 from trainwire_sinks.runtime.sink import Sink
 from trainwire_sinks.text.format import one_line, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
-from trainwire_sinks.text.terminal import has_colours
+from trainwire_sinks.text.terminal import has_colors
 
 OMITTED: Final = frozenset({"epoch/started", "learning_rate/changed"})
 """Lifecycle events that are in the log file but not printed, because later lines imply them."""
 
-COLOURS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
+COLORS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
 RESET: Final = "\x1b[0m"
 
 
@@ -86,9 +86,9 @@ class StandardOutput(NoOutput):
         self._lines: list[str] = []
 
     def add(self, level: str, line: str) -> None:
-        """Add a line, in the colour of its level."""
-        colour = COLOURS.get(level, "") if has_colours(sys.stdout) else ""
-        self._lines.append(f"{colour}{self._prefix}{line}{colour and RESET}\n")
+        """Add a line, in the color of its level."""
+        color = COLORS.get(level, "") if has_colors(sys.stdout) else ""
+        self._lines.append(f"{color}{self._prefix}{line}{color and RESET}\n")
 
     async def flush(self) -> None:
         """Print the added lines.

@@ -94,7 +94,7 @@ def _as_json(targets: Sequence[str], summaries: Sequence[Summary]) -> dict[str, 
             "first": first and {"step": first[0], "metrics": first[1]},
             "metrics": {name: divergence._asdict() for name, divergence in run.divergences.items()},
         })  # fmt: skip
-    return {"runs": runs, "partings": divergences}
+    return {"runs": runs, "divergences": divergences}
 
 
 def _print_tables(labels: Sequence[str], summaries: Sequence[Summary]) -> None:

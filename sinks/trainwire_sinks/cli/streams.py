@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwire_sinks.runtime.exit_codes import ExitCode
-from trainwire_sinks.text.terminal import has_colours
+from trainwire_sinks.text.terminal import has_colors
 
 UNLIMITED_WIDTH: Final = 10_000
 """Columns of a line that is not printed on a terminal: for programs, nothing is wrapped."""
@@ -47,7 +47,7 @@ def make_table(*columns: str, right: Collection[str] = ()) -> Table:
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal, without trailing spaces."""
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    console = Console(width=width, no_color=not has_colours(sys.stdout), highlight=False)
+    console = Console(width=width, no_color=not has_colors(sys.stdout), highlight=False)
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -32,7 +32,7 @@ ATTEMPTS: Final = 5
 RETRY_SECONDS: Final = 0.3
 
 DUPLICATE_SECONDS: Final = 120.0
-"""How long the servers remember message ids. Older duplicates are recognised by the last message in the stream."""
+"""How long the servers remember message ids. Older duplicates are recognized by the last message in the stream."""
 
 
 class StreamOutput(NoOutput):

@@ -10,8 +10,8 @@ KEYBOARD_SIGNALS: Final = (signal.SIGINT, signal.SIGQUIT)
 """Signals that a terminal sends to all processes in its foreground, for Ctrl-C and Ctrl-\\."""
 
 
-def has_colours(stream: TextIO) -> bool:
-    """Return whether to write colours: only to a terminal, and not if `NO_COLOR` is set (https://no-color.org)."""
+def has_colors(stream: TextIO) -> bool:
+    """Return whether to write colors: only to a terminal, and not if `NO_COLOR` is set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -156,11 +156,11 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
 
 
 def test_the_terminal_receives_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line has the time, severity, rule and message, in colours on a terminal; a closed stream is not retried."""
+    """The line has the time, severity, rule and message, in colors on a terminal; a closed stream is not retried."""
     send(Terminal())
     assert capsys.readouterr().err == "2001-09-09T01:46:40.000+00:00 CRITICAL loss: loss is nan\n"
-    assert "\x1b[1;31mCRITICAL\x1b[0m loss:" in format_line(FIRED.to_json(), colours=True)
-    assert "\x1b[32mCRITICAL\x1b[0m" in format_line(FIRED.cleared(1e9, 8).to_json(), colours=True)
+    assert "\x1b[1;31mCRITICAL\x1b[0m loss:" in format_line(FIRED.to_json(), colors=True)
+    assert "\x1b[32mCRITICAL\x1b[0m" in format_line(FIRED.cleared(1e9, 8).to_json(), colors=True)
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)

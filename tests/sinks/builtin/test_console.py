@@ -11,7 +11,7 @@ import pytest
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.console import Console, Options
 from trainwire_sinks.testing.check_sink import check_sink, record, run_sink, sample_run
-from trainwire_sinks.text.terminal import has_colours
+from trainwire_sinks.text.terminal import has_colors
 
 Trainwire = Callable[..., subprocess.Popen[str]]
 NOON = 1_767_355_200.0
@@ -96,23 +96,23 @@ def test_lines_of_other_ranks_have_a_prefix(write_run: Callable[..., Path], trai
 
 
 @pytest.mark.parametrize(
-    ("settings", "coloured"),
+    ("settings", "colored"),
     [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
 )
-def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], coloured: bool) -> None:
-    """Colours are used only on a terminal that supports them, and not if NO_COLOR is set."""
+def test_colors_are_for_terminals(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], colored: bool) -> None:
+    """Colors are used only on a terminal that supports them, and not if NO_COLOR is set."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours), Path(os.devnull).open("w") as nowhere:
-        assert has_colours(terminal) == coloured
-        assert not has_colours(nowhere)
+        assert has_colors(terminal) == colored
+        assert not has_colors(nowhere)
 
 
-def test_a_warning_has_a_colour(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """On a terminal, a warning is coloured."""
+def test_a_warning_has_a_color(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
+    """On a terminal, a warning is colored."""
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
     folder = write_run(record([[logged("WARNING", "be warned")]]))
@@ -124,7 +124,7 @@ def test_a_warning_has_a_colour(write_run: Callable[..., Path], trainwire: Train
 
 
 def test_each_line_is_printed_once(write_run: Callable[..., Path], trainwire: Trainwire) -> None:
-    """A restarted sink prints no line again; without a terminal there are no colours."""
+    """A restarted sink prints no line again; without a terminal there are no colors."""
     folder = write_run(sample_run())
     first, _ = trainwire("sink", "console", folder).communicate(timeout=20)
     assert "epoch 3 finished" in first

@@ -112,7 +112,7 @@ def test_runs_are_printed_side_by_side(compare) -> None:
     assert text.endswith("a and b first diverge at step 2: loss (0.25 and 0.3)\n")
     assert fields["runs"][1]["metrics"] == {"loss": 1 / 3}
     assert fields["runs"][0]["hparams"] == {"lr": 0.1, "seed": 1}
-    (divergence,) = fields["partings"]
+    (divergence,) = fields["divergences"]
     assert divergence["first"] == {"step": 2, "metrics": ["loss"]}
     assert divergence["metrics"] == {"loss": {"step": 2, "values": [0.25, 0.3]}}
 
@@ -125,7 +125,7 @@ def test_several_runs_are_compared_with_the_first(compare) -> None:
         "a and c first diverge at step 1: loss (1 and 3)",
     ]
     assert "b DIVERGES AT  c DIVERGES AT" in text
-    assert [pair["first"] for pair in fields["partings"]] == [None, {"step": 1, "metrics": ["loss"]}]
+    assert [pair["first"] for pair in fields["divergences"]] == [None, {"step": 1, "metrics": ["loss"]}]
 
 
 def test_runs_without_a_common_metric(compare) -> None:
@@ -146,8 +146,8 @@ def test_metrics_can_be_selected(compare) -> None:
     """With --name, only metrics that match are compared."""
     one = [Recorder().record([scalar("speed", 1.0, 1), scalar("loss", 1.0, 1)])]
     other = [Recorder().record([scalar("speed", 2.0, 1), scalar("loss", 1.0, 1)])]
-    assert compare(one, other)[1]["partings"][0]["first"] == {"step": 1, "metrics": ["speed"]}
-    assert compare(one, other, arguments=["--name", "lo*"])[1]["partings"][0]["first"] is None
+    assert compare(one, other)[1]["divergences"][0]["first"] == {"step": 1, "metrics": ["speed"]}
+    assert compare(one, other, arguments=["--name", "lo*"])[1]["divergences"][0]["first"] is None
 
 
 @pytest.mark.parametrize(

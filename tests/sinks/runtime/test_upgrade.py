@@ -81,7 +81,7 @@ def test_header_fields_of_later_versions_are_skipped(write_run: WriteRun) -> Non
     """A batch whose header has unknown fields is read like any other."""
     folder = write_run(record(RUN))
     (segment,) = list_attempts(folder, 0)[0].folder.glob("*.journal")
-    changed = [with_changed_header(batch, colour="blue", nested={"a": [1]}) for batch in record(RUN)]
+    changed = [with_changed_header(batch, color="blue", nested={"a": [1]}) for batch in record(RUN)]
     segment.write_bytes(b"".join(map(encode_record, changed)))
     assert decode_record(segment.read_bytes()) is not None
     assert run(["verify", str(folder)]) == 0
