@@ -1,6 +1,6 @@
 """What runs outside the training process: the sinks, their runner and the `trainwire` command.
 
-To write a sink, derive from `AppendSink` or `ReplaceSink` if it writes a file, and from `Sink` otherwise;
+To write a sink, subclass `AppendSink` or `ReplaceSink` if it writes a file, and `Sink` otherwise;
 `docs/add-a-sink.md` walks through an example. Nothing in this package imports torch.
 
 The names are imported on first use, so that `import trainwire_sinks` is cheap.

@@ -1,1 +1,1 @@
-"""Alerts: the rules, the engine that evaluates them and the notifiers; uses `text`, `runtime` and `inspect`."""
+"""Alerts: the rules, the engine that evaluates them and the notifiers; may use `inspect`, `runtime` and `text`."""

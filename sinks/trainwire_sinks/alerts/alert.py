@@ -52,11 +52,11 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """The idempotency key, which no other message has."""
+        """The idempotency key, which is unique to this message."""
         return f"{self.id}/{self.state}"
 
     def cleared(self, walltime: float, step: int) -> Alert:
-        """Return the message that this alert has cleared."""
+        """Return this alert as cleared, with a message that says so."""
         message = f"cleared after {number(round(max(0.0, walltime - self.walltime), 1))} s: {self.message}"
         return replace(self, state="cleared", message=truncate(message), walltime=walltime, step=step)
 
@@ -72,7 +72,7 @@ class Alert:
 
 
 def template_problem(template: str, known: tuple[str, ...]) -> str | None:
-    """Return what is wrong with a message's template, or None. It may use known fields in braces and nothing else."""
+    """Return what is wrong with a template, which may contain only known fields in braces; None if it is valid."""
     choices = f"available are {', '.join(f'{{{name}}}' for name in sorted(known))}, and {{{{ for a brace"
     try:
         for _, field, specification, conversion in Formatter().parse(template):

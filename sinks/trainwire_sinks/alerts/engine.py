@@ -15,7 +15,7 @@ from trainwire_sinks.alerts.rule import ALL, Finding, Rule
 from trainwire_sinks.runtime.sink import PublisherStatus, State
 
 MAX_KNOWN_NAMES: Final = 10_000
-"""Event names for which the matching rules are cached."""
+"""Maximum number of event names for which the matching rules are cached."""
 
 _NOTIFICATION_SETTINGS: Final = ("severity", "cool_down", "message", "notifiers")
 """Settings that do not influence what a rule finds; they may change between two starts."""

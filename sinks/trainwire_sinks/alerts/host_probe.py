@@ -29,7 +29,7 @@ class HostSnapshot:
     cursors: Mapping[str, Cursor] = field(default_factory=dict)
     """The cursors of the other sinks of this rank that write to the output folder."""
     is_known: bool = False
-    """Whether anything was read yet."""
+    """Whether anything has been read yet."""
 
 
 class HostProbe:

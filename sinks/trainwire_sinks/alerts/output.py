@@ -17,7 +17,7 @@ from trainwire_sinks.runtime.outbox import Outbox
 FILE_NAME: Final = "alerts.jsonl"
 
 IN_FLIGHT: Final = 4
-"""Alerts that one notifier sends at the same time."""
+"""Maximum number of alerts that one notifier sends at the same time."""
 
 
 class AlertsFile(Outbox):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from trainwire_sinks.runtime.sink import PublisherStatus
 
 Finding: TypeAlias = Mapping[str, Any]
-"""What a rule has found: a JSON value for each of its `fields`, and optionally an `occasion`."""
+"""The finding of a rule: a JSON value for each of the rule's `fields`, and optionally an `occasion`."""
 
 ALL: Final = "*"
-"""In a rule's `notifiers`: all notifiers of the file."""
+"""Stands for all notifiers of the file in a rule's `notifiers`."""
 
 MAX_METRIC_CHARACTERS: Final = 1024
 """Numbers of `scalars` whose metric has a longer name are ignored."""
@@ -63,10 +63,10 @@ class Rule:
         """Check the present state while the run continues."""
 
     def end(self) -> None:
-        """The attempt has ended without a last event."""
+        """Handle the end of an attempt that has no last event."""
 
     def resume(self, step: int) -> None:
-        """A new attempt has begun; what was recorded after `step` is superseded."""
+        """Handle the start of a new attempt, which supersedes what was recorded after `step`."""
 
     def state(self) -> State:
         """Return the state that `restore` needs."""
@@ -82,7 +82,7 @@ class MetricRule(Rule):
     """A rule on metrics. It reports the first metric with a finding, and clears when no metric has one."""
 
     max_metrics: ClassVar[int] = 1000
-    """Metrics that the rule keeps state for; further ones are ignored."""
+    """Maximum number of metrics that the rule keeps state for; further ones are ignored."""
 
     metric: str
 

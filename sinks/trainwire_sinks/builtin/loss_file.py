@@ -75,7 +75,7 @@ class LossFile(ReplaceSink):
             self._row_count, self._new_rows, self._must_write = len(rows), [], False
 
     def _collect(self, metrics: Mapping[str, object]) -> None:
-        """Put into the open row what has a column and is a number."""
+        """Add the metrics that have a column and are numbers to the open row."""
         for name, value in metrics.items():
             has_column = name in FIXED_COLUMNS or name.startswith(METRIC_PREFIXES)
             if has_column and isinstance(value, (int, float, list, tuple)):

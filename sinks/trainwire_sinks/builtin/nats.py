@@ -34,7 +34,7 @@ class Options:
 class Nats(Sink):
     """Publishes batches to NATS JetStream unchanged: nats://server/run is then a TARGET for every sink.
 
-    Each batch is stored once, in the order recorded. Servers that cannot be reached are waited for.
+    Each batch is stored once, in the order recorded. While no server can be reached, the sink waits.
     """
 
     name = "nats"

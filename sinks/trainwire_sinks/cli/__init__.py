@@ -1,4 +1,4 @@
-"""The `trainwire` command: `app`, and one module for each subcommand. Uses all other rooms of the package."""
+"""The `trainwire` command: `app`, and one module for each subcommand; may use all other rooms."""
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ SMALL_TYPES: Final = frozenset({"scalar", "lifecycle", "log", "hparams"})
 """Types whose events are never on the channel `media`."""
 
 LISTED_NAMES: Final = 8
-"""How many of the recorded names an error message lists."""
+"""Maximum number of recorded names that an error message lists."""
 
 Seconds = TypeVar("Seconds", float, float | None)
 
@@ -51,7 +51,7 @@ def check_seconds(option: str, seconds: Seconds) -> Seconds:
     """Return the value of an option that is a number of seconds, or None if it is not given.
 
     Raises:
-        OptionError: it is negative or NaN.
+        OptionError: the number is negative or NaN.
     """
     if seconds is not None and not seconds >= 0:
         raise OptionError(f"{option} must be a number of seconds, 0 or more, not {seconds:g}")
@@ -59,7 +59,7 @@ def check_seconds(option: str, seconds: Seconds) -> Seconds:
 
 
 class Selection:
-    """Selects events by name, type and step, and keeps track of what has matched."""
+    """Selects events by name, type and step, and keeps track of the patterns and names that have not matched."""
 
     def __init__(self, filters: Filters, from_step: int | None = None) -> None:
         self.count = 0
@@ -76,7 +76,7 @@ class Selection:
         return ("event",) if self._types and self._types <= SMALL_TYPES else CHANNELS
 
     def select(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Return those of `events` that are selected."""
+        """Return the selected ones of `events`."""
         selected = events
         if self._types:
             selected = [event for event in selected if event.type in self._types]
@@ -93,10 +93,10 @@ class Selection:
         return list(self._unmatched_patterns)
 
     def check(self, source: object) -> None:
-        """Check that something was selected; `source` names what was read.
+        """Check that an event was selected; `source` names the run in the message.
 
         Raises:
-            NothingMatchesError: nothing was; the message lists some of the recorded names.
+            NothingMatchesError: no event was selected; the message lists some of the recorded names.
         """
         if self.count:
             return

@@ -1,4 +1,4 @@
-"""The option `--rank`: the ranks that it names, and waiting for them to begin."""
+"""Finds the ranks that the option `--rank` names, and waits for them to begin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_rank(text: str) -> int:
     """Return the rank that `--rank` gives.
 
     Raises:
-        OptionError: it is not a number.
+        OptionError: the text is not a number.
     """
     if not (text.isascii() and text.isdecimal()):
         raise OptionError(f'--rank must be a number, 0 or more, or "all", not {text!r}')
@@ -30,7 +30,7 @@ def parse_rank(text: str) -> int:
 
 
 def folder_of_all_ranks(target: Target) -> Path:
-    """Return the run's folder, which `--rank all` needs to find out which ranks there are.
+    """Return the run's folder, which `--rank all` needs to list the ranks.
 
     Raises:
         OptionError: the target is an address.
@@ -41,10 +41,10 @@ def folder_of_all_ranks(target: Target) -> Path:
 
 
 def find_ranks(target: Target, rank: str) -> Sequence[int]:
-    """Return the ranks that `--rank` names: one, or "all" that the run has.
+    """Return the ranks that `--rank` names: one, or with "all" every rank of the run.
 
     Raises:
-        OptionError: it is not a number, or it is "all" and the target is an address.
+        OptionError: `rank` is neither a number nor "all", or is "all" and the target is an address.
         TargetError: the folder contains no run.
     """
     if rank != "all":

@@ -1,4 +1,4 @@
-"""Reading what a run has recorded so far, for commands that run no sink."""
+"""Reads what a run has recorded so far, for commands that run no sink."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_gaps(subscription: Subscription, target: Target) -> None:
     """Check that a subscription, read to its end, has missed no events.
 
     Raises:
-        IncompleteError: it has, and no source holds them any longer.
+        IncompleteError: events are missing, and no source holds them any longer.
     """
     if subscription.gaps:
         raise IncompleteError(

@@ -1,4 +1,4 @@
-"""Stopping a long-running command by SIGINT or SIGTERM."""
+"""Stops a long-running command on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running one sink in this process, or one process for each rank; for the commands `sink` and `replay`."""
+"""Runs a sink in this process, or in one process for each rank, for the commands `sink` and `replay`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run_sink(
     """Run a sink on one rank until its run is over or a signal stops it.
 
     Args:
-        make_sink: makes the sink; called again after the sink has failed.
+        make_sink: creates the sink; called again after the sink has failed.
         target: the run.
         output: the output folder.
         reading: which rank, and how long to wait.

@@ -16,7 +16,7 @@ from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.text.terminal import has_colors
 
 UNLIMITED_WIDTH: Final = 10_000
-"""Columns of a line that is not printed on a terminal: for programs, nothing is wrapped."""
+"""Width of a table that is not printed on a terminal, so that no line is wrapped for programs."""
 
 
 @contextlib.contextmanager

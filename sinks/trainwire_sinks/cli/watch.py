@@ -20,7 +20,7 @@ from trainwire_sinks.monitor.reader import RankOverviews, Reader, logging_into_v
 from trainwire_sinks.runtime.exit_codes import ExitCode
 
 MAX_READERS: Final = 64
-"""Runs and ranks that can be watched at once."""
+"""Maximum number of runs and ranks that can be watched at once."""
 
 
 def watch(

@@ -1,1 +1,1 @@
-"""Writes a run's events as one file, with a module for each format. Uses the text room."""
+"""Writes a run's events as one file, with a module for each format; may use `runtime` and `text`."""

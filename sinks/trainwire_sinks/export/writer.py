@@ -1,4 +1,4 @@
-"""What all formats of an export have in common, and the choice between them."""
+"""The interface of the writers of all export formats, and the choice between them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Writer(Protocol):
         """
 
     def close(self) -> None:
-        """Write what is buffered and the end of the format; the file itself stays open."""
+        """Write buffered events and what the format has at its end; the file stays open."""
 
 
 def make_writer(form: Format, file: BinaryIO, *, is_terminal: bool = False) -> Writer:

@@ -1,1 +1,1 @@
-"""What a run's folder says at a glance: overview, ranks, sinks' progress, comparison. Uses `runtime` and `text`."""
+"""Summarizes runs: overview, ranks, progress of sinks, comparison; may use `runtime` and `text`."""

@@ -1,4 +1,4 @@
-"""Comparing runs: their hyperparameters, their last metrics, and the steps at which their metrics diverge."""
+"""Compares runs: their hyperparameters, their last metrics, and the steps at which their metrics diverge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Metrics: TypeAlias = Mapping[str, Any]
 """Values by name: numbers, or lists and maps of numbers."""
 
 Recording: TypeAlias = AsyncIterator[tuple[Batch, Sequence[Event]]]
-"""The batches of a run, each with those of its events that are metrics to compare."""
+"""The batches of a run, each with its events to compare, which are metrics."""
 
 
 class Divergence(NamedTuple):

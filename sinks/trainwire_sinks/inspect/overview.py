@@ -1,4 +1,4 @@
-"""A run at a glance, read from the beginning and the end of its journal: the rest of the journal is not read."""
+"""Summarizes a run by reading only the beginning and the end of its journal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RunOverview:
     max_epochs: int | None = None
     step: int | None = None
     best: Best | None = None
-    """None also if it was recorded more than `LOOK_BACK_BYTES` before the end."""
+    """None if there is none, or if it was recorded more than `LOOK_BACK_BYTES` before the end."""
     started: float | None = None
     """Walltime of the first event, in seconds since the epoch."""
     last_event: float | None = None

@@ -1,4 +1,4 @@
-"""How far the sinks of a run have read, according to the cursors beside their outputs."""
+"""Determines how far the sinks of a run have read, from the cursors beside their outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILE_NAME: Final = re.compile(r"(.+)-rank(\d+)\.cursor")
 
 
 class AttemptHead(Protocol):
-    """How far an attempt has been recorded."""
+    """The last events that an attempt has recorded."""
 
     @property
     def rank(self) -> int:
@@ -31,7 +31,7 @@ class AttemptHead(Protocol):
 
     @property
     def head(self) -> int:
-        """Seq of its last event."""
+        """Seq of the attempt's last event."""
 
     @property
     def heads(self) -> Mapping[str, int]:
@@ -40,18 +40,18 @@ class AttemptHead(Protocol):
 
 @dataclass(frozen=True)
 class SinkProgress:
-    """How far a sink has read its run."""
+    """The progress of a sink in its run."""
 
     sink: str
     rank: int
     output: Path
     """The output folder."""
     cursor: Cursor | None
-    """None if its file cannot be read or is empty."""
+    """None if the cursor file cannot be read or is empty."""
     behind: int = 0
     """Number of recorded events after the cursor."""
     ahead: int = 0
-    """Number of events before the cursor that are not in the record: the disk has lost events that were journaled."""
+    """Number of events before the cursor that are not in the record, because the disk has lost journaled events."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -75,7 +75,7 @@ def read_progress(run: str, folder: Path, heads: Sequence[AttemptHead]) -> Itera
 
 
 def read_cursors(folder: Path, rank: int, run: str) -> Iterator[tuple[str, Cursor]]:
-    """Yield name and cursor of each sink of a rank that writes to `folder`; unreadable cursors are skipped."""
+    """Yield the name and cursor of each sink of a rank that writes to `folder`; unreadable cursors are skipped."""
     for path in sorted((folder / ".trainwire").glob(f"*-rank{rank}.cursor")):
         name = path.name.removesuffix(f"-rank{rank}.cursor")
         with contextlib.suppress(CursorFileError, OSError):
@@ -85,7 +85,7 @@ def read_cursors(folder: Path, rank: int, run: str) -> Iterator[tuple[str, Curso
 
 
 def _events_behind(cursor: Cursor, heads: Sequence[AttemptHead], channels: Collection[str]) -> int:
-    """Return how many recorded events lie after a cursor, up to the last event on these channels."""
+    """Return the number of recorded events after a cursor, up to the last event on these channels."""
     behind = 0
     for head in heads:
         if head.attempt >= cursor.attempt:

@@ -1,4 +1,4 @@
-"""The ranks of a run, compared by the ends of their journals: their states, and which ones are stragglers."""
+"""Compares the ranks of a run by the ends of their journals: their states, and which of them are stragglers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDINGS: Final[Mapping[str, State]] = {
 }
 
 PRECEDENCE: Final[Sequence[State]] = ("running", "failed", "died", "unreadable", "interrupted", "finished")
-"""A run whose ranks differ in state has the first of these that any rank has."""
+"""The state of a run is the first of these that any of its ranks has."""
 
 STRAGGLING_SECONDS: Final = 5.0
 """A rank is a straggler if the foremost rank, at its mean pace, takes at least this long for the steps between them.
@@ -37,10 +37,10 @@ STRAGGLING_STEPS: Final = 2
 """Ranks that train in lockstep differ by up to one step in what they have recorded."""
 
 MAX_BATCHES: Final = 100
-"""How many batches to search for a rank's last two steps."""
+"""Maximum number of batches that are searched for a rank's last two steps."""
 
 MAX_LISTED: Final = 4
-"""How many ranks are listed on a line."""
+"""Maximum number of ranks that are listed on a line."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class _Position:
     step: int = 0
     walltime: float = 0.0
     steps_per_second: float = 0.0
-    """Mean over its last attempt; 0 if it is unknown."""
+    """Mean over the rank's last attempt; 0 if it is unknown."""
     step_seconds: float = inf
-    """Time between its last two recorded steps."""
+    """Time between the rank's last two recorded steps."""
 
 
 def read_ranks(folder: Path) -> tuple[RankOverview, ...]:

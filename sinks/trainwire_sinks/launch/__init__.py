@@ -1,1 +1,1 @@
-"""Starting a script with sinks beside it, and forwarding signals to both. Uses `runtime` and `text`."""
+"""Starts a script with sinks beside it, and forwards signals to processes; may use `runtime` and `text`."""

@@ -1,4 +1,4 @@
-"""Running a script, and sinks for every bus that the script opens.
+"""Runs a script, and sinks for every bus that the script opens.
 
 The script's environment names a private folder, the rendezvous. A bus that opens writes a pointer to its run there:
 `<session>.json`, a map of `folder` and `rank`.

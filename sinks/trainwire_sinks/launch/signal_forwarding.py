@@ -1,4 +1,4 @@
-"""Forwarding the signals that this process receives to the processes that it has started."""
+"""Forwards the signals that this process receives to the processes that it has started."""
 
 from __future__ import annotations
 

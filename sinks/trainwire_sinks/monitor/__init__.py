@@ -1,4 +1,1 @@
-"""`trainwire watch`: a view holds what is known of a run, a reader updates it, and a terminal app or lines show it.
-
-Uses the rooms `inspect`, `runtime` and `text`.
-"""
+"""`trainwire watch`: views of runs, their readers, and the terminal app; may use `inspect`, `runtime` and `text`."""

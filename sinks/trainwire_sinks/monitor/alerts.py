@@ -1,4 +1,4 @@
-"""The alerts of a run, read from the alerts.jsonl that the alerts sink writes (`docs/alerts.md` describes it)."""
+"""Reads the alerts of a run from alerts.jsonl, which the sink `alerts` writes; `docs/alerts.md` describes the file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trainwire_sinks.runtime.sink import rank_folder
 FILE_NAME: Final = "alerts.jsonl"
 
 MAX_ALERTS: Final = 100
-"""Alerts that are kept."""
+"""Maximum number of alerts that are kept."""
 
 READ_BYTES: Final = 1 << 20
-"""Bytes that are read at once; of a larger file, only the end is read."""
+"""Maximum number of bytes that are read at once; of a larger file, only the end is read."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A change of an alert: it has fired or, in a later one with the same `id`, cleared."""
+    """A line of the file: an alert has fired, or the alert with this `id` that fired earlier has cleared."""
 
     id: str
     rule: str

@@ -1,4 +1,4 @@
-"""What a plot shows, as numbers: curves, axis limits and ticks."""
+"""Computes what a plot shows: curves, axis limits and ticks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_HEIGHT: Final = 1e300
 
 @dataclass(frozen=True)
 class Style:
-    """How series are shown."""
+    """The style in which series are shown."""
 
     smoothing: float = 0.0
     """Weight of the previous average, from 0 (no smoothing) to below 1."""
@@ -62,7 +62,7 @@ def make_curve(series: Series, style: Style, points: int) -> Curve:
 
 
 def limits(values: Iterable[float]) -> tuple[float, float]:
-    """Return the limits of an axis for finite values, with a margin; there must be at least one value."""
+    """Return the limits of an axis, with a margin, for one or more finite values."""
     finite = list(values)
     low, high = min(finite), max(finite)
     margin = (high - low) * 0.05

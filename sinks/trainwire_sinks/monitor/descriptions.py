@@ -1,4 +1,4 @@
-"""The state of a view as text, for the terminal and for plain lines."""
+"""Describes the state of a view in text, for the terminal and for plain lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_SINKS: Final = "none has written to the run's folder"
 
 
 def describe(view: View, now: float) -> str:
-    """Return state, progress and speed of a run on one line; `now` is of the monotonic clock."""
+    """Return the state, progress and speed of a run on one line; `now` is a time of the monotonic clock."""
     return " · ".join(_facts(view, now))
 
 

@@ -11,10 +11,10 @@ from trainwire_sinks.text.format import one_line, plain, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
 
 MAX_LINES: Final = 1000
-"""Lines that are kept."""
+"""Maximum number of lines that are kept."""
 
 MAX_CHARACTERS: Final = 1000
-"""Characters of a line; longer lines are truncated."""
+"""Maximum number of characters of a line; longer lines are truncated."""
 
 MAX_TRACEBACK: Final = 100
 """Lines of an exception's traceback that are kept, counted from its end."""
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 class Log:
-    """The last lines of what was logged, and of what happened to the run."""
+    """The last lines of a run's log records, hyperparameters and lifecycle events."""
 
     def __init__(self, limit: int = MAX_LINES) -> None:
         self.lines: deque[Line] = deque(maxlen=limit)

@@ -1,4 +1,4 @@
-"""Watching without a terminal: lines on standard output."""
+"""Watches runs without a terminal, by lines on standard output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainwire_sinks.monitor.view import View
 POLL_SECONDS: Final = 0.2
 
 HISTORY_LINES: Final = 10
-"""Lines of the log that are printed of a run's history."""
+"""Number of log lines that are printed from a run's history."""
 
 SHOWN_METRICS: Final = 8
-"""Metrics whose latest values are printed with the state."""
+"""Number of metrics whose latest values are printed with the state."""
 
 
 class LinePrinter:
@@ -29,7 +29,7 @@ class LinePrinter:
     Args:
         view: the view.
         interval: seconds between two lines with the state.
-        prefix: begins each line.
+        prefix: the beginning of each line.
         write: prints a line.
     """
 

@@ -1,4 +1,4 @@
-"""Keeping views up to date: a subscription for each rank, and regular reads of the files in the run's folder."""
+"""Keeps views up to date, by a subscription for each rank and regular reads of the files in the run's folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RankOverviews:
         self._reading = threading.Lock()
 
     def read(self) -> Sequence[RankOverview]:
-        """Return the ranks; they are read again only if the last read is long enough ago and none is in progress."""
+        """Return the ranks; read them again if the last read is long enough ago and no read is in progress."""
         now = time.monotonic()
         if now >= self._next and not self._reading.locked():
             self._next = now + RANKS_SECONDS  # meanwhile, other threads get the cached ranks
@@ -58,7 +58,7 @@ class RankOverviews:
         return self._cached
 
     def read_again(self) -> Sequence[RankOverview]:
-        """Return the ranks as they are now: a read that began before this call does not count."""
+        """Return the ranks as they are now, by a read that begins after this call."""
         self._refresh(time.monotonic())
         return self._cached
 
@@ -161,7 +161,7 @@ class Reader:
                 await asyncio.wait_for(over.wait(), POLL_SECONDS)
 
     async def _poll(self, *, is_last: bool = False) -> None:
-        """Update what is not in the stream's batches."""
+        """Update the parts of the view that batches do not contain."""
         heartbeat = self._subscription.heartbeat if self._subscription else None
         if heartbeat:
             self.view.add_heartbeat(heartbeat)

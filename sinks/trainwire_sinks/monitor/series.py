@@ -1,4 +1,4 @@
-"""The whole history of a metric in bounded memory."""
+"""Keeps the whole history of a metric in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from trainwire_protocol.wire import Cursor
 
 MAX_BUCKETS: Final = 1000
-"""Buckets of one series; more than a terminal has columns."""
+"""Maximum number of buckets of one series; more than a terminal has columns."""
 
 
 class Bucket(NamedTuple):
@@ -27,9 +27,9 @@ class Bucket(NamedTuple):
 
 
 class Series:
-    """The points of one metric, in the order recorded, in buckets of equally many points.
+    """The points of one metric, in the order recorded, in buckets with equal numbers of points.
 
-    When all buckets are full, neighbours are merged in pairs. Memory is thus bounded, however long the run is, and
+    When all buckets are full, neighbors are merged in pairs. Memory is thus bounded, however long the run is, and
     every point counts for the minimum, maximum and mean of its bucket. Values that are not finite are only counted.
     """
 

@@ -1,4 +1,4 @@
-"""A view of one rank of one run: what is known of it from its batches and heartbeats. No sockets, no terminal."""
+"""A view of one rank of one run, made from its batches and heartbeats. It uses neither sockets nor a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOGGED_TYPES: Final = frozenset({"log", "lifecycle", "hparams"})
 
 
 class View:
-    """What is known of one rank of one run, in bounded memory.
+    """The state of one rank of one run, in bounded memory.
 
     Args:
         label: distinguishes it from other views on the same screen.
@@ -40,7 +40,7 @@ class View:
         self.events = 0
         """Number of events read."""
         self.resumed = 0
-        """How often the run was resumed."""
+        """Number of times the run was resumed."""
         self.progress = TrainingProgress()
         self.metrics = Metrics()
         self.log = Log()
@@ -54,7 +54,7 @@ class View:
         self.dropped = 0
         """Number of values that the training process has dropped."""
         self.error = ""
-        """Why the run cannot be read; empty if it can."""
+        """The reason why the run cannot be read; empty if it can be read."""
         self.is_caught_up = False
         self._state = "waiting"
         self._reason = ""

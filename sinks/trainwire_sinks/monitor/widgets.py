@@ -105,7 +105,7 @@ class MetricList(ScrollView, can_focus=True):
 
 
 def shorten(name: str, cells: int) -> str:
-    """Return a name in exactly `cells` cells; of a longer name, the end is kept, where similar names differ."""
+    """Return a name in exactly `cells` cells; a longer name keeps its end, where similar names differ."""
     text = one_line(name)
     if len(text) > cells:
         text = "…" + text[1 - cells :] if cells > 1 else "…"
@@ -119,17 +119,17 @@ class FilterField(Input):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is visible."""
+        """Whether the field is visible."""
         return self.display
 
     def open(self) -> None:
-        """Show it and give it the focus."""
+        """Show the field and give it the focus."""
         self.display = True
         # `Input.focus` would wait for the event loop, and the next keys would be lost to the list.
         self.screen.set_focus(self)
 
     def close(self) -> None:
-        """Hide it."""
+        """Hide the field."""
         self.display = False
 
 

@@ -1,1 +1,1 @@
-"""NATS JetStream as a store of batches, which the sink `nats` writes and every command can read; uses `runtime`."""
+"""Stores batches in NATS JetStream, and reads runs from there; may use `runtime` and `text`."""

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from nats.js.api import RawStreamMsg
 
 CONNECT_SECONDS: Final = 5.0
-"""How long connecting to one of the servers may take."""
+"""Longest time that connecting to one of the servers may take."""
 
 ANSWER_SECONDS: Final = 5.0
-"""How long a server may take to answer a request."""
+"""Longest time that a server may take to answer a request."""
 
 
 async def connect(servers: Sequence[str]) -> Client:

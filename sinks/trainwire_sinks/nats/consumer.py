@@ -1,4 +1,4 @@
-"""The consumer of a stream: it reads messages in order, each once, and is recreated where one is missing."""
+"""The consumer of a stream: it reads messages in order, each once, and is created again if one is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNNAMED_SECONDS: Final = 300.0
 
 
 class Consumer:
-    """A durable consumer on some subjects of a stream.
+    """A durable consumer of some subjects of a stream.
 
     The servers keep a reader's position under its name. A message that was sent but not received, for example because a
     server was killed, would be sent again after half a minute, behind its successors. So the consumer is recreated
@@ -42,7 +42,7 @@ class Consumer:
         self.last_received = 0
         """The stream's sequence number of the last message that was received."""
         self.generation = 0
-        """How often the consumer was created. Messages of earlier generations cannot be acknowledged any more."""
+        """Number of times the consumer was created. Messages of earlier generations cannot be acknowledged any more."""
         self._expected = 1
         """The consumer's sequence number of the next message."""
 

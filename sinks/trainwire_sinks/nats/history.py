@@ -131,7 +131,7 @@ class StreamHistory:
         return status.get("over") is True or any(number > attempt for number in attempts)
 
     async def read(self, after: Cursor, *, final: bool) -> list[Batch]:  # noqa: ARG002  # a stream shows its own end
-        """Return the next batches after `after` of its attempt; none if there are none yet.
+        """Return the next batches of the attempt in `after` that follow this position; none if there are none yet.
 
         Raises:
             TimeoutError: the servers cannot be reached.
@@ -210,7 +210,7 @@ class StreamHistory:
         return resumed_from(events[0]) if events else None
 
     async def _start_consumer(self, after: Cursor) -> Consumer:
-        """Start where this reader stopped, or at the beginning if its cursor is before that."""
+        """Start at the position that the servers keep for this reader, or at the beginning if its cursor is earlier."""
         context = await self._connect()
         subjects = [f"{self._prefix}.{channel}.*" for channel in self._channels]
         consumer = Consumer(context, self._address.stream, subjects, self._reader)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 ATTEMPTS: Final = 5
-"""How often a message is sent before the sink returns to its last commit; a cluster may be electing a leader."""
+"""Number of times a message is sent before the sink returns to its last commit; a cluster may be electing a leader."""
 
 RETRY_SECONDS: Final = 0.3
 

@@ -1,4 +1,4 @@
-"""The copies of a relay: for each rank a journal with the same batches, in a run folder; and the thread that writes."""
+"""The copies of a relay, each a journal with the batches of one rank, and the thread that writes them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Copy:
             self.write_lease()
 
     def end(self, trainer: ProcessIdentity | None) -> None:
-        """End the attempt: release its lease if it has its last event, else leave the lease of its dead trainer."""
+        """End the attempt: release its lease if its last event is copied, otherwise write its dead trainer's lease."""
         process = trainer or ProcessIdentity.of_this_process()
         self.attempt.write_lease(Lease(process, self._session, time.time(), released=self.ended is not None))
 
@@ -112,7 +112,7 @@ class Copy:
 
 
 class CopyWriter:
-    """Calls functions on one thread for all copies: what was submitted in the meantime is done in one turn."""
+    """Calls functions for all copies on one thread; functions that are submitted meanwhile are called together."""
 
     def __init__(self) -> None:
         """Start, on the running event loop."""

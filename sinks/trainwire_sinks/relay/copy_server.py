@@ -1,4 +1,4 @@
-"""The server of a copy: it serves one rank of a run with the protocol of the trainer that recorded it."""
+"""The server of a copy: it serves one rank of a run as the trainer that recorded it does."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class CopyServer:
         await self._write(self.copy.end, trainer)
 
     def forward_heartbeat(self, heartbeat: Heartbeat | None) -> None:
-        """Publish the trainer's heartbeat, if it is a new one; a trainer that is silent is silent here as well."""
+        """Publish the trainer's heartbeat, if it is new; while the trainer is silent, so is this server."""
         if heartbeat and heartbeat is not self._heartbeat:
             self._heartbeat = heartbeat
             self._heartbeat_fields = {name: value for name, value in heartbeat.fields.items() if name != "walltime"}
@@ -148,7 +148,7 @@ class CopyServer:
         await self.command(identifier, verb, arguments)
 
     async def _write(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call a method of the copy until it succeeds. What is recorded meanwhile waits in the trainer's journal."""
+        """Call a method of the copy until it succeeds. Later events wait in the trainer's journal meanwhile."""
         pause = RETRY_SECONDS
         while True:
             try:

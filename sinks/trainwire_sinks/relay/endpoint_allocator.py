@@ -1,4 +1,4 @@
-"""The endpoint allocator of a relay: each rank gets its own endpoints, after a restart the same if they are free."""
+"""Assigns endpoints to the ranks of a relay. After a restart, a rank gets the same endpoints if they are free."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class EndpointAllocator:
         """Prepare the keys, or a folder for the sockets.
 
         Args:
-            tcp: how other hosts reach the relay. A given port belongs to the first rank; each further rank gets the
-                next two.
+            tcp: how other hosts reach the relay. The first rank gets the given port and the next; each further rank
+                gets the two ports after these.
             key_folder: stores the keys, so that copies of a connection file stay valid when the relay is restarted.
 
         Raises:

@@ -19,16 +19,16 @@ from trainwire_sinks.relay.sources import FoundRank
 from trainwire_sinks.runtime.source import Acknowledger
 
 TICK_SECONDS: Final = 0.25
-"""How often `RankFollower.tick` is called: how late a heartbeat may be forwarded."""
+"""Interval between calls of `RankFollower.tick`, which is also the longest delay of a heartbeat."""
 
 REPORT_SECONDS: Final = 2 * RENEWAL_SECONDS
-"""How often the lease is renewed and the cursor acknowledged; both are valid for half a minute."""
+"""Interval at which the lease is renewed and the cursor acknowledged; both are valid for half a minute."""
 
 HIGH_WATER_MARK: Final = 16
-"""Live messages of one rank that wait in the relay. Further ones wait at the trainer; dropped ones are fetched."""
+"""Maximum number of live messages of a rank that wait in the relay. The trainer queues more; lost ones are fetched."""
 
 READ_AHEAD_BYTES: Final = 64 << 10
-"""How much of one rank is read before it can be written. It is small, since all ranks may lag at the same time."""
+"""Maximum number of bytes of a rank that are read ahead of writing; small, since all ranks may lag at once."""
 
 logger = logging.getLogger("trainwire")
 
@@ -88,7 +88,7 @@ class RankFollower:
         if now > self._renewal_due:
             self._renewal_due = now + REPORT_SECONDS
             self.server.renew_lease()
-        # Repeated until the trainer has received it: at its end it waits only for readers that it knows.
+        # Repeated until the trainer has received it, because a closing trainer waits only for readers that it knows.
         if now > (subscription.acknowledged or 0.0) + REPORT_SECONDS:
             acknowledger.send(self.server.copy.cursor)
 

@@ -24,10 +24,10 @@ from trainwire_sinks.relay.sources import AddressSource, FolderSource, FoundRank
 from trainwire_sinks.runtime.claim import Claim
 
 SCAN_SECONDS: Final = 1.0
-"""How often the sources are searched."""
+"""Interval at which the sources are searched."""
 
 GATHER_SECONDS: Final = 0.02
-"""How long live messages are collected before they are read; waking for each message costs much more."""
+"""How long live messages are collected before they are read; waking up for each message costs much more."""
 
 MAX_OPEN_FILES: Final = 1 << 16
 
@@ -45,7 +45,7 @@ class Relay:
         folder: receives a run folder for each run.
         tcp: how other hosts reach the relay.
         give_up: seconds after which a silent trainer on another host is given up.
-        until_over: stop when every source has had a run and all of these are over.
+        until_over: stop when a run was found in every source and all runs are over.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Relay:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _search(self, source: FolderSource | AddressSource, allocator: EndpointAllocator) -> None:
-        """Search a source again and again, and follow the ranks that it has."""
+        """Search a source repeatedly, and follow the ranks found in it."""
         while True:
             ranks = await (source.find() if isinstance(source, AddressSource) else asyncio.to_thread(source.find))
             for found in ranks:
@@ -200,7 +200,7 @@ class Relay:
 
 
 def _raise_open_files_limit() -> None:
-    """Raise the limit of open files, of which each rank needs several, as far as the system allows."""
+    """Raise the limit on open files as far as the system allows, because each rank needs several."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     with contextlib.suppress(ValueError, OSError):

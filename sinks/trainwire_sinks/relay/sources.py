@@ -38,7 +38,7 @@ class FoundRank:
 
 
 class FolderSource:
-    """A connection file, or a folder of connection files, of runs or of one run. New files and runs are found too."""
+    """A connection file, a run's folder, or a folder of connection files or runs; new ones are found as they appear."""
 
     def __init__(self, path: Path, output: Path) -> None:
         """Search `path`, except what is below `output`, where the relay keeps its copies."""
@@ -59,7 +59,7 @@ class FolderSource:
         for path in self._candidates():
             try:
                 yield self._read(path)
-            except OSError:  # it was removed in the meantime
+            except OSError:  # the file was removed in the meantime
                 continue
             except ProtocolError as error:
                 if path not in self._invalid and path.name.startswith("connection"):

@@ -1,1 +1,1 @@
-"""What runs a sink: its base classes and outputs, the runner, and exactly-once delivery. Uses the text room."""
+"""Runs a sink: base classes, outputs, the runner and exactly-once delivery; may use `text`."""

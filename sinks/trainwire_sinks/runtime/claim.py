@@ -1,4 +1,4 @@
-"""One writer for each output: a lock that the kernel releases when its holder dies."""
+"""Ensures that each output has one writer, by a lock that the kernel releases when its holder dies."""
 
 from __future__ import annotations
 

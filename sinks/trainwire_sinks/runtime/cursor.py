@@ -29,13 +29,13 @@ class Savepoint:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a sink's output holds, and the marks that it can be rolled back to when the run is resumed."""
+    """The position of a sink's output, and the marks that the output can be rolled back to when the run is resumed."""
 
     run: str | None = None
     """Name of the run; None until it is known."""
     point: Savepoint = Savepoint()
     marks: tuple[Savepoint, ...] = ()
-    """At most `KEPT_MARKS`, the latest last."""
+    """At most `KEPT_MARKS`, in order."""
 
 
 class CursorFile:

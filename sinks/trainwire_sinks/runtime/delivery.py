@@ -1,7 +1,7 @@
 """Exactly-once delivery of batches into one sink's output.
 
-A commit is the cursor, the output's length and the sink's state, saved after the output was flushed. Rolling back to it
-and handling the later events again gives the same bytes as an uninterrupted run.
+A commit consists of the cursor, the output's length and the sink's state, and is saved after the output has been
+flushed. Rolling back to it and handling the later events again gives the same bytes as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class Delivery:
             self._commit = commit
             self._check_run(self._run)
             await self._roll_back(commit.point)
-            # Flushing the output continues what an earlier process left pending; an empty output is written at once.
+            # Flushing the output resumes the sends that an earlier process left pending; an empty output is written.
             await (self.sink.output.flush() if commit.point.length else self._flush())
         except (OutputChangedError, CursorFileError) as error:
             logger.warning("%s: %s; rewriting it from the beginning of the run", self.sink.name, error)
             await self.start_over()
 
     async def start_over(self) -> None:
-        """Empty the output and the sink, and commit that."""
+        """Empty the output, reset the sink, and commit this."""
         # The cursor goes first: after a crash between the two, an old cursor must not match another output by chance.
         await self._save(Commit(self._commit.run))
         await self._roll_back(Savepoint())
@@ -83,7 +83,8 @@ class Delivery:
 
         Returns:
             False if the output was emptied instead: it holds events that a resumed run has superseded, and there is no
-            savepoint at the mark that the run was resumed from. The caller must read again what is not superseded.
+            savepoint at the mark that the run was resumed from. The caller must read the run again, without superseded
+            events.
 
         Raises:
             OutputError: the output belongs to another run.
@@ -109,7 +110,7 @@ class Delivery:
         await self._save(replace(self._commit, point=self._savepoint()))
 
     async def close(self) -> None:
-        """Close the output as it is: what was not committed is dropped, and read again later."""
+        """Close the output without a commit; uncommitted events are read again later."""
         await self.sink.output.close()
 
     def _create_sink(self) -> None:

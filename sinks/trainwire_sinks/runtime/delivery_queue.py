@@ -1,4 +1,4 @@
-"""Sends messages until each is delivered, and records on disk which are.
+"""Sends messages until each is delivered, and records the delivered ones on disk.
 
 Messages are sent independently, so that one that fails delays no other. Their order is not kept, unless a message has
 a predecessor.
@@ -17,16 +17,16 @@ from trainwire_protocol.errors import DeliveryRefusedError
 from trainwire_sinks.runtime.retry import SendPolicy
 
 Message: TypeAlias = Mapping[str, Any]
-"""A small map that JSON can hold. `Any`, because only the sender knows its contents."""
+"""A small JSON-serializable map. `Any`, because only the sender knows its contents."""
 
 Send: TypeAlias = Callable[[str, Message], Awaitable[None]]
 """Delivers the message of a key, or raises: `DeliveryRefusedError` if it must not be sent again, otherwise to retry."""
 
 MAX_IN_FLIGHT: Final = 64
-"""Maximum number of messages that are being sent at the same time; those that wait for a retry are not counted."""
+"""Maximum number of messages that are sent at the same time; those that wait for a retry do not count."""
 
 CLOSE_SECONDS: Final = 2.0
-"""Longest time to wait, when a queue is closed, for the messages that are being sent, in seconds."""
+"""Longest time that `close` waits for messages that are being sent, in seconds."""
 
 logger = logging.getLogger("trainwire")
 
@@ -35,10 +35,10 @@ class DeliveryQueue:
     """Sends messages to one receiver.
 
     Args:
-        path: the file of the keys of delivered messages.
+        path: the file that records the keys of delivered messages.
         send: delivers a message.
         send_policy: how a message that fails is sent again.
-        in_flight: maximum number of messages that are being sent at the same time.
+        in_flight: maximum number of messages that are sent at the same time.
         predecessor: returns the key of the message that must be delivered before another; None if there is none.
     """
 
@@ -60,11 +60,11 @@ class DeliveryQueue:
 
     @property
     def undelivered(self) -> int:
-        """Number of messages that were added and are not delivered."""
+        """Number of added messages that are not delivered yet."""
         return len(self._pending)
 
     async def open(self) -> None:
-        """Read which messages are delivered already."""
+        """Read the keys of the messages that are delivered already."""
         self._closing = False
         await asyncio.to_thread(self._delivered.load)
 
@@ -84,7 +84,7 @@ class DeliveryQueue:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        """Stop sending, and forget what is not delivered."""
+        """Stop sending, and forget undelivered messages."""
         self._closing = True
         for key in self._tasks.keys() - self._sending:
             self._tasks[key].cancel()
@@ -131,9 +131,9 @@ class DeliveryQueue:
 
 
 class DeliveredKeys:
-    """The keys of delivered messages, in a file that only grows: one on a line, escaped as in a Python string.
+    """The keys of delivered messages, in an append-only file: one key on each line, escaped as in a Python string.
 
-    Keys are never removed, because a sink may receive old events again, from the beginning of the run on.
+    Keys are never removed, because a sink may receive all events of the run again.
     """
 
     def __init__(self, path: Path) -> None:

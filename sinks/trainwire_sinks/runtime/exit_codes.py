@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     SINK = 4
     """The sink's own code kept raising; a later start continues from the last commit."""
     PROTOCOL = 5
-    """The data read is not valid by the wire protocol, or is of a newer version of it."""
+    """The data does not conform to the wire protocol, or is of a newer version of it."""
     NOT_WHOLE = 6
     """`verify`: events that were recorded are missing from the journal."""
     NO_MATCH = 7

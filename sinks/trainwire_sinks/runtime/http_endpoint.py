@@ -50,7 +50,7 @@ class HttpEndpoint:
         return self._read.is_set()
 
     async def wait_for_reader(self, seconds: float) -> None:
-        """Wait until a client receives the answer to a new request; return at once if none has read anything yet."""
+        """Wait until a client receives the answer to a new request; return at once if no client has read anything."""
         if self.was_read:
             self.generation += 1
             self._read.clear()

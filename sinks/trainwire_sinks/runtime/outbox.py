@@ -1,9 +1,9 @@
-"""An output for messages that cannot be taken back: each is written to disk first, then sent at least once.
+"""An output for messages, which cannot be undone: each is written to disk first, then sent at least once.
 
-A message has a key, made from the identity of the event that it is about. It is on disk before it is sent, and the keys
-of delivered messages are recorded in a separate file. A sink that is killed therefore sends what it had not sent, and a
-sink that is rolled back and receives the same events again sends nothing twice. Only a crash between a delivery and its
-record leads to a second delivery; the receiver can recognize it by the key.
+A message has a key, made from the identity of its event. It is on disk before it is sent, and the keys of delivered
+messages are recorded in a separate file. A sink that was killed therefore sends its unsent messages when it is started
+again, and a sink that is rolled back and receives the same events again sends nothing twice. Only a crash between a
+delivery and its record leads to a second delivery; the receiver can recognize it by the key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def message_key(batch: Batch, index: int, sub: str = "") -> str:
 class Outbox:
     """An output of messages: a sink calls `add` in `handle`, and the next commit writes and sends them.
 
-    For several receivers, derive from it, pass a queue for each, and override `encode`, `decode` and `enqueue`.
+    For several receivers, subclass it, pass a queue for each, and override `encode`, `decode` and `enqueue`.
 
     Args:
         path: the file of messages.
@@ -59,7 +59,7 @@ class Outbox:
 
     @property
     def undelivered(self) -> int:
-        """Number of messages that are written and not delivered."""
+        """Number of written messages that are not delivered yet."""
         return sum(queue.undelivered for queue in self._delivery_queues)
 
     def exists(self) -> bool:
@@ -85,7 +85,7 @@ class Outbox:
             queue.add({key: message})
 
     async def open(self, length: int) -> None:
-        """Drop messages past `length`, and queue those before it that are not delivered.
+        """Drop messages after `length`, and queue the undelivered ones before it.
 
         Raises:
             OutputChangedError: the file was changed.
@@ -119,7 +119,7 @@ class Outbox:
             await queue.settle()
 
     async def close(self) -> None:
-        """Stop sending. Messages that are not delivered stay on disk, and are sent when the outbox is opened again."""
+        """Stop sending. Undelivered messages stay on disk, and are sent when the outbox is opened again."""
         await asyncio.gather(*(queue.close() for queue in self._delivery_queues))
         self._added = {}
         await self._file.close()

@@ -1,4 +1,4 @@
-"""What sinks write to: outputs that can be restored to their state at a commit.
+"""The outputs of sinks, which can be restored to their state at a commit.
 
 There are two kinds. An *append* output is truncated to its earlier length. A *replace* output is written as a whole, by
 rename, from the sink's state. The state of either is one number: its length in bytes.
@@ -23,7 +23,7 @@ BUFFER_BYTES: Final = 1 << 20
 
 
 class Output(Protocol):
-    """What a sink writes to. It can be restored to an earlier length."""
+    """The output of a sink, which can be restored to an earlier length."""
 
     @property
     def length(self) -> int:
@@ -121,7 +121,9 @@ class AppendOutput:
 
 
 class SeriesOutput:
-    """A series of numbered files that grows at its end, as TensorBoard's event files do. Its length is their sum.
+    """A series of numbered files that grows at its end, like TensorBoard's event files.
+
+    Its length is the sum of the lengths of its files.
 
     Args:
         folder: the folder of the files.
@@ -169,7 +171,7 @@ class SeriesOutput:
         await self._last.open(0)
 
     async def repeat(self, begin: int, end: int) -> None:
-        """Append again the bytes from `begin` to `end`, which must be within one of the files before the last.
+        """Append a copy of the bytes from `begin` to `end`, which must be in one of the files before the last.
 
         Raises:
             OutputChangedError: the bytes are missing.
@@ -228,7 +230,7 @@ class ReplaceOutput:
         return _size(self.path) > 0
 
     async def open(self, length: int) -> None:
-        """Check that the file exists; 0 removes it, and a newer file than was committed is left as it is."""
+        """Check that the file exists; a length of 0 removes it. A file that is newer than the commit is kept."""
         await asyncio.to_thread(_check_or_remove, self.path, length)
         self.length = length
 

@@ -1,7 +1,7 @@
 """Finds sinks by name: the modules of `trainwire_sinks.builtin`, and those that other packages register.
 
 Another package registers a sink by an entry point in the group `trainwire.sinks`, which maps the sink's name to its
-class. A sink that is not registered is given as `module:Class`.
+class. A sink that is not registered is named as `module:Class`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageErr
 from trainwire_sinks.runtime.sink import Sink
 
 BUILTIN_PACKAGE: Final = "trainwire_sinks.builtin"
-"""The package of the built-in sinks: a module for each, named like the sink, with "_" for "-"."""
+"""The package of the built-in sinks: a module for each, named after the sink, with "_" for "-"."""
 
 ENTRY_POINT_GROUP: Final = "trainwire.sinks"
 

@@ -1,4 +1,4 @@
-"""How an operation that failed is tried again."""
+"""Policies for retrying an operation that failed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Backoff:
     """Delays that double from one attempt to the next."""
 
     first_delay: float = 1.0
-    """Seconds before the second attempt; each further one waits twice as long as the one before."""
+    """Seconds before the second attempt; the delay doubles with each further attempt."""
     longest_delay: float = 60.0
-    """Seconds that no delay exceeds."""
+    """Maximum delay, in seconds."""
 
     def delay(self, failures: int) -> float:
         """Return the seconds to wait after this many failures, 1 or more."""
@@ -21,17 +21,17 @@ class Backoff:
 
 @dataclass(frozen=True)
 class RetryPolicy(Backoff):
-    """How a sink that raises is run again from its last commit."""
+    """The policy for running a sink again from its last commit after it has raised."""
 
     first_delay: float = 0.5
     longest_delay: float = 30.0
     retries: int = 5
-    """Failures without progress in between after which the runner gives up."""
+    """Number of retries without progress after which the runner gives up."""
 
 
 @dataclass(frozen=True)
 class SendPolicy(Backoff):
-    """How a message is sent again: until it is delivered, also after the sink is started again."""
+    """The policy for sending a message again, which continues until the message is delivered, across restarts."""
 
     timeout: float = 30.0
-    """Seconds that one attempt may take."""
+    """Maximum duration of one attempt, in seconds."""

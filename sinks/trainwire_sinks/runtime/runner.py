@@ -43,10 +43,10 @@ PERMANENT_ERRORS: Final = frozenset(
         errno.ELOOP,
     }
 )  # fmt: skip
-"""Errors of writing that do not pass until somebody changes folders or permissions, unlike a full disk."""
+"""Write errors that last until somebody changes folders or permissions, unlike a full disk."""
 
 Subscribe = Callable[[Cursor, bool], AbstractAsyncContextManager[BatchSource]]
-"""Subscribes from a cursor on; the flag says whether to skip what a resumed run has superseded."""
+"""Subscribes from a cursor on; the flag says whether to skip superseded events."""
 
 
 class SinkRunner:
@@ -60,7 +60,7 @@ class SinkRunner:
         run: the run's name, if it is known before its first event; an output of another run is then refused at once.
         wait_for_run: returns once the run exists; nothing is written before that.
         commit_interval: longest time between a batch and its commit, in seconds.
-        retry_policy: how a sink that raises is tried again.
+        retry_policy: when and how often a sink that raises is run again.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainwire_protocol.transport.live import Heartbeat
 
 State: TypeAlias = dict[str, Any]
-"""What a sink needs to resume: a small map that JSON can hold. `Any`, because only the sink knows its contents."""
+"""The state that a sink resumes from: a small JSON-serializable map. `Any`, because only the sink knows its values."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class PublisherStatus:
-    """What is known at one moment about the process that publishes the run."""
+    """The state of the process that publishes the run, as far as it is known at one moment."""
 
     now: float
     """Seconds since the epoch, by this host's clock."""
@@ -68,7 +68,7 @@ class Sink:
     """A frozen dataclass with a default for each field, from which the command line is derived."""
 
     is_replay: bool = False
-    """Whether `trainwire replay` runs the sink. It must then not notify anybody."""
+    """Whether `trainwire replay` runs the sink. If so, the sink must not notify anybody."""
     output: Output
     """Where the sink writes; set by the runner before `restore`."""
     batch: Batch
@@ -79,25 +79,25 @@ class Sink:
             self.options = options
 
     def make_output(self, folder: Path, rank: int) -> Output:  # noqa: ARG002  # for sinks that write files
-        """Return the output, in the output folder; each rank has its own."""
+        """Return the output of a rank, in the output folder."""
         return NoOutput()
 
     async def restore(self, state: State) -> None:
-        """Resume from what `state` returned at the last commit; the map is empty if the output is.
+        """Resume from what `state` returned at the last commit; the map is empty if the output is empty.
 
         Raises:
             OutputChangedError: the output does not match `state` and must be rewritten.
         """
 
     async def handle(self, events: Sequence[Event]) -> None:
-        """Handle the events of one batch. Events arrive in the order recorded, each once."""
+        """Handle the events of one batch. Events arrive in the order in which they were recorded, each once."""
         raise NotImplementedError
 
     async def tick(self, status: PublisherStatus) -> bool:  # noqa: ARG002  # for sinks that watch the time
         """Check whether the training makes progress.
 
-        It is called every `tick_interval` seconds, also while history is read, and once when the run is over. What it
-        writes may depend on the clock; a message sent from here needs a key that does not.
+        The runner calls it every `tick_interval` seconds, also while history is read, and once when the run is over.
+        Its output may depend on the clock, but the key of a message must not.
 
         Returns:
             whether there is something to commit.

@@ -1,4 +1,4 @@
-"""Where a runner reads batches from, how it acknowledges commits, and when it calls `tick`."""
+"""The source of a runner's batches, the acknowledgement of its commits, and the timing of `tick`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BatchSource(Protocol):
 
     @property
     def silence(self) -> float:
-        """Seconds without a sign of the publisher; 0 while there are any."""
+        """Seconds without a heartbeat, an event or a renewed lease; 0 while they arrive."""
 
     def __aiter__(self) -> Self: ...
 
@@ -64,7 +64,7 @@ class Acknowledger:
         try:
             await self._batches.acknowledge(cursor)
         except Exception as error:
-            # The cursor file is authoritative; without a report the trainer only waits less long when it closes.
+            # The cursor file is authoritative; without a report, the trainer only waits for a shorter time at its end.
             logger.warning("cannot report this sink's progress to the trainer: %r", error)
 
 

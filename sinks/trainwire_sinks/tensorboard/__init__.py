@@ -1,4 +1,4 @@
-"""Encodes events as records of TensorBoard's event files. Uses the text room.
+"""Encodes events as records of TensorBoard's event files; may use `runtime` and `text`.
 
 Only the sink `tensorboard` imports the modules that need TensorBoard, which are `records`, `summaries` and `media`.
 """

@@ -1,4 +1,4 @@
-"""The tags and charts in a rank's event files so far: decides which tag a value gets."""
+"""Keeps track of the tags and charts in a rank's event files, and chooses the tag of each value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RESERVED: Final = {
     "_hparams_/experiment": "hparams",
     LAYOUT: "layout",
 }
-"""Tags with a meaning in TensorBoard, which no event's name may become."""
+"""Tags that have a special meaning in TensorBoard; an event of this name gets another tag."""
 
 MAX_CHARTED: Final = 1 << 16
 """Maximum number of characters of all tags in charts, because each new tag rewrites the whole layout."""

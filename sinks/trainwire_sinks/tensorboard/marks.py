@@ -1,4 +1,4 @@
-"""Where a run's marks are in its event files, so that a resumed run is shown without what it has superseded.
+"""Keeps track of a run's marks in its event files, so that a resumed run is shown without superseded points.
 
 TensorBoard has two loaders. At the start of a session the Python loader discards all points from a given step on. The
 fast loader ignores session starts, and discards points of a tag only when the step of the tag does not increase: all
@@ -24,7 +24,7 @@ LOWEST: Final = -(2**63)
 HIGHEST: Final = 2**63 - 1
 
 Range = tuple[int, int]
-"""Begin and end of bytes in the files; both in one file."""
+"""Begin and end of a range of bytes; both are in the same file."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Mark:
     begin: int
     """Position of the first of the last records, those with the mark's step."""
     highest: int
-    """Highest step of the records before these."""
+    """Highest step of the records before `begin`."""
     lowest: int
     """Lowest step of all records after the mark."""
     ranges: Sequence[Range]

@@ -48,7 +48,7 @@ def add_image(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
         width, height, shown = _read_image(data)
     except UnidentifiedImageError:
         raise InvalidEventError(f"its {len(data)} bytes are not an image in {', '.join(READ_FORMATS)}") from None
-    except Exception as error:  # decoders raise all kinds of errors for damaged data
+    except Exception as error:  # for damaged data, decoders raise errors of many types
         raise InvalidEventError(f"its {len(data)} bytes cannot be decoded: {error}") from error
     image = summary_pb2.Summary.Image(width=width, height=height, encoded_image_string=shown)
     summary.value.add(tag=index.tag(event.name, "image"), image=image)

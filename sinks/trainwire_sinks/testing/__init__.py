@@ -1,1 +1,1 @@
-"""For authors of sinks: a sample run, and a check that output is written exactly once. Uses the runtime room."""
+"""Helpers for authors of sinks: a sample run and a check of exactly-once output; may use `runtime` and `text`."""

@@ -54,7 +54,7 @@ def check_sink(make_sink: MakeSink, folder: Path, batches: Sequence[Batch] | Non
         batches: the run; `sample_run()` if left out.
 
     Raises:
-        AssertionError: the bytes differ; says in which case, in which file and from which byte on.
+        AssertionError: the bytes differ; the message says in which case, in which file and from which byte on.
     """
     batches = sample_run() if batches is None else batches
     steps = CrashInjector()
@@ -107,7 +107,7 @@ class CrashInjector:
     """Counts the steps before which a process may die, and simulates its death before one of them.
 
     Args:
-        crash_at: the number of the step to die before, from 1 on; None to only count.
+        crash_at: the number, from 1, of the step before which the process dies; None only counts steps.
     """
 
     def __init__(self, crash_at: int | None = None) -> None:
@@ -117,7 +117,7 @@ class CrashInjector:
         """What the last step was about to do."""
 
     def step(self, action: str) -> None:
-        """Count a step; raise if it is the one to die before."""
+        """Count a step; raise if the process dies before it."""
         self.last = action
         self.count += 1
         if self.count == self.crash_at:

@@ -1,1 +1,1 @@
-"""Formats events as lines of text, for people and programs. Uses the protocol only."""
+"""Formats events as lines of text, for people and programs; uses no other room."""

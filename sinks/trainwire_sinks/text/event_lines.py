@@ -10,7 +10,7 @@ from trainwire_sinks.text.format import cut, number, one_line, plain, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle
 
 LONGEST: Final = 200
-"""Characters after which a value is shortened."""
+"""Maximum length of a value, in characters; a longer one is shortened."""
 
 
 def format_event(event: Event) -> str:

@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import Final, Literal
 
 CALENDAR_END: Final = 253_402_300_800
-"""Seconds since the epoch at which the last year that `datetime` supports has ended."""
+"""The end of the last year that `datetime` supports, in seconds since the epoch."""
 
 ROUNDED_UP: Final = 999_999.5
-"""Microseconds from which on a time is rounded to the next second."""
+"""Microseconds at which a time is rounded up to the next second."""
 
 _MILLISECONDS: Final = tuple(f".{number:03}+00:00" for number in range(1000))
 """The part of a timestamp after the second, in UTC."""
@@ -63,12 +63,12 @@ def _date_and_time(second: int, separator: str) -> str:
 
 
 def number(value: object) -> str:
-    """Return a number for people to read: a float with six significant digits, so that 5e-5 is not rounded to 0."""
+    """Return a number as text for people: a float has six significant digits, so that 5e-5 is not rounded to 0."""
     return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
 
 
 def plain(value: object) -> str:
-    """Return any value of an event on one line: numbers for people to read, maps and lists as JSON."""
+    """Return any value of an event on one line: numbers as `number` formats them, maps and lists as JSON."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, (Mapping, list, tuple)):

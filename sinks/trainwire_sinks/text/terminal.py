@@ -1,4 +1,4 @@
-"""What a terminal supports, and the signals that it sends."""
+"""Detects whether a terminal supports color, and which signals a terminal has sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from typing import Final, TextIO
 
 KEYBOARD_SIGNALS: Final = (signal.SIGINT, signal.SIGQUIT)
-"""Signals that a terminal sends to all processes in its foreground, for Ctrl-C and Ctrl-\\."""
+"""Signals that a terminal sends to all of its foreground processes on Ctrl-C and Ctrl-\\."""
 
 
 def has_colors(stream: TextIO) -> bool:
@@ -16,7 +16,7 @@ def has_colors(stream: TextIO) -> bool:
 
 
 def is_sent_by_terminal(number: int) -> bool:
-    """Return whether the terminal has sent a signal to this process and to its children."""
+    """Return whether a signal came from the terminal, which has then sent it to this process's children as well."""
     return number in KEYBOARD_SIGNALS and _is_in_foreground()
 
 

@@ -1,4 +1,4 @@
-"""The kinds of notifiers, a file for each; uses the modules of `alerts` and `runtime`."""
+"""The kinds of notifiers, with a module for each; may use `runtime`, `text` and the modules of `alerts`."""
 
 from __future__ import annotations
 

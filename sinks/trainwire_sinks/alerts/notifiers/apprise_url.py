@@ -1,4 +1,4 @@
-"""Notifications by apprise: mail, chats, phones."""
+"""Sends alerts through apprise: to mail, chats, phones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notifications by running a program."""
+"""Runs a program for each alert."""
 
 from __future__ import annotations
 

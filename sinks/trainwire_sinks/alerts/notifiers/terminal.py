@@ -1,4 +1,4 @@
-"""Notifications on the sink's terminal."""
+"""Prints alerts on the sink's terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notifications by HTTP."""
+"""Posts alerts over HTTP."""
 
 from __future__ import annotations
 

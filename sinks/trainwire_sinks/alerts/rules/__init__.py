@@ -1,4 +1,4 @@
-"""The kinds of rules, a file for each; uses the modules of `alerts` and `runtime`."""
+"""The kinds of rules, with a module for each; may use `runtime` and the modules of `alerts`."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Dead(Rule):
-    """The training's process is gone without a last event, or was silent for `seconds` seconds.
+    """The training's process is gone without a last event, or has been silent for `seconds` seconds.
 
-    Only on the same host is it known at once that a process is gone. A process is silent if it sends neither events nor
-    heartbeats and does not renew its lease in the run's folder. Clears when the process is heard again, for example
-    after it was stopped, or when the run is resumed.
+    A process that is gone is noticed at once only on the same host. A process is silent if it sends neither events nor
+    heartbeats and does not renew its lease in the run's folder. Clears with the next sign of life, for example of a
+    process that was stopped, or when the run is resumed.
     """
 
     kind = "dead"

@@ -22,7 +22,7 @@ class DiskFull(Rule):
     """A disk has less than `free_gib` GiB of free space, or could not store what the training recorded.
 
     The disk is that of `folder`, by default of the output folder of the alerts, which is the run's folder unless
-    `--output` says otherwise. Clears when there is enough space.
+    `--output` names another one. Clears when there is enough space.
     """
 
     kind = "disk-full"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SinkBehind(Rule):
-    """A sink with the same output folder has not handled, within `seconds` seconds, what was recorded before them.
+    """A sink with the same output folder has not handled everything that was recorded `seconds` seconds ago.
 
     The sink may be slow, stopped or dead. Clears when it has caught up.
     """
@@ -33,7 +33,7 @@ class SinkBehind(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._goals: dict[str, tuple[Cursor, float]] = {}
-        """For each sink, the end of the record when it last reached its goal, and the time at which it did."""
+        """For each sink, the position that it must reach, and the time at which it reached the previous one."""
 
     def tick(self, status: PublisherStatus, host: HostSnapshot) -> None:
         """Check the progress of each sink."""

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from trainwire_sinks.runtime.sink import PublisherStatus
 
 WINDOW: Final = 100
-"""Durations whose median is the usual one."""
+"""Number of durations whose median is the usual duration."""
 
 MIN_STEPS: Final = 3
-"""Steps after which their usual duration is known; one evaluation is enough."""
+"""Number of steps after which their usual duration is known; one evaluation is enough."""
 
 MAX_SILENCE_SECONDS: Final = 5.0
-"""After a longer silence the last heartbeat is out of date."""
+"""Seconds of silence after which the last heartbeat is out of date."""
 
 TRAINING: Final = "training"
 EVALUATION: Final = "evaluation"
@@ -65,7 +65,7 @@ class Stalled(Rule):
         self._phase = TRAINING
         self._has_metrics = False
         self._awake = 0.0
-        """When the training was last seen paused or back after a silence, by its clock: no step is expected before."""
+        """Walltime, by the training's clock, when it was last paused or silent; idle time before it does not count."""
         self._is_silent = False
 
     def matches(self, event: Event) -> bool:
@@ -108,7 +108,7 @@ class Stalled(Rule):
             self._compare(now - max(last, self._awake), last)
 
     def resume(self, step: int) -> None:  # noqa: ARG002  # nothing is kept
-        """Measure again: the steps of the new process may take another time."""
+        """Measure again: the steps of the new process may take longer or shorter."""
         self.__post_init__()
 
     def state(self) -> State:
