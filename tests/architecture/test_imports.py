@@ -1,4 +1,4 @@
-"""Importing a module starts nothing, and pulls in nothing that is not needed."""
+"""Importing a module has no side effects, and imports no package that is not needed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from support.packages import PACKAGES, modules, top_level
 
-# Packages of others come first: what they start is their own affair.
+# Third-party packages are imported first: what they start does not count.
 IMPORT_ALL = """
 import importlib, json, sys
 
-def attempt(names):
+def import_all(names):
     missing = {}
     for name in names:
         try:
@@ -44,11 +44,11 @@ def state():
         "folder": os.getcwd(),
     }
 
-theirs, ours = json.loads(sys.argv[1])
-attempt(theirs)
+third_party, ours = json.loads(sys.argv[1])
+import_all(third_party)
 state()
 before = state()
-missing = attempt(ours)
+missing = import_all(ours)
 print(json.dumps({"before": before, "after": state(), "missing": missing}))
 """
 OPTIONAL = (
@@ -57,19 +57,19 @@ OPTIONAL = (
 )  # fmt: skip
 
 
-def in_a_process(program: str, *arguments: str) -> Any:
-    """What a program prints as JSON."""
+def run_program(program: str, *arguments: str) -> Any:
+    """Run a program in a new process, and return what its last line of output holds as JSON."""
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", program, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
-def test_importing_every_module_starts_nothing() -> None:
-    """Importing all modules leaves threads, open files, signal handlers, loggers and environment as they were."""
+def test_importing_all_modules_has_no_side_effects() -> None:
+    """Importing all modules changes no threads, open files, signal handlers, loggers or environment variables."""
     ours = [module.name for module in modules()]
-    theirs = sorted(top_level(set().union(*(module.imports() for module in modules()))) - set(PACKAGES))
-    found = in_a_process(IMPORT_ALL, json.dumps([theirs, ours]))
+    third_party = sorted(top_level(set().union(*(module.imports() for module in modules()))) - set(PACKAGES))
+    found = run_program(IMPORT_ALL, json.dumps([third_party, ours]))
     assert found["after"] == found["before"]
     wrong = {name: error for name, error in found["missing"].items() if not any(extra in error for extra in OPTIONAL)}
     assert not wrong
@@ -85,7 +85,7 @@ def test_importing_every_module_starts_nothing() -> None:
         ("trainwire_sinks.builtin.loss_file", ["torch", "numpy", "tensorboard", "rich", "trainwire"]),
     ],
 )
-def test_a_module_pulls_in_only_what_it_needs(module: str, unwanted: list[str]) -> None:
-    """Importing what is small imports nothing that is large, so that it starts in a blink and runs without extras."""
+def test_a_module_imports_only_what_it_needs(module: str, unwanted: list[str]) -> None:
+    """Small modules import no large packages, so that they load quickly and work without extras."""
     program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
-    assert not set(in_a_process(program)) & set(unwanted)
+    assert not set(run_program(program)) & set(unwanted)

@@ -1,4 +1,4 @@
-"""Files and functions stay small enough to be read."""
+"""Files and functions do not exceed their maximum length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_FUNCTION_LINES = 60
 
 
 def functions(module: Module) -> Iterator[tuple[str, int]]:
-    """Each function's place, and its lines without its docstring."""
+    """Yield the location and the number of lines of each function, without its docstring."""
     for node in ast.walk(module.tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno
@@ -30,6 +30,6 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_no_function_is_too_long() -> None:
-    """No function has more than 60 lines, its docstring not counted."""
+    """No function of the packages has more than 60 lines, not counting its docstring."""
     lengths = dict(found for module in modules() for found in functions(module))
-    assert not {place: length for place, length in lengths.items() if length > MAX_FUNCTION_LINES}
+    assert not {location: length for location, length in lengths.items() if length > MAX_FUNCTION_LINES}

@@ -1,4 +1,4 @@
-"""The walls between the packages, and the floors within them."""
+"""Which imports are allowed between the packages, and between the rooms within each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ALL = {module.name: module for module in modules()}
 SINKS = "trainwire_sinks.builtin"
 PLUGINS = "trainwire.plugins"
 
-# From the ground up: a room imports itself and rooms on lower floors, also under TYPE_CHECKING. Rooms on one floor do
-# not import each other. What no room claims is the face of its package and stands above all floors.
+# From the ground up. A room may import itself and rooms on lower floors, also under TYPE_CHECKING; rooms on the same
+# floor must not import each other. A module in no room is part of its package's public face, above all floors.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "trainwire_protocol": (
         ("errors", "statistics"), ("process",), ("events", "commands"), ("environment",), ("wire",), ("journal",),
@@ -26,43 +26,43 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }  # fmt: skip
 
-# Plugins that need another one, each with the reason.
-DECLARED_NEEDS: dict[str, set[str]] = {}
+PLUGIN_DEPENDENCIES: dict[str, set[str]] = {}
+"""The plugins that a plugin may import; each entry needs a reason."""
 
-PUT_TOGETHER = "trainwire.plugins.defaults"
-"""Attaches the plugins of a training, so it imports those that are attached by default."""
+DEFAULTS = "trainwire.plugins.defaults"
+"""Imports the plugins that are attached by default."""
 
-
-SOCKETLESS = [name for name in ALL if name.startswith(("trainwire_protocol.journal", "trainwire_protocol.wire"))]
-
-
-def parameters(*packages: str) -> list[Module]:
-    return [module for module in ALL.values() if module.name.partition(".")[0] in packages]
+WITHOUT_SOCKETS = [name for name in ALL if name.startswith(("trainwire_protocol.journal", "trainwire_protocol.wire"))]
 
 
-def named(module: Module) -> str:
+def modules_in(room: str) -> list[Module]:
+    """Return the modules of a package or of one of its rooms."""
+    return [module for module in ALL.values() if f"{module.name}.".startswith(f"{room}.")]
+
+
+def module_name(module: Module) -> str:
     return module.name
 
 
 def closure(name: str) -> set[str]:
-    """All that a module imports, by others of ours too."""
+    """Return everything that a module imports, directly or through other modules of the packages."""
     seen: set[str] = set()
-    waiting = {name}
-    while waiting:
-        found = waiting.pop()
+    pending = {name}
+    while pending:
+        found = pending.pop()
         seen.add(found)
-        waiting |= (ALL[found].imports() if found in ALL else set()) - seen
+        pending |= (ALL[found].imports() if found in ALL else set()) - seen
     return seen
 
 
 def siblings(module: Module, folder: str) -> set[str]:
-    """The modules in a package's folder that a module of it imports, itself not counted."""
+    """Return the modules of a folder that another module of the folder imports."""
     inside = {name for name in module.imports() if name.startswith(f"{folder}.") and name in ALL}
     return {name for name in inside if not module.name.startswith(name)}
 
 
 def floor_of(name: str) -> int | None:
-    """The floor that a module's room is on, counted from the ground; None for a package's face."""
+    """Return the floor of a module's room, counted from the ground, or None if the module is in no room."""
     package, _, path = name.partition(".")
     rooms = {room: number for number, floor in enumerate(FLOORS[package]) for room in floor}
     within = [room for room in rooms if path == room or path.startswith(f"{room}.")]
@@ -70,14 +70,14 @@ def floor_of(name: str) -> int | None:
 
 
 def room_of(name: str) -> str:
-    """The room that a module is in: the longest one of its package's floors that its name begins with."""
+    """Return the room that contains a module, the innermost one if rooms are nested, or an empty string."""
     package, _, path = name.partition(".")
     rooms = chain.from_iterable(FLOORS[package])
     return max((room for room in rooms if path == room or path.startswith(f"{room}.")), key=len, default="")
 
 
 def imported_modules(module: Module) -> set[str]:
-    """The modules of its own package that a module imports, anywhere in it."""
+    """Return the modules of its own package that a module imports, at any depth."""
     package = module.name.partition(".")[0]
     found = {name for name in module.imports() if name in ALL and name.partition(".")[0] == package}
     files = {name for name in found if ALL[name].path.name != "__init__.py"}
@@ -86,7 +86,7 @@ def imported_modules(module: Module) -> set[str]:
 
 
 def upward_imports(module: Module) -> Iterator[str]:
-    """What a module imports of rooms that are not below its own."""
+    """Yield the modules that a module imports from rooms that are not below its own."""
     floor, room = floor_of(module.name), room_of(module.name)
     for name in sorted(imported_modules(module)):
         target = floor_of(name)
@@ -94,14 +94,14 @@ def upward_imports(module: Module) -> Iterator[str]:
             yield name
 
 
-@pytest.mark.parametrize("module", list(ALL.values()), ids=named)
+@pytest.mark.parametrize("module", list(ALL.values()), ids=module_name)
 def test_a_room_imports_only_rooms_below_it(module: Module) -> None:
-    """No import goes up to a higher room or across to one on the same floor, also none for types alone."""
+    """No module imports a room on a higher floor or another one on its own floor, not even under TYPE_CHECKING."""
     assert not set(upward_imports(module))
 
 
-def circles() -> list[list[str]]:
-    """The groups of modules that import each other, by Tarjan's algorithm for strongly connected components."""
+def import_cycles() -> list[list[str]]:
+    """Return the groups of modules that import each other, found by Tarjan's algorithm."""
     edges = {name: imported_modules(module) for name, module in ALL.items()}
     index: dict[str, int] = {}
     lowest: dict[str, int] = {}
@@ -128,50 +128,50 @@ def circles() -> list[list[str]]:
     return found
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Imports form no circle, also none for types alone."""
-    assert not circles()
+def test_there_are_no_import_cycles() -> None:
+    """Imports form no cycle, not even under TYPE_CHECKING."""
+    assert not import_cycles()
 
 
-@pytest.mark.parametrize("module", parameters("trainwire_protocol"), ids=named)
-def test_the_protocol_stands_on_nothing_of_ours(module: Module) -> None:
-    """The protocol imports neither of the other packages, nor torch, nor more than pyzmq and msgpack."""
+@pytest.mark.parametrize("module", modules_in("trainwire_protocol"), ids=module_name)
+def test_the_protocol_imports_neither_trainer_nor_sinks(module: Module) -> None:
+    """The protocol imports neither of the other packages, nor torch, nor numpy."""
     assert not top_level(module.imports()) & {"trainwire", "trainwire_sinks", "torch", "numpy"}
 
 
-@pytest.mark.parametrize("module", parameters("trainwire"), ids=named)
-def test_the_trainer_does_not_know_the_sinks(module: Module) -> None:
-    """What runs inside the training process imports nothing of what runs outside it."""
+@pytest.mark.parametrize("module", modules_in("trainwire"), ids=module_name)
+def test_the_trainer_does_not_import_the_sinks(module: Module) -> None:
+    """The package for the training process does not import the sinks, which run outside it."""
     assert "trainwire_sinks" not in top_level(module.imports())
 
 
-@pytest.mark.parametrize("module", parameters("trainwire_sinks"), ids=named)
-def test_the_sinks_know_neither_the_trainer_nor_torch(module: Module) -> None:
-    """Sinks import nothing of the training process, and run on hosts without torch."""
+@pytest.mark.parametrize("module", modules_in("trainwire_sinks"), ids=module_name)
+def test_the_sinks_import_neither_trainer_nor_torch(module: Module) -> None:
+    """Sinks do not import the trainer, and run on hosts without torch."""
     assert not top_level(module.imports()) & {"trainwire", "torch", "torchmetrics"}
 
 
-@pytest.mark.parametrize("name", SOCKETLESS)
-def test_events_codec_and_journal_know_no_sockets(name: str) -> None:
-    """What reads and writes bytes and files imports no ZeroMQ, by no way."""
+@pytest.mark.parametrize("name", WITHOUT_SOCKETS)
+def test_codec_and_journal_do_not_import_zeromq(name: str) -> None:
+    """The codec and the journal import ZeroMQ neither directly nor through other modules."""
     assert "zmq" not in top_level(closure(name))
 
 
-@pytest.mark.parametrize("module", [module for module in ALL.values() if module.name.startswith(SINKS)], ids=named)
+@pytest.mark.parametrize("module", modules_in(SINKS), ids=module_name)
 def test_no_sink_imports_another(module: Module) -> None:
-    """A built-in sink imports no other one."""
+    """A built-in sink does not import another one."""
     assert not siblings(module, SINKS)
 
 
-@pytest.mark.parametrize("module", [module for module in ALL.values() if module.name.startswith(PLUGINS)], ids=named)
+@pytest.mark.parametrize("module", modules_in(PLUGINS), ids=module_name)
 def test_no_plugin_imports_another(module: Module) -> None:
-    """A plugin imports no other one, unless it is listed here with its reason."""
-    if module.name != PUT_TOGETHER:
-        assert siblings(module, PLUGINS) <= DECLARED_NEEDS.get(module.name, set())
+    """A plugin imports another one only if PLUGIN_DEPENDENCIES allows it."""
+    if module.name != DEFAULTS:
+        assert siblings(module, PLUGINS) <= PLUGIN_DEPENDENCIES.get(module.name, set())
 
 
-def test_there_are_modules_to_look_at() -> None:
-    """The tests above have found all three packages, with sinks and plugins in them."""
+def test_all_packages_are_found() -> None:
+    """The tests above cover all three packages, including sinks and plugins."""
     assert top_level(set(ALL)) == set(PACKAGES)
     assert [name for name in ALL if name.startswith((f"{SINKS}.", f"{PLUGINS}."))]
     assert "msgpack" in top_level(set(chain.from_iterable(module.imports() for module in ALL.values())))

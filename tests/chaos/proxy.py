@@ -19,12 +19,13 @@ class Proxy:
         self.is_cut = False
         """Whether nothing is forwarded while connections stay open."""
         self.port = 0
-        self.lost = 0
-        """How many connections, from the first on, forward nothing any more although they stay open."""
-        self.came = 0
-        self.heard: list[bytearray] = []
-        """The bytes forwarded in each direction of each connection, if `is_listening`."""
-        self.is_listening = False
+        self.lost_connections = 0
+        """How many connections, counted from the first, forward nothing more although they stay open."""
+        self.accepted = 0
+        """How many connections were forwarded to the target."""
+        self.forwarded: list[bytearray] = []
+        """The bytes forwarded in each direction of each connection, if `is_recording`."""
+        self.is_recording = False
         self._random = random.Random(seed)
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -69,19 +70,19 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
-        number, self.came = self.came, self.came + 1
+        number, self.accepted = self.accepted, self.accepted + 1
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(self._forward(reader, far_writer, number), self._forward(far_reader, writer, number))
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
-        heard = bytearray()
-        self.heard.append(heard)
+        forwarded = bytearray()
+        self.forwarded.append(forwarded)
         with contextlib.suppress(OSError, RuntimeError):
             while data := await reader.read(self._random.choice([1, 7, 1000, 65536])):
-                if self.is_listening:
-                    heard += data
+                if self.is_recording:
+                    forwarded += data
                 await asyncio.sleep(self.delay)
-                while self.is_cut or number < self.lost:
+                while self.is_cut or number < self.lost_connections:
                     await asyncio.sleep(0.01)
                 writer.write(data)
                 await writer.drain()

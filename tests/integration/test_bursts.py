@@ -1,4 +1,4 @@
-"""Everything arrives, in order and once, through the smallest queues and the largest bursts."""
+"""A reader with small queues receives every event of large bursts, in order and once."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ bus.close(timeout=150)
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("use_journal", [True, False])
-def test_two_channels_in_bursts_past_the_high_water_mark(tmp_path: Path, use_journal: bool) -> None:
-    """With ten messages of room on both sides, 200,000 events of two channels are read in order, none missing."""
+def test_bursts_beyond_the_high_water_mark_lose_no_event(tmp_path: Path, use_journal: bool) -> None:
+    """With a high-water mark of ten on both sides, 200,000 events of two channels are read in order, none missing."""
     steps: dict[str, list[int]] = {"a": [], "b": []}
 
     async def read() -> None:
         subscription = Subscription(
             Target(tmp_path), channels=("event", "media"), high_water_mark=10, use_journal=use_journal, name="test"
         )
-        told = -1
+        acknowledged = -1
         async with subscription:
             async for batch in subscription:
-                if batch.header.last or batch.cursor.seq > told + 5000:
+                if batch.header.last or batch.cursor.seq > acknowledged + 5000:
                     await subscription.acknowledge(batch.cursor)
-                    told = batch.cursor.seq
+                    acknowledged = batch.cursor.seq
                 for event in batch.events:
                     if event.name in steps:
                         steps[event.name].append(event.step)

@@ -1,4 +1,4 @@
-"""A short round of what `make chaos` does at length."""
+"""A few rounds of `make chaos`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from chaos.rounds import play_round
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", range(1, 7))
-def test_random_faults_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
-    """After random kills, stops and cuts every output holds each event once, in the bytes of a replay."""
+def test_random_faults_lose_and_duplicate_nothing(tmp_path: Path, seed: int) -> None:
+    """After processes are killed and stopped and connections cut at random, every output equals that of a replay."""
     report = play_round(make_context(), tmp_path, seed)
     assert report.events > 0
     assert (report.lost, report.duplicated) == (0, 0)

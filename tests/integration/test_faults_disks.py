@@ -1,8 +1,10 @@
-"""Real disks that are full, frozen or read-only, under the journal and under a sink's output."""
+"""Full, frozen and read-only disks under the journal and under a sink's output."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,21 +45,21 @@ def expected_lines(tmp_path: Path) -> bytes:
     return (tmp_path / "whole" / "events.jsonl").read_bytes()
 
 
-def test_a_sinks_full_disk_that_gets_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A sink whose disk is full goes back to its last commit and tries again; with room it writes the same bytes."""
+def test_a_sink_retries_until_its_disk_has_space(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink whose disk is full retries from its last commit; once there is space, it writes the same bytes."""
     with small_disk(tmp_path / "disk", 256) as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(150 << 10))
-        writing = threading.Thread(target=run_jsonl, args=(disk, RetryPolicy(retries=1000, first_delay=0.001)))
-        writing.start()
+        sink = threading.Thread(target=run_jsonl, args=(disk, RetryPolicy(retries=1000, first_delay=0.001)))
+        sink.start()
         wait_until(lambda: "No space left on device" in caplog.text)
         ballast.unlink()
-        writing.join(30)
+        sink.join(30)
         assert (disk / "events.jsonl").read_bytes() == expected_lines(tmp_path)
 
 
-def test_a_sinks_full_disk_that_stays_full(tmp_path: Path) -> None:
-    """It ends with the reason and a cursor that fits its output; started again with room it goes on from there."""
+def test_a_sink_whose_disk_stays_full_ends_and_can_be_restarted(tmp_path: Path) -> None:
+    """The sink raises an error that states the reason; restarted when there is space, it continues from its cursor."""
     with small_disk(tmp_path / "disk", 256) as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(150 << 10))
@@ -69,13 +71,13 @@ def test_a_sinks_full_disk_that_stays_full(tmp_path: Path) -> None:
 
 
 def log_until(bus: trainwire.EventBus, condition: Callable[[], bool]) -> int:
-    """Log steps until a condition holds; gives the last."""
+    """Log steps until a condition holds, and return the last one."""
     step = 0
     deadline = time.monotonic() + 20
     while not condition():
         step += 1
         bus.log({"train/loss": float(step)}, step=step)
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "the condition was not met in time"
         threading.Event().wait(0.0005)
     return step
 
@@ -84,8 +86,8 @@ def steps(folder: Path) -> list[int]:
     return [event.step for event in read_events(folder) if event.name == "train/loss"]
 
 
-def test_a_journals_disk_that_is_really_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A bus on a full filesystem goes on, and journals everything once there is room: the record is whole."""
+def test_a_full_disk_under_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bus on a full file system keeps recording, and journals everything once there is space."""
     with small_disk(tmp_path / "disk", 256) as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(200 << 10))
@@ -100,8 +102,8 @@ def test_a_journals_disk_that_is_really_full(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.timeout(90)
-def test_a_journals_disk_that_is_really_frozen(tmp_path: Path) -> None:
-    """While the filesystem answers no write, recording goes on at once; thawed, everything is journaled in order."""
+def test_a_frozen_disk_under_the_journal(tmp_path: Path) -> None:
+    """While writes hang, the bus keeps recording; when they continue, everything is journaled in order."""
     with freezable_disk(tmp_path / "disk") as disk:
         folder = disk.place / "run"
         with trainwire.open_bus(folder) as bus:
@@ -116,8 +118,8 @@ def test_a_journals_disk_that_is_really_frozen(tmp_path: Path) -> None:
         assert all(report.is_whole for report in verify_run(folder))
 
 
-def test_closing_over_a_frozen_disk_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """close() returns while the disk still answers nothing, and says what is lost."""
+def test_closing_on_a_frozen_disk_is_bounded_in_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`close` returns while the disk is still frozen, and reports which events are lost."""
     with freezable_disk(tmp_path / "disk") as disk:
         bus = trainwire.open_bus(disk.place / "run")
         wait_until(lambda: read_events(disk.place / "run"))
@@ -128,12 +130,12 @@ def test_closing_over_a_frozen_disk_is_bounded(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.timeout(90)
-def test_a_sinks_disk_that_is_really_frozen(tmp_path: Path) -> None:
-    """A sink on a frozen filesystem hangs by itself: the trainer ends without it, and thawed it writes everything."""
+def test_a_frozen_disk_under_a_sink(tmp_path: Path) -> None:
+    """A sink on a frozen disk does not hold up the trainer, and writes everything once the disk is thawed."""
     with freezable_disk(tmp_path / "disk") as disk, trainwire.open_bus(tmp_path / "run") as bus:
         arguments = ["sink", "jsonl", str(tmp_path / "run"), "--output", str(disk.place)]
         codes: list[int] = []
-        sink = threading.Thread(target=lambda: codes.append(_run_in_thread(arguments)))
+        sink = threading.Thread(target=lambda: codes.append(run_command(arguments)))
         sink.start()
         wait_until((disk.place / "events.jsonl").exists)
         disk.freeze()
@@ -147,16 +149,13 @@ def test_a_sinks_disk_that_is_really_frozen(tmp_path: Path) -> None:
         assert (disk.place / "events.jsonl").read_text().count('"train/loss"') == 1000
 
 
-def _run_in_thread(arguments: list[str]) -> int:
-    """The command in a process of its own: signal handlers need a main thread."""
-    import subprocess
-    import sys
-
+def run_command(arguments: list[str]) -> int:
+    """Run the `trainwire` command in its own process, and return its exit code."""
     return subprocess.run([sys.executable, "-m", "trainwire_sinks", *arguments], check=False, timeout=60).returncode
 
 
 def test_a_read_only_run_folder_is_refused(tmp_path: Path) -> None:
-    """Opening a bus where nothing can be written is one clear error."""
+    """Opening a bus in a folder that cannot be written raises an error that states the reason."""
     (tmp_path / "run").mkdir()
     with (
         read_only(tmp_path / "run") as folder,
@@ -166,7 +165,7 @@ def test_a_read_only_run_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_read_only_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sink that cannot write says so at once, in one line, and another folder helps."""
+    """A sink that cannot write exits with the reason; with another output folder it succeeds."""
     trainwire.open_bus(tmp_path / "run").close()
     with read_only(tmp_path / "run") as folder:
         assert app.run(["sink", "jsonl", str(folder)]) == ExitCode.OUTPUT
@@ -175,8 +174,8 @@ def test_a_read_only_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         assert app.run(["verify", str(folder)]) == 0
 
 
-def test_a_folder_that_becomes_read_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """If the run's folder becomes read-only under a bus, what is open is written on, and training never knows."""
+def test_a_run_folder_that_becomes_read_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the run's folder becomes read-only, the bus continues to write to the open segment."""
     with trainwire.open_bus(tmp_path / "run") as bus:
         wait_until(lambda: read_events(tmp_path / "run"))
         with read_only(tmp_path / "run"):

@@ -1,4 +1,4 @@
-"""Trainers and sinks that are killed and stopped, forks and spawned workers, and the ways in which a script ends."""
+"""Killed and stopped trainers and sinks, worker processes, and the ways in which a script ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATEST = struct.Struct("<qd")
 
 @contextmanager
 def script(code: str, *arguments: object, file: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A Python script in a process group of its own; what is left of it at the end is killed."""
+    """Start a Python script in its own process group, and kill the group at the end."""
     source = ["-c", code]
     if file is not None:
         file.write_text(code)
@@ -63,8 +63,8 @@ with trainwire.open_bus(sys.argv[1]) as bus:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_killed_trainer_loses_the_last_flush_at_most(tmp_path: Path, seed: int) -> None:
-    """After kill -9 the journal holds, whole and in order, all that was recorded more than a second before."""
+def test_a_killed_trainer_loses_at_most_the_last_flush(tmp_path: Path, seed: int) -> None:
+    """After `kill -9` the journal holds every event recorded until a second before, in order."""
     (tmp_path / "latest").write_bytes(bytes(LATEST.size))
     with script(KILLED, tmp_path / "run", tmp_path / "latest") as trainer:
         wait_until(lambda: len(values(tmp_path / "run")) > 1000 * seed)
@@ -83,7 +83,7 @@ def test_a_killed_trainer_loses_the_last_flush_at_most(tmp_path: Path, seed: int
     assert lost < 1.0
 
 
-SHORT = """
+SHORT_TIMEOUTS = """
 import sys
 from trainwire.bus import writer
 from trainwire_protocol.journal import run_folder
@@ -95,10 +95,10 @@ responder.ACKNOWLEDGEMENT_SECONDS = 0.2
 run_folder.LEASE_SECONDS = history.LEASE_SECONDS = 0.3
 writer.RENEWAL_SECONDS = 0.1
 """
-"""Every timeout of both sides, made short."""
+"""Shortens every timeout of trainer and sinks."""
 
 STOPPED_TRAINER = (
-    SHORT
+    SHORT_TIMEOUTS
     + """
 import time, trainwire
 with trainwire.open_bus(sys.argv[1]) as bus:
@@ -111,7 +111,7 @@ with trainwire.open_bus(sys.argv[1]) as bus:
 """
 )
 SINK = (
-    SHORT
+    SHORT_TIMEOUTS
     + """
 from trainwire_sinks.cli.app import run
 sys.exit(run(sys.argv[1:]))
@@ -125,7 +125,7 @@ def stop_for(process: subprocess.Popen[str], seconds: float) -> None:
     process.send_signal(signal.SIGCONT)
 
 
-def go_on(trainer: subprocess.Popen[str]) -> None:
+def continue_training(trainer: subprocess.Popen[str]) -> None:
     assert trainer.stdin is not None
     trainer.stdin.write("\n")
     trainer.stdin.flush()
@@ -133,7 +133,7 @@ def go_on(trainer: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("victim", ["trainer", "sinks"])
 def test_stopped_for_longer_than_every_timeout(tmp_path: Path, victim: str) -> None:
-    """A trainer or sinks that are stopped and go on lose nothing, whether a sink reads files or asks the trainer."""
+    """A stopped and continued trainer or sink loses nothing, whether the sink reads files or requests events."""
     folder = tmp_path / "run"
     with script(STOPPED_TRAINER, folder) as trainer:
         wait_until(lambda: (folder / "connection-rank0.json").exists() and values(folder))
@@ -147,7 +147,7 @@ def test_stopped_for_longer_than_every_timeout(tmp_path: Path, victim: str) -> N
             wait_until(lambda: all(path.exists() and path.stat().st_size for path in outputs))
             for process in [trainer] if victim == "trainer" else [near, far]:
                 stop_for(process, 1.2)
-            go_on(trainer)
+            continue_training(trainer)
             assert trainer.wait(30) == 0
             assert near.wait(30) == 0
             assert far.wait(30) in (0, 3)
@@ -186,8 +186,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.timeout(120)
-def test_loaders_workers_leave_the_bus_alone(tmp_path: Path) -> None:
-    """Forked workers have an inert bus, spawned ones none; the run is whole, has no event of theirs, and ends."""
+def test_loader_workers_cannot_record(tmp_path: Path) -> None:
+    """The bus is inert in forked workers, and spawned ones have none; the run is complete and has no event of them."""
     pytest.importorskip("torch")
     with script(WORKERS, tmp_path / "run", file=tmp_path / "script.py") as process:
         _, error = process.communicate(timeout=100)
@@ -210,10 +210,10 @@ def main():
     trainer = make_trainer()
 
     @trainer.on("after_training_batch")
-    def act(batch):
+    def end(batch):
         if batch.step == 10:
             if ending == "exception":
-                raise ValueError("no such luck")
+                raise ValueError("broken on purpose")
             if ending == "exit":
                 sys.exit(7)
             print("step 10", flush=True)
@@ -238,7 +238,7 @@ ENDINGS = [
 def test_every_ending_of_a_script_is_recorded(
     tmp_path: Path, ending: str, workers: int, signals: Sequence[signal.Signals], code: int, last: str
 ) -> None:
-    """sys.exit, SIGTERM, and Ctrl-C, which a terminal sends to spawned workers as well, end a run in order."""
+    """`sys.exit`, SIGTERM, and Ctrl-C, which also reaches spawned workers, are recorded as the run's ending."""
     pytest.importorskip("torch")
     with script(TRAINING, tmp_path / "run", ending, workers, file=tmp_path / "script.py") as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""A record that lost its end, and clocks that jump."""
+"""Journals that have lost their end, and clocks that jump."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from support.run_reader import read_batches, read_events, wait_until
 
 import trainwire
 from trainwire_protocol.errors import CursorAheadError, RunInUseError
+from trainwire_protocol.journal.records import encode_record
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
@@ -23,7 +24,7 @@ SINKS = {"loss-file": "loss.tsv", "log-file": "training.log", "jsonl": "events.j
 
 
 def train(folder: Path, epochs: range, state: dict[str, object] | None = None) -> dict[str, object]:
-    """Record epochs, and end without a last event, as a host that crashes; gives the state after the first."""
+    """Record epochs, and return the state after the first one."""
     bus = trainwire.open_bus(folder, state=state)
     for epoch in epochs:
         bus.log({"train/loss": 1 / epoch}, step=epoch)
@@ -36,10 +37,8 @@ def train(folder: Path, epochs: range, state: dict[str, object] | None = None) -
     return state
 
 
-def lose_the_end(folder: Path, attempt: int, keep: int) -> None:
-    """Cut an attempt's journal to its first batches."""
-    from trainwire_protocol.journal.records import encode_record
-
+def truncate_journal(folder: Path, attempt: int, keep: int) -> None:
+    """Cut an attempt's journal to its first `keep` batches, as a crash of the host may."""
     batches = read_batches(folder, attempt=attempt)
     (segment,) = list_attempts(folder, 0)[attempt].folder.glob("*.journal")
     segment.write_bytes(b"".join(map(encode_record, batches[:keep])))
@@ -54,28 +53,28 @@ def outputs(place: Path) -> list[bytes]:
     return [(place / name).read_bytes() for name in SINKS.values()]
 
 
-def test_a_record_that_lost_its_end_and_goes_no_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sinks that hold more than the record say so, end as incomplete, and keep what they have."""
+def test_a_truncated_journal_of_a_run_that_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sinks that have read more than the journal holds report it, exit as incomplete, and keep their output."""
     folder, output = tmp_path / "run", tmp_path / "out"
     train(folder, range(1, 4))
     run_sinks(folder, output)
     before = outputs(output)
-    lose_the_end(folder, 0, keep=3)
+    truncate_journal(folder, 0, keep=3)
     run_sinks(folder, output, ExitCode.INCOMPLETE)
     assert "its disk has lost the end" in capsys.readouterr().err
     assert outputs(output) == before
 
 
 @pytest.mark.parametrize("keeps_mark", [True, False])
-def test_a_record_that_lost_its_end_and_goes_on(
+def test_a_truncated_journal_of_a_run_that_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], keeps_mark: bool
 ) -> None:
-    """When the run is resumed, every sink that was ahead ends with what a late one writes, and says why."""
+    """When the run is resumed, sinks that were ahead rewrite their output, which equals that of a late sink."""
     folder, output = tmp_path / "run", tmp_path / "out"
     state = train(folder, range(1, 4))
     run_sinks(folder, output)
     marked = next(number for number, batch in enumerate(read_batches(folder)) if b"run/marked" in batch.body)
-    lose_the_end(folder, 0, keep=marked + 1 if keeps_mark else marked - 1)
+    truncate_journal(folder, 0, keep=marked + 1 if keeps_mark else marked - 1)
     train(folder, range(2, 5), state)
     run_sinks(folder, output, ExitCode.INCOMPLETE)
     run_sinks(folder, tmp_path / "late", ExitCode.INCOMPLETE)
@@ -83,8 +82,8 @@ def test_a_record_that_lost_its_end_and_goes_on(
     assert outputs(output) == outputs(tmp_path / "late")
 
 
-def test_an_attempt_that_is_gone(tmp_path: Path) -> None:
-    """A cursor in an attempt that the record does not have is an error, and no wait without end."""
+def test_a_cursor_in_a_missing_attempt(tmp_path: Path) -> None:
+    """A cursor in an attempt that does not exist raises an error immediately."""
     train(tmp_path, range(1, 3))
 
     async def read() -> list[Batch]:
@@ -95,10 +94,10 @@ def test_an_attempt_that_is_gone(tmp_path: Path) -> None:
         asyncio.run(asyncio.wait_for(read(), 10))
 
 
-def test_a_reader_without_files_is_told_too(tmp_path: Path) -> None:
-    """By `fetch` from the resumed run's publisher a cursor that is ahead is noticed as well."""
+def test_a_cursor_ahead_of_a_publisher(tmp_path: Path) -> None:
+    """A cursor ahead of the resumed run is also detected by a reader that has no access to its files."""
     state = train(tmp_path, range(1, 4))
-    lose_the_end(tmp_path, 0, keep=3)
+    truncate_journal(tmp_path, 0, keep=3)
 
     async def read() -> None:
         subscription = Subscription(Target(tmp_path), cursor=Cursor(0, 1000), use_journal=False)
@@ -118,7 +117,7 @@ def lease_age(folder: Path) -> float:
 
 @pytest.mark.parametrize("jump", [-86400.0, 86400.0])
 def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
-    """Order, steps and sinks do not care; walltimes are what the clock said, and the run stays held by its owner."""
+    """Order, steps, sinks and the lease are not affected; walltimes are those of the clock."""
     now = time.time
     monkeypatch.setattr("trainwire.bus.writer.RENEWAL_SECONDS", 0.02)
     with trainwire.open_bus(tmp_path / "run") as bus:

@@ -1,4 +1,4 @@
-"""The first run, as a newcomer makes it: a real training, real sinks in processes of their own, TensorBoard itself."""
+"""A first run as a new user makes it: the digits example, three sinks, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the digits example with three sinks beside it."""
+    """Run the digits example with three sinks, and return the run's folder."""
     folder = tmp_path_factory.mktemp("first") / "digits"
     sinks = [word for name in ("loss-file", "log-file", "tensorboard") for word in ("--sink", name)]
     script = [sys.executable, str(ROOT / "examples" / "digits.py"), str(folder), "--epochs", str(EPOCHS)]
-    ended = subprocess.run(
+    completed = subprocess.run(
         [*TRAINWIRE, "launch", *sinks, "--", *script], capture_output=True, text=True, timeout=120, check=False
     )
-    assert ended.returncode == 0, ended.stderr
-    assert "tensorboard --logdir" in ended.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert "tensorboard --logdir" in completed.stdout
     return folder
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """The journal's scalars: for each name the value at each step."""
+    """Return the scalars of the journal: by name, the value at each step."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for event in read_events(folder):
         if event.type == "scalar":
@@ -45,7 +45,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_the_loss_file_has_a_row_for_each_epoch(run: Path) -> None:
-    """loss.tsv has its header and one row an epoch, with what the journal says of it in full precision."""
+    """`loss.tsv` has a header and a row for each epoch, with the losses in full precision."""
     header, *rows = [line.split("\t") for line in (run / "loss.tsv").read_text().splitlines()]
     assert header[:5] == ["EPOCH", "TIMESTAMP", "BAD_EPOCHS", "LEARNING_RATE", "TRAIN_LOSS"]
     assert {"DEV_LOSS", "DEV_ACCURACY"} <= set(header)
@@ -54,8 +54,8 @@ def test_the_loss_file_has_a_row_for_each_epoch(run: Path) -> None:
     assert [float(row[4]) for row in rows] == losses
 
 
-def test_the_log_file_tells_the_story(run: Path) -> None:
-    """training.log begins with the run's start and ends with its end; every line begins with date and level."""
+def test_the_log_file_covers_the_whole_run(run: Path) -> None:
+    """`training.log` begins with the start of the run and ends with its end; each line has a date and a level."""
     text = (run / "training.log").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("    ")]
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00 [A-Z]+ ", line) for line in lines)
@@ -66,8 +66,8 @@ def test_the_log_file_tells_the_story(run: Path) -> None:
 
 
 @pytest.mark.parametrize("load_fast", [True, False])
-def test_tensorboard_shows_every_scalar_of_the_journal(run: Path, load_fast: bool) -> None:
-    """Over HTTP TensorBoard returns each scalar that the journal holds, with its step, from both of its loaders."""
+def test_tensorboard_shows_every_scalar_in_the_journal(run: Path, load_fast: bool) -> None:
+    """TensorBoard shows each scalar in the journal at its step, with both of its loaders."""
     expected = scalars(run)
     with tensorboard(run / "tensorboard", load_fast=load_fast) as address:
         wait_until(lambda: expected.keys() <= get(address, "data/plugin/scalars/tags").get("rank-0", {}).keys(), 60)
@@ -82,10 +82,10 @@ def test_tensorboard_shows_every_scalar_of_the_journal(run: Path, load_fast: boo
     ("sink", "output"), [("loss-file", "loss.tsv"), ("log-file", "training.log"), ("tensorboard", "tensorboard")]
 )
 def test_a_late_sink_writes_the_same_bytes(run: Path, tmp_path: Path, sink: str, output: str) -> None:
-    """A sink that is started after the run writes byte for byte what the live one wrote, and exits 0."""
+    """A sink that is started after the run writes the same bytes as the live one, and exits with 0."""
     command = [*TRAINWIRE, "sink", sink, str(run), "--output", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (completed.returncode, completed.stderr) == (0, "")
     assert contents(tmp_path / output) == contents(run / output)
 
 
@@ -95,8 +95,8 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
 
 
-def test_a_plain_loop_with_the_bus_alone(tmp_path: Path) -> None:
-    """The hand-written loop of the examples runs in under 40 lines, and a sink reads what it recorded."""
+def test_a_plain_loop_without_the_trainer(tmp_path: Path) -> None:
+    """The hand-written loop of the examples has fewer than 40 lines, and records its loss."""
     script = ROOT / "examples" / "plain_loop.py"
     assert len(script.read_text().splitlines()) < 40
     subprocess.run([sys.executable, str(script), str(tmp_path / "run")], timeout=60, check=True)

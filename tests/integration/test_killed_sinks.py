@@ -1,4 +1,4 @@
-"""Sinks that are killed again and again while a real training publishes, and runs that are resumed under them."""
+"""Sinks that are killed repeatedly while a training publishes, and runs that are resumed while sinks read them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for epoch in range(first, epochs + 1):
     if epoch == 3:
         bus.text("note", "half of it\\n" * 1000)
         bus.log({"test/late": 1.0})
-    logger.warning("epoch %d is done", epoch)
+    logger.warning("epoch %d is finished", epoch)
     metrics = {"train/loss": 1 / step, "dev/loss": 2 / step, "learning_rate": 5e-5}
     bus.log(metrics)
     bus.lifecycle("epoch/finished", epoch=epoch, complete=True, bad_epochs=0, seconds=0.2, metrics=metrics)
@@ -53,15 +53,15 @@ bus.close()
 """
 
 
-def loop(folder: Path, epochs: int, *, keep: bool = True, stop: int = 0) -> subprocess.Popen[str]:
-    """Start a hand-written training; with `stop` it hangs behind that epoch, its last checkpoint one event back."""
+def start_training(folder: Path, epochs: int, *, keep: bool = True, stop: int = 0) -> subprocess.Popen[str]:
+    """Start a hand-written training; after epoch `stop` it records more than its checkpoint covers, and hangs."""
     command = [sys.executable, "-c", LOOP, str(folder), str(epochs), "keep" if keep else "new", str(stop)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def sink(name: str, folder: Path, output: Path | None = None) -> subprocess.Popen[bytes]:
-    elsewhere = ["--output", str(output)] if output else []
-    return subprocess.Popen([sys.executable, "-m", "trainwire_sinks", "sink", name, str(folder), *elsewhere])
+def start_sink(name: str, folder: Path, output: Path | None = None) -> subprocess.Popen[bytes]:
+    options = ["--output", str(output)] if output else []
+    return subprocess.Popen([sys.executable, "-m", "trainwire_sinks", "sink", name, str(folder), *options])
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -69,36 +69,36 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0
 
 
-def contents(place: Path) -> dict[str, bytes]:
-    """Every file below, by its name; of a file, its own content."""
-    files = [place] if place.is_file() else sorted(place.rglob("*tfevents*"))
+def contents(path: Path) -> dict[str, bytes]:
+    """Return the bytes of a file, or of all event files in a folder, by name."""
+    files = [path] if path.is_file() else sorted(path.rglob("*tfevents*"))
     return {path.name: path.read_bytes() for path in files}
 
 
-def check_against_late_sinks(folder: Path, elsewhere: Path) -> None:
-    """What sinks that are started now write elsewhere is byte for byte what stands in the run's folder."""
+def check_against_late_sinks(folder: Path, output_folder: Path) -> None:
+    """Check that sinks that are started now write the same bytes as those in the run's folder."""
     for name, output in SINKS.items():
-        assert sink(name, folder, elsewhere).wait(60) == 0
-        assert contents(folder / output) == contents(elsewhere / output), name
+        assert start_sink(name, folder, output_folder).wait(60) == 0
+        assert contents(folder / output) == contents(output_folder / output), name
 
 
 @pytest.mark.timeout(180)
 def test_killed_sinks_write_the_same_bytes(tmp_path: Path) -> None:
-    """Three sinks, killed at random while the training runs, end with what an uninterrupted one writes."""
-    chance = random.Random(7)
+    """Three sinks that are killed at random during the training write the same bytes as uninterrupted ones."""
+    rng = random.Random(7)
     folder = tmp_path / "run"
-    training = loop(folder, epochs=20)
-    sinks = {name: sink(name, folder) for name in SINKS}
+    training = start_training(folder, epochs=20)
+    sinks = {name: start_sink(name, folder) for name in SINKS}
     kills = 0
     while training.poll() is None:
-        name = chance.choice(list(SINKS))
+        name = rng.choice(list(SINKS))
         try:
-            sinks[name].wait(chance.uniform(0, 0.5))
+            sinks[name].wait(rng.uniform(0, 0.5))
         except subprocess.TimeoutExpired:
             sinks[name].kill()
             sinks[name].wait()
             kills += 1
-            sinks[name] = sink(name, folder)
+            sinks[name] = start_sink(name, folder)
     finish(training)
     assert [process.wait(60) for process in sinks.values()] == [0, 0, 0]
     assert kills > 5
@@ -110,10 +110,10 @@ def test_killed_sinks_write_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["live", "late"])
 def resumed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A run that was killed behind its second epoch and resumed from its end, read by sinks all along or afterwards."""
+    """Return a run that was killed after its second epoch and resumed, read by sinks during the run or afterwards."""
     folder = tmp_path / "run"
-    training = loop(folder, epochs=4, stop=2)
-    sinks = [sink(name, folder) for name in SINKS] if request.param == "live" else []
+    training = start_training(folder, epochs=4, stop=2)
+    sinks = [start_sink(name, folder) for name in SINKS] if request.param == "live" else []
     assert training.stdout is not None
     assert training.stdout.readline() == "stopped\n"
     if sinks:
@@ -122,15 +122,16 @@ def resumed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         wait_until(lambda: (folder / "loss.tsv").exists() and (folder / "loss.tsv").read_text().count("\n") == 4)
     training.kill()
     training.communicate()
-    finish(loop(folder, epochs=4))
-    sinks = [process for process in sinks if process.wait(60) != 0] or [sink(name, folder) for name in SINKS]
-    assert [process.wait(60) for process in sinks] == [0, 0, 0]
+    finish(start_training(folder, epochs=4))
+    assert [process.wait(60) for process in sinks] == [0] * len(sinks)
+    # A sink may have ended with the killed attempt: others bring its output to the end of the run.
+    assert [process.wait(60) for process in [start_sink(name, folder) for name in SINKS]] == [0, 0, 0]
     return folder
 
 
 @pytest.mark.timeout(180)
-def test_every_sink_obeys_a_resumption(resumed: Path, tmp_path: Path) -> None:
-    """loss.tsv has one row for each epoch, training.log has everything and the seam, TensorBoard a second file."""
+def test_every_sink_follows_a_resumption(resumed: Path, tmp_path: Path) -> None:
+    """`loss.tsv` has one row for each epoch, `training.log` everything, and TensorBoard a second event file."""
     rows = [line.split("\t") for line in (resumed / "loss.tsv").read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     assert [row[4] for row in rows] == [repr(1 / step) for step in (100, 200, 300, 400)]
@@ -143,20 +144,20 @@ def test_every_sink_obeys_a_resumption(resumed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_run_that_begins_anew_supersedes_everything(tmp_path: Path) -> None:
-    """A further attempt without a state leaves only its own rows in loss.tsv."""
+def test_a_run_without_a_state_supersedes_everything(tmp_path: Path) -> None:
+    """After an attempt without a state, `loss.tsv` has only the rows of that attempt."""
     folder = tmp_path / "run"
     for epochs in (3, 2):
-        finish(loop(folder, epochs, keep=False))
-        assert sink("loss-file", folder).wait(60) == 0
+        finish(start_training(folder, epochs, keep=False))
+        assert start_sink("loss-file", folder).wait(60) == 0
         assert (folder / "loss.tsv").read_text().count("\n") == epochs + 1
 
 
-def test_a_stopped_sink_goes_on_where_it_was(tmp_path: Path) -> None:
-    """SIGTERM, and another start when the training is over: what the two have written together is the whole."""
+def test_a_terminated_sink_continues_from_its_cursor(tmp_path: Path) -> None:
+    """A sink ended by SIGTERM and restarted after the training writes the same bytes as a late one."""
     folder = tmp_path / "run"
-    training = loop(folder, epochs=1000)
-    first = sink("log-file", folder)
+    training = start_training(folder, epochs=1000)
+    first = start_sink("log-file", folder)
     wait_until(lambda: (folder / "training.log").exists() and "epoch 2" in (folder / "training.log").read_text())
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 143
@@ -166,7 +167,7 @@ def test_a_stopped_sink_goes_on_where_it_was(tmp_path: Path) -> None:
     wait_until(lambda: read_events(folder)[-1].step > step + 100)
     training.kill()
     training.communicate()
-    assert sink("log-file", folder).wait(60) == 0
+    assert start_sink("log-file", folder).wait(60) == 0
     assert cursor["length"] < (folder / "training.log").stat().st_size
-    assert sink("log-file", folder, tmp_path / "late").wait(60) == 0
+    assert start_sink("log-file", folder, tmp_path / "late").wait(60) == 0
     assert (folder / "training.log").read_bytes() == (tmp_path / "late" / "training.log").read_bytes()

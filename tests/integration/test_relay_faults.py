@@ -200,7 +200,7 @@ def test_an_eavesdropper_reads_no_names(tmp_path: Path) -> None:
     with killed_at_exit(trainer):
         away = trainer.connection
         for field, proxy in zip(("publish", "request"), proxies, strict=True):
-            proxy.is_listening = True
+            proxy.is_recording = True
             proxy.target = ("127.0.0.1", int(getattr(away, field).rpartition(":")[2]))
             away = replace(away, **{field: f"tcp://127.0.0.1:{proxy.port}"})
         write_connection(tmp_path / "away.json", away)
@@ -214,8 +214,8 @@ def test_an_eavesdropper_reads_no_names(tmp_path: Path) -> None:
     assert away.keys
     names = ("train/loss", "train/norm", "run/started", "hello", "fetch", "tw1/", away.run, away.keys.client.secret)
     for proxy in proxies:
-        assert len(proxy.heard) >= 2
-        for heard in proxy.heard:
-            assert len(heard) > 500
-            assert b"CURVE" in heard
-            assert not [name for name in names if name.encode() in heard]
+        assert len(proxy.forwarded) >= 2
+        for forwarded in proxy.forwarded:
+            assert len(forwarded) > 500
+            assert b"CURVE" in forwarded
+            assert not [name for name in names if name.encode() in forwarded]

@@ -1,4 +1,4 @@
-"""Trainings that are killed and resumed."""
+"""Trainings that are killed or interrupted, and resumed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 
 trainer = make_trainer(model)
 
 @trainer.on("after_training_batch")
-def die(batch):
+def kill(batch):
     if batch.step == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -68,14 +68,13 @@ print(result.steps, result.test_score)
 
 
 def run_script(folder: Path, kill_at: int = -1, workers: int = 0) -> int:
-    """Start or resume a training in a process of its own that kills itself at a step."""
-    tests = TESTS
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), str(workers), str(tests)]
+    """Start or resume a training in its own process, which kills itself at a step, and return the exit code."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), str(workers), str(TESTS)]
     return subprocess.run(command, timeout=120, check=False, capture_output=True).returncode
 
 
 def effective_scalars(folder: Path) -> list[tuple[str, int, Any]]:
-    """What is left of all attempts' scalars once each has taken back what it superseded."""
+    """Return name, step and value of the scalars of all attempts that are not superseded."""
     kept: list[Any] = []
     for attempt in list_attempts(folder, 0):
         resumed_from = read_resumed_from(attempt) if attempt.number else None
@@ -87,10 +86,9 @@ def effective_scalars(folder: Path) -> list[tuple[str, int, Any]]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_training_ends_as_one_that_never_stopped(tmp_path: Path, workers: int) -> None:
-    """Killed at random steps and resumed, it has bitwise the same weights, and the same loss.tsv and scalars."""
-    chance = random.Random(workers)
-    kills = sorted(chance.sample(range(4, 35), 1 if workers else 2))
+def test_a_killed_training_equals_an_uninterrupted_one(tmp_path: Path, workers: int) -> None:
+    """Killed at random steps and resumed, it has bitwise the same weights, `loss.tsv` and scalars."""
+    kills = sorted(random.Random(workers).sample(range(4, 35), 1 if workers else 2))
     assert run_script(tmp_path / "whole", workers=workers) == 0
     for step in kills:
         assert run_script(tmp_path / "killed", step, workers) == -signal.SIGKILL
@@ -108,12 +106,12 @@ def test_a_killed_training_ends_as_one_that_never_stopped(tmp_path: Path, worker
 
 
 def check_tensorboard(folder: Path) -> None:
-    """TensorBoard shows the same points of both runs, and no others, as it reads them where nobody says how."""
+    """Check that TensorBoard, with its default loader, shows the effective scalars of both runs and no others."""
     expected: dict[str, list[tuple[int, float]]] = {}
     for name, step, value in effective_scalars(folder / "whole"):
         numbers = enumerate(value) if isinstance(value, tuple) else [(None, value)]
-        for place, number in numbers:
-            tag = name if place is None else f"{name}/{place}"
+        for index, number in numbers:
+            tag = name if index is None else f"{name}/{index}"
             expected.setdefault(tag, []).append((step, float(np.float32(number))))
     for name in ("whole", "killed"):
         run_sink("tensorboard", folder / name)
@@ -124,19 +122,19 @@ def check_tensorboard(folder: Path) -> None:
 
 
 def run_sink(name: str, folder: Path) -> None:
-    """Run a sink on a run that is over."""
+    """Run a sink on a run that has ended."""
     assert run(["sink", name, str(folder)]) == ExitCode.OK
 
 
 def loss_rows(folder: Path) -> list[list[str]]:
-    """The rows of loss.tsv, as a sink that is started now writes them, without their timestamps."""
+    """Return the rows of `loss.tsv` without their timestamps, as written by a sink that is started now."""
     run_sink("loss-file", folder)
     rows = [line.split("\t") for line in (folder / "loss.tsv").read_text().splitlines()]
     return [[cell for name, cell in zip(rows[0], row, strict=True) if name != "TIMESTAMP"] for row in rows]
 
 
-def test_an_interrupted_training_is_resumed_where_it_was(tmp_path: Path) -> None:
-    """A signal saves a checkpoint without being asked, also in the middle of an epoch, or at its last step."""
+def test_an_interrupted_training_is_resumed_at_its_step(tmp_path: Path) -> None:
+    """A signal saves a checkpoint, also in the middle of an epoch or at its last step."""
     whole = weights(tmp_path / "whole", ())
     for step in (1, 3, 5):
         folder = tmp_path / str(step)
@@ -144,8 +142,8 @@ def test_an_interrupted_training_is_resumed_where_it_was(tmp_path: Path) -> None
         assert list_checkpoints(folder)[0].label.step == step
 
 
-def test_a_foreign_loader_is_resumed_too(tmp_path: Path) -> None:
-    """One that draws its order from torch's own generator, or from one that it was given."""
+def test_a_loader_of_the_user_is_resumed(tmp_path: Path) -> None:
+    """A loader continues in the same order, whether it uses torch's generator or its own."""
 
     def loader(kind: str) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(3) if kind == "own" else None
@@ -159,8 +157,8 @@ def test_a_foreign_loader_is_resumed_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*set_vital.*is deprecated:UserWarning")  # torchdata calls it
-def test_a_loader_with_a_state_goes_to_its_place_itself(tmp_path: Path) -> None:
-    """torchdata's StatefulDataLoader reads no batch twice."""
+def test_a_stateful_loader_skips_batches_by_itself(tmp_path: Path) -> None:
+    """A StatefulDataLoader of torchdata reads no batch a second time."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
 
     class Counting(torch.utils.data.Dataset[Any]):
@@ -180,28 +178,26 @@ def test_a_loader_with_a_state_goes_to_its_place_itself(tmp_path: Path) -> None:
     weights(tmp_path / "parts", (Interrupt(8),), **data())
     Counting.reads = 0
     assert torch.equal(weights(tmp_path / "parts", (), **data()), whole)
-    assert Counting.reads == 10 * 8 + 2  # two are tried out before all
+    assert Counting.reads == 10 * 8 + 2  # the trial step before the training reads two
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A flipped bit is noticed, said, and costs only the steps since the checkpoint before."""
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A flipped bit is detected and reported, and the training resumes from the previous checkpoint."""
     whole = weights(tmp_path / "whole", ())
     folder = tmp_path / "parts"
     weights(folder, (Checkpoints(epochs=1), Interrupt(8)))
-    latest, before = list_checkpoints(folder)[:2]
+    latest, previous = list_checkpoints(folder)[:2]
     path = latest.folder / "rank-0.pt"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert torch.equal(weights(folder, ()), whole)
     assert f"{path} is damaged" in caplog.text
-    assert f"resumed from {before.folder.name}" in caplog.text
+    assert f"resumed from {previous.folder.name}" in caplog.text
 
 
-def test_without_a_checkpoint_it_begins_anew_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The first start of a job that always resumes is no error."""
+def test_without_a_checkpoint_a_training_starts_at_step_0(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With `resume`, a missing checkpoint is reported in the log and is not an error."""
     assert torch.equal(weights(tmp_path / "a", ()), weights(tmp_path / "b", (), resume=False))
     assert "there is no checkpoint in" in caplog.text
 
@@ -209,15 +205,15 @@ def test_without_a_checkpoint_it_begins_anew_with_a_word(tmp_path: Path, caplog:
 @pytest.mark.parametrize(
     ("options", "message"), [({"seed": 2}, "seed is 2, but"), ({"mini_batch_size": 8}, "mini_batch_size is 8, but")]
 )
-def test_a_training_that_is_not_alike_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    """What would make the rest of the training another one is an error."""
+def test_resuming_with_other_options_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """Options that would change the rest of the training raise an error."""
     train(tmp_path, Interrupt(2))
     with pytest.raises(OptionError, match=message):
         train(tmp_path, resume=True, **options)
 
 
-def test_the_best_model_is_the_one_that_the_checkpoint_knew(tmp_path: Path) -> None:
-    """A better model that was saved after the checkpoint is taken back with the rest."""
+def test_the_best_model_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    """A better model that was saved after the checkpoint is discarded."""
     whole = tmp_path / "whole"
     train(whole, Checkpoints(epochs=1, keep_last=9), max_epochs=3, corpus=corpus(dev=40))
     first = list_checkpoints(whole)[-1]
@@ -230,7 +226,7 @@ def test_the_best_model_is_the_one_that_the_checkpoint_knew(tmp_path: Path) -> N
 
 
 def test_labels_are_readable(tmp_path: Path) -> None:
-    """What a checkpoint is stands beside it in JSON."""
+    """The label of a checkpoint is a JSON file in its folder."""
     train(tmp_path, Checkpoints(epochs=1), max_epochs=1)
     label = json.loads((list_checkpoints(tmp_path)[0].folder / "rank-0.json").read_text())
     assert (label["step"], label["epoch"], label["epoch_is_over"], label["world_size"]) == (3, 1, True, 1)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a resumed run, with each of its loaders: pinned, as a later version may differ."""
+"""What TensorBoard shows of a resumed run with each of its loaders. Later versions may behave differently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT, KILLED_AT, END = 5, 10, 8
 
 
 def train(folder: Path) -> dict[str, object]:
-    """Ten steps, of which the first five are kept; two tags are logged in what will be superseded, and never again."""
+    """Record ten steps, and return the state after the fifth; `only/before` has only points that will be superseded."""
     bus = trainwire.open_bus(folder)
     log(bus, range(1, KEPT + 1), 0)
     bus.log({"sometimes": 3.0}, step=3)
@@ -57,7 +57,7 @@ NEW_POINTS = KEPT_POINTS | {step: 100.0 + step for step in range(KEPT + 1, END +
 
 
 def check_dashboards(address: str) -> None:
-    """Every other dashboard shows what was kept and what came after the resumption, each step once."""
+    """Check that the other dashboards show the kept and the new points, each step once."""
     for tag, form in (("note", "<p>{}</p>"), ("table", "<td>{:g}</td>")):
         found = get(address, "data/plugin/text/text", run="rank-0", tag=tag, markdown="true")
         assert [point["step"] for point in found] == [*NEW_POINTS]
@@ -79,8 +79,8 @@ def check_dashboards(address: str) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("load_fast", LOADERS)
-def test_a_run_that_is_resumed_under_tensorboard(tmp_path: Path, load_fast: bool) -> None:
-    """Both loaders show what counts; a tag of which nothing does the fast one keeps, and the Python one not."""
+def test_a_run_is_resumed_while_tensorboard_is_open(tmp_path: Path, load_fast: bool) -> None:
+    """Both loaders show the effective points; only the fast one keeps a tag whose points are all superseded."""
     folder = tmp_path / "run"
     state = train(folder)
     assert app.run(["sink", "tensorboard", str(folder)]) == 0
@@ -97,8 +97,8 @@ def test_a_run_that_is_resumed_under_tensorboard(tmp_path: Path, load_fast: bool
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("load_fast", LOADERS)
-def test_a_replay_without_what_is_superseded_is_clean(tmp_path: Path, load_fast: bool) -> None:
-    """`replay --skip-superseded` gives a folder in which both loaders show exactly what counts."""
+def test_a_replay_without_superseded_events(tmp_path: Path, load_fast: bool) -> None:
+    """Both loaders show exactly the effective points of a folder made by `replay --skip-superseded`."""
     folder = tmp_path / "run"
     resume(folder, train(folder))
     assert app.run(["replay", str(folder), "--to", "tensorboard", "--skip-superseded"]) == 0

@@ -36,9 +36,9 @@ model = linear()
 trainer = make_trainer(model)
 
 @trainer.on("after_training_batch")
-def die(batch):
+def kill(batch):
     if batch.step == kill_at:
-        wait_until(lambda: list_checkpoints(folder), 60)  # they are written aside, and may not be there yet
+        wait_until(lambda: list_checkpoints(folder), 60)  # they are written in the background
         os.kill(os.getpid(), signal.SIGKILL)
 
 plugins = [Checkpoints(steps=2)]
@@ -51,14 +51,14 @@ result = train(
     mini_batch_chunk_size=5, max_epochs=epochs, resume=True, use_final_model_for_eval=len(sys.argv) > 5,
 )
 torch.save(model.state_dict(), folder / f"weights-{os.environ['RANK']}.pt")
-sys.stdout.write(f"{result.status} {result.reason} {result.steps}\\n")  # in one piece: both write into one pipe
+sys.stdout.write(f"{result.status} {result.reason} {result.steps}\\n")  # one write, since both processes share a pipe
 """
 
 
 def torchrun(
     folder: Path, epochs: int = 3, kill_at: int = -1, *more: str, script: str = SCRIPT
 ) -> subprocess.Popen[str]:
-    """Two processes on this machine's CPU."""
+    """Start two processes that train on the CPU."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     path = folder.parent / "script.py"
     path.write_text(script)
@@ -80,14 +80,14 @@ def weights(folder: Path, rank: int) -> torch.Tensor:
 
 
 def epochs(folder: Path, rank: int) -> list[dict[str, Any]]:
-    """The metrics of each epoch, as a rank has published them."""
+    """Return the metrics of each epoch that a rank has published."""
     events = [event for event in read_events(folder, rank) if event.name == "epoch/finished"]
     return [event.value["metrics"] for event in events]
 
 
 @pytest.mark.timeout(180)
-def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    """Both have the same weights and metrics, each its own stream, and they are those of one process."""
+def test_two_processes_equal_one_with_twice_the_batch_size(tmp_path: Path) -> None:
+    """Both end with the weights and metrics of a single process, and each records its own events."""
     finish(torchrun(tmp_path / "two"))
     model = linear()
     result = train(
@@ -96,8 +96,8 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> No
     assert torch.equal(weights(tmp_path / "two", 0), weights(tmp_path / "two", 1))
     torch.testing.assert_close(weights(tmp_path / "two", 0), model.weight.detach())
     assert epochs(tmp_path / "two", 0) == epochs(tmp_path / "two", 1)
-    for mine, together in zip(result.history, epochs(tmp_path / "two", 0), strict=True):
-        assert together == pytest.approx(mine, rel=1e-5)
+    for single, joint in zip(result.history, epochs(tmp_path / "two", 0), strict=True):
+        assert joint == pytest.approx(single, rel=1e-5)
     started = [read_events(tmp_path / "two", rank)[0].value for rank in (0, 1)]
     assert [(value["rank"], value["world_size"]) for value in started] == [(0, 2), (1, 2)]
     assert sum(event.name == "checkpoint/saved" for event in read_events(tmp_path / "two", 1)) == 0
@@ -110,22 +110,22 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(180)
-def test_a_command_to_one_stops_both(tmp_path: Path) -> None:
-    """`trainwire send … stop` ends both after the same step, without a hang, whichever of them it is sent to."""
+def test_a_command_to_one_process_stops_both(tmp_path: Path) -> None:
+    """`trainwire send … stop` to rank 1 ends both processes after the same step."""
     process = torchrun(tmp_path / "run", epochs=10**6)
     wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
     command = [sys.executable, "-m", "trainwire_sinks", "send", str(tmp_path / "run"), "stop", "--rank", "1"]
     subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
-    said = [line for line in finish(process).splitlines() if line.startswith("finished")]
-    assert len(said) == 2
-    assert len({line.split()[-1] for line in said}) == 1
-    assert any("stopped by a command" in line for line in said)
+    lines = [line for line in finish(process).splitlines() if line.startswith("finished")]
+    assert len(lines) == 2
+    assert len({line.split()[-1] for line in lines}) == 1
+    assert any("stopped by a command" in line for line in lines)
     assert [read_events(tmp_path / "run", rank)[-1].name for rank in (0, 1)] == ["run/finished"] * 2
 
 
 @pytest.mark.timeout(300)
 def test_two_killed_processes_are_resumed_exactly(tmp_path: Path) -> None:
-    """Killed in mid-epoch and resumed, both end with the weights of a training that never stopped."""
+    """Killed during an epoch and resumed, both end with the weights of an uninterrupted training."""
     finish(torchrun(tmp_path / "whole"))
     killed = torchrun(tmp_path / "killed", kill_at=random.Random(3).randint(13, 17))  # in the third epoch
     killed.communicate(timeout=120)
@@ -139,7 +139,7 @@ def test_two_killed_processes_are_resumed_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(180)
 def test_a_signal_to_torchrun_interrupts_both(tmp_path: Path) -> None:
-    """SIGTERM, as a cluster sends it: both finish a step, a checkpoint is complete, and the status is interrupted."""
+    """On SIGTERM both finish their step, save a checkpoint, and record that they were interrupted."""
     process = torchrun(tmp_path / "run", epochs=10**6)
     wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
     process.send_signal(signal.SIGTERM)
@@ -150,8 +150,8 @@ def test_a_signal_to_torchrun_interrupts_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_batch_norms_are_measured_by_both(tmp_path: Path) -> None:
-    """With SWA both end with the same statistics of all samples, though each has seen half of them."""
+def test_batch_norm_statistics_are_combined(tmp_path: Path) -> None:
+    """With SWA both end with the statistics of all samples, although each has seen only half of them."""
     finish(torchrun(tmp_path / "run", 1, -1, "swa"))
     saved = [torch.load(tmp_path / "run" / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
@@ -176,8 +176,8 @@ folder, splits = Path(sys.argv[1]), corpus(train=96, dev=17)
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()
 
-def say(*words):
-    sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece: torchrun's processes buffer nothing
+def report(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")  # one write, since both processes share a pipe
 
 def run(name, trainer, *plugins, **options):
     return train(folder / name, *plugins, trainer=trainer, corpus=splits, mini_batch_size=8, **options)
@@ -185,15 +185,15 @@ def run(name, trainer, *plugins, **options):
 rates, trainer = [], make_trainer()
 
 @trainer.on("after_training_batch")
-def wish(batch):
+def request_rate(batch):
     if rank == 1 and 3 <= batch.step < 13:
         trainer.control.set_learning_rate(1 / batch.step)
     rates.append(round(1 / trainer.run.optimizer.param_groups[0]["lr"]))
 
-run("wishes", trainer, Checkpoints(steps=5), max_epochs=5, attach_default_scheduler=False)
-say("wishes", rank, rates[-1])
-if rank == 0:  # who writes them; the other one does not wait for the disk
-    say("wishes saved", list_checkpoints(folder / "wishes")[0].label.step)
+run("requests", trainer, Checkpoints(steps=5), max_epochs=5, attach_default_scheduler=False)
+report("requests", rank, rates[-1])
+if rank == 0:  # it writes the checkpoints; the other one does not wait for the disk
+    report("requests saved", list_checkpoints(folder / "requests")[0].label.step)
 
 model = nn.Sequential(nn.BatchNorm1d(4), linear())
 result = run("norms", make_trainer(model), max_epochs=1, use_final_model_for_eval=True)
@@ -201,10 +201,10 @@ model.load_state_dict(torch.load(folder / "norms" / "final-model.pt", weights_on
 with evaluation_mode(model):
     inputs, labels = splits.dev.tensors
     loss = float(nn.functional.cross_entropy(model(inputs), labels))
-say("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6)
+report("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6)
 
 result = run("sampler", make_trainer(), sampler=SequentialSampler, max_epochs=1)
-say("sampler", rank, result.steps)
+report("sampler", rank, result.steps)
 
 trainer = make_trainer()
 
@@ -216,20 +216,20 @@ def skip(step):
 try:
     run("skip", trainer, max_epochs=3)
 except Exception as error:
-    say("skip", rank, error)
+    report("skip", rank, error)
 """
 
 
 @pytest.mark.timeout(180)
-def test_what_one_of_several_processes_wants_is_never_lost(tmp_path: Path) -> None:
-    """Wishes at any step count in each process; batch norms and samplers are shared; what differs is an error."""
+def test_requests_of_one_process_apply_to_all(tmp_path: Path) -> None:
+    """A request of one process applies to all; batch norms and samplers are shared; differing skips raise an error."""
     output = finish(torchrun(tmp_path / "runs", script=SEVERAL))
-    said = sorted(re.findall(r"(?:wishes|norms|sampler|skip) (?:\d|saved) .+", output))
-    assert said == [
-        "norms 0 True", "norms 1 True", "sampler 0 6", "sampler 1 6",
+    lines = sorted(re.findall(r"(?:requests|norms|sampler|skip) (?:\d|saved) .+", output))
+    assert lines == [
+        "norms 0 True", "norms 1 True", "requests 0 12", "requests 1 12", "requests saved 30",
+        "sampler 0 6", "sampler 1 6",
         "skip 0 skip_batch or skip_step was called in one process and not in another: call it in each",
         "skip 1 skip_batch or skip_step was called in one process and not in another: call it in each",
-        "wishes 0 12", "wishes 1 12", "wishes saved 30",
     ], output  # fmt: skip
 
 
@@ -254,8 +254,8 @@ train(Path(sys.argv[1]), trainer=trainer, corpus=corpus(train=96), mini_batch_si
 
 
 @pytest.mark.timeout(180)
-def test_an_error_in_one_process_ends_both_and_is_told(tmp_path: Path) -> None:
-    """It is in the output and in that process's record; the other one does not wait for ever."""
+def test_an_error_in_one_process_ends_both(tmp_path: Path) -> None:
+    """The error is in the output and in the journal of its process; the other process does not hang."""
     process = torchrun(tmp_path / "run", script=BROKEN)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0

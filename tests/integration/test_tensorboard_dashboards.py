@@ -1,4 +1,4 @@
-"""What TensorBoard's own server shows of each type of event, over its HTTP routes, with each of its loaders."""
+"""What TensorBoard's server shows of each type of event, by its HTTP routes and with each of its loaders."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ MAGENTA = (255, 0, 255)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A server, and the events of what it shows."""
+class Board:
+    """A TensorBoard server, and the events of the runs that it shows."""
 
     address: str
     events: dict[str, list[Event]]
-    """By TensorBoard's run."""
+    """By the name of TensorBoard's run."""
 
     def expected(self, run: str, name: str) -> list[tuple[float, int, Any]]:
-        """Walltime, step and value of each event of a name."""
+        """Return walltime, step and value of each event with a name."""
         return [(event.walltime, event.step, event.value) for event in self.events[run] if event.name == name]
 
     def get(self, dashboard: str, route: str, **parameters: object) -> Any:
+        """Return the JSON response of one of a dashboard's routes."""
         return get(self.address, f"data/plugin/{dashboard}/{route}", **parameters)
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three runs: one of two ranks, one that failed, and one of hostile names and values."""
+    """Return a folder of three runs: one of two ranks, one that failed, and one with hostile names and values."""
     folder = tmp_path_factory.mktemp("runs")
     for rank in (0, 1):
         train(folder / "two-ranks", 0.5, rank=rank, world_size=2)
     train(folder / "failed", 0.25, status="failed")
-    misbehave(folder / "hostile")
+    record_hostile_values(folder / "hostile")
     assert app.run(["sink", "tensorboard", str(folder / "two-ranks"), "--rank", "all"]) == 0
     for run in ("failed", "hostile"):
         assert app.run(["sink", "tensorboard", str(folder / run)]) == 0
@@ -73,8 +74,8 @@ def train(folder: Path, rate: float, *, rank: int = 0, world_size: int = 1, stat
     bus.close(status=status)
 
 
-def misbehave(folder: Path) -> None:
-    """Record what could break a dashboard, and something good around it."""
+def record_hostile_values(folder: Path) -> None:
+    """Record names and values that could break a dashboard, among valid ones."""
     with trainwire.open_bus(folder, hparams={"\n": math.nan, "../x": [1], "deep": {"a": {"b": None}}}) as bus:
         bus.log(dict.fromkeys(HOSTILE_NAMES, 1.0), step=1)
         bus.log({"nan": math.nan, "infinite": math.inf, "large": 1e300}, step=2)
@@ -97,8 +98,8 @@ def misbehave(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=LOADERS)
-def board(logs: Path, request: pytest.FixtureRequest) -> Iterator[Shown]:
-    """TensorBoard on all runs, once it has read them."""
+def board(logs: Path, request: pytest.FixtureRequest) -> Iterator[Board]:
+    """Start TensorBoard on all runs, and wait until it has read them."""
     events = {
         f"{run}/tensorboard/rank-{rank}": read_events(logs / run, rank)
         for run, rank in (("two-ranks", 0), ("two-ranks", 1), ("failed", 0), ("hostile", 0))
@@ -106,20 +107,20 @@ def board(logs: Path, request: pytest.FixtureRequest) -> Iterator[Shown]:
     with tensorboard(logs, load_fast=request.param) as address:
         wait_until(lambda: all(shown(address, run, "last") for run in events), 50)
         wait_until(lambda: [session["status"] for session in sessions(address)].count("STATUS_SUCCESS") == 3)
-        yield Shown(address, events)
+        yield Board(address, events)
 
 
 RUNS = ["two-ranks/tensorboard/rank-0", "two-ranks/tensorboard/rank-1", "failed/tensorboard/rank-0"]
 
 
-def test_each_rank_is_a_run_of_its_own(board: Shown) -> None:
-    """A sub-folder for each rank, and nothing else."""
+def test_each_rank_is_a_run_of_its_own(board: Board) -> None:
+    """TensorBoard shows one run for each rank, and no others."""
     assert set(get(board.address, "data/runs")) == set(board.events)
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_scalars(board: Shown, run: str) -> None:
-    """Each with its value, step and walltime; those of a `scalars` event by their labels."""
+def test_scalars(board: Board, run: str) -> None:
+    """Scalars have their value, step and walltime; a `scalars` event has a tag for each label."""
     for name in ("train/loss", "dev/score"):
         found = board.get("scalars", "scalars", run=run, tag=name)
         assert found == [[time, step, pytest.approx(value)] for time, step, value in board.expected(run, name)]
@@ -130,8 +131,8 @@ def test_scalars(board: Shown, run: str) -> None:
             assert found == expected
 
 
-def test_the_tags_of_scalars_share_a_chart(board: Shown) -> None:
-    """The custom-scalars dashboard has one for each event, of all runs, with exactly its tags."""
+def test_the_tags_of_scalars_share_a_chart(board: Board) -> None:
+    """The custom-scalars dashboard has a chart for each `scalars` name, with exactly its tags."""
     (category,) = board.get("custom_scalars", "layout")["category"]
     charts = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
     assert set(charts) == {"learning_rate", "losses", "(("}
@@ -147,8 +148,8 @@ def test_the_tags_of_scalars_share_a_chart(board: Shown) -> None:
         }  # fmt: skip
 
 
-def test_text_and_tables(board: Shown) -> None:
-    """Text is Markdown, a table is one, and neither is a way for a script to get into the page."""
+def test_text_and_tables(board: Board) -> None:
+    """Text is rendered as Markdown, tables as tables, and HTML in both is escaped."""
     for run in RUNS:
         notes = board.get("text", "text", run=run, tag="note", markdown="true")
         assert [(note["wall_time"], note["step"]) for note in notes] == [
@@ -164,8 +165,8 @@ def test_text_and_tables(board: Shown) -> None:
         assert all(cell in tables[0]["text"] for cell in cells), tables[0]["text"]
 
 
-def test_histograms(board: Shown) -> None:
-    """Their buckets, at their step and walltime."""
+def test_histograms(board: Board) -> None:
+    """Histograms have their buckets, step and walltime."""
     for run in RUNS:
         found = board.get("histograms", "histograms", run=run, tag="weights")
         expected = board.expected(run, "weights")
@@ -175,8 +176,8 @@ def test_histograms(board: Shown) -> None:
             assert sum(count for _, _, count in buckets) == 4
 
 
-def test_images(board: Shown) -> None:
-    """The bytes that were logged, as an image."""
+def test_images(board: Board) -> None:
+    """Images have the bytes that were logged."""
     for run in RUNS:
         found = board.get("images", "images", run=run, tag="picture", sample=0)
         expected = board.expected(run, "picture")
@@ -186,8 +187,8 @@ def test_images(board: Shown) -> None:
         assert Image.open(io.BytesIO(data)).getpixel((5, 3)) == MAGENTA
 
 
-def test_audio(board: Shown) -> None:
-    """The bytes that were logged, as a sound."""
+def test_audio(board: Board) -> None:
+    """Audio clips have the bytes that were logged."""
     for run in RUNS:
         found = board.get("audio", "audio", run=run, tag="tone", sample=0)
         expected = board.expected(run, "tone")
@@ -198,8 +199,8 @@ def test_audio(board: Shown) -> None:
             assert (sound.getframerate(), sound.getnframes()) == (8000, 800)
 
 
-def test_runs_compare_by_their_hyperparameters_and_final_metrics(board: Shown) -> None:
-    """A run is a trial, of all its ranks, with the last value of each metric, and whether it has finished."""
+def test_hparams_compares_runs_by_hyperparameters_and_final_metrics(board: Board) -> None:
+    """Each run is a trial of all its ranks, with its status and the last value of each metric."""
     experiment = post(board.address, "data/plugin/hparams/experiment", experimentName="")
     assert {"rate", "model/layers", "amp", "note"} <= {info["name"] for info in experiment["hparamInfos"]}
     assert {"train/loss", "dev/score"} <= {info["name"]["tag"] for info in experiment["metricInfos"]}
@@ -220,7 +221,7 @@ def test_runs_compare_by_their_hyperparameters_and_final_metrics(board: Shown) -
 
 
 def trials_of(address: str) -> list[Any]:
-    """What the table of the HParams dashboard is made of."""
+    """Return the trials in the table of the HParams dashboard."""
     answer = post(
         address, "data/plugin/hparams/session_groups",
         experimentName="", allowedStatuses=STATUSES, colParams=[], startIndex=0, sliceSize=10,
@@ -229,17 +230,17 @@ def trials_of(address: str) -> list[Any]:
 
 
 def sessions(address: str) -> list[Any]:
-    """The sessions of all trials."""
+    """Return the sessions of all trials."""
     return [session for trial in trials_of(address) for session in trial["sessions"]]
 
 
 def metrics(trial: Any) -> dict[str, tuple[float, int]]:
-    """A trial's metrics: value and step."""
+    """Return value and step of each metric of a trial."""
     return {found["name"]["tag"]: (found["value"], found["trainingStep"]) for found in trial["metricValues"]}
 
 
-def test_hostile_names_and_values_break_no_dashboard(board: Shown) -> None:
-    """Every tag of every dashboard answers, and what was wrong is not among them."""
+def test_hostile_names_and_values_break_no_dashboard(board: Board) -> None:
+    """Each tag of each dashboard can be shown, and invalid values have no tag."""
     run = "hostile/tensorboard/rank-0"
     found = {}
     for dashboard in ("scalars", "text", "histograms", "images", "audio"):
@@ -254,7 +255,7 @@ def test_hostile_names_and_values_break_no_dashboard(board: Shown) -> None:
 
 
 def test_nothing_is_written_outside_the_folder_of_the_run(logs: Path) -> None:
-    """The names of events become no paths."""
+    """The names of events are not used as paths."""
     written = {path.relative_to(logs).parts for path in logs.rglob("*") if "tfevents" in path.name}
     assert written == {
         (run, "tensorboard", f"rank-{rank}", "events.out.tfevents.0000000001.trainwire")

@@ -1,4 +1,4 @@
-"""TensorBoard's pages in a browser, if there is one: what the dashboards' routes give does arrive on the screen."""
+"""TensorBoard's pages in a browser, if one is installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MENU_WIDTH = 330
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """TensorBoard on a run with one curve and one image."""
+    """Start TensorBoard on a run with one curve and one image, and return its address."""
     chromium()
     folder = tmp_path_factory.mktemp("run")
     with trainwire.open_bus(folder) as bus:
@@ -39,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize(("page", "color", "pixels"), [("scalars", FIRST_RUN, 200), ("images", MAGENTA, 50_000)])
 def test_a_page_shows_what_was_logged(address: str, tmp_path: Path, page: str, color: object, pixels: int) -> None:
-    """The curve is drawn, and the image is painted: so many pixels have their color."""
+    """The page shows the curve or the image: enough pixels have its color."""
     screenshot(f"{address}#{page}", tmp_path / "page.png", tmp_path / "profile")
     with Image.open(tmp_path / "page.png") as image:
         dashboard = np.asarray(image.convert("RGB"))[:, MENU_WIDTH:]

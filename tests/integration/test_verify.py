@@ -1,4 +1,4 @@
-"""`trainwire verify` on the records of real trainers: one that lives, one that was killed, one whose disk failed."""
+"""`trainwire verify` on live, killed and resumed runs, and on runs with dropped events."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[
 
 
 def test_a_live_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While a trainer records, what is there is whole, and the attempt is still running; afterwards it has ended."""
+    """While a trainer records, its journal is intact and its attempt still running; afterwards it has ended."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0}, step=1)
         wait_until(lambda: len(read_events(tmp_path)) == 2)
@@ -47,8 +47,8 @@ def test_a_live_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, report["attempts"][0]["ending"]) == (0, "run/finished")
 
 
-def test_a_killed_trainer_and_the_run_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A trainer killed with kill -9, its last record torn besides: its record is whole up to there, also resumed."""
+def test_a_killed_and_resumed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The journal of a killed trainer is intact up to a torn last record, also after the run is resumed."""
     trainer = subprocess.Popen(
         [sys.executable, "-c", TRAINER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -68,10 +68,10 @@ def test_a_killed_trainer_and_the_run_resumed(tmp_path: Path, capsys: pytest.Cap
     assert report["attempts"][0]["superseded"] == [0, attempt["head"]]
 
 
-def test_drops_and_losses_are_visible(
+def test_dropped_events_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a full queue has dropped is in the record as its own count, and verify tells it."""
+    """The number of events that a full queue has dropped is in the journal, and `verify` reports it."""
     bus = trainwire.open_bus(tmp_path, flush_interval=0.2)
     monkeypatch.setattr(bus._queue, "_max_values", 10)
     bus._queue.reset_limits()
