@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,13 @@ import pytest
 import torch
 from support.resumed_trainings import Die, Interrupt, weights
 from support.run_reader import read_events
-from support.tiny_training import train
-from torch.utils.data import RandomSampler
+from support.tiny_training import points, train
+from torch.utils.data import DataLoader, RandomSampler
 
 from trainwire import Plugin, hook
 from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.plugins.checkpoints import Checkpoints
-from trainwire.training.hooks.payloads import AfterTrainingBatch
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch
 from trainwire_protocol.errors import UsageError
 
 
@@ -53,6 +53,51 @@ def test_a_sampler_with_its_own_generator_is_resumed(tmp_path: Path) -> None:
     whole = weights(tmp_path / "whole", (), **sampler())
     weights(tmp_path / "parts", (Interrupt(5),), **sampler())
     assert torch.equal(weights(tmp_path / "parts", (), **sampler()), whole)
+
+
+def test_a_training_interrupted_before_its_first_batch_is_resumed_exactly(tmp_path: Path) -> None:
+    """A checkpoint that is saved before any batch was read has the random states and the loader's position of the one
+    that the training was resumed from.
+    """
+
+    class Noise(Plugin):
+        @hook
+        def after_training_batch(self, batch: AfterTrainingBatch) -> None:
+            with torch.no_grad():
+                for parameter in self.run.model.parameters():
+                    parameter.add_(torch.randn_like(parameter))
+
+    class InterruptAtOnce(Plugin):
+        @hook
+        def after_setup(self, setup: AfterSetup) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    class StatefulLoader(DataLoader[Any]):
+        position = 0
+
+        def __iter__(self) -> Any:
+            return self._after(super().__iter__())  # which draws a random number at once
+
+        def _after(self, batches: Iterator[Any]) -> Iterator[Any]:
+            for index, batch in enumerate(batches):
+                if index >= self.position:
+                    self.position = index + 1
+                    yield batch
+            self.position = 0
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"position": self.position}
+
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            self.position = state["position"]
+
+    def part(name: str, *plugins: Plugin) -> torch.Tensor:
+        return weights(tmp_path / name, (Noise(), *plugins), train=StatefulLoader(points(48), 8))
+
+    whole = part("whole")
+    part("parts", Interrupt(8))
+    part("parts", InterruptAtOnce())
+    assert torch.equal(part("parts"), whole)
 
 
 def test_a_plugin_whose_state_cannot_be_saved_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

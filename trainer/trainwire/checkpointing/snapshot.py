@@ -29,13 +29,12 @@ logger = logging.getLogger("trainwire")
 
 def take_snapshot(run: TrainingRun) -> dict[str, Any]:
     """Return a copy of everything from which a training is resumed. Synchronizes with the GPU."""
-    progress = run.state.state_dict()
-    progress["epoch"]["loader_state"] = loader_state(run.train_loader) if run.state.epoch.is_open else None
-    state: dict[str, Any] = {
-        "training": progress,
-        "plugins": _plugin_states(run),
-        "random": random_states(generators_of(run)),
-    }
+    progress, epoch = run.state.state_dict(), run.state.epoch
+    random = epoch.resumed_random
+    if random is None:  # else no batch was read since the training was resumed, so both are as in that checkpoint
+        progress["epoch"]["loader_state"] = loader_state(run.train_loader) if epoch.is_open else None
+        random = random_states(generators_of(run))
+    state: dict[str, Any] = {"training": progress, "plugins": _plugin_states(run), "random": random}
     if run.processes.is_first:
         state |= {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
         state["precision"] = run.precision.state_dict()
