@@ -163,12 +163,12 @@ def instructions_of_log(size: Size) -> Iterator[Result]:
     yield Result(f"instructions of {calls:,} calls of `log`, beyond the mapping", measured)
 
 
-def count_instructions(calls: int, what: str) -> int:
-    """Return the instructions of a process that makes so many calls, its start and end included."""
+def count_instructions(calls: int, variant: str) -> int:
+    """Return the number of instructions of a process that makes this many calls, its start and end included."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "callgrind"
         tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", "--instr-atstart=yes"]
-        command = [*tool, sys.executable, "-c", INSTRUCTIONS, str(calls), what]
+        command = [*tool, sys.executable, "-c", INSTRUCTIONS, str(calls), variant]
         subprocess.run(command, check=True, capture_output=True)
         totals = [line for line in output.read_text().splitlines() if line.startswith(("summary:", "totals:"))]
     return int(totals[-1].split()[1])

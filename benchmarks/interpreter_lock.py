@@ -42,7 +42,7 @@ def timed_pack_slice(holds: list[float]) -> Callable[[Writer], None]:
 
 
 def gaps(bus: EventBus, records: int, seconds: float) -> list[float]:
-    """Return the times above 50 µs in which a busy thread did not run, while the bus processes so many records."""
+    """Return the times above 50 µs in which a busy thread did not run, while the bus processes this many records."""
     for step in range(1, records + 1):
         bus.log(metrics(step), step=bus._queue.last_step + 1)
     found, clock = [0.0], time.perf_counter

@@ -28,7 +28,7 @@ STARTED = 1.75e9
 
 
 def write_run(folder: Path, events: int, differs_at: int | None = None) -> None:
-    """Write a run of so many scalars; if `differs_at` is given, one value of that step is changed."""
+    """Write a run of this many scalars; if `differs_at` is given, one value of that step is changed."""
     attempt = begin_attempt(folder, 0, "benchmark")
     writer = JournalWriter(attempt.folder)
     seq = 0

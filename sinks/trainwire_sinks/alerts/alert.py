@@ -73,7 +73,7 @@ class Alert:
 
 def template_problem(template: str, known: tuple[str, ...]) -> str | None:
     """Return what is wrong with a template, which may contain only known fields in braces; None if it is valid."""
-    choices = f"available are {', '.join(f'{{{name}}}' for name in sorted(known))}, and {{{{ for a brace"
+    choices = f"the fields are {', '.join(f'{{{name}}}' for name in sorted(known))}; write {{{{ for a brace"
     try:
         for _, field, specification, conversion in Formatter().parse(template):
             if field is not None and field not in known:

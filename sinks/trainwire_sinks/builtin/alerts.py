@@ -23,7 +23,7 @@ class Options:
     rules: Path | None = None
     """The rules file, described in docs/alerts.md; if left out, default rules print to the terminal."""
     max_age: float = 86_400.0
-    """Seconds after which an alert is written to alerts.jsonl but no longer sent."""
+    """Age, in seconds, above which an alert is written to alerts.jsonl but not sent."""
 
     def __post_init__(self) -> None:
         if not self.max_age >= 0:
@@ -31,7 +31,7 @@ class Options:
 
 
 class Alerts(Sink):
-    """Writes alerts.jsonl: problems of a run, found by rules, and sends them to notifiers.
+    """Writes problems of a run, found by rules, to alerts.jsonl, and sends them to notifiers.
 
     The alert of a rule is sent when it fires, and again when it has cleared. Alerts that a resumed run has superseded
     stay in the file, because they have been sent.

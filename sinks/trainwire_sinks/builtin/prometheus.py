@@ -46,9 +46,9 @@ class Options:
     port: int = 9464
     """The port to listen on, 0 for any free one; rank r adds r to it."""
     max_series: int = 1000
-    """Maximum number of series, each item of `scalars` counted; further ones are omitted, counted and reported."""
+    """Maximum number of series; each item of `scalars` is one. Further ones are omitted, counted and reported."""
     linger: float = 30.0
-    """Longest time to wait at the end of the run for clients to read the last values, in seconds; 0 without clients."""
+    """Longest time to wait at the end for clients to read the last values, in seconds; without clients, none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
@@ -164,7 +164,7 @@ class Values:
         for (name, item), value in series.items():
             family = metric_name(name)
             if family not in families:
-                families[family] = _family(family, "The latest value of the metric in its label name.", "name", "item")
+                families[family] = _family(family, "The latest value of the metric in the label name.", "name", "item")
             families[family].add_metric([*common, name, item], value)
         yield from families.values()
 

@@ -21,7 +21,7 @@ from trainwire_sinks.text.format import one_line
 HELP: Final = """Run the sinks that write what a training publishes, and inspect, watch and control trainings.
 
 TARGET, in any command, is a run's folder, a connection file or an address.
-With --verbose, an error shows its traceback."""
+With --verbose, errors are printed with their tracebacks."""
 
 COMMANDS: Final = (
     "sink", "launch", "watch", "runs", "compare", "tail", "send", "ping", "verify", "replay", "export", "relay",
@@ -107,7 +107,7 @@ def _version() -> str:
 def _describe(error: CycloptsError) -> str:
     # TARGET is positional, but cyclopts would report a missing option --target.
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.name == "--target":
-        return "TARGET is missing: a run's folder, a connection file or an address."
+        return "TARGET is missing: give a run's folder, a connection file or an address."
     return str(error)
 
 

@@ -44,7 +44,7 @@ def compare(
 
     Args:
         targets: Two or more runs: folders, connection files or addresses.
-        name: A pattern of metrics, as for files: 'dev/*'. May be given several times.
+        name: Compare only metrics that match this pattern, such as 'dev/*'. May be given several times.
         rank: The rank to compare.
         as_json: Print a JSON object instead of tables.
     """

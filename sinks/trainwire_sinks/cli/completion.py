@@ -15,7 +15,7 @@ from trainwire_sinks.runtime.registry import sink_names
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
-    """Print a script that makes a shell complete this command: source <(trainwire completion bash)
+    """Print the completion script for a shell: source <(trainwire completion bash)
 
     It includes the sinks that are installed now, and their options.
 

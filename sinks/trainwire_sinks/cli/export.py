@@ -42,7 +42,7 @@ def export(
 
     Args:
         target: A run's folder, a connection file or an address.
-        form: csv, jsonl or parquet; by default determined by the output's name, or else csv.
+        form: csv, jsonl or parquet; by default that of the output's suffix, or csv if there is none.
         output: The file, which appears only when it is complete; by default, or if it is "-", standard output.
         filters: Which events.
         from_step: Leave out events of earlier steps.

@@ -38,9 +38,9 @@ class Filters:
     """Which events are selected."""
 
     name: Annotated[list[str] | None, Parameter(negative="")] = None
-    """A pattern of names, as for files: 'dev/*'. May be given several times."""
+    """Select events whose names match this pattern, such as 'dev/*'. May be given several times."""
     type: Annotated[list[EventType] | None, Parameter(negative="")] = None
-    """A type of event. May be given several times."""
+    """Select events of this type. May be given several times."""
 
 
 DEFAULT_READ_OPTIONS: Final = ReadOptions()

@@ -19,7 +19,7 @@ def ping(target: str, *, rank: str = "0") -> int:
         target: A run's folder, a connection file or an address.
         rank: The rank to ask.
     """
-    publisher = resolve_publisher(target, "ping asks a trainer or a relay")
+    publisher = resolve_publisher(target, "ping needs a trainer or a relay")
     hello = asyncio.run(_request_hello(publisher, parse_rank(rank)))
     run, state = hello.get("run"), hello.get("state")
     print(one_line(f"{run}, rank {hello.get('rank')}, attempt {hello.get('attempt')}: {state}"))

@@ -26,7 +26,7 @@ def relay(
     give_up: float | None = None,
     until_over: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Copy runs while they are recorded, and serve the copies: many sinks cost each trainer no more than one.
+    """Copy runs while they are recorded, and serve the copies, so that many sinks cost each trainer as much as one.
 
     Each run is copied to a folder with the run's name in the output folder. The copy is a run's folder like any other
     and can be given to sinks, watch, replay and verify. If the relay is stopped, the next start continues where it

@@ -29,7 +29,7 @@ def send(target: str, verb: str, *values: str, rank: int = 0, timeout: float = 3
         raise UsageError("set needs a value, such as learning_rate=0.01")
     if verb != "set" and values:
         raise UsageError(f"{verb} takes no values")
-    publisher = resolve_publisher(target, "send speaks to a trainer or a relay")
+    publisher = resolve_publisher(target, "send needs a trainer or a relay")
     is_applied = asyncio.run(send_command(publisher, verb, _parse_values(values), rank=rank, timeout=timeout))
     print(f"{verb}: {'applied' if is_applied else 'submitted; see the log for its outcome'}")
     return 0

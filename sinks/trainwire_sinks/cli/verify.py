@@ -85,7 +85,7 @@ def _as_text(run: str, folder: Path, reports: Sequence[AttemptReport], sinks: Se
     for sink in sinks:
         yield f"  sink {sink.sink}, rank {sink.rank}, in {sink.output}: {_describe_sink(sink)}"
     if _is_whole(reports, sinks):
-        yield "whole: every event that was numbered is here"
+        yield "whole: no numbered event is missing"
     else:
         yield "NOT WHOLE: what is missing is listed above"
 

@@ -38,7 +38,7 @@ KEYS: Final = [
     Binding("question_mark", "help", "Keys", key_display="?", tooltip="Show the keys"),
     Binding("space", "toggle_plot", "Plot", tooltip="Plot the metric at the cursor, or remove its plot", show=False),
     Binding("slash", "filter_metrics", "Find", key_display="/", tooltip="Show only metrics whose names contain a text"),
-    Binding("s", "smooth", "Smooth", tooltip="Smooth the curves by 0.6, 0.9 or 0.99, or not"),
+    Binding("s", "smooth", "Smooth", tooltip="Set the smoothing of the curves to 0.6, 0.9, 0.99 or none"),
     Binding("l", "log_axis", "Log axis", tooltip="Switch between a logarithmic and a linear value axis"),
     Binding("f", "filter_log", "Filter", tooltip="Show only log lines that contain a text"),
     Binding("v", "level", "Level", tooltip="Show only log lines of the next level and above"),

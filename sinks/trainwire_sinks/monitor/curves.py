@@ -40,7 +40,7 @@ class Curve:
 class Ticks(NamedTuple):
     """Positions on an axis, and their labels."""
 
-    places: list[float]
+    positions: list[float]
     labels: list[str]
 
 
@@ -77,14 +77,14 @@ def height_ticks(low: float, high: float, count: int, *, is_log: bool) -> Ticks:
         powers = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
         if 3 <= len(powers) <= max(3, count):
             return Ticks(powers, [_label(_power_of_ten(power)) for power in powers])
-    places = _evenly_spaced(low, high, count)
-    return Ticks(places, [_label(_power_of_ten(place) if is_log else place) for place in places])
+    positions = _evenly_spaced(low, high, count)
+    return Ticks(positions, [_label(_power_of_ten(position) if is_log else position) for position in positions])
 
 
 def step_ticks(low: float, high: float, count: int) -> Ticks:
     """Return at most `count` ticks of the step axis, at integers."""
-    places = sorted({float(round(place)) for place in _evenly_spaced(low, high, count)})
-    return Ticks(places, [f"{place:,.0f}" if abs(place) < 1e7 else f"{place:.3g}" for place in places])
+    positions = sorted({float(round(position)) for position in _evenly_spaced(low, high, count)})
+    return Ticks(positions, [f"{step:,.0f}" if abs(step) < 1e7 else f"{step:.3g}" for step in positions])
 
 
 def _heights(values: Sequence[float], style: Style) -> list[float]:

@@ -12,11 +12,11 @@ from trainwire_sinks.monitor.metrics import most_interesting
 from trainwire_sinks.monitor.view import View
 from trainwire_sinks.text.format import duration, one_line, plain
 
-MAX_NAME: Final = 60
-"""Characters of a metric's name on a line with others."""
+MAX_NAME_CHARACTERS: Final = 60
+"""Maximum number of characters of a metric's name on a line with others."""
 
-MAX_ALERT: Final = 1000
-"""Characters of an alert."""
+MAX_ALERT_CHARACTERS: Final = 1000
+"""Maximum number of characters of an alert."""
 
 NO_SINKS: Final = "none has written to the run's folder"
 
@@ -65,7 +65,7 @@ def describe_sinks(view: View) -> str:
 
 def describe_alert(alert: Alert) -> str:
     """Return an alert's severity, rule and message, on one line."""
-    return one_line(f"{alert.severity} {alert.rule}: {alert.message}"[:MAX_ALERT])
+    return one_line(f"{alert.severity} {alert.rule}: {alert.message}"[:MAX_ALERT_CHARACTERS])
 
 
 def describe_alerts(view: View) -> str:
@@ -78,5 +78,5 @@ def describe_metrics(view: View, limit: int) -> str:
     series = view.metrics.series
     names = most_interesting(series, limit)
     more = len(series) - len(names)
-    values = ", ".join(f"{one_line(name)[:MAX_NAME]} {plain(series[name].latest)}" for name in names)
+    values = ", ".join(f"{one_line(name)[:MAX_NAME_CHARACTERS]} {plain(series[name].latest)}" for name in names)
     return (values or "no metrics") + (f" and {more:,} more" if more else "")

@@ -16,8 +16,8 @@ MAX_LINES: Final = 1000
 MAX_CHARACTERS: Final = 1000
 """Maximum number of characters of a line; longer lines are truncated."""
 
-MAX_TRACEBACK: Final = 100
-"""Lines of an exception's traceback that are kept, counted from its end."""
+MAX_TRACEBACK_LINES: Final = 100
+"""Maximum number of lines of an exception's traceback that are kept, counted from its end."""
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -68,7 +68,7 @@ def lines_of(event: Event) -> Iterator[Line]:
     level, first, rest = _describe(event)
     if first:
         yield Line(timestamp(event.walltime, separator=" "), one_line(level), _truncate(first))
-        yield from (Line("", one_line(level), f"    {_truncate(line)}") for line in rest[-MAX_TRACEBACK:])
+        yield from (Line("", one_line(level), f"    {_truncate(line)}") for line in rest[-MAX_TRACEBACK_LINES:])
 
 
 def level_number(level: str) -> int:

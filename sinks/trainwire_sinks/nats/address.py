@@ -87,6 +87,4 @@ def _with_password(server: str) -> str:
 
 def _invalid(text: str) -> OptionError:
     shown = re.sub(r"[^/@]*@", "", text)
-    return OptionError(
-        f"the address {shown!r:.200} is not nats://host:port/run, optionally with ?stream=NAME at the end"
-    )
+    return OptionError(f"invalid address {shown!r:.200}: use nats://host:port/run, optionally followed by ?stream=NAME")

@@ -61,8 +61,8 @@ async def connect(servers: Sequence[str]) -> Client:
 
 
 @contextlib.contextmanager
-def nats_errors(what: str) -> Iterator[None]:
-    """Turn the client's exceptions into a `NatsError` whose message begins with `what`."""
+def nats_errors(operation: str) -> Iterator[None]:
+    """Turn the client's exceptions into a `NatsError` whose message names the operation."""
     import nats.errors
 
     try:
@@ -70,7 +70,7 @@ def nats_errors(what: str) -> Iterator[None]:
     except (nats.errors.Error, TimeoutError, OSError) as error:
         if isinstance(error, NatsError):
             raise
-        raise NatsError(f"NATS: {what}: {str(error) or type(error).__name__}") from error
+        raise NatsError(f"NATS: {operation}: {str(error) or type(error).__name__}") from error
 
 
 async def last_message(context: JetStreamContext, stream: str, subject: str) -> RawStreamMsg | None:

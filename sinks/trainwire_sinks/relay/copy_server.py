@@ -156,6 +156,6 @@ class CopyServer:
                 return
             except OSError as error:
                 if pause == RETRY_SECONDS:
-                    logger.warning("%s cannot be written: %s; trying again", self.copy.folder, error.strerror)
+                    logger.warning("%s cannot be written: %s; retrying", self.copy.folder, error.strerror)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_RETRY_SECONDS)

@@ -176,7 +176,7 @@ class Relay:
                 self.incomplete.append(found.run)
             logger.error("rank %d of %s is not relayed to its end: %s", found.rank, found.run, error)
         except Exception:
-            logger.exception("relaying rank %d of %s failed; trying again", found.rank, found.run)
+            logger.exception("relaying rank %d of %s failed; retrying", found.rank, found.run)
             await asyncio.sleep(SCAN_SECONDS)
             return
         self._done[found.run, found.rank] = state

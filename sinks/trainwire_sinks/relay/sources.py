@@ -144,7 +144,7 @@ def make_source(text: str, output: Path, context: zmq.asyncio.Context) -> Folder
         return AddressSource(text, context)
     path = Path(text)
     if path.resolve().is_relative_to(output.resolve()):
-        raise OptionError(f"{path} is in the output folder of this relay: it cannot be a source too")
+        raise OptionError(f"{path} is in the output folder of this relay: name a source outside of it")
     if not path.is_file():
         resolve_target(text)
     return FolderSource(path, output)

@@ -9,13 +9,13 @@ from trainwire_protocol.events import Event
 from trainwire_sinks.text.format import cut, number, one_line, plain, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle
 
-LONGEST: Final = 200
+MAX_VALUE_CHARACTERS: Final = 200
 """Maximum length of a value, in characters; a longer one is shortened."""
 
 
 def format_event(event: Event) -> str:
     """Return the time, step, name and value of an event, on one line without control characters."""
-    value = cut(one_line(_describe(event)), LONGEST)
+    value = cut(one_line(_describe(event)), MAX_VALUE_CHARACTERS)
     return f"{timestamp(event.walltime, separator=' ')}  {event.step:>8}  {one_line(event.name)}  {value}"
 
 

@@ -122,9 +122,9 @@ def test_a_command_receives_the_alert_in_its_environment(tmp_path: Path) -> None
 
 def test_a_command_that_fails_is_an_error() -> None:
     """The error contains the exit code and the last line of standard error."""
-    with pytest.raises(OSError, match=r"the command exited with 3: no phone"):
+    with pytest.raises(OSError, match=r"the command exited with code 3: no phone"):
         send(python("import sys; print('a', file=sys.stderr); print('no phone', file=sys.stderr); sys.exit(3)"))
-    with pytest.raises(OSError, match=r"the command exited with 1: nothing on standard error"):
+    with pytest.raises(OSError, match=r"the command exited with code 1: nothing on standard error"):
         send(Command(command=("false",)))
 
 

@@ -348,7 +348,7 @@ def test_an_incomplete_heartbeat_is_ignored(fields: dict[str, Any]) -> None:
 
 
 def test_a_sink_that_does_not_keep_up_fires() -> None:
-    """A sink that has not handled within `seconds` what was recorded before them fires; it clears once it caught up."""
+    """A sink that is more than `seconds` seconds behind fires; the alert clears once the sink has caught up."""
     bench = Bench('kind = "sink-behind"\nseconds = 60\nsink = "t*"')
     bench.show(steps(10, 0.5))
     file = parse_rules('[rules.it]\nkind = "sink-behind"\nseconds = 60\nsink = "t*"', "rules.toml")

@@ -74,7 +74,7 @@ def test_a_sinks_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["nonsense"], ExitCode.USAGE, "nonsense"),
         (["snik", "loss-file"], ExitCode.USAGE, 'Did you mean "sink"?'),
-        (["sink", "loss-file"], ExitCode.USAGE, "TARGET is missing: a run's folder"),
+        (["sink", "loss-file"], ExitCode.USAGE, "TARGET is missing: give a run's folder"),
         (["sink", "loss-file", "RUN", "--bogus"], ExitCode.USAGE, "--bogus"),
         (["sink", "loss-file", "RUN", "--rank", "x"], ExitCode.USAGE, "--rank must be a number, 0 or more"),
         (["sink", "loss-file", "RUN", "--rank", "-1"], ExitCode.USAGE, "--rank"),

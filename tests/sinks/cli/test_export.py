@@ -43,7 +43,7 @@ def write(form: Format, recorded: Sequence[Event]) -> bytes:
 
 
 def as_json(value: Any) -> Any:
-    """The value as it is in JSON: NaN and infinities are strings, bytes are in base64."""
+    """Return the value as it is in JSON: NaN and infinities are strings, bytes are in base64."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):

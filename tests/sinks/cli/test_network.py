@@ -42,7 +42,7 @@ def test_keygen_marks_a_read_only_key(tmp_path: Path) -> None:
         (["relay", "{}/nowhere/runs", "--output", "{}/copies"], "there is no folder"),
         (["relay", "http://host", "--output", "{}/copies"], "neither tcp://host:port nor"),
         (["relay", "tcp://localhost:1", "--output", "{}/copies"], "needs keys"),
-        (["relay", "{}", "--output", "{}"], "cannot be a source too"),
+        (["relay", "{}", "--output", "{}"], "name a source outside of it"),
         (["relay", "{}", "--output", "{}/copies", "--bind", "localhost"], "bind is 'localhost'"),
         (["relay", "{}", "--output", "{}/copies", "--bind", "tcp://a:0", "--advertise", "b:1"], "needs one in bind"),
         (["relay", "{}", "--output", "{}/copies", "--give-up", "-1"], "--give-up"),

@@ -21,7 +21,7 @@ from trainwire_protocol.events import Event
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
 from trainwire_sinks.testing.check_sink import sample_run
-from trainwire_sinks.text.event_lines import LONGEST, format_event
+from trainwire_sinks.text.event_lines import MAX_VALUE_CHARACTERS, format_event
 
 WriteRun = Callable[..., Path]
 Trainwire = Callable[..., subprocess.Popen[str]]
@@ -160,7 +160,7 @@ def test_any_event_is_one_printable_line(event: Event) -> None:
     """Whatever an event contains, its line is printable and of limited length."""
     line = format_event(event)
     assert line.isprintable()
-    assert len(line) < LONGEST + 1000
+    assert len(line) < MAX_VALUE_CHARACTERS + 1000
 
 
 def test_values_are_formatted_for_people() -> None:

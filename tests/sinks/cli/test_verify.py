@@ -65,7 +65,7 @@ def test_a_whole_run(write_run: WriteRun, verify) -> None:
     code, report, text = verify(write_run(recorded()))
     assert code == 0
     assert "attempt 0: 101 events, run finished" in text
-    assert text.endswith("whole: every event that was numbered is here\n")
+    assert text.endswith("whole: no numbered event is missing\n")
     (attempt,) = report["attempts"]
     assert (attempt["events"], attempt["ending"], attempt["missing"]) == (101, "run/finished", [])
 

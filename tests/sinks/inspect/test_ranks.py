@@ -19,7 +19,7 @@ WriteRun = Callable[..., Path]
 
 
 def steps(rank: int, walltimes: Iterable[tuple[int, float]]) -> list[Batch]:
-    """What a rank records that reaches these steps at these times."""
+    """Return what a rank records when it reaches these steps at these times."""
     events = [Event("train/loss", 1.0, "scalar", 1.75e9 + seconds, step) for step, seconds in walltimes]
     return [Recorder(rank=rank).record(events)]
 

@@ -33,15 +33,15 @@ def test_axes_include_all_values(numbers: list[float], smoothing: float, is_log:
         assert math.isfinite(high - low)
         assert low < min(heights) <= max(heights) < high
         ticks = height_ticks(low, high, 5, is_log=is_log)
-        assert len(ticks.places) == len(ticks.labels) >= 2
+        assert len(ticks.positions) == len(ticks.labels) >= 2
 
 
 @given(FINITE, FINITE)
 def test_step_ticks_are_integers(low: float, high: float) -> None:
     """Ticks of steps are distinct integers."""
     low, high = sorted((low / 2, high / 2))
-    places = step_ticks(low, high, 4).places
-    assert places == sorted({float(round(place)) for place in places})
+    positions = step_ticks(low, high, 4).positions
+    assert positions == sorted({float(round(place)) for place in positions})
 
 
 def test_a_log_axis_leaves_out_values_that_are_not_positive() -> None:

@@ -334,10 +334,10 @@ async def has_begun(server: NatsServer, stream: str) -> bool:
 @pytest.mark.parametrize(
     ("target", "code", "message"),
     [
-        ("nats://", ExitCode.USAGE, "is not nats://host:port/run"),
-        ("nats://ann:secret@a b/run", ExitCode.USAGE, "is not nats://host:port/run"),
+        ("nats://", ExitCode.USAGE, "use nats://host:port/run"),
+        ("nats://ann:secret@a b/run", ExitCode.USAGE, "use nats://host:port/run"),
         ("nats://127.0.0.1/run?stream=a.b", ExitCode.USAGE, "invalid stream name 'a.b'"),
-        ("nats://127.0.0.1/run?other=1", ExitCode.USAGE, "is not nats://host:port/run"),
+        ("nats://127.0.0.1/run?other=1", ExitCode.USAGE, "use nats://host:port/run"),
         ("nats://127.0.0.1:1/run", ExitCode.INCOMPLETE, "no publisher answers at nats://127.0.0.1:1/run"),
     ],
 )

@@ -58,7 +58,7 @@ class Command(Notifier):
             finally:
                 await _kill_group(process)
             if process.returncode:
-                raise OSError(f"the command exited with {process.returncode}: {_last_line(stderr)}")
+                raise OSError(f"the command exited with code {process.returncode}: {_last_line(stderr)}")
 
 
 def environment(key: str, alert: Message) -> dict[str, str]:

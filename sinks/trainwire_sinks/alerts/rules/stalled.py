@@ -46,7 +46,8 @@ class Stalled(Rule):
     kind = "stalled"
     fields = ("idle", "usual")
     template = (
-        "{run} has made no step for {idle} s although its process is alive: last step {step}, usual duration {usual}"
+        "{run} has recorded no step for {idle} s although its process is alive: last step {step}, usual duration "
+        "{usual}"
     )
     is_timed = True
 
