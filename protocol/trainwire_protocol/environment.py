@@ -1,4 +1,4 @@
-"""The environment variables of launchers (torchrun, Slurm, `trainwire launch`), and how a training starts sinks."""
+"""The environment variables of launchers (torchrun, Slurm, `trainwire launch`), and the command that starts a sink."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trainwire_protocol.process import start_detached
 Launcher: TypeAlias = Literal["torchrun", "Slurm"]
 
 RENDEZVOUS: Final = "TRAINWIRE_RENDEZVOUS"
-"""Variable in which `trainwire launch` names a folder. Each bus that opens writes a pointer to its run into it."""
+"""Variable in which `trainwire launch` passes a folder. Each bus writes a pointer to its run into it when it opens."""
 
 LAUNCHED_SINKS: Final = "TRAINWIRE_LAUNCHED_SINKS"
 """Variable in which `trainwire launch` lists, separated by commas, the sinks that it starts; a training does not start
-these as well."""
+these again."""
 
 _VARIABLES: Final[dict[Launcher, tuple[str, str, str]]] = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     # SLURM_NTASKS is also set in a batch script, which is a single process; the number of a step's tasks is not.
     "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 }
-"""For each launcher the variables of rank, world size and local rank. The first that sets a world size is used."""
+"""For each launcher, the variables of rank, world size and local rank. The first that sets a world size is used."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LaunchEnvironment:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    """Its number among the processes of its host."""
+    """The rank among the processes of this host."""
     job: str | None = None
     """The launcher's identifier of the job."""
     launcher: Launcher | None = None
@@ -92,7 +92,7 @@ class SinkCommand(NamedTuple):
         return cls(name, tuple(options))
 
     def start(self, folder: Path, rank: int) -> subprocess.Popen[bytes]:
-        """Start the sink for one rank of a run, in a session of its own.
+        """Start the sink for one rank of a run, in its own session.
 
         Raises:
             OSError: the process cannot be started.

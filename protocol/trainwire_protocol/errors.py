@@ -11,9 +11,9 @@ TrainwireError
 │   ├── DamagedCheckpointError       a checkpoint whose contents have changed
 │   ├── InterruptedReadingError      a data loader's worker ended by a signal
 │   └── OutputError                  an output that cannot be written
-│       └── ClaimedError             an output that another process writes
-├── RunInUseError                    a second live trainer on one run folder
-├── ProtocolError                    bytes that do not follow the wire's specification
+│       └── ClaimedError             an output that another process is writing
+├── RunInUseError                    a run folder that another live trainer uses
+├── ProtocolError                    data that does not conform to the wire protocol
 │   ├── MalformedBatchError          a header or body that cannot be decoded
 │   ├── BadRecordError               a damaged record of a journal
 │   ├── ConnectionFileError          a connection file that cannot be read
@@ -24,7 +24,7 @@ TrainwireError
 ├── CursorAheadError                 a cursor past the end of what is recorded
 ├── SinkError                        a sink whose own code kept failing
 ├── ScriptError                      a script that `trainwire launch` cannot start
-└── NothingMatchesError              a run without anything that was asked for
+└── NothingMatchesError              a run that contains nothing of what was requested
 
 The following do not derive from TrainwireError, because the sinks handle them and never exit with them:
 
@@ -94,7 +94,7 @@ class OutputError(UsageError):
 
 
 class ClaimedError(OutputError):
-    """Another process writes this output."""
+    """Another process is writing this output."""
 
 
 class RunInUseError(TrainwireError):
@@ -102,7 +102,7 @@ class RunInUseError(TrainwireError):
 
 
 class ProtocolError(TrainwireError):
-    """Bytes do not follow the wire's specification."""
+    """Data does not conform to the wire protocol."""
 
 
 class MalformedBatchError(ProtocolError):
@@ -155,7 +155,7 @@ class ScriptError(TrainwireError):
 
 
 class NothingMatchesError(TrainwireError):
-    """A run contains nothing of what was asked for."""
+    """A run contains nothing of what was requested."""
 
 
 class OutputChangedError(Exception):

@@ -1,4 +1,4 @@
-"""Events: a name, a value, a type, a walltime and a step; and which of them are valid.
+"""Events, each with a name, value, type, walltime and step, and the checks of whether they are valid.
 
 `docs/wire-protocol.md` specifies names, types and values; this module follows it.
 """
@@ -101,9 +101,9 @@ def value_problem(kind: str, value: object) -> str | None:
 
 
 def are_plain_records(values: Sequence[Any]) -> bool:
-    """Whether all values are valid for the type `log` and consist of strings with a short total length.
+    """Return whether all values are valid for the type `log` and consist of strings with a short total length.
 
-    Most do, and checking them together takes a quarter of the time of checking each. If the result is False, each value
+    Most do, and checking them together takes a quarter of the time of checking each. If the result is False, all values
     may still be valid.
     """
     try:
@@ -215,13 +215,13 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
 
 
 def _plain_problem(value: object, depth: int = 0) -> str | None:
-    """Return what in `value` is not None, a bool, number, string, bytes, or a list or string-keyed map of these."""
+    """Return what in `value` is not None, a bool, number, string, bytes, or a list or map of these with string keys."""
     if value is None or isinstance(value, (bool, bytes)) or _is_number(value):
         return None
     if isinstance(value, str):
         return _string_problem("a string", value)
     if depth == MAX_NESTING:
-        return f"it is nested more than {MAX_NESTING} levels deep"
+        return f"the value is nested more than {MAX_NESTING} levels deep"
     if isinstance(value, Mapping):
         return _map_problem(value, depth)
     return _first_problem(value, depth) if _is_list(value) else f"{_short(value)} is not a plain value"
@@ -241,7 +241,7 @@ def _first_problem(children: Iterable[object], depth: int) -> str | None:
 
 
 def _are_short_strings(values: Iterable[Any]) -> bool:
-    """Whether all are strings that are valid even when joined. Checking them together takes a fifth of the time."""
+    """Return whether all are strings, short even when joined. Checking them together takes a fifth of the time."""
     try:
         size = _utf8_length("".join(values))
     except TypeError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 RELAY_SECONDS: Final = 5.0
-"""How long the last output of an ended process may take to be written, on a busy machine or a slow terminal."""
+"""Maximum wait for the last output of an ended process, which a busy machine or a slow terminal delays."""
 
 
 class ProcessIdentity(NamedTuple):
@@ -42,15 +42,15 @@ class ProcessIdentity(NamedTuple):
         return None
 
     def is_gone(self) -> bool:
-        """Whether the process is known to have ended. False for one on another host, and for one that is stopped."""
+        """Whether the process is known to have ended. False for one on another host, and for a suspended one."""
         return self.host == socket.gethostname() and process_start_time(self.pid) != self.started
 
 
 def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, which may outlive this process.
+    """Start a process that may outlive this one, in its own session.
 
     Ctrl-C in a terminal does not reach it. Its output is copied to the standard output and standard error of this
-    process. If it inherited these instead, a reader of our output would wait until the detached process ends too.
+    process. If it inherited these instead, a reader of them would wait until the detached process ends too.
 
     Raises:
         OSError: the process cannot be started.
@@ -64,7 +64,7 @@ def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def wait_until_relayed(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Wait for at most `RELAY_SECONDS` until all output of ended processes of `start_detached` is written."""
+    """Wait, at most `RELAY_SECONDS`, until the output of ended processes of `start_detached` has been written."""
     deadline = time.monotonic() + RELAY_SECONDS
     pipes = [pipe for process in processes for pipe in (process.stdout, process.stderr) if pipe]
     while not all(pipe.closed for pipe in pipes):

@@ -1,8 +1,8 @@
 """Robust statistics: which values are outliers among many.
 
 The score is the modified z-score of Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993. Median and median
-absolute deviation (MAD) take the place of mean and standard deviation, so that the outliers themselves hardly change
-it.
+absolute deviation (MAD) take the place of mean and standard deviation, so that the outliers themselves hardly
+affect the score.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ def low_median(values: Sequence[float]) -> float:
 
 
 def low_median_index(count: int) -> int:
-    """Return where the median is among `count` sorted values."""
+    """Return the index of the median among `count` sorted values, the lower of two in the middle."""
     return (count - 1) // 2

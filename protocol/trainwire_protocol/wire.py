@@ -44,7 +44,7 @@ MAX_RUN_BYTES: Final = 128
 
 
 class Cursor(NamedTuple):
-    """A position in a run: a reader has everything up to here of the channels that it reads."""
+    """A position in a run: a reader has received everything up to here on the channels that it reads."""
 
     attempt: int
     seq: int
@@ -68,7 +68,7 @@ class Header:
     count: int
     """Number of events."""
     before: Mapping[str, int]
-    """For each channel the seq of the last event sent on it before this batch; -1 if there is none."""
+    """For each channel, the seq of the last event sent on it before this batch; -1 if there is none."""
     unjournaled: bool = False
     """The batch is not in the journal: live views show it, and a cursor does not move past it."""
     last: bool = False
@@ -80,7 +80,7 @@ _FLAGS: Final = ("unjournaled", "last")
 
 
 class Batch:
-    """Consecutive events of one channel, with the bytes that are sent and that the journal contains. Immutable."""
+    """Consecutive events of one channel, with their encoding in messages and in the journal. Immutable."""
 
     def __init__(self, header: Header, header_bytes: bytes, body: bytes) -> None:
         self.header = header
@@ -119,7 +119,7 @@ class Batch:
         return self._decoded[1]
 
     def follows(self, seq: int, channels: Collection[str]) -> bool:
-        """Whether a reader of `channels` that has everything up to `seq` misses nothing before this batch."""
+        """Return whether a reader of `channels` that has everything up to `seq` misses nothing before this batch."""
         return all(self.header.before.get(channel, -1) <= seq for channel in channels)
 
     @cached_property
@@ -265,16 +265,16 @@ def refuse_newer(version: object) -> None:
 
 
 def is_run_name(name: object) -> bool:
-    """Whether `name` is a valid name of a run: a part of topics and paths."""
+    """Return whether `name` is a valid name of a run: a part of topics and paths."""
     if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= MAX_RUN_BYTES:
         return False
     return name.isprintable() and "/" not in name and name not in (".", "..")
 
 
 def _are_plain(items: tuple[Any, ...]) -> bool:
-    """Whether all events are valid, of known types and without additional fields, as in most batches.
+    """Return whether all events are valid, of known types and without additional fields, as in most batches.
 
-    Checking them by columns takes half the time of checking each.
+    Checking them column by column takes half the time of checking each.
     """
     try:
         # An item that is not a tuple of five fields fails here, or its fields do in the checks of the columns.
@@ -287,12 +287,12 @@ def _are_plain(items: tuple[Any, ...]) -> bool:
             and all(map(_is_name, set(names)))
             and _are_values(kinds, values)
         )
-    except (TypeError, ValueError):  # or a name or type is a map, which cannot be in a set
+    except (TypeError, ValueError):  # a name or type may be a map, which is not hashable
         return False
 
 
 def _are_values(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
-    """Whether all types are known and all values are valid."""
+    """Return whether all types are known and all values are valid."""
     present = set(kinds)
     if present == {"scalar"} and {float}.issuperset(map(type, values)):
         return True

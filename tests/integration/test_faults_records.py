@@ -61,7 +61,7 @@ def test_a_truncated_journal_of_a_run_that_is_not_resumed(tmp_path: Path, capsys
     before = outputs(output)
     truncate_journal(folder, 0, keep=3)
     run_sinks(folder, output, ExitCode.INCOMPLETE)
-    assert "its disk has lost the end" in capsys.readouterr().err
+    assert "its disk has lost data" in capsys.readouterr().err
     assert outputs(output) == before
 
 
@@ -78,7 +78,7 @@ def test_a_truncated_journal_of_a_run_that_is_resumed(
     train(folder, range(2, 5), state)
     run_sinks(folder, output, ExitCode.INCOMPLETE)
     run_sinks(folder, tmp_path / "late", ExitCode.INCOMPLETE)
-    assert "its disk has lost the end; rewriting its output" in capsys.readouterr().err.replace("\n", " ")
+    assert "its disk has lost data; rewriting its output" in capsys.readouterr().err.replace("\n", " ")
     assert outputs(output) == outputs(tmp_path / "late")
 
 

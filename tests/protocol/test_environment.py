@@ -55,7 +55,7 @@ def test_any_environment_is_read_or_rejected(name: str, value: str) -> None:
     ],
 )
 def test_an_invalid_environment_is_rejected(environment: dict[str, str], problem: str) -> None:
-    """The error says which variable is invalid, and how."""
+    """The error says which variable is invalid, and why."""
     with pytest.raises(OptionError, match=problem):
         LaunchEnvironment.read(environment)
 

@@ -29,7 +29,7 @@ def test_the_deviation_is_that_of_a_normal_distribution() -> None:
 
 
 def test_the_score_is_the_modified_z_score() -> None:
-    """The score is Iglewicz and Hoaglin's 0.6745 (x - median) / MAD, and a few outliers do not change it."""
+    """The score is Iglewicz and Hoaglin's 0.6745 (x - median) / MAD, and a few outliers do not affect it."""
     scale = RobustScale.of([10, 11, 12, 13, 14, 1000, 1_000_000])
     assert scale.median == 13
     assert scale.score(1000) == pytest.approx(0.6745 * (1000 - 13) / 2, rel=1e-3)

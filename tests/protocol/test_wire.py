@@ -135,7 +135,7 @@ def test_any_items_of_a_body_are_decoded_or_counted(items: list[Any]) -> None:
     msgpack_values | st.sampled_from([[], [1], float("inf"), 2**63, -1.0, "", "n" * 513, {"level": ""}, "text"]),
 )
 def test_one_unusual_event_among_plain_ones(is_log: bool, field: int, odd: Any) -> None:
-    """Checking a batch by columns accepts the same events as checking each event."""
+    """Checking a batch column by column accepts the same events as checking each event."""
     rows: list[list[Any]] = [["train/loss", 0.5, "scalar", 1.7e9, step] for step in range(3)]
     if is_log:
         rows[1][:3] = ["log", {"level": "INFO", "logger": "a", "message": "b"}, "log"]

@@ -140,7 +140,7 @@ def test_a_stream_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_cannot_be_read_again_is_an_error(tmp_path: Path) -> None:
-    """The error names the epoch that has no batch."""
+    """The error names the epoch without batches."""
 
     class Once(IterableDataset[Any]):
         samples = iter(points(4))
@@ -148,7 +148,7 @@ def test_a_stream_that_cannot_be_read_again_is_an_error(tmp_path: Path) -> None:
         def __iter__(self) -> Iterator[Any]:
             return self.samples
 
-    with pytest.raises(UsageError, match="train had no batch in epoch 2"):
+    with pytest.raises(UsageError, match="train had no batches in epoch 2"):
         train(tmp_path, train=Once())
 
 
@@ -238,7 +238,7 @@ def test_a_loss_that_is_not_a_single_number_is_refused(tmp_path: Path, loss: Any
 
 
 def test_plugins_are_detached_when_training_ends(tmp_path: Path) -> None:
-    """After `train`, also after an error, no plugin has a run; the trainer's plugins take part in its next training."""
+    """After `train`, even after an error, no plugin has a run; the trainer's plugins take part in its next training."""
     plugin, calls = Recorder(), []
     trainer = make_trainer(plugins=[plugin])
 
@@ -306,7 +306,7 @@ def test_bad_input_is_refused_before_anything_is_opened(tmp_path: Path, options:
 
 
 def test_a_plugin_is_not_attached_twice(tmp_path: Path) -> None:
-    """Two plugins of one class are allowed, but not the same instance twice, also not in the trainer and in `train`."""
+    """Two plugins of one class are allowed, but not the same instance twice, even if in the trainer and in `train`."""
     plugin = Recorder()
     with pytest.raises(OptionError, match="Recorder, is attached twice"):
         make_trainer(plugins=[plugin, plugin])
@@ -332,7 +332,7 @@ def test_invalid_arguments_of_a_trainer_are_refused(arguments: dict[str, Any], m
 
 
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    """The error names the file, also if it is a parent of the folder."""
+    """The error names the file, even if it is a parent of the folder."""
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OptionError, match=f"run_folder is {folder}, but {tmp_path / 'file'} is a file"):

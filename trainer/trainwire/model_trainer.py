@@ -1,4 +1,4 @@
-"""`ModelTrainer`, which users call to train a model: it checks what is given, and passes it to the training loop."""
+"""`ModelTrainer`, which users call to train a model: it checks its arguments, and runs the training loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ModelTrainer:
-    """Trains a model, and publishes what happens.
+    """Trains a model, and publishes metrics and lifecycle events.
 
     Args:
         model: Any module. By default, a batch consists of inputs followed by a target, and the model is called with the
@@ -83,7 +83,7 @@ class ModelTrainer:
 
     @property
     def control(self) -> Control:
-        """The requests to the current training: `control.stop("why")`."""
+        """The means of making requests to the current training, such as `control.stop("why")`."""
         return self.run.control
 
     def on(
@@ -109,9 +109,10 @@ class ModelTrainer:
         return add
 
     def forward(self, batch: Any) -> Forward:
-        """Return the loss of a batch, and what the metrics compare. Override this method for other batches or losses.
+        """Return the loss of a batch, and the output and target for the metrics.
 
-        It is called in training and, without gradients and with the model in evaluation mode, in evaluation.
+        Override this method for other batches or losses. It is called in training and, without gradients and with the
+        model in evaluation mode, in evaluation.
         """
         if self.loss is None:
             raise UsageError("there is no loss: give loss=, or override forward without calling this one")
@@ -205,13 +206,13 @@ class ModelTrainer:
     ) -> Result:
         options = recipe.options(given)
         attached = [*checked_plugins([*self.plugins, *checked_plugins(plugins)]), self._functions]
-        everyone = with_default_plugins(attached, options, recipe)
+        ordered = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
         checkpoint = load_latest_checkpoint(folder, options, processes) if resume else None
-        setup = prepare(self, folder, corpus, options, everyone, processes, checkpoint.seed if checkpoint else None)
+        setup = prepare(self, folder, corpus, options, ordered, processes, checkpoint.seed if checkpoint else None)
         if checkpoint:
             checkpoint.check(setup)
-        if not self.overrides_forward:  # the user's own may depend on a training that is running
+        if not self.overrides_forward:  # an overridden one may depend on a running training
             dry_run(setup)
         bus_state = checkpoint.bus_state if checkpoint else None
         with self._one_at_a_time(), session(setup, bus_state) as self._run:

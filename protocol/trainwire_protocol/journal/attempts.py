@@ -1,4 +1,4 @@
-"""Which events of a run still count. A resumed attempt supersedes what came after the position it resumes from."""
+"""Which events of a run are kept: a resumed attempt supersedes those after the position that it resumes from."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_resumed_from(attempt: Attempt) -> Cursor | None:
 def find_mark(attempt: Attempt, mark: int) -> Cursor:
     """Return the position of a mark in an attempt, or the attempt's end if the mark is not in the journal.
 
-    The journal contains everything up to its end, so that all of it was recorded before a mark that is missing.
+    The journal has no gaps, so all of it was recorded before a mark that it does not contain.
 
     Raises:
         OSError: the journal cannot be read.
@@ -58,7 +58,7 @@ def find_mark(attempt: Attempt, mark: int) -> Cursor:
     """
     with closing(JournalReader(attempt.folder)) as reader:
         for batch in reader.read_all(final=True):
-            # Few batches contain a mark: only those are decoded.
+            # Few batches contain a mark, and only those are decoded.
             if MARK.encode() in batch.body and any(
                 event.type == "lifecycle" and event.name == MARK and event.value.get("mark") == mark
                 for event in events_of(batch)
@@ -68,10 +68,10 @@ def find_mark(attempt: Attempt, mark: int) -> Cursor:
 
 
 def kept_ranges(resumed: Mapping[int, Cursor | None]) -> dict[int, int | None]:
-    """Return the attempts that still count, each with the last seq that does, or None if all of it does.
+    """Return the attempts that are kept, each with the last seq that is kept; None if the whole attempt is.
 
     Args:
-        resumed: for each attempt of a run the position it resumes from. An attempt with None supersedes nothing: it is
+        resumed: for each attempt of a run, the position it resumes from. An attempt with None supersedes nothing: it is
             the first, or ended before it recorded anything.
     """
     kept: dict[int, int | None] = {}
@@ -85,7 +85,7 @@ def kept_ranges(resumed: Mapping[int, Cursor | None]) -> dict[int, int | None]:
 
 
 def kept_backwards(attempts: Sequence[Attempt], content: bytes = MARKER, limit: int | None = None) -> Iterator[Batch]:
-    """Yield the batches of a rank that still count, the last batch first.
+    """Yield the batches of a rank that are not superseded, the last batch first.
 
     Args:
         attempts: all attempts of the rank.

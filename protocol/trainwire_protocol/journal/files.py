@@ -1,4 +1,4 @@
-"""Small files: written atomically, read as JSON, and handled on a thread beside the event loop."""
+"""Small files: atomic writes, reading JSON, and file access on a background thread."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create_atomically(path: Path, data: bytes, mode: int = 0o644) -> bool:
 def remove_unfinished(path: Path) -> None:
     """Remove temporary files that killed processes left while writing `path`.
 
-    Only for a process that is the only writer of `path`.
+    Call this only in a process that is the only writer of `path`.
     """
     for temporary in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}"):
         with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ def read_json_map(path: Path, limit: int = 64 << 10) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it contains anything else; says what is wrong with "it", the file.
+        ValueError: it contains anything else; the message refers to the file as "it".
     """
     with path.open("rb") as file:
         data = file.read(limit)
@@ -93,7 +93,7 @@ async def run_in_background(function: Callable[..., Result], *arguments: object)
     """Call a function on a new daemon thread and return its result.
 
     Unlike a thread of `asyncio.to_thread`, this one prevents neither the event loop nor the process from ending, so
-    that a disk that hangs does not delay the end of a training.
+    a hanging disk does not delay the end of a training.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()

@@ -1,4 +1,4 @@
-"""The framing of the journal: batches to records and back, and past damaged records. No files.
+"""The framing of the journal: encodes batches as records, and decodes records, skipping damaged ones. No files.
 
 A record is a head of 20 bytes, little-endian, then the batch's header and body as they were sent:
 
@@ -24,10 +24,10 @@ HEAD_BYTES: Final = _HEAD.size + _CHECK.size
 CUT_OFF: Final = "the record is cut off"
 
 LOCKED_BYTES: Final = 64 << 10
-"""Up to this size, in bytes, a checksum is computed without releasing the interpreter's lock; it takes some 50 µs."""
+"""Largest data, in bytes, whose checksum is computed without releasing the GIL, which takes about 50 µs."""
 
 ZLIB_LOCKED_BYTES: Final = 5 << 10
-"""Largest data, in bytes, for which `zlib.crc32` keeps the interpreter's lock (CPython's Modules/zlibmodule.c)."""
+"""Largest data, in bytes, for which `zlib.crc32` does not release the GIL (CPython's Modules/zlibmodule.c)."""
 
 
 def encode_record(batch: Batch) -> bytes:
@@ -38,7 +38,7 @@ def encode_record(batch: Batch) -> bytes:
 
 
 def _checksum(data: bytes, checksum: int) -> int:
-    """Return the CRC-32. For small data the lock is kept, because getting it back may take longer than the checksum."""
+    """Return the CRC-32. For small data the GIL is kept, as reacquiring it may take longer than the checksum."""
     if len(data) > LOCKED_BYTES:
         return zlib.crc32(data, checksum)
     for at in range(0, len(data), ZLIB_LOCKED_BYTES):
@@ -89,7 +89,7 @@ class Damage:
 
     @property
     def is_torn(self) -> bool:
-        """Whether it is the beginning of a record whose rest is missing."""
+        """Whether this is the beginning of a record whose rest is missing."""
         return self.reason == CUT_OFF
 
 
@@ -118,7 +118,7 @@ class RecordScanner:
         return len(self._data)
 
     def records(self, *, final: bool = False) -> list[Batch]:
-        """Return the batches of all complete records. With `final`, no more bytes follow: an unfinished one is damage.
+        """Return the batches of all complete records. With `final`, no bytes follow, so an unfinished one is damage.
 
         Raises:
             UnsupportedVersionError: a newer version wrote a record.

@@ -1,7 +1,7 @@
 """A run's folder: the run's name, its attempts, and the lease that lets one trainer at a time write them.
 
 <run>/journal/run.json                          the run's name
-<run>/journal/rank-<rank>/attempt-<attempt>/    one process's life: its lease and its journal
+<run>/journal/rank-<rank>/attempt-<attempt>/    one attempt: its lease and its journal
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Lease:
     released: bool = False
     """The owner has ended the attempt."""
     relay: bool = False
-    """The owner copies the attempt. If it dies it may be started again, so its end is not that of the attempt."""
+    """The owner is a relay. If it dies it may be started again, so its end is not that of the attempt."""
 
     def is_over(self) -> bool:
-        """Whether the attempt is known to be over."""
+        """Return whether the attempt is known to be over."""
         return self.released or (not self.relay and self.process.is_gone())
 
     def holds(self) -> bool:
-        """Whether the owner may be alive."""
+        """Return whether the owner may be alive."""
         if self.released or self.process.is_gone():
             return False
         return abs(time.time() - self.renewed) < LEASE_SECONDS
@@ -53,7 +53,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process's life in a run."""
+    """One attempt of a rank at a run, recorded by one process."""
 
     run: str
     rank: int
@@ -96,11 +96,11 @@ class Attempt:
             self.folder.rmdir()
 
     def is_superseded(self) -> bool:
-        """Whether a later attempt has taken over the run's folder."""
+        """Return whether a later attempt has taken over the run's folder."""
         return self.folder.with_name(f"attempt-{self.number + 1}").exists()
 
     def is_held(self) -> bool:
-        """Whether a live trainer may be recording the attempt.
+        """Return whether a live trainer may be recording the attempt.
 
         Raises:
             OSError: the folder cannot be read.
@@ -108,7 +108,7 @@ class Attempt:
         lease = self.read_lease()
         if lease is not None:
             return lease.holds()
-        # The owner may have made the folder and not written the lease yet.
+        # The owner may have created the folder and not written the lease yet.
         return abs(time.time() - self.folder.stat().st_mtime) < LEASE_SECONDS
 
 
@@ -151,12 +151,12 @@ def _name_path(run_folder: Path) -> Path:
 
 
 def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool = False) -> Attempt:
-    """Make the folder of the next attempt of a run, and take its lease.
+    """Create the folder of the next attempt of a run, and take its lease.
 
     Args:
-        run_folder: the run's folder, which is made if it does not exist.
+        run_folder: the run's folder, which is created if it does not exist.
         rank: the rank of this process.
-        session: a random identifier of this process's life.
+        session: a random identifier of this attempt's process.
         take_over: begin even if a live trainer holds the run.
 
     Raises:
@@ -178,13 +178,13 @@ def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool 
         attempt.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time()))
     except OSError as error:
         raise UsageError(
-            f"the run folder {run_folder} cannot be written ({error.strerror}): choose another folder or free its disk"
+            f"the run folder {run_folder} cannot be written ({error.strerror}): choose another folder, or free space"
         ) from error
     return attempt
 
 
 def _make_run(run_folder: Path) -> str:
-    """Return the run's name. A new run is named after its folder, with eight random digits."""
+    """Return the run's name. A new run is named after its folder, with eight random hexadecimal digits."""
     path = _name_path(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run_folder.resolve().name).strip("-.")[:64] or "run"
@@ -206,7 +206,7 @@ def _in_use(attempt: Attempt) -> RunInUseError:
 
 
 def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
-    """Return an attempt in a copy of a run, after making its folder and those of the attempts before it.
+    """Return an attempt in a copy of a run, after creating its folder and those of the attempts before it.
 
     Raises:
         UsageError: the folder contains another run.

@@ -19,7 +19,7 @@ from trainwire_protocol.journal.records import Damage, RecordScanner, encode_rec
 from trainwire_protocol.wire import Batch
 
 SEGMENT_BYTES: Final = 8 << 20
-"""Size after which a new segment is begun. To find a position, at most one segment is read through."""
+"""Size after which a new segment is started. To find a position, at most one segment is read."""
 
 READ_BYTES: Final = 1 << 20
 """Default size of a read, in bytes."""
@@ -35,7 +35,7 @@ class JournalWriter:
 
     Args:
         folder: the attempt's folder.
-        segment_bytes: size after which a new segment is begun.
+        segment_bytes: size after which a new segment is started.
     """
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -57,7 +57,7 @@ class JournalWriter:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
         except OSError:
-            # If the fragment cannot be removed, readers skip it, and a later removal must spare what follows it.
+            # If the fragment cannot be removed, readers skip it, and a later removal must not remove what follows it.
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, self._size)
             self._size = os.fstat(descriptor).st_size
@@ -84,7 +84,7 @@ class JournalWriter:
 def recover(folder: Path) -> Batch | None:
     """Remove an unfinished record that a killed writer left at the end, and return the last batch, if there is one.
 
-    Only for a process that continues to write this journal.
+    Call this only in the process that continues to write this journal.
 
     Raises:
         OSError: a segment cannot be read or truncated.
@@ -139,7 +139,7 @@ class JournalReader:
     def read(self, *, final: bool = False) -> list[Batch]:
         """Return the next batches, about `read_bytes` of them, or an empty list if there are no more yet.
 
-        With `final`, the attempt is over: an unfinished record at the end is damage instead of one to wait for.
+        With `final`, the attempt is over: an unfinished record at the end is damage, and not waited for.
 
         Raises:
             OSError: a segment cannot be read.
@@ -210,5 +210,5 @@ class JournalReader:
         """Return the segment to read after the current one: the last that may contain the event after `after`."""
         current = self._segment.name if self._segment else ""
         segments = [path for path in list_segments(self.folder) if path.name > current]
-        begun = [path for path in segments if int(path.stem) <= self.after + 1]
-        return begun[-1] if begun else next(iter(segments), None)
+        earlier = [path for path in segments if int(path.stem) <= self.after + 1]
+        return earlier[-1] if earlier else next(iter(segments), None)

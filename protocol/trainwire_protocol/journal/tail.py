@@ -1,4 +1,4 @@
-"""The first and the last batches of an attempt's journal, found without reading what lies between."""
+"""The first and the last batches of an attempt's journal, found without reading those in between."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from trainwire_protocol.wire import Batch
 _CHUNK_BYTES: Final = 64 << 10
 
 _MAX_TRIES: Final = 64
-"""How many markers are tried as the beginning of a record. The bytes within a record may contain some."""
+"""How many markers are tried as the beginning of a record, as the contents of records may contain markers too."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """How far one attempt is recorded."""
+    """The last recorded positions of one attempt."""
 
     rank: int
     attempt: int
     head: int = -1
     """Seq of the last event."""
     heads: dict[str, int] = field(default_factory=dict)
-    """For each channel the seq of its last event."""
+    """For each channel, the seq of its last event."""
 
 
 def read_head(attempt: Attempt) -> Head:
-    """Return how far an attempt is recorded, according to its last batch.
+    """Return the last recorded positions of an attempt, according to its last batch.
 
     Raises:
         OSError: the journal cannot be read.
@@ -70,8 +70,8 @@ def batches_backwards(attempt: Attempt, content: bytes = MARKER, limit: int | No
 
     Args:
         attempt: the attempt.
-        content: bytes that a record must contain; by default all do.
-        limit: stop at the segment in which this many bytes from the end are reached.
+        content: bytes that a record must contain; the default is in every record.
+        limit: stop after the segment in which this many bytes from the end are reached.
 
     Raises:
         OSError: the journal cannot be read.

@@ -1,4 +1,4 @@
-"""Verification: proves that the record of a run is complete, or reports exactly what is missing."""
+"""Verification: checks that a run was recorded completely, and reports exactly what is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AttemptReport:
     head: int = -1
     """Seq of the last event."""
     heads: dict[str, int] = field(default_factory=dict)
-    """For each channel the seq of its last event."""
+    """For each channel, the seq of its last event."""
     ending: str | None = None
     """Name of the last event, if it ends the attempt."""
     is_live: bool = False
@@ -41,7 +41,7 @@ class AttemptReport:
     dropped: int = 0
     """Number of values that were dropped before they got a seq, from `events/dropped` events."""
     damages: list[str] = field(default_factory=list)
-    """Bytes that contain no readable record, each with its place."""
+    """Ranges of bytes that contain no readable record, each with its location."""
     torn_bytes: int = 0
     """Size of an unfinished record that a process left when it died."""
     superseded: tuple[int, int] | None = None
@@ -50,7 +50,7 @@ class AttemptReport:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing, lost, dropped or damaged; the unfinished record of a dead process is neither."""
+        """Whether nothing is missing, lost, dropped or damaged, not counting an unfinished record of a dead process."""
         return not (
             self.missing or self.lost or self.dropped or self.damages or self.malformed or self.is_cut
         )  # fmt: skip
@@ -77,7 +77,7 @@ def verify_run(run_folder: Path, on_progress: Callable[[int], None] = lambda _: 
 
 
 def _add_missing_origins(reports: Sequence[AttemptReport]) -> None:
-    """Report events as missing that a later attempt resumed from, and that are not in the journal."""
+    """Report as missing the events up to a position that a later attempt resumed from, if the journal lacks them."""
     by_number = {report.attempt: report for report in reports}
     for origin in (report.resumed_from for report in reports if report.resumed_from):
         resumed = by_number.get(origin.attempt)

@@ -1,1 +1,1 @@
-"""The reader's end: subscriptions, history, targets, commands. It may use every other room of the protocol."""
+"""The reader's end: subscriptions, history, targets, commands. May use every other room of the protocol."""

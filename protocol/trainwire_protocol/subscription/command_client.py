@@ -19,7 +19,7 @@ from trainwire_protocol.transport.requester import REPLY_SECONDS, Requester
 from trainwire_protocol.wire import Cursor
 
 TRIES: Final = 3
-"""How often a request is sent until there is a reply. A command has an id, so a repeated one is applied once."""
+"""Number of times a request is sent until there is a reply. A command has an id, so a repeated one is applied once."""
 
 
 async def send_command(
@@ -100,5 +100,5 @@ def _find_connection(target: Target, rank: int) -> Connection | None:
     except ConnectionFileError as error:
         raise TargetError(f"no training is running in {target}: {error}") from error
     if not connection.is_reachable():
-        raise TargetError(f"no training can be reached in {target}: its process is gone, or on another host")
+        raise TargetError(f"no training can be reached in {target}: its process has ended, or is on another host")
     return connection

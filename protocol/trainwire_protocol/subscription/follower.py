@@ -1,4 +1,4 @@
-"""Follows one rank's stream: takes live batches while none is missing before them, and reads the history otherwise."""
+"""Follows one rank's stream: takes live batches while nothing before them is missing, and else reads the history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainwire_protocol.transport.live import Heartbeat, LiveFeed, read_heartbea
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor
 
 WARNING_INTERVAL_SECONDS: Final = 60.0
-"""Interval at which a waiting reader logs that it waits."""
+"""Interval at which a waiting reader logs that it is waiting."""
 
 POLL_SECONDS: Final = 0.1
 """Interval at which the history is read if there is no live feed."""
@@ -26,10 +26,10 @@ SILENCE_SECONDS: Final = 0.5
 """Time without any message after which a live feed counts as silent."""
 
 END_TRIES: Final = 3
-"""How often a publisher is asked, after its last event, whether a later attempt follows."""
+"""Number of times a publisher is asked, after its last event, whether a later attempt follows."""
 
 ANSWER_SECONDS: Final = 10.0
-"""Time that a publisher has to report later attempts if the reader does not follow the run."""
+"""Time within which a publisher must report later attempts if the reader does not follow the run."""
 
 _log = logging.getLogger("trainwire")
 
@@ -63,7 +63,7 @@ class Watchdog:
         """Seconds without a sign of life, as of the last `check`."""
 
     def check(self, reason: str, *, warn_at_once: bool = False) -> None:
-        """Report that no data has arrived, for the given reason; `warn_at_once` does not wait a minute to log it.
+        """Report that no data has arrived, for the given reason; with `warn_at_once`, log it without waiting a minute.
 
         Raises:
             IncompleteError: the time limit is exceeded.
@@ -105,7 +105,7 @@ class Follower:
         self._cursor = self._start = cursor or Cursor(0, -1)
         self._follow, self._skip_superseded = follow, skip_superseded
         self._kept: dict[int, int | None] | None = None
-        """For each attempt the last seq that is not superseded, if superseded events are skipped; None keeps all."""
+        """For each attempt, the last seq that is not superseded, if superseded events are skipped; None keeps all."""
         self._ended = self._is_dead = False
         self._from_now = self._is_view = cursor is None
         self._shown = Cursor(0, -1)
@@ -158,7 +158,7 @@ class Follower:
             await asyncio.sleep(POLL_SECONDS)
         self._watchdog.reset()
         if self._start.seq >= 0 and self._start.attempt not in attempts:
-            raise CursorAheadError(f"the journal has no attempt {self._start.attempt}, but it was read up to there")
+            raise CursorAheadError(f"the journal has no attempt {self._start.attempt}, but was read up to it")
         if self._skip_superseded:
             kept = kept_ranges(attempts)
             self._kept = {number: kept.get(number, -1) for number in attempts}
@@ -189,7 +189,7 @@ class Follower:
             return
         message = (
             f"the journal of attempt {cursor.attempt} ends at seq {history.head}, but was read up to {cursor.seq}: "
-            "its disk has lost the end"
+            "its disk has lost data"
         )
         if is_continued:
             raise CursorAheadError(message)
@@ -202,7 +202,7 @@ class Follower:
             await self._skip_to_now(history)
         # When the attempt's last event arrived live, nothing is missing, and its publisher may be gone.
         while not self._ended:
-            # Ask before reading: what is recorded once an attempt is over is complete.
+            # Ask before reading, so that after the end of an attempt all of it is read.
             over = await self._is_over(history)
             async for batch in self._catch_up(history, over):
                 yield batch
@@ -229,13 +229,13 @@ class Follower:
             pass
 
     async def _catch_up(self, history: History, over: bool) -> AsyncIterator[Batch]:
-        """Yield what the history holds after the cursor."""
+        """Yield what the history contains after the cursor."""
         while batches := await self._read(history, over):
             self._watchdog.reset()
             for batch in batches:
                 if self._accept(batch):
                     yield batch
-            # Reading on would keep a busy reader from going live, or from ending. An archive has no live feed.
+            # Otherwise a busy reader would never go live, or never end. An archive has no live feed.
             if history.is_at_end and not over and not (self._follow and self._target.archive):
                 break
         for damage in history.damages:
@@ -280,7 +280,7 @@ class Follower:
                     return
 
     def _is_ahead(self, batch: Batch) -> bool:
-        """Return whether something must be read from the history before a live batch."""
+        """Return whether the history must be read before a live batch is delivered."""
         attempt = batch.header.attempt
         return attempt > self._cursor.attempt or (
             attempt == self._cursor.attempt and not batch.follows(self._cursor.seq, self._channels)

@@ -1,4 +1,4 @@
-"""Where a reader gets the batches it did not receive live: the journal's files, or the publisher by `fetch`."""
+"""The sources of the batches that a reader did not receive live: the journal's files, or `fetch` requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire_protocol.transport.requester import Requester
 from trainwire_protocol.wire import Batch, Cursor
 
 HELLO_SECONDS: Final = 2.0
-"""Time that a publisher has to reply to `hello`."""
+"""Time within which a publisher must reply to `hello`."""
 
 JOURNAL_QUIET_SECONDS: Final = 0.5
 """Silence of the live feed after which the journal's files are read; reading them costs the publisher nothing."""
@@ -38,7 +38,7 @@ class History(Protocol):
     ended: bool
     """Whether the attempt's last event was recorded, and has been read."""
     damages: list[str]
-    """What could not be read, each with its place; the caller clears the list."""
+    """The ranges that could not be read, each with its location; the caller clears the list."""
     head: int | None
     """Seq of the last event known to be recorded in the attempt."""
     is_at_end: bool
@@ -160,7 +160,7 @@ class JournalHistory:
 
 
 class FetchHistory:
-    """The history that the publisher gives to readers that cannot read its files."""
+    """The history from the publisher, for readers that cannot read its files."""
 
     def __init__(
         self,
@@ -172,10 +172,10 @@ class FetchHistory:
         """Read from a publisher.
 
         Args:
-            requester: connected to the publisher; whoever made it closes it.
-            channels: to read.
+            requester: the connection to the publisher; the caller closes it.
+            channels: the channels to read.
             reconnect: connects the requester to the publisher of the run's latest attempt.
-            credit: bytes to request at a time.
+            credit: number of bytes to request at a time.
         """
         self.ended = False
         self.damages: list[str] = []
@@ -201,7 +201,7 @@ class FetchHistory:
 
         Raises:
             TimeoutError: the publisher does not answer.
-            IncompleteError: it never will, since its process is gone from this host.
+            IncompleteError: the publisher never will answer, since its process on this host is gone.
         """
         await self._reconnect()
         try:

@@ -1,4 +1,4 @@
-"""Where a reader of one rank gets its batches: a history, and a live feed while there is a publisher."""
+"""The sources of one rank's batches: a history, and a live feed while there is a publisher."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class SourceOptions:
     read_ahead_bytes: int = READ_BYTES
     """Bytes of the history that are read at a time, and that may wait for the reader."""
     context: zmq.asyncio.Context | None = None
-    """For the sockets, if many sources share one; None opens one for this source."""
+    """The context of the sockets, if many sources share it; None opens one for this source."""
     selector: CoalescingSelector | None = None
     """Polls the sockets of the live feeds, if many sources share one."""
     raw: bool = False
-    """True takes batches without decoding their events, to copy them."""
+    """True returns batches without decoding their events, to copy them."""
 
 
 class Source:
-    """Opens what a target offers, as it becomes available."""
+    """Opens the history and the live feed of a target, as they become available."""
 
     def __init__(self, options: SourceOptions) -> None:
         """Start without files or sockets open."""
@@ -75,7 +75,7 @@ class Source:
         return TargetError(f"there is no run of rank {self.options.rank} in {target}")
 
     async def acknowledge(self, cursor: Cursor, name: str | None) -> bool:
-        """Report to the publisher, or to the archive, how far the reader called `name` has got.
+        """Report the position of the reader called `name` to the publisher or to the archive.
 
         Returns False if neither is available yet.
 

@@ -1,6 +1,6 @@
-"""The reader's end of the wire: every event of the requested channels, in order, once, from a given position.
+"""The reader's end of the wire: every event of the requested channels, in order and once, from a given position.
 
-PUB and SUB drop messages by design. A subscription notices a gap by the `before` of each batch, and gets the missing
+PUB and SUB drop messages by design. A subscription detects a gap from the `before` of each batch, and gets the missing
 batches from the history: the journal's files, or the publisher.
 """
 
@@ -57,18 +57,18 @@ class Subscription:
 
         Args:
             target: the run; it need not have started yet.
-            rank: whose batches to read.
+            rank: the rank whose batches are read.
             channels: `event`, `media` or both.
             cursor: deliver everything after it.
             from_now: deliver what is recorded from now on, for live views; `cursor` is ignored.
             follow: False ends with what is recorded now, even if the run continues; the run must have started.
             skip_superseded: leave out events that a later attempt has superseded.
             give_up: seconds to wait for a publisher that is silent but not known to be gone; None waits forever.
-            name: under which `acknowledge` reports the reader's position to the publisher.
+            name: the name under which `acknowledge` reports the reader's position to the publisher.
             use_journal: False reads the history by `fetch` even if the journal's files are available.
-            high_water_mark: live messages queued for this reader before more are dropped.
-            read_ahead_bytes: bytes of the history to read at a time; as many may wait for the caller.
-            context: for the sockets, if many subscriptions share one; None opens one for this subscription.
+            high_water_mark: number of live messages queued for this reader before more are dropped.
+            read_ahead_bytes: number of bytes of the history to read at a time; as many may wait for the caller.
+            context: the context of the sockets, if many subscriptions share it; None opens one for this subscription.
             selector: polls the socket of the live feed, if many subscriptions share one.
             raw: deliver batches without decoding their events, even malformed ones, to copy them.
         """
@@ -172,7 +172,7 @@ class Subscription:
             raise RequestError("the training does not answer") from None
 
     async def acknowledge(self, cursor: Cursor) -> None:
-        """Report to the publisher, if it can be reached, how far the reader called `name` has got."""
+        """Report the reader's position, under its `name`, to the publisher, if that can be reached."""
         with contextlib.suppress(TimeoutError, ProtocolError):
             if await self._source.acknowledge(cursor, self._name):
                 self.acknowledged = time.monotonic()

@@ -1,4 +1,4 @@
-"""TARGET, as every command takes it: a run's folder, a connection file, or an address.
+"""TARGET, the argument with which commands name a run: its folder, a connection file, or an address.
 
 An address is the ZeroMQ endpoint of a publisher, or a URL with a scheme that an installed package adds. A package whose
 name begins with `trainwire_` adds schemes by a module `target_schemes` with a mapping `RESOLVERS` from each scheme to a
@@ -36,7 +36,7 @@ class Archive(Protocol):
         """Return the history of one rank."""
 
     def for_sink(self, sink: str, output: Path, rank: int) -> Archive:
-        """Return this log for a sink, whose position it remembers by what the sink writes and where."""
+        """Return this log for one sink; its position is stored under the sink and its output."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Target:
     """A run, identified by its folder, by its publisher's request endpoint, or both; or by an archive."""
 
     folder: Path | None
-    """The run's folder, which holds the journal and the connection file; it need not exist yet."""
+    """The run's folder, which contains the journal and the connection file; it need not exist yet."""
     request: str | None = None
     """ZeroMQ endpoint of the publisher's ROUTER socket."""
     connection: Connection | None = None
     """The content of a connection file outside a run's folder, such as a copy on another host."""
     archive: Archive | None = None
-    """A log that holds the run; then there is neither a folder nor a publisher."""
+    """A log that contains the run; then there is neither a folder nor a publisher."""
 
     def __str__(self) -> str:
         return str(self.folder or self.request or self.archive)
 
     def for_sink(self, sink: str, output: Path, rank: int) -> Target:
-        """Return the target for a sink: an archive remembers its position by what the sink writes and where."""
+        """Return the target for one sink; an archive stores its position under the sink and its output."""
         return replace(self, archive=self.archive.for_sink(sink, output, rank)) if self.archive else self
 
 

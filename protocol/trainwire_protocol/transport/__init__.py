@@ -1,1 +1,1 @@
-"""The sockets of both ends: server, requests, live feed, authentication. It may use the journal and the rooms below."""
+"""The sockets of both ends: server, requests, live feed, authentication. May use `journal` and what is below it."""

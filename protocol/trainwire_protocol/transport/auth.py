@@ -20,7 +20,7 @@ from zmq.utils import z85
 from trainwire_protocol.transport.polling import SocketMonitor
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""Time that a connection has to complete the handshake before it is closed."""
+"""Time within which a connection must complete the handshake; otherwise it is closed."""
 
 HEARTBEAT_INTERVAL_SECONDS: Final = 5.0
 """Interval of ZeroMQ's own heartbeats on a client's connection, and the timeout of a connection attempt."""
@@ -29,7 +29,7 @@ HEARTBEAT_TIMEOUT_SECONDS: Final = 15.0
 """A client reconnects after a heartbeat goes unanswered for this time; libzmq answers even while a program computes."""
 
 WARNING_INTERVAL_SECONDS: Final = 10.0
-"""Shortest time between two warnings about refused clients."""
+"""Minimum time between two warnings about refused clients."""
 
 MONITORED_EVENTS: Final = (
     zmq.EVENT_ACCEPTED
@@ -47,10 +47,10 @@ _EVENT_REASONS: Final[dict[int, str]] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: _NO_KEY,
 }
 _PROTOCOL_REASONS: Final[dict[int, str]] = {
-    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "has a wrong public key of this publisher",
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "has the wrong public key for this publisher",
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: _NO_KEY,
 }
-"""For each value of the event `HANDSHAKE_FAILED_PROTOCOL`."""
+"""The reason for each value of the event `HANDSHAKE_FAILED_PROTOCOL`."""
 
 _log = logging.getLogger("trainwire")
 
@@ -75,7 +75,7 @@ class KeyPair(NamedTuple):
 
 
 class ServerKeys(NamedTuple):
-    """What a publisher needs to serve over TCP."""
+    """The keys that a publisher needs to serve over TCP."""
 
     server: KeyPair
     allowed: frozenset[str]
@@ -85,7 +85,7 @@ class ServerKeys(NamedTuple):
 
 
 class ClientKeys(NamedTuple):
-    """What a client needs to connect over TCP."""
+    """The keys that a client needs to connect over TCP."""
 
     server: str
     """The publisher's public key."""
@@ -187,7 +187,7 @@ class _ConnectionCounter:
         """Number of connections that never authenticated.
 
         libzmq closes a connection of another protocol without an event, and does not report which connection
-        succeeded. So these are the accepted ones that neither succeeded nor may still be in their handshake.
+        succeeded. So this counts the accepted ones that neither succeeded nor may still be in their handshake.
         """
         earliest = time.monotonic() - HANDSHAKE_SECONDS
         pending = sum(accepted > earliest for accepted in self._handshakes.values())

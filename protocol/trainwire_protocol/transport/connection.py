@@ -20,14 +20,14 @@ from trainwire_protocol.transport.auth import ClientKeys, KeyPair, is_key
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
 
 MAX_CONNECTION_FILE_BYTES: Final = 64 << 10
-"""Size of the largest connection file that is read."""
+"""Maximum size of a connection file, in bytes."""
 
 _ENDPOINT: Final = re.compile(r"ipc://[^\0]{1,107}|tcp://[^\s/:\0]+:[0-9]{1,5}|tcp://\[[0-9A-Fa-f:.%]+\]:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What a client needs to reach a publisher."""
+    """The contents of a connection file: what a client needs to reach a publisher."""
 
     publish: str
     """ZeroMQ endpoint of the PUB socket."""
@@ -90,7 +90,7 @@ def read_connection(path: Path) -> Connection:
         refuse_newer(fields["version"])
     invalid = next((name for name, is_valid in _CHECKS.items() if not is_valid(fields.get(name))), None)
     if invalid:
-        # Even an invalid key may hold a secret.
+        # Even an invalid key may contain a secret.
         found = "not a map of three keys" if invalid == "keys" else f"{fields.get(invalid)!r:.60}"
         raise ConnectionFileError(f"{path} is not a connection file: {invalid} is {found}")
     return _from_fields({name: fields[name] for name in _CHECKS if name in fields})
@@ -133,4 +133,4 @@ _CHECKS: Final[dict[str, Callable[[object], bool]]] = {
     "keys": lambda value: value is None or _is_key_map(value),
     "version": _is_version,
 }
-"""For each field whether a value is valid; None stands for a missing field."""
+"""For each field, a function that returns whether a value is valid; None stands for a missing field."""

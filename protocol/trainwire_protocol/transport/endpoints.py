@@ -18,10 +18,10 @@ from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys
 from trainwire_protocol.transport.key_files import read_server_keys
 
 BIND: Final = "TRAINWIRE_BIND"
-"""Environment variable with the address to bind if none is given."""
+"""Environment variable with the address to bind to if none is given."""
 
 LONGEST_SOCKET_PATH: Final = 100
-"""Length of the longest path of an ipc socket, in bytes; the system's limit is 107."""
+"""Maximum length of the path of an ipc socket, in bytes; the system's limit is 107."""
 
 LAST_PORT: Final = 65534
 """Highest port that can be given, since the next one is used too."""
@@ -29,7 +29,7 @@ LAST_PORT: Final = 65534
 
 @dataclass(frozen=True)
 class Tcp:
-    """How clients on other hosts reach a publisher, and which of them may."""
+    """How clients on other hosts reach a publisher, and which of them may connect."""
 
     bind: str | None = None
     """`tcp://address:port` to listen on, with port 0 for any; the next port is used too. None: only this host."""
@@ -42,7 +42,7 @@ class Tcp:
 
     @classmethod
     def from_environment(cls, given: str | Tcp | None = None) -> Tcp:
-        """Return what is given, as an address or in full; otherwise the values of `TRAINWIRE_BIND` and its like.
+        """Return the given address or settings; without them, those in `TRAINWIRE_BIND` and the related variables.
 
         Raises:
             OptionError: the value is neither an address nor a `Tcp`.
@@ -65,10 +65,10 @@ class Tcp:
         bound = _parse_bind(self.bind)[1] if self.bind else None
         advertised = _parse_advertise(self.advertise)[1] if self.advertise else None
         if advertised and self.bind and not bound:
-            raise OptionError(f"advertise is {self.advertise!r}; a port in it needs one in bind too")
+            raise OptionError(f"advertise is {self.advertise!r}; bind must then have a port too")
 
     def _offset_by(self, local_rank: int) -> Tcp:
-        """Return this with ports of its own for a local rank, as the processes of a host share an environment.
+        """Return a copy with the ports of a local rank, as all processes of a host read the same variables.
 
         Each rank has the two ports after those of the previous one.
 
@@ -89,14 +89,14 @@ class Tcp:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """What a server binds, and the keys for it."""
+    """The endpoints that a server binds, and its keys."""
 
     publish: str
     request: str
     server_keys: ServerKeys | None = None
     client_keys: ClientKeys | None = None
     folder: Path | None = None
-    """Holds the socket files; `remove` deletes it."""
+    """Contains the socket files; `remove` deletes it."""
     advertise: str | None = None
 
     @classmethod
@@ -107,7 +107,7 @@ class Endpoints:
 
         Raises:
             OptionError: an address is invalid.
-            KeyFileError: a key file is missing or holds no key.
+            KeyFileError: a key file is missing or contains no key.
             UsageError: the folder for the sockets cannot be created.
         """
         tcp.check()

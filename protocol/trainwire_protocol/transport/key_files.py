@@ -1,6 +1,6 @@
 """Key files: `trainwire keygen` writes them, publishers and clients read them.
 
-<name>.key    a key pair, and for a client the public key of its publisher; it stays where it was made
+<name>.key    a key pair, and for a client the public key of its publisher; it stays where it was created
 <name>.pub    the public key of that pair, and whether it may send commands; it goes into the publisher's list
 
 A list is a folder of `.pub` files. Both kinds are JSON, and only the owner can read a `.key` file.
@@ -18,14 +18,14 @@ from trainwire_protocol.journal.files import create_atomically, read_json_map
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys, is_key
 
 CLIENT_KEY: Final = "TRAINWIRE_KEY"
-"""Environment variable with the path of a client's key file, for publishers that are named by an address."""
+"""Environment variable with the path of a client's key file, for publishers given by their address."""
 
 KEY_FILE_BYTES: Final = 4096
-"""Size of the largest key file that is read."""
+"""Maximum size of a key file, in bytes."""
 
 
 def make_key_files(name: Path, server: Path | None = None, *, may_command: bool = True) -> tuple[Path, Path]:
-    """Write a new pair to `<name>.key` and `<name>.pub`, and return the two paths.
+    """Generate a key pair, write it to `<name>.key` and `<name>.pub`, and return the two paths.
 
     Args:
         name: path of both files without suffix; its folder is created if needed.
@@ -34,7 +34,7 @@ def make_key_files(name: Path, server: Path | None = None, *, may_command: bool 
 
     Raises:
         UsageError: one of the files exists already, or cannot be written.
-        KeyFileError: `server` holds no key.
+        KeyFileError: `server` contains no key.
     """
     pair, secret, public = KeyPair.make(), name.with_name(f"{name.name}.key"), name.with_name(f"{name.name}.pub")
     secret_fields = {**pair._asdict(), "server": read_public_key(server)} if server else pair._asdict()
@@ -53,7 +53,7 @@ def read_public_key(path: Path) -> str:
     """Return the public key in a `.pub` file.
 
     Raises:
-        KeyFileError: it holds none.
+        KeyFileError: the file contains none.
     """
     return str(_read_fields(path, "public")["public"])
 
@@ -62,7 +62,7 @@ def read_key_pair(path: Path) -> KeyPair:
     """Return the pair in a `.key` file.
 
     Raises:
-        KeyFileError: it holds none.
+        KeyFileError: the file contains none.
     """
     fields = _read_fields(path, "public", "secret")
     return KeyPair(fields["public"], fields["secret"])
@@ -77,7 +77,7 @@ def read_server_keys(server: Path | None, clients: Path | None, own_client: str)
         own_client: public key of the client in the connection file.
 
     Raises:
-        KeyFileError: a file or the folder is missing, or a file holds no key.
+        KeyFileError: a file or the folder is missing, or a file contains no key.
     """
     pair = read_key_pair(server) if server else KeyPair.make()
     if clients and not clients.is_dir():
@@ -91,7 +91,7 @@ def keys_to(endpoint: str) -> ClientKeys | None:
     """Return the keys to a publisher at an address: over TCP those in the file that `TRAINWIRE_KEY` names.
 
     Raises:
-        KeyFileError: the variable is not set, or the file does not hold the keys.
+        KeyFileError: the variable is not set, or the file does not contain the keys.
     """
     path = os.environ.get(CLIENT_KEY)
     if not endpoint.startswith("tcp://"):
@@ -101,13 +101,13 @@ def keys_to(endpoint: str) -> ClientKeys | None:
     fields = _read_fields(Path(path), "public", "secret")
     if not is_key(fields.get("server")):
         raise KeyFileError(
-            f"{path} holds no publisher's key: make a key file with trainwire keygen NAME --server PUBLISHER.pub"
+            f"{path} contains no publisher's key: create a key file with trainwire keygen NAME --server PUBLISHER.pub"
         )
     return ClientKeys(fields["server"], KeyPair(fields["public"], fields["secret"]))
 
 
 def _read_fields(path: Path, *keys: str) -> dict[str, Any]:
-    """Return the fields of a key file, which must hold these keys; no error message shows their values."""
+    """Return the fields of a key file, which must contain these keys; no error message shows their values."""
     try:
         fields = read_json_map(path, KEY_FILE_BYTES)
     except OSError as error:
@@ -116,5 +116,5 @@ def _read_fields(path: Path, *keys: str) -> dict[str, Any]:
         raise KeyFileError(f"{path} is not a key file: {error}") from None
     missing = [key for key in keys if not is_key(fields.get(key))]
     if missing:
-        raise KeyFileError(f"{path} holds no key {missing[0]!r}: make key files with trainwire keygen")
+        raise KeyFileError(f"{path} contains no key {missing[0]!r}: create key files with trainwire keygen")
     return fields

@@ -1,4 +1,4 @@
-"""The live feed: a SUB socket that receives what a publisher sends as it happens, batches and heartbeats."""
+"""The live feed: a SUB socket that receives a publisher's batches and heartbeats as they are sent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainwire_protocol.transport.polling import CoalescingSelector, SocketPolle
 from trainwire_protocol.wire import HEARTBEAT, Batch, Header, decode_batch, topic, unpack_map
 
 HIGH_WATER_MARK: Final = 1000
-"""Messages queued for this reader; ZeroMQ drops further ones, and the reader gets them from the history."""
+"""Maximum number of messages queued for this reader. ZeroMQ drops further ones; the history still contains them."""
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
-"""Size of the largest message accepted; libzmq disconnects a publisher that sends a larger one."""
+"""Maximum size of a message, in bytes; libzmq disconnects a publisher that sends a larger one."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Heartbeat:
     """What a publisher reports about itself each second."""
 
     header: Header
-    """Its `before` holds the last journaled seq of each channel."""
+    """Its `before` contains the last journaled seq of each channel."""
     fields: dict[str, Any]
     """`walltime`, `state`, `step`, `step_walltime`, `dropped`; any of them may be missing."""
     received: float
@@ -61,13 +61,13 @@ class LiveFeed:
         """Connect to a publisher, on the running loop.
 
         Args:
-            context: for the socket.
-            endpoint: of the publisher's PUB socket.
-            run: name of the run.
-            rank: whose batches to receive.
-            channels: to subscribe to, besides the heartbeats.
-            high_water_mark: messages queued for this reader before more are dropped.
-            keys: required over TCP.
+            context: the context of the socket.
+            endpoint: the endpoint of the publisher's PUB socket.
+            run: the name of the run.
+            rank: the rank whose batches are received.
+            channels: the channels to subscribe to, besides the heartbeats.
+            high_water_mark: number of messages queued for this reader before more are dropped.
+            keys: the keys to the publisher; required over TCP.
             raw: accept batches without decoding their events.
             selector: polls the socket, if many share one.
 
@@ -89,7 +89,7 @@ class LiveFeed:
         except zmq.ZMQError as error:
             # The context does not know this socket, and would wait forever for it when it is closed.
             self._socket.close()
-            raise RequestError(f"the publisher's endpoint {endpoint!r:.200} cannot be connected to: {error}") from error
+            raise RequestError(f"cannot connect to the publisher's endpoint {endpoint!r:.200}: {error}") from error
         self._poller = SocketPoller(self._socket, selector)
 
     async def receive(self, timeout: float) -> Batch | None:
@@ -110,7 +110,7 @@ class LiveFeed:
                     return batch
 
     def is_readable(self, batch: Batch) -> bool:
-        """Return whether a batch's events can be decoded. `receive` leaves this to the caller: many are not needed."""
+        """Return whether a batch's events can be decoded. `receive` does not check this, as many are not used."""
         try:
             return self._raw or batch.malformed >= 0
         except MalformedBatchError:

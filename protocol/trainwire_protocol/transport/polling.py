@@ -16,7 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 class CoalescingSelector:
     """Polls many file descriptors together, at most once per interval.
 
-    With hundreds of sockets, waking the loop for each of them costs more than the work done then.
+    With hundreds of sockets, waking the loop for each of them costs more than handling their messages.
     """
 
     def __init__(self, interval: float) -> None:
@@ -64,7 +64,7 @@ class SocketPoller:
     """
 
     def __init__(self, socket: zmq.Socket[bytes], selector: CoalescingSelector | None = None) -> None:
-        """Watch a socket on the running loop, or by a selector that many sockets share."""
+        """Watch a socket on the running loop, or with a selector that many sockets share."""
         self._socket, self._descriptor = socket, int(socket.get(zmq.FD))
         self._loop = asyncio.get_running_loop()
         self._readers = selector or self._loop
@@ -72,7 +72,7 @@ class SocketPoller:
         self._readers.add_reader(self._descriptor, self._check)
 
     async def wait(self, timeout: float) -> bool:
-        """Wait for a message; returns False if none arrived in `timeout` seconds.
+        """Wait for a message; return False if none arrived in `timeout` seconds.
 
         Call it only after a non-blocking receive has raised `zmq.Again`: it reports only what arrives later.
         """

@@ -20,10 +20,10 @@ REPLY_SECONDS: Final = 5.0
 """Time after which a reply counts as lost."""
 
 MAX_REPLY_BYTES: Final = 4 << 20
-"""Size of the largest head of a reply; that of `hello` holds the run's hparams."""
+"""Maximum size of the head of a reply, in bytes; that of `hello` contains the run's hparams."""
 
 MAX_FRAME_BYTES: Final = 2 * MAX_BODY_BYTES
-"""Size of the largest frame of a reply; libzmq disconnects a publisher that sends a larger one."""
+"""Maximum size of a frame of a reply, in bytes; libzmq disconnects a publisher that sends a larger one."""
 
 
 class Requester:
@@ -71,7 +71,7 @@ class Requester:
     async def request(
         self, verb: str, *, timeout: float = REPLY_SECONDS, **arguments: Any
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """Send a request and return the head and the further frames of the reply.
+        """Send a request, and return the head and the remaining frames of the reply.
 
         Raises:
             TimeoutError: there was no reply in time; the publisher may be gone, or busy.

@@ -24,13 +24,13 @@ from trainwire_protocol.journal.segments import JournalReader
 from trainwire_protocol.wire import VERSION, Batch, Cursor, unpack_map
 
 MAX_CREDIT: Final = 4 << 20
-"""Bytes in the largest reply to a `fetch`, unless a single batch is larger."""
+"""Maximum size of a reply to `fetch`, in bytes; a single batch may exceed it."""
 
 MAX_SCANNED_BYTES: Final = 2 << 20
-"""Bytes of the journal that one `fetch` scans at most for the requested channels."""
+"""Maximum number of bytes of the journal that one `fetch` scans for the requested channels."""
 
 MAX_CHANNELS: Final = 16
-"""Channels that one `fetch` can request."""
+"""Maximum number of channels in a `fetch`."""
 
 FETCH_SHARE: Final = 0.05
 """Share of a processor's time that replies to `fetch` may take."""
@@ -39,25 +39,25 @@ LONGEST_REST_SECONDS: Final = 1.0
 """Longest pause after a `fetch`; a client that waits longer repeats its request, which costs more."""
 
 MAX_FETCHES: Final = 4
-"""Pending `fetch` requests of one client; further ones get no reply, so that other clients get their turn."""
+"""Maximum number of pending `fetch` requests of one client; further ones get no reply, so that others are served."""
 
 MAX_WAITING_FETCHES: Final = 48
-"""Pending `fetch` requests of all clients; other requests are answered meanwhile."""
+"""Maximum number of pending `fetch` requests of all clients; other requests are answered meanwhile."""
 
 MAX_FETCH_SESSIONS: Final = 16
-"""Positions in the journal that stay open between one `fetch` and the next."""
+"""Maximum number of positions in the journal that stay open between one `fetch` and the next."""
 
 ACKNOWLEDGEMENT_SECONDS: Final = 30.0
-"""Time for which an acknowledgement counts; after it the publisher no longer waits for the sink."""
+"""Time after which an acknowledgement expires, and the publisher no longer waits for the sink."""
 
 MAX_SINKS: Final = 1000
-"""Sinks whose acknowledgements are kept."""
+"""Maximum number of sinks whose acknowledgements are kept."""
 
 MAX_SINK_CHARACTERS: Final = 256
-"""Length of a sink's longest name, in characters."""
+"""Maximum length of a sink's name, in characters."""
 
 MAX_COMMANDS: Final = 1000
-"""Ids of past commands that are kept, so that a repeated command is applied once."""
+"""Number of past commands whose ids are kept, so that a repeated command is applied once."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class FetchSession:
     """Seq up to which everything requested was sent."""
 
     def read(self, channels: Collection[str], credit: int) -> list[bytes]:
-        """Return the next records of these channels within `credit` bytes, or a single larger one; none for 0."""
+        """Return the next records of these channels within `credit` bytes, or a single larger one; none if it is 0."""
         records: list[bytes] = []
         scanned = 0
         while credit > 0 and scanned < MAX_SCANNED_BYTES and (self.ready or self._fill()):
@@ -93,7 +93,7 @@ class FetchSession:
 
 
 class FetchSessions:
-    """The most recent sessions, each found by its attempt, position and channels."""
+    """The most recent sessions, by attempt, position and channels."""
 
     def __init__(self, attempts: Callable[[], Iterable[Attempt]]) -> None:
         """Start without sessions; `attempts` lists the attempts that can be read."""
@@ -105,7 +105,7 @@ class FetchSessions:
         return len(self._sessions)
 
     def take(self, number: int, after: int, channels: tuple[str, ...]) -> FetchSession:
-        """Return the session of a reader that continues after seq `after` of an attempt; it is the caller's alone.
+        """Return the session of a reader that continues after seq `after` of an attempt, for the caller's use alone.
 
         Raises:
             RequestError: the attempt does not exist.
@@ -138,11 +138,11 @@ class FetchSessions:
 
 @dataclass
 class Acknowledgement:
-    """How far a sink has got."""
+    """The position that a sink has reached."""
 
     cursor: Cursor
     expires: float
-    """When it no longer counts, on the monotonic clock."""
+    """When it expires, on the monotonic clock."""
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Responder:
 
     attempt: Attempt
     heads: Mapping[str, int]
-    """For each channel the last seq that was published on it."""
+    """For each channel, the last seq that was published on it."""
     describe: Callable[[], Mapping[str, Any]]
     """Returns the fields of `hello` that the responder does not know itself."""
     sinks: dict[str, Acknowledgement] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class Responder:
     _sessions: FetchSessions = field(init=False)
     _resumed: dict[int, Cursor | None] = field(default_factory=dict)
     _fetching: Counter[bytes] = field(default_factory=Counter)
-    """For each client the number of its pending `fetch` requests."""
+    """For each client, the number of its pending `fetch` requests."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rest_until: float = 0.0
 
@@ -169,7 +169,7 @@ class Responder:
         self._sessions = FetchSessions(self._attempts)
 
     async def answer(self, frames: list[bytes], client: bytes = b"", *, may_command: bool = True) -> list[bytes]:
-        """Return the frames of the reply; for a request that is invalid or not permitted it holds an `error`.
+        """Return the frames of the reply; for a request that is invalid or not permitted it contains an `error`.
 
         Returns no frames if too many `fetch` requests are pending: the client times out and repeats its request.
         """
@@ -276,7 +276,7 @@ class Responder:
             for name in [name for name, known in self.sinks.items() if known.expires <= now]:
                 del self.sinks[name]
             if len(self.sinks) >= MAX_SINKS:
-                raise RequestError(f"the publisher waits for {MAX_SINKS} sinks already, which is the limit")
+                raise RequestError(f"the publisher already waits for {MAX_SINKS} sinks, the maximum")
         self.sinks[sink] = Acknowledgement(cursor, now + ACKNOWLEDGEMENT_SECONDS)
         return {}
 
@@ -287,7 +287,7 @@ class Responder:
         if not _is_name(identifier) or not _is_name(verb) or not isinstance(arguments, dict):
             raise RequestError(f"command is {command!r:.60}, not a map of id, verb and arguments")
         if self.on_command is None:
-            raise RequestError("commands are not accepted: the training has no handler for them, or is over")
+            raise RequestError("commands are not accepted: the training has no handler for them, or has ended")
         if identifier not in self._commands:
             handling = self.on_command(identifier, verb, arguments)
             if handling is not None:

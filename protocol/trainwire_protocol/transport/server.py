@@ -26,20 +26,20 @@ from trainwire_protocol.transport.responder import Responder
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor, Header, encode_header, topic
 
 HIGH_WATER_MARK: Final = 1000
-"""Messages that the PUB socket queues for a subscriber that does not read; it drops further ones."""
+"""Maximum number of messages queued for a subscriber that does not read; the PUB socket drops further ones."""
 
 MAX_PUBLISHED_BYTES: Final = 256 << 10
 """A batch with a larger body is not published, so that the queue for a subscriber that does not read holds at most
 `HIGH_WATER_MARK` times this. Readers notice the gap and get the batch from the journal or by `fetch`."""
 
 MAX_REQUEST_BYTES: Final = 64 << 10
-"""Size of the largest request; libzmq disconnects a client that sends a larger one."""
+"""Maximum size of a request, in bytes; libzmq disconnects a client that sends a larger one."""
 
 MAX_WAITING_REQUESTS: Final = 64
-"""Requests that are answered concurrently; further ones wait in the socket."""
+"""Maximum number of requests that are answered concurrently; further ones wait in the socket."""
 
 MAX_WAITING_REPLIES: Final = 4
-"""Replies that are queued for a client that does not read; further ones are dropped."""
+"""Maximum number of replies queued for a client that does not read; further ones are dropped."""
 
 _LAST: Final = int(zmq.DONTWAIT)
 """Flags of a message's last frame; a plain int, since combining flags takes as long as sending a frame."""
@@ -57,7 +57,7 @@ class ServerContext:
         """Open the context, on the running loop.
 
         Args:
-            keys: of the servers and the clients that may connect; required for TCP endpoints.
+            keys: the keys of the servers and of the clients that may connect; required for TCP endpoints.
         """
         self.zmq = zmq.asyncio.Context()
         self.zmq.set(zmq.MAX_SOCKETS, 8192)
@@ -87,14 +87,14 @@ class Server:
         """Bind both sockets, on the running loop.
 
         Args:
-            attempt: to serve.
-            publish_endpoint: of the PUB socket.
-            request_endpoint: of the ROUTER socket.
-            status: returns what heartbeats and `hello` report of the publisher: its state, step …
-            identity: returns what only `hello` reports: hparams, process …
-            high_water_mark: messages queued for a subscriber that does not read.
-            keys: of the server and the clients that may connect; required for TCP endpoints without a `context`.
-            context: shared with other servers, and their keys; None opens one for this server.
+            attempt: the attempt to serve.
+            publish_endpoint: the endpoint of the PUB socket.
+            request_endpoint: the endpoint of the ROUTER socket.
+            status: returns what heartbeats and `hello` report about the publisher: its state, its step and so on.
+            identity: returns what only `hello` reports: hparams, the process and so on.
+            high_water_mark: number of messages queued for a subscriber that does not read.
+            keys: the keys of the server and of the clients that may connect; required on TCP without a `context`.
+            context: a context, with its keys, that other servers share; None opens one for this server.
 
         Raises:
             zmq.ZMQError: an endpoint cannot be bound.
@@ -137,7 +137,7 @@ class Server:
         high_water_mark: int = HIGH_WATER_MARK,
         context: ServerContext | None = None,
     ) -> Server:
-        """Return a server bound to these endpoints; it reports them as clients on other hosts reach them.
+        """Return a server bound to these endpoints, which reports them under the names that other hosts reach.
 
         Raises:
             UsageError: they cannot be bound.
@@ -220,7 +220,7 @@ class Server:
         return {"publish": self.publish_endpoint, "refused": self.refused, **self._status(), **self._identity()}
 
     def _may_command(self, frame: zmq.Frame) -> bool:
-        """Return whether the sender of a frame may send commands: over TCP its key decides, on this host all may."""
+        """Return whether the sender of a frame may send commands: over TCP its key decides; on this host, all may."""
         return self._authenticator is None or self._authenticator.may_command(str(frame.get("User-Id")))
 
     async def _answer(self, client: bytes, frames: list[bytes], may_command: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which events of a run still count after it was resumed."""
+"""Which events of a run are kept after it was resumed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def an_attempt(folder: Path, *batches: Batch) -> Attempt:
     ],
 )
 def test_kept_ranges(resumed: dict[int, Cursor | None], kept: dict[int, int | None]) -> None:
-    """An attempt counts up to where the next kept one resumed; one without a position supersedes nothing."""
+    """An attempt is kept up to where the next one that is kept resumed; one without a position supersedes nothing."""
     assert kept_ranges(resumed) == kept
 
 

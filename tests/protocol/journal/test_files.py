@@ -1,4 +1,4 @@
-"""Small files: written atomically, read as JSON, and handled on another thread."""
+"""Small files: atomic writes, reading JSON, and file access on another thread."""
 
 from __future__ import annotations
 

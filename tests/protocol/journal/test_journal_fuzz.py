@@ -53,7 +53,7 @@ def test_only_recorded_batches_are_read_from_a_changed_journal(
 
 @given(st.lists(st.binary(max_size=300) | st.just(JOURNAL[:200]), max_size=4), st.integers(-1, 50))
 def test_segments_of_any_bytes_are_read_or_reported(contents: list[bytes], after: int) -> None:
-    """Reading segments of arbitrary bytes from any position ends, and raises only our own exceptions."""
+    """Reading segments of arbitrary bytes ends, from any position, and raises only our own exceptions."""
     with tempfile.TemporaryDirectory() as folder:
         for number, content in enumerate(contents):
             (Path(folder) / f"{number * 7:020d}.journal").write_bytes(content)

@@ -70,7 +70,7 @@ def test_records_arrive_in_pieces_of_any_size() -> None:
 
 
 def test_an_unfinished_record_is_damage_only_at_the_end() -> None:
-    """The last record, cut off at any byte, is kept for its rest, and reported once no more bytes follow."""
+    """The last record, cut off at any byte, waits for its rest, and is reported once no more bytes follow."""
     sent = some_batches()
     whole, torn = b"".join(map(encode_record, sent[:2])), encode_record(sent[2])
     for length in range(1, len(torn)):
@@ -82,7 +82,7 @@ def test_an_unfinished_record_is_damage_only_at_the_end() -> None:
 
 
 def test_a_damaged_byte_anywhere_costs_one_record() -> None:
-    """Whichever byte is changed, its record is reported with its place, and all others are read."""
+    """Whichever byte is changed, its record is reported with its location, and all others are read."""
     sent = some_batches()
     records = [encode_record(batch) for batch in sent]
     start = len(records[0])
@@ -146,7 +146,7 @@ def test_all_records_between_other_bytes_are_found() -> None:
 
 
 def test_damage_is_not_kept_in_memory() -> None:
-    """Of endless other bytes only those are kept that may begin a record."""
+    """However many other bytes there are, only those that may begin a record are kept."""
     scanner = RecordScanner()
     for _ in range(100):
         scanner.feed(b"rubbish T" * 1000)

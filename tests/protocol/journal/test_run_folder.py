@@ -152,7 +152,7 @@ def test_exactly_one_of_several_processes_begins_an_attempt(tmp_path: Path) -> N
 
 
 def test_a_new_attempt_without_a_lease_is_held(tmp_path: Path) -> None:
-    """An attempt is held from when its folder is made, until the time of a lease has passed."""
+    """An attempt is held from the creation of its folder until the duration of a lease has passed."""
     attempt = begin_attempt(tmp_path, 0, "first")
     attempt.lease_path.unlink()
     assert attempt.is_held()

@@ -212,7 +212,7 @@ def test_a_reader_follows_a_writer(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """Replaces `os.write` and `os.ftruncate` by those of a disk with `room` bytes left."""
+    """Replaces `os.write` and `os.ftruncate` with those of a disk with `room` bytes left."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, *, can_cut: bool = True) -> None:
         self.room, self.can_cut = room, can_cut

@@ -1,4 +1,4 @@
-"""A subscription delivers every requested event, in order, once, whenever it starts and however events arrive."""
+"""A subscription delivers every requested event, in order and once, whenever it starts and however events arrive."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_from_now_of_a_finished_run_delivers_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_bursts_beyond_the_high_water_mark_lose_nothing(tmp_path: Path, use_journal: bool) -> None:
-    """With queues of ten messages, 200,000 events in bursts on two channels all arrive, in order, once."""
+    """With queues of ten messages, 200,000 events in bursts on two channels all arrive, in order and once."""
 
     async def main() -> None:
         async with (

@@ -360,7 +360,7 @@ def test_damage_to_a_record_already_delivered_is_no_gap(tmp_path: Path) -> None:
 
 
 def test_unjournaled_batches_do_not_advance_the_cursor(tmp_path: Path) -> None:
-    """Unjournaled batches are not delivered; once journaled they are, in order, once."""
+    """Unjournaled batches are not delivered; once journaled they are, in order and once."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher, Subscription(Target(tmp_path)) as subscription:
@@ -447,7 +447,7 @@ def test_additions_of_later_versions_are_skipped(tmp_path: Path) -> None:
 
 
 def test_invalid_endpoint_raises_request_error(tmp_path: Path) -> None:
-    """A publisher whose endpoint cannot be connected to raises RequestError, and closing does not hang."""
+    """If the endpoint cannot be connected to, RequestError is raised, and closing does not hang."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -455,7 +455,7 @@ def test_invalid_endpoint_raises_request_error(tmp_path: Path) -> None:
             write_connection(connection_path(tmp_path, 0), replace(publisher.connection, publish="tcp://*:80"))
             async with Subscription(Target(tmp_path)) as subscription:
                 assert (await anext(subscription)).header.seq == 0
-                with pytest.raises(RequestError, match=r"tcp://\*:80' cannot be connected to"):
+                with pytest.raises(RequestError, match=r"cannot connect to the publisher's endpoint 'tcp://\*:80'"):
                     await anext(subscription)
 
     run(main())

@@ -113,7 +113,7 @@ async def send_http_request(publisher: Publisher) -> None:
 @pytest.mark.parametrize(
     ("connect", "reason"),
     [
-        (connect_with_wrong_server_key, "has a wrong public key of this publisher"),
+        (connect_with_wrong_server_key, "has the wrong public key for this publisher"),
         (connect_with_unlisted_key, "has a key that is not on the list"),
         (connect_without_keys, "sent no key"),
         (open_and_close, "sent no key"),

@@ -1,4 +1,4 @@
-"""What a publisher binds, and the addresses that clients get."""
+"""The endpoints that a publisher binds, and the addresses that clients get."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_keys_to_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert keys_to(ADDRESS) == ClientKeys(read_public_key(server), read_key_pair(secret))
     other, _ = make_key_files(tmp_path / "other")
     monkeypatch.setenv("TRAINWIRE_KEY", str(other))
-    with pytest.raises(KeyFileError, match="holds no publisher's key"):
+    with pytest.raises(KeyFileError, match="contains no publisher's key"):
         keys_to(ADDRESS)
 
 
@@ -85,7 +85,7 @@ def test_invalid_key_file_is_named(tmp_path: Path) -> None:
     """The error names a file or folder that is missing or invalid."""
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "bad.pub").write_text("{}")
-    with pytest.raises(KeyFileError, match=r"bad\.pub holds no key"):
+    with pytest.raises(KeyFileError, match=r"bad\.pub contains no key"):
         read_server_keys(None, tmp_path / "clients", "own")
     with pytest.raises(KeyFileError, match="nobody of clients' public keys does not exist"):
         read_server_keys(None, tmp_path / "nobody", "own")

@@ -80,7 +80,7 @@ def test_hello_describes_the_publisher(responder: Responder) -> None:
     assert further == []
 
 
-def test_hello_holds_resume_positions(tmp_path: Path) -> None:
+def test_hello_contains_resume_positions(tmp_path: Path) -> None:
     """`hello` returns for each attempt the position that it resumed from."""
     for number in range(3):
         attempt = begin_attempt(tmp_path, 0, "session", take_over=True)
@@ -107,7 +107,7 @@ def test_fetch_returns_the_journals_bytes(responder: Responder) -> None:
 
 
 def test_fetch_with_little_credit_reaches_the_end(responder: Responder) -> None:
-    """With less credit than a batch needs, each reply holds one batch; with no credit, none."""
+    """With less credit than a batch needs, each reply contains one batch; with no credit, none."""
     assert ask(responder, **FETCH | {"credit": 0}) == (
         {"id": None, "scanned_to": -1, "head": 19, "ended": False},
         [b""],
@@ -137,7 +137,7 @@ def test_fetch_continues_as_the_journal_grows(responder: Responder) -> None:
 
 
 def test_credit_is_limited(attempt: Attempt) -> None:
-    """A reply holds at most `MAX_CREDIT` bytes, or a single larger batch, however much credit is given."""
+    """A reply contains at most `MAX_CREDIT` bytes, or a single larger batch, however much credit is given."""
     recorder = Recorder(attempt.run)
     sizes = [MAX_CREDIT // 3] * 7 + [MAX_CREDIT * 2]
     batches = [
@@ -176,7 +176,7 @@ def test_open_sessions_are_limited(responder: Responder) -> None:
 
 
 def test_pending_fetches_of_a_client_are_limited(responder: Responder) -> None:
-    """At most `MAX_FETCHES` requests of one client are pending; another client's turn follows them."""
+    """At most `MAX_FETCHES` requests of one client are pending; then it is another client's turn."""
 
     async def main() -> None:
         request = [msgpack.packb(FETCH)]
@@ -289,7 +289,7 @@ def test_invalid_request_gets_an_error(responder: Responder, request_: dict[str,
 
 @pytest.mark.parametrize("request_", [[], [b"\x80", b""], [b""], [b"\xc1"], [b"\x01"], [bytes(MAX_HEADER_BYTES + 1)]])
 def test_invalid_frames_get_an_error(responder: Responder, request_: list[bytes]) -> None:
-    """Frames that are too many, too long, or hold no map get an error."""
+    """Too many frames, or one that is too long or contains no map, get an error."""
     (head,) = asyncio.run(responder.answer(request_))
     assert set(msgpack.unpackb(head)) == {"id", "error"}
 

@@ -75,8 +75,8 @@ async def ask(client: zmq.Socket[bytes], *frames: bytes) -> dict[str, Any]:
     return unpack_map((await receive(client))[0])
 
 
-def test_heartbeat_holds_heads_and_status(tmp_path: Path) -> None:
-    """A heartbeat has no events; `before` is the last seq of each channel, and the body holds the status."""
+def test_heartbeat_contains_heads_and_status(tmp_path: Path) -> None:
+    """A heartbeat has no events; `before` is the last seq of each channel, and the body contains the status."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:

@@ -44,7 +44,10 @@ def test_keygen_marks_a_read_only_key(tmp_path: Path) -> None:
         (["relay", "tcp://localhost:1", "--output", "{}/copies"], "needs keys"),
         (["relay", "{}", "--output", "{}"], "name a source outside of it"),
         (["relay", "{}", "--output", "{}/copies", "--bind", "localhost"], "bind is 'localhost'"),
-        (["relay", "{}", "--output", "{}/copies", "--bind", "tcp://a:0", "--advertise", "b:1"], "needs one in bind"),
+        (
+            ["relay", "{}", "--output", "{}/copies", "--bind", "tcp://a:0", "--advertise", "b:1"],
+            "bind must then have a port",
+        ),
         (["relay", "{}", "--output", "{}/copies", "--give-up", "-1"], "--give-up"),
         (["launch", "--bind", "5600", "--", sys.executable], "bind is '5600'"),
     ],

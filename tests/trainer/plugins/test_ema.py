@@ -108,7 +108,7 @@ def test_a_warm_up_uses_a_smaller_decay(tmp_path: Path) -> None:
 
 
 def test_an_error_restores_the_trained_weights(tmp_path: Path) -> None:
-    """A failure while the model holds the average gives it its trained weights back."""
+    """After a failure while the model contains the average, it has its trained weights again."""
 
     class Failing(Plugin):
         @hook

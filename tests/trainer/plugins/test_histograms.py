@@ -21,7 +21,7 @@ def histograms(folder: Path) -> list[Event]:
 
 
 def test_weights_and_gradients_are_recorded(tmp_path: Path) -> None:
-    """At every third step, a histogram of each parameter and gradient has the values of that step."""
+    """At every third step, a histogram of each parameter and gradient contains the values of that step."""
     trainer, seen = make_trainer(), dict[tuple[int, str], Tensor]()
 
     @trainer.on("before_training_optimizer_step")

@@ -50,7 +50,7 @@ def test_a_second_training_starts_a_new_history(tmp_path: Path) -> None:
     assert [step for step, _ in history["train/loss"]] == [3, 6]
 
 
-def test_its_state_holds_all_values(tmp_path: Path) -> None:
+def test_its_state_contains_all_values(tmp_path: Path) -> None:
     """A restored history is equal, and later values do not change the saved state."""
     history, other = MetricHistory(), MetricHistory()
     train(tmp_path, history)

@@ -66,7 +66,7 @@ def test_the_card_is_published(tmp_path: Path) -> None:
 
 
 def test_a_failed_training_has_a_card(tmp_path: Path) -> None:
-    """The card contains the reason of the failure, and a score that is not finite is valid JSON."""
+    """The card contains the reason for the failure, and a score that is not finite is valid JSON."""
 
     class Failing(Plugin):
         @hook
@@ -80,7 +80,7 @@ def test_a_failed_training_has_a_card(tmp_path: Path) -> None:
     assert '`["nan", 1.0]`' in as_markdown({"results": {"scores": [math.nan, 1.0]}})
 
 
-def test_its_state_holds_start_and_scores() -> None:
+def test_its_state_contains_start_and_scores() -> None:
     """The start and the scores are restored when a training is resumed."""
     card, state = ModelCard(), {"started": "2026-01-02T03:04:05+00:00", "scores": {"dev/loss": 0.5}}
     card.load_state_dict(state)

@@ -62,7 +62,7 @@ def recorded(folder: Path) -> list[tuple[int, str, float]]:
 
 
 def test_rate_data_share_and_percentiles_are_recorded(tmp_path: Path) -> None:
-    """Every four steps are a record, also across epochs; evaluations are excluded."""
+    """Every four steps are a record, even across epochs; evaluations are excluded."""
     clock = Clock()
     loader = SlowLoader(points(15), 5)
     loader.clock = clock

@@ -15,7 +15,7 @@ from trainwire.training.data import split_batch
 
 @pytest.mark.parametrize("size", [5, 8, 16, 100])
 def test_chunks_give_the_same_training_as_whole_batches(tmp_path: Path, size: int) -> None:
-    """Weights, losses and gradient norms equal those of whole batches, also if the last chunk is smaller."""
+    """Weights, losses and gradient norms equal those of whole batches, even if the last chunk is smaller."""
     whole, chunked = linear(), linear()
     train(tmp_path / "a", trainer=make_trainer(whole))
     train(tmp_path / "b", trainer=make_trainer(chunked), mini_batch_chunk_size=size)

@@ -25,7 +25,7 @@ class Stream(IterableDataset[int]):
 
 
 class Numbers(Dataset[int]):
-    """The numbers below `count`, each with a random number from the worker's generator added."""
+    """The numbers below `count`, each plus a random number from the worker's generator."""
 
     def __init__(self, count: int) -> None:
         self.count = count

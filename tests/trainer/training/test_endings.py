@@ -135,7 +135,7 @@ def test_a_plugin_that_fails_at_the_end_does_not_hide_an_error(
 
 
 def test_signal_handlers_are_restored(tmp_path: Path) -> None:
-    """After the training, also after an error, the handlers are those from before."""
+    """After the training, even after an error, the handlers are the same as before."""
 
     def fail() -> None:
         raise ValueError

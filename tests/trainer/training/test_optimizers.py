@@ -1,4 +1,4 @@
-"""Optimizers: how they are created, and what is recorded of them."""
+"""Optimizers: their creation, and the metrics recorded about them."""
 
 from __future__ import annotations
 

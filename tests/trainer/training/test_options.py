@@ -1,4 +1,4 @@
-"""The options of a training: their declarations, their checks, and what editors and type checkers know of them."""
+"""The options of a training: their declarations, their checks, and what editors and type checkers know about them."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def test_an_optimizer_instance_takes_no_arguments() -> None:
     """`optimizer_arguments` are refused with an optimizer instance, which would ignore them."""
     optimizer = SGD(linear().parameters(), lr=0.5)
     assert TrainingOptions(optimizer=optimizer).optimizer is optimizer
-    with pytest.raises(OptionError, match="leave them out"):
+    with pytest.raises(OptionError, match="apply to an optimizer class only: omit them"):
         TrainingOptions(optimizer=optimizer, optimizer_arguments={"momentum": 0.9})
 
 
 def test_options_can_be_published() -> None:
-    """The hyperparameters are a valid event, whatever the options hold."""
+    """The hyperparameters are a valid event, whatever the options contain."""
     options = TrainingOptions(optimizer=AdamW, optimizer_arguments={"betas": (0.9, 0.99)}, device=torch.device("cpu"))
     values = options.as_hyperparameters()
     validate(Event("hparams", values, "hparams", 0.0, 0))

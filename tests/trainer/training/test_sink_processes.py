@@ -21,7 +21,7 @@ PRINT_SESSION = "import os; print(os.getsid(0))"
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Return a function that replaces the interpreter, and so every sink, by a shell script."""
+    """Return a function that replaces the interpreter, and so every sink, with a shell script."""
 
     def write(script: str) -> None:
         program = tmp_path / "program"

@@ -17,12 +17,12 @@ PAGE = (DOCS / "training.md").read_text()
 
 
 def shown(value: object) -> str:
-    """A default as the page writes it."""
+    """Return a default as the page writes it."""
     return f"`{value.__name__}`" if isinstance(value, type) else f"`{value!r}`"
 
 
 def test_the_page_has_every_option_with_its_defaults() -> None:
-    """In their order, with those of `fine_tune` where they differ."""
+    """The table has them in order, with the defaults of `fine_tune` where they differ."""
     found = re.findall(r"^\| `(\w+)` \| (`.*?`) \| .+ \|$", PAGE, flags=re.MULTILINE)
     recipes = [recipe.options({}) for recipe in (TRAIN, FINE_TUNE)]
     expected = []
@@ -33,7 +33,7 @@ def test_the_page_has_every_option_with_its_defaults() -> None:
 
 
 def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page shows works, given a model and data."""
+    """The page's examples run, given a model and data."""
     monkeypatch.chdir(tmp_path)
     first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     known = {"model": linear(), "data": points(32), "dev": points(16), "test": points(16)}

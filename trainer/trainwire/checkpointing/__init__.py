@@ -1,1 +1,1 @@
-"""Checkpoints: what they contain, and how they are written and read. Uses the training, hooks and the bus."""
+"""Checkpoints: what they contain, and how they are written and read. May use `training`, its hooks, and `bus`."""

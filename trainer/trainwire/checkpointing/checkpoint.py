@@ -26,7 +26,7 @@ FOLDER: Final = "checkpoints"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """The description of one process's part of a checkpoint, which is read without loading the part."""
+    """The description of one process's part of a checkpoint, which is read without loading the data."""
 
     attempt: int
     step: int
@@ -71,7 +71,7 @@ class Checkpoint:
         return self.labels[0]
 
     def read(self, rank: int) -> dict[str, Any]:
-        """Return what one process saved; no code in the file is executed.
+        """Return the state that one process saved; no code in the file is executed.
 
         Raises:
             DamagedCheckpointError: if the data file of any process is missing or damaged.
@@ -92,7 +92,7 @@ class Checkpoint:
         return state
 
     def delete(self) -> None:
-        """Delete the checkpoint, labels first, so that it is never incomplete."""
+        """Delete the checkpoint, labels first, so that a part of it never counts as a checkpoint."""
         for label in self.labels:
             label_path(self.folder, label.rank).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Snapshots: what a checkpoint saves of a training, and how a training is resumed from it."""
+"""Snapshots: the state of a training that a checkpoint saves, and resuming a training from it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ logger = logging.getLogger("trainwire")
 
 
 def take_snapshot(run: TrainingRun) -> dict[str, Any]:
-    """Return a copy of everything from which a training is resumed. Synchronizes with the GPU."""
+    """Return a copy of everything that is needed to resume the training. Synchronizes with the GPU."""
     progress, epoch = run.state.state_dict(), run.state.epoch
     random = epoch.resumed_random
-    if random is None:  # else no batch was read since the training was resumed, so both are as in that checkpoint
+    if random is None:  # otherwise no batch was read since the resumption, and both are unchanged
         progress["epoch"]["loader_state"] = loader_state(run.train_loader) if epoch.is_open else None
         random = random_states(generators_of(run))
     state: dict[str, Any] = {"training": progress, "plugins": _plugin_states(run), "random": random}
@@ -70,9 +70,9 @@ class LoadedCheckpoint(NamedTuple):
 
     checkpoint: Checkpoint
     state: Mapping[str, Any]
-    """What this process saved."""
+    """The state that this process saved."""
     shared: Mapping[str, Any]
-    """What the first process saved for all: the model and the optimizer."""
+    """The state that the first process saved for all: the model and the optimizer."""
 
     @property
     def seed(self) -> int:
@@ -89,7 +89,7 @@ class LoadedCheckpoint(NamedTuple):
         """Check that model, optimizer and samples are the same as in the training to resume.
 
         Raises:
-            OptionError: if they differ; the message says in what.
+            OptionError: if they differ; the message says how.
         """
         label, saved, model = self.checkpoint.label, self.shared["model"], setup.model.state_dict()
         _check_same("the optimizer", type(setup.optimizer).__name__, label.optimizer)
@@ -108,9 +108,9 @@ class LoadedCheckpoint(NamedTuple):
         run.processes.wait_for_all()
 
     def restore_parts(self, run: TrainingRun) -> None:
-        """Restore model, optimizer, scaler, plugins and, unless in mid-epoch, the random states.
+        """Restore model, optimizer, scaler, plugins and, at the end of an epoch, the random states.
 
-        In mid-epoch, the random states are restored when the next batch is read.
+        Within an epoch, the random states are restored when the next batch is read.
         """
         run.model.load_state_dict(self.shared["model"])
         run.optimizer.load_state_dict(self.shared["optimizer"])
@@ -120,7 +120,7 @@ class LoadedCheckpoint(NamedTuple):
             if name in saved:
                 plugin.load_state_dict(saved[name])
             else:
-                logger.warning("the checkpoint has no state of the plugin %s, which starts from the beginning", name)
+                logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
         if run.state.epoch.is_open:
             run.state.epoch.resumed_random = self.state["random"]
         else:
@@ -185,7 +185,7 @@ def _plugin_states(run: TrainingRun) -> dict[str, Any]:
 
 
 def checked_state(value: Any) -> Any:
-    """Return the value, with its numbers as plain ones, if a checkpoint can hold it.
+    """Return the value, with numbers of other types as Python's, if a checkpoint can hold it.
 
     Raises:
         UsageError: if something in it is not None, a number, a string, bytes, a tensor, or a list or map of them.
@@ -225,10 +225,10 @@ def _copied(value: Any) -> Any:
 
 def _link(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or a copy; replacing one of the names does not change the other."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, aside)
+        os.link(source, temporary)
     except OSError:
-        shutil.copyfile(source, aside)
-    aside.replace(target)
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

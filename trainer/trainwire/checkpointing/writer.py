@@ -49,7 +49,7 @@ class CheckpointWriter(threading.Thread):
         with self._changed:
             if self._pending:
                 logger.warning(
-                    "the checkpoint of step %d was dropped, as the disk is too slow", self._pending.label.step
+                    "the checkpoint of step %d was dropped, because the disk is too slow", self._pending.label.step
                 )
             self._pending = snapshot
             self._changed.notify()
@@ -83,7 +83,7 @@ class CheckpointWriter(threading.Thread):
         label = write_data(self._folder, snapshot.label, snapshot.state)
         while not self._bus.wait_until_journaled(snapshot.state["bus"], 1.0):
             if self._deadline is not None and time.monotonic() > self._deadline:
-                raise TimeoutError("the journal does not contain what was recorded before it")
+                raise TimeoutError("the journal does not contain everything that was recorded before it")
         write_label(self._folder, label)
         if label.rank == 0:
             about = {"path": f"{FOLDER}/{label.name}", "kind": "resume", "epoch": label.epoch, "step": label.step}

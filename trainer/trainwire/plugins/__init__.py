@@ -1,1 +1,1 @@
-"""The plugins, one module each, which use the rooms `bus`, `training` and `checkpointing`, and not each other."""
+"""The plugins, one module each. May use `checkpointing` and every room below it; plugins do not use each other."""

@@ -72,7 +72,7 @@ class AnnealingOnPlateau(Scheduler):
         main = self.run.main_metric or MainMetric("train/loss", higher_is_better=False)
         if main.name not in epoch.metrics or self.run.control.stopping:
             return
-        if not self._best.take(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
+        if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
             self._anneal(main.name)
 
     def _anneal(self, metric: str) -> None:

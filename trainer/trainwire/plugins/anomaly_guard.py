@@ -175,5 +175,5 @@ class AnomalyGuard(Plugin):
 
 
 def _median(values: Tensor) -> Tensor:
-    """The median of each column, the lower one of two; `torch.median` is not deterministic on a GPU."""
+    """Return the median of each column, the lower one of two; `torch.median` is not deterministic on a GPU."""
     return values.sort(dim=0).values[low_median_index(len(values))]

@@ -13,8 +13,8 @@ from trainwire.training.plugin import Plugin
 
 
 class BestModel(Plugin):
-    """Saves the model as `best-model.pt` after each epoch with the best main metric so far, or an equal one and a
-    lower loss.
+    """Saves the model as `best-model.pt` after each epoch with the best main metric so far, or with an equal one and
+    a lower loss.
 
     It updates `best_epoch`, `best_score`, `best_model` and `bad_epochs` in the run's state. Without a main metric, that
     is without a dev split, it does nothing.
@@ -25,7 +25,7 @@ class BestModel(Plugin):
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
-        """Forget the previous training."""
+        """Reset the best score."""
         self._best = BestSoFar()
 
     @hook
@@ -34,7 +34,7 @@ class BestModel(Plugin):
         state, main = self.run.state, self.run.main_metric
         if main is None or main.name not in epoch.metrics:
             return
-        is_best, score = self._best.take(main.rank(epoch.metrics)), epoch.metrics[main.name]
+        is_best, score = self._best.update(main.rank(epoch.metrics)), epoch.metrics[main.name]
         state.bad_epochs = self._best.bad_epochs
         if not is_best or isinstance(score, list):
             return

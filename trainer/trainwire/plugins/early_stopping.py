@@ -41,7 +41,7 @@ class EarlyStopping(Plugin):
         main = self.run.main_metric
         if main is None or main.name not in epoch.metrics:
             return
-        if not self._best.take(main.rank(epoch.metrics)) and self._best.bad_epochs > self.patience:
+        if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self.patience:
             self.run.control.stop(f"{main.name} has not improved for {self._best.bad_epochs} epochs")
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class EMA(Plugin):
     """Evaluates and saves an exponential moving average of the weights, while training continues with the weights.
 
     After each step, `average = decay * average + (1 - decay) * weights`, as in `torch.optim.swa_utils`. The initial
-    average is the weights after the first step (Polyak and Juditsky 1992, "Acceleration of stochastic approximation by
-    averaging"). Buffers, such as the statistics of a batch norm, are not averaged.
+    average consists of the weights after the first step (Polyak and Juditsky 1992, "Acceleration of stochastic
+    approximation by averaging"). Buffers, such as the statistics of a batch norm, are not averaged.
 
     The model holds the average from the start of an evaluation until the best model is saved or the next batch is
     trained. After the training, it keeps the average, unless the training failed. The GPU is never synchronized.
@@ -68,7 +68,7 @@ class EMA(Plugin):
 
     @hook("after_training_epoch", "before_training_batch")
     def restore(self, payload: Payload) -> None:
-        """Give the model its trained weights back, before a scheduler loads others or a batch is trained."""
+        """Put the trained weights back into the model, before a scheduler loads others or a batch is trained."""
         self._apply(False)
 
     @hook
@@ -81,17 +81,17 @@ class EMA(Plugin):
 
     @hook
     def before_evaluation(self, evaluation: BeforeEvaluation) -> None:
-        """Give the model the average."""
+        """Put the average into the model."""
         self._apply(True)
 
     @hook("after_training_loop", "training_interrupt")
     def keep_average(self, ending: Payload) -> None:
-        """Give the model the average, which is saved as the final model."""
+        """Put the average into the model, which is then saved as the final model."""
         self._apply(True)
 
     @hook
     def training_exception(self, failure: TrainingException) -> None:
-        """Give the model its trained weights back."""
+        """Put the trained weights back into the model."""
         self._apply(False)
 
     @hook
@@ -113,8 +113,8 @@ class EMA(Plugin):
         others = list(state["others"])
         if [other.shape for other in others] != [weights.shape for weights in self._weights]:
             raise OptionError("EMA: the averages in the checkpoint and the weights of the model have different shapes")
-        for mine, other in zip(self._others, others, strict=True):
-            mine.copy_(other)
+        for current, saved in zip(self._others, others, strict=True):
+            current.copy_(saved)
         self._updates, self._is_applied = state["updates"], state["is_applied"]
 
     def _decay_now(self) -> float:

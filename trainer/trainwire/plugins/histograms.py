@@ -16,8 +16,8 @@ from trainwire_protocol.errors import OptionError
 class Histograms(Plugin):
     """Records histograms of each parameter and of its gradient, every `every` steps.
 
-    `parameters/<name>` has the weights after the step, `gradients/<name>` the clipped gradients of the step. The
-    tensors are bucketed on their device, without synchronizing the GPU.
+    `parameters/<name>` contains the weights after the step, `gradients/<name>` the clipped gradients of the step. The
+    tensors are bucketed on their device, without synchronizing with the GPU.
 
     Args:
         every: The number of steps between records.

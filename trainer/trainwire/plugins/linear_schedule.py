@@ -13,7 +13,7 @@ from trainwire_protocol.errors import OptionError
 
 
 class LinearSchedule(Scheduler):
-    """Linear warm-up followed by linear decay to zero.
+    """Raises the learning rate linearly during a warm-up, and then lowers it linearly to zero.
 
     The number of updates is derived from `max_steps`, or from `max_epochs` and the number of batches in an epoch.
 

@@ -79,7 +79,7 @@ class ModelCard(Plugin):
         self._started, self._scores = state["started"], dict(state["scores"])
 
     def card(self, status: str, reason: str | None = None, ended: str | None = None) -> Card:
-        """Return the card of the run in its present state."""
+        """Return the card of the run in its current state."""
         run = self.run
         return {
             "run": {
@@ -145,7 +145,7 @@ def as_markdown(card: Card) -> str:
 
 
 def _for_json(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON does not have, by strings that `float` accepts."""
+    """Replace NaN and infinities, which JSON does not have, with strings that `float` accepts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

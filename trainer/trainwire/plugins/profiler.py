@@ -17,7 +17,7 @@ logger = logging.getLogger("trainwire")
 
 
 class Profiler(Plugin):
-    """Traces some steps on processor and GPU with `torch.profiler`, and logs the path of the trace.
+    """Traces some steps on the CPU and the GPU with `torch.profiler`, and logs the path of the trace.
 
     The trace is `profile/steps-<first>-<last>-rank<r>.json.gz` in the run's folder; open it with
     https://ui.perfetto.dev or `chrome://tracing`. The profiler warms up in the step before the first one. The traced

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 
 
 class ProgressBar(Plugin):
-    """A progress bar of the batches of the epoch, with the loss and the latest scores, on standard error.
+    """Shows a progress bar of the batches of the epoch, with the loss and the latest scores, on standard error.
 
     Nothing is shown if standard error is not a terminal.
 

@@ -30,11 +30,11 @@ REASON: Final = "stochastic weight averaging"
 class SWA(Plugin):
     """Sets the model's weights to the average over the last epochs, with `torch.optim.swa_utils`.
 
-    The average has the weights at the end of each complete epoch from `start` on (Izmailov et al. 2018, "Averaging
+    The average is over the weights at the end of each complete epoch from `start` on (Izmailov et al. 2018, "Averaging
     Weights Leads to Wider Optima and Better Generalization", https://arxiv.org/abs/1803.05407). After the last epoch
-    the model is given the average, and the statistics of its batch norms are recomputed in one more pass over the
-    training data. `final-model.pt` therefore has the average; pass `use_final_model_for_eval=True` to test it instead
-    of the best model.
+    the average is put into the model, and the statistics of its batch norms are recomputed in one more pass over the
+    training data. `final-model.pt` therefore contains the average; pass `use_final_model_for_eval=True` to test it
+    instead of the best model.
 
     Synchronizes with the GPU once an epoch.
 
@@ -100,7 +100,7 @@ class SWA(Plugin):
 
     @hook
     def after_training_loop(self, ending: AfterTrainingLoop) -> None:
-        """Give the model the average, and recompute the statistics of its batch norms."""
+        """Put the average into the model, and recompute the statistics of its batch norms."""
         if self._average is not None and self._average.n_averaged > 0:
             self.run.model.load_state_dict(self._average.module.state_dict())
             update_bn(self._batches(), _Forward(self.run))

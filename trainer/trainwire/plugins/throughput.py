@@ -55,17 +55,17 @@ class Throughput(Plugin):
     @hook
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
         """Exclude the time between epochs; a record may span two epochs."""
-        self._lap()
+        self._elapsed()
 
     @hook
     def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
         """Add the time spent waiting for the batch."""
-        self._waited += self._lap()
+        self._waited += self._elapsed()
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
         """Add the time of the step, and record after the last one."""
-        self._steps.append(self._lap())
+        self._steps.append(self._elapsed())
         self._samples += batch.samples
         if len(self._steps) == self.every:
             self._record()
@@ -74,14 +74,14 @@ class Throughput(Plugin):
     @hook
     def after_evaluation(self, evaluation: AfterEvaluation) -> None:
         """Exclude the time of an evaluation between two steps."""
-        self._lap()
+        self._elapsed()
 
     def _reset(self) -> None:
         self._steps: list[float] = []
         self._waited = 0.0
         self._samples = 0
 
-    def _lap(self) -> float:
+    def _elapsed(self) -> float:
         """Return the seconds since the last call."""
         before, self._last = self._last, self._clock()
         return self._last - before

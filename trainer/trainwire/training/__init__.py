@@ -1,1 +1,1 @@
-"""The training loop, and the model, data, optimizer and state that it works with. Uses the bus and the hooks."""
+"""The training loop, and the model, data, optimizer and state that it works with. May use `hooks` and `bus`."""

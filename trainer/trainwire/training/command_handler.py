@@ -1,4 +1,4 @@
-"""Commands from outside: each is checked, and then becomes a request to the training or is rejected."""
+"""Commands from other processes: each is checked, and then becomes a request to the training or is rejected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _set(run: TrainingRun, arguments: Mapping[str, Any]) -> None:
         raise UsageError(f"learning_rate is {rate!r:.60}; it must be a number above 0")
     for plugin in run.plugins:
         if isinstance(plugin, Scheduler) and plugin.sets_each_step:
-            raise UsageError(f"{type(plugin).__name__} sets the learning rate at each step")
+            raise UsageError(f"the learning rate cannot be set: {type(plugin).__name__} sets it at each step")
     run.control.set_learning_rate(float(rate))
 
 

@@ -35,9 +35,9 @@ class Requests:
     learning_rate: float = 0.0
     """The learning rate to set; 0 for no change."""
     skipped: int = 0
-    """Batches and steps that this process has skipped so far; in a result, the most of all processes."""
+    """Batches and steps that this process has skipped so far; in a result, the maximum over all processes."""
     fewest_skipped: int = 0
-    """In a result, the fewest of all processes."""
+    """In a result, the minimum over all processes."""
 
     def numbers(self) -> list[float]:
         """Return the requests as numbers, of which processes that train together take the maximum."""
@@ -53,11 +53,11 @@ class Requests:
 
 
 class Control:
-    """The requests to one training. Any thread may make one; the loop decides on them between two steps.
+    """The requests to one training. Any thread may make one; the loop carries them out between two steps.
 
     Attributes:
         stop_reason: Why the training stops, once that is decided; else None.
-        interrupted: Whether a signal stops it; decided.
+        interrupted: Whether a signal stops it, once that is decided.
     """
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class Control:
         self._requested.end_epoch = self._decided.end_epoch = False
 
     def decide(self, agree: Callable[[Requests], Requests | None]) -> Requests:
-        """Put into effect what was requested, as far as `agree` returns it, and return what to do now.
+        """Put the requests that `agree` returns into effect, and return those to carry out now.
 
         Each request is returned once.
 
@@ -200,7 +200,7 @@ class Control:
 class Agreement:
     """Combines the requests of all processes; a single process gets its own back at once.
 
-    Every process must call it after each of its steps.
+    Every process must call `after_step` after each of its steps.
     """
 
     def __init__(self, group: ProcessGroup | None = None) -> None:

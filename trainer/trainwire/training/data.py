@@ -43,7 +43,7 @@ class Corpus:
                 raise OptionError(f"{name} is empty: it has no samples")
 
     def merged(self, *, dev: bool, test: bool) -> Corpus:
-        """Return a corpus whose training split includes the dev or the test split, which it then lacks.
+        """Return a corpus with the dev or test split, or both, merged into the training split.
 
         Raises:
             OptionError: if a split is missing, or is not a Dataset with a length.
@@ -83,8 +83,9 @@ def is_indexed(data: object) -> bool:
 class EpochSampler(Sampler[int]):
     """Yields every index once, in an order that depends only on the seed and the epoch.
 
-    An epoch can therefore be repeated without the epochs before it. Several processes divide the order among them: each
-    takes every n-th index, and if the number of samples is not divisible, the first ones are used twice.
+    An epoch can therefore be repeated without the epochs before it. Several processes divide the order among
+    themselves: each takes every n-th index, and if the number of samples is not divisible, the first ones are used
+    twice.
     """
 
     def __init__(
@@ -144,12 +145,12 @@ class SharedSampler(Sampler[int]):
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """Return a seed for an epoch and a rank: 63 bits, which differ for each of them."""
+    """Return a 63-bit seed, which differs for each epoch and rank."""
     return ((seed * 1_000_003 + epoch) * 1_000_003 + rank) % 2**63
 
 
 def _ignore_sigterm(_: int) -> None:
-    """Initialize a worker: a cluster sends SIGTERM to each process, and the last batches must still be read."""
+    """Initialize a worker: a cluster sends SIGTERM to each process, but the last batches must still be read."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -210,7 +211,7 @@ def evaluation_loader(
 ) -> DataLoader[Any]:
     """Return the loader of an evaluated split, which keeps the order of the samples.
 
-    Several processes divide the samples among them, and use none twice.
+    Several processes divide the samples among themselves, and use none twice.
 
     Raises:
         OptionError: if there are more processes than samples.

@@ -58,17 +58,17 @@ class Processes:
             distributed.barrier(group=self.group)
 
     def add_up(self, values: Tensor) -> Tensor:
-        """Replace the values by their sum over all processes, in place."""
+        """Replace the values with their sum over all processes, in place."""
         if self.several:
             distributed.all_reduce(values)
         return values
 
     def average(self, values: Tensor) -> Tensor:
-        """Replace the values by their mean over all processes, in place."""
+        """Replace the values with their mean over all processes, in place."""
         return self.add_up(values).div_(self.world_size)
 
     def copy_from_first(self, values: Tensor) -> None:
-        """Replace the values by those of the first process, in place."""
+        """Replace the values with those of the first process, in place."""
         if self.several:
             distributed.broadcast(values, 0)
 

@@ -1,4 +1,4 @@
-"""The dry run: model, loss and metrics are tried on a few samples of each split before anything is opened."""
+"""The dry run: tries model, loss and metrics on a few samples of each split before anything is opened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.training.state import random_states, restore_random_states
 from trainwire_protocol.errors import OptionError, UsageError
 
 SAMPLES: Final = 2
-"""The number of samples of each split: the first ones."""
+"""The number of samples of each split that are tried, from its start."""
 
 
 def dry_run(setup: TrainingSetup) -> None:
@@ -64,7 +64,7 @@ def _try_metrics(setup: TrainingSetup, split: str, forward: Forward) -> None:
     values: dict[str, object] = {}
     for name, metric in setup.metrics.items():
         metric.update(forward.output, forward.target)
-        with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may need more samples
+        with suppress(Exception), warnings.catch_warnings(action="ignore"):  # a metric may need more samples
             values |= {f"{split}/{key}": value for key, value in read_metric(name, metric.compute()).items()}
     main = setup.main_metric.name if setup.main_metric else ""
     parts = [name for name in values if name.startswith(f"{main}/")]

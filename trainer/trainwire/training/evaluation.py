@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-from torch.utils.data import DataLoader
 
 from trainwire.training.data import samples_in, to_device
 from trainwire.training.forward import checked_forward
@@ -23,10 +20,10 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     about = {"split": split, "epoch": epoch}
     run.hooks.dispatch(BeforeEvaluation(split, epoch))
     run.publish("evaluation/started", about)
-    for buffer in run.model.buffers():  # such as running means of batch norm, which differ between the processes
+    for buffer in run.model.buffers():  # such as the running means of batch norm, which differ between processes
         run.processes.copy_from_first(buffer)
     with evaluation_mode(run.model):
-        scores = _scores(run, run.evaluation_loaders[split])
+        scores = _scores(run, split)
     metrics = {f"{split}/{name}": value for name, value in scores.items()}
     seconds = time.monotonic() - started
     run.record(metrics)
@@ -35,11 +32,11 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     return metrics
 
 
-def _scores(run: TrainingRun, loader: DataLoader[Any]) -> dict[str, MetricValue]:
+def _scores(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     mean_loss = MeanLoss()
     for metric in run.metrics.values():
         metric.reset()
-    for batch in loader:
+    for batch in run.evaluation_loaders[split]:
         batch = to_device(batch, run.device)
         with run.precision.autocast():
             forward = checked_forward(run.forward.alone(batch))
@@ -48,7 +45,7 @@ def _scores(run: TrainingRun, loader: DataLoader[Any]) -> dict[str, MetricValue]
             metric.update(forward.output, forward.target)
     loss = mean_loss.read_of_all(run.processes, run.device)
     if loss is None:
-        raise UsageError("the loader of an evaluated split had no batch")
+        raise UsageError(f"{split} had no batches: check that its loader can be read again")
     scores: dict[str, MetricValue] = {"loss": loss}
     for name, metric in run.metrics.items():
         scores |= read_metric(name, metric.compute())

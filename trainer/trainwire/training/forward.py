@@ -24,7 +24,7 @@ class Forward(NamedTuple):
 
 
 def checked_forward(result: object) -> Forward:
-    """Return what a `forward` returned, if it is valid.
+    """Return the result of a `forward`, if it is valid.
 
     Raises:
         UsageError: if it is not a `Forward`, or its loss is not a tensor without dimensions.
@@ -57,7 +57,7 @@ class TrainingForward:
         self._parallel = DistributedDataParallel(_ForwardModule(self._model, self.alone))
 
     def __call__(self, batch: Any) -> Forward:
-        """Return the loss of a batch, and what the metrics compare."""
+        """Return the loss of a batch, and the output and target for the metrics."""
         return self._parallel(batch) if self._parallel else self.alone(batch)
 
     def without_averaging(self) -> AbstractContextManager[Any]:

@@ -51,7 +51,7 @@ def named_metrics(metrics: Metrics | None) -> dict[str, Metric]:
 
 
 def read_metric(name: str, value: object) -> dict[str, MetricValue]:
-    """Return a computed metric as numbers: one, a list with one for each class, or one for each key of a map."""
+    """Return a computed metric as one number, a list with one for each class, or one for each key of a map."""
     if isinstance(value, Mapping):
         return {
             key: part for label, item in value.items() for key, part in read_metric(f"{name}/{label}", item).items()
@@ -78,7 +78,7 @@ class MainMetric:
     higher_is_better: bool
 
     def rank(self, metrics: Mapping[str, MetricValue]) -> tuple[float, float] | None:
-        """Return how good an epoch is, by its metrics: larger is better, and the lower loss decides between equals.
+        """Return a sort key for an epoch's metrics: larger is better; among equal scores, the lower loss is better.
 
         Returns None if the epoch was not evaluated, or the score is NaN.
 
@@ -103,7 +103,7 @@ class BestSoFar:
         """Epochs since the best one."""
         self._rank: tuple[float, float] | None = None
 
-    def take(self, rank: tuple[float, float] | None) -> bool:
+    def update(self, rank: tuple[float, float] | None) -> bool:
         """Count an epoch with this rank, or None if it has no score, and return whether it is the best so far."""
         is_best = rank is not None and (self._rank is None or rank > self._rank)
         self._rank, self.bad_epochs = (rank, 0) if is_best else (self._rank, self.bad_epochs + 1)
@@ -126,7 +126,7 @@ def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits:
         splits: The splits that are evaluated after each epoch.
 
     Raises:
-        OptionError: if it will not be recorded, or does not define whether higher is better.
+        OptionError: if the requested metric is not recorded, or does not define whether higher is better.
     """
     directions: dict[str, bool | None] = {"train/loss": False}
     for split in splits:
@@ -137,10 +137,10 @@ def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits:
         if options.dev_name not in splits:
             return None
         name = f"{options.dev_name}/{next(iter(metrics), 'loss')}"
-    whole = next((known for known in directions if name == known or name.startswith(f"{known}/")), None)
-    if whole is None:
+    base = next((known for known in directions if name == known or name.startswith(f"{known}/")), None)
+    if base is None:
         raise OptionError(f"main_evaluation_metric is {name!r}; the recorded metrics are {', '.join(directions)}")
-    direction = directions[whole]
+    direction = directions[base]
     if direction is None:
         raise OptionError(f"main_evaluation_metric is {name!r}, which does not define whether higher is better")
     return MainMetric(name, direction)

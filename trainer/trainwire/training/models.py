@@ -35,7 +35,7 @@ def checked_model(model: object) -> nn.Module:
 
 
 def device_of(model: nn.Module, requested: str | torch.device | None) -> torch.device:
-    """Return the device to train on: the requested one, or else the model's.
+    """Return the device to train on: the requested one, or by default the model's.
 
     Raises:
         OptionError: if the device does not exist.
@@ -83,15 +83,15 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         OSError: if the folder cannot be written or the disk is full; `path` is then unchanged.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""The optimizer: how it is created, and what is recorded of it."""
+"""The optimizer: its creation, and the metrics recorded about it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _checked_optimizer(optimizer: Optimizer, model: nn.Module, decoder_rate: flo
         raise OptionError("decoder_learning_rate needs an optimizer class: an optimizer keeps its learning rates")
     known = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in known for parameter in optimizer_parameters(optimizer)):
-        raise OptionError(f"the optimizer has no parameter of the model {type(model).__name__}: it is for another one")
+        raise OptionError(
+            f"the optimizer has no parameter of the model {type(model).__name__}: pass the parameters to it"
+        )
     return optimizer
 
 
@@ -91,5 +93,5 @@ def optimizer_metrics(optimizer: Optimizer) -> dict[str, MetricValue]:
 
 
 def one_or_each(values: Sequence[float]) -> MetricValue:
-    """Return the value if all are equal, else the list of them."""
+    """Return the value if all are equal, otherwise a list of them."""
     return values[0] if len(set(values)) == 1 else list(values)

@@ -239,7 +239,7 @@ class TrainingOptions:
         if self.optimizer is LBFGS or isinstance(self.optimizer, LBFGS):
             raise OptionError("the optimizer LBFGS is not supported: it evaluates the loss several times per step")
         if self.optimizer_arguments and isinstance(self.optimizer, Optimizer):
-            raise OptionError("optimizer_arguments apply to an optimizer class only; leave them out")
+            raise OptionError("optimizer_arguments apply to an optimizer class only: omit them")
         if "lr" in self.optimizer_arguments:
             raise OptionError("optimizer_arguments contains 'lr'; use the option learning_rate instead")
         for sink in self.sinks:
@@ -267,7 +267,7 @@ class TrainingOptions:
 
     @property
     def sinks_to_start(self) -> list[SinkCommand]:
-        """The sinks of `sinks`, as changed by `create_file_logs`, `create_loss_file` and `write_weights`."""
+        """The sinks in `sinks`, as changed by `create_file_logs`, `create_loss_file` and `write_weights`."""
         disabled = {"log-file": not self.create_file_logs, "loss-file": not self.create_loss_file}
         sinks = [sink for sink in map(SinkCommand.parse, self.sinks) if not disabled.get(sink.name, False)]
         if self.write_weights and all(sink.name != "weights-file" for sink in sinks):

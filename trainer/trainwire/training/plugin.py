@@ -1,4 +1,4 @@
-"""Plugins: the base classes to derive from, and the checks of those that are attached."""
+"""Plugins: the base classes to derive from, and the checks of the plugins that are attached."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
         declarations: tuple[object, ...] = (plugin.after, plugin.before)
         for declared in declarations:
             if not isinstance(declared, (list, tuple)) or not all(isinstance(name, str) for name in declared):
-                raise OptionError(f"{type(plugin).__name__} declares {declared!r}: give a tuple of class names")
+                raise OptionError(
+                    f"{type(plugin).__name__} declares the order {declared!r}; it must be a tuple of class names"
+                )
         plugin.bindings()
     return tuple(plugins)

@@ -24,7 +24,7 @@ class Precision:
     Args:
         device: Where the model is.
         use_amp: False for single precision, or the type of mixed precision; True for bf16 if the device supports it,
-            else fp16.
+            otherwise fp16.
     """
 
     def __init__(self, device: torch.device, use_amp: bool | Literal["bf16", "fp16"] = False) -> None:
@@ -38,7 +38,7 @@ class Precision:
         self.scaler = GradScaler(device.type) if self._type is torch.float16 else None
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which to call the model: operations choose their precision there."""
+        """Return the context in which to call the model, where each operation chooses its precision."""
         return torch.autocast(self._device.type, self._type) if self._type else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -64,7 +64,7 @@ class Precision:
             self.scaler.update()
 
     def metrics(self) -> dict[str, Tensor]:
-        """Return what is recorded of a step: the scale, as a tensor on its device."""
+        """Return the metrics of a step: the scale, as a tensor on the device."""
         # `get_scale` would synchronize with the GPU.
         return {"amp/scale": self.scaler.scale(torch.ones((), device=self._device))} if self.scaler else {}
 

@@ -1,4 +1,4 @@
-"""One training, from its start to its end: its parts, its state, and what it records."""
+"""One training, from its start to its end: its parts, its state, and the recording of metrics and events."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class TrainingRun:
         """Record the epoch's mean loss and the optimizer's metrics. Synchronizes with the GPU, once an epoch."""
         epoch = self.state.epoch
         if epoch.batch == 0:
-            raise UsageError(f"train had no batch in epoch {epoch.number}: check that its loader can be iterated again")
+            raise UsageError(f"train had no batches in epoch {epoch.number}: check that its loader can be read again")
         if "learning_rate" not in epoch.metrics:
             loss = epoch.loss.read_of_all(self.processes, self.device)
             self.record_epoch({} if loss is None else {"train/loss": loss})
@@ -180,7 +180,7 @@ class TrainingRun:
 
     @contextmanager
     def epoch(self) -> Iterator[EpochState]:
-        """Open the next epoch, or continue the resumed one; publish its start and its end, also after an error."""
+        """Open the next epoch, or continue the resumed one; publish its start and its end, even after an error."""
         if not self.state.epoch.is_open:
             batches, number = length_of(self.train_loader), self.state.epoch.number + 1
             self.state.epoch = EpochState(number, self.options.max_epochs, batches, is_open=True)
@@ -210,7 +210,7 @@ class TrainingRun:
             )  # fmt: skip
 
     def end(self, status: Status, reason: str) -> None:
-        """Set the status and the reason of the ending; one that is not "finished" is kept."""
+        """Set the status of the run and the reason, unless it was already set to one that is not "finished"."""
         if self.status == "finished":
             self.status, self.reason = status, reason
 

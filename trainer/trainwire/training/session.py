@@ -1,4 +1,4 @@
-"""A session: what is opened for a training, and closed in reverse order at its end."""
+"""A session: the resources that are opened for a training, and closed in reverse order at its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def session(setup: TrainingSetup, bus_state: Mapping[str, Any] | None = None) ->
     """Open what a training needs, and yield its run: the other processes, the bus, sinks, logging, plugins, signals.
 
     Args:
-        bus_state: The position in the journal from which the run is resumed, if it is.
+        bus_state: The position in the journal from which the run is resumed; None if it is not.
 
     Raises:
         UsageError: if processes that train together have different numbers of batches.
@@ -88,7 +88,7 @@ def published(setup: TrainingSetup, processes: Processes, bus_state: Mapping[str
 
 
 class SinkProcesses:
-    """The sinks that a training starts: processes in sessions of their own, which Ctrl-C in a terminal does not reach.
+    """The sinks that a training starts: processes in their own sessions, which Ctrl-C in a terminal does not reach.
 
     They exit once they have read the run's last event. None of them is killed.
     """
@@ -163,14 +163,14 @@ def logging_to(bus: EventBus) -> Iterator[None]:
 @contextmanager
 def attached(run: TrainingRun) -> Iterator[None]:
     """Attach the plugins to the run, and detach them in reverse order."""
-    taking_part: list[BasePlugin[Any]] = []
+    attached_plugins: list[BasePlugin[Any]] = []
     try:
         for plugin in run.plugins:
             plugin.attach(run)
-            taking_part.append(plugin)
+            attached_plugins.append(plugin)
         yield
     finally:
-        for plugin in reversed(taking_part):
+        for plugin in reversed(attached_plugins):
             plugin.detach()
 
 
@@ -178,7 +178,7 @@ def attached(run: TrainingRun) -> Iterator[None]:
 def interruptible(control: Control) -> Iterator[None]:
     """Stop after the current step on the first Ctrl-C or SIGTERM, and at once on a Ctrl-C after that.
 
-    Further SIGTERMs are ignored: a cluster sends the signal to every process, and torchrun passes on its own.
+    Further SIGTERMs are ignored: a cluster sends the signal to every process, and torchrun forwards the one it gets.
 
     Only Python's default handlers are replaced, and restored at the end: a handler set by the program, or a signal that
     is ignored, is kept. Outside the main thread, where handlers cannot be set, this does nothing.
@@ -207,7 +207,7 @@ def interruptible(control: Control) -> Iterator[None]:
 
 @contextmanager
 def ending_hooks(run: TrainingRun) -> Iterator[None]:
-    """Call `training_finally` at the end, after an error `training_interrupt` or `training_exception` before it."""
+    """Call `training_finally` at the end; after an error, call `training_interrupt` or `training_exception` first."""
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The setup of a training: everything that is given is checked before anything is opened."""
+"""The setup of a training: all arguments are checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class Trainer(Protocol):
-    """What a setup takes from a `ModelTrainer`."""
+    """The parts of a `ModelTrainer` that a setup uses."""
 
     model: nn.Module
     loss: Callable[..., Tensor] | None
     metrics: dict[str, Metric]
 
     def forward(self, batch: Any) -> Forward:
-        """Return the loss of a batch, and what the metrics compare."""
+        """Return the loss of a batch, and the output and target for the metrics."""
 
     def is_decoder(self, name: str) -> bool:
         """Return whether `decoder_learning_rate` applies to the parameter of this name."""
@@ -73,7 +73,7 @@ class TrainingSetup:
     """In the order in which they are called."""
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the value of the run's `hparams` event: the options, and what the training consists of."""
+        """Return the value of the run's `hparams` event: the options, and the parts of the training."""
         return self.options.as_hyperparameters() | {
             "seed": self.seed,
             "device": str(self.device),
@@ -101,7 +101,7 @@ def prepare(
         resumed_seed: The seed of the training to resume, if there is one.
 
     Raises:
-        OptionError: if the parts do not fit together.
+        OptionError: if the arguments are not compatible.
     """
     seed = _seed(options, resumed_seed, processes)
     device = processes.device(device_of(trainer.model, options.device))

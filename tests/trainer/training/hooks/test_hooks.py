@@ -131,7 +131,7 @@ def test_teardown_hooks_are_called_in_reverse() -> None:
 
 
 def test_all_listeners_of_a_teardown_hook_are_called(caplog: pytest.LogCaptureFixture) -> None:
-    """Every listener is called, also after an error; then the first error is raised, and the others are logged."""
+    """Every listener is called, even after an error; then the first error is raised, and the others are logged."""
     called = []
 
     def fail(payload: object) -> None:

@@ -59,5 +59,5 @@ def test_a_declaration_without_class_names_is_refused(tmp_path: Path, declared: 
     class Misled(Plugin):
         after = declared
 
-    with pytest.raises(OptionError, match=r"Misled declares .*: give a tuple"):
+    with pytest.raises(OptionError, match=r"Misled declares .*; it must be a tuple of class names"):
         train(tmp_path, Misled())

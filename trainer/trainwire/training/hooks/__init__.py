@@ -1,1 +1,1 @@
-"""Hooks: the payloads, how functions are bound to hooks, and what hooks need of a plugin. Uses only the bus."""
+"""Hooks: their payloads, the binding of functions to hooks, and the base class of plugins. May use `bus` only."""

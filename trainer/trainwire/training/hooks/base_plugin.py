@@ -1,4 +1,4 @@
-"""What hooks need of a plugin: the order in which plugins are called, and what happens when one fails."""
+"""The base class of plugins, the order in which plugins are called, and the isolation of those that fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainwire.training.hooks.hooks import Binding, Listener, plugin_bindings
 from trainwire_protocol.errors import OptionError, UsageError
 
 MAX_FAILURES: Final = 3
-"""After this many failures a plugin that is not essential is disabled."""
+"""Number of failures after which a plugin that is not essential is disabled."""
 
 Run = TypeVar("Run")
 AnyPlugin = TypeVar("AnyPlugin", bound="BasePlugin[Any]")
@@ -19,7 +19,7 @@ logger = logging.getLogger("trainwire")
 
 
 class BasePlugin(Generic[Run]):
-    """A plugin that takes part in a run of any type: its bindings, its place in the order, and its state."""
+    """Base class of plugins for runs of any type: bindings, place in the order, and state."""
 
     essential: ClassVar[bool] = True
     """Whether a failure ends the training. If not, failures are reported, and the third disables the plugin."""
@@ -54,7 +54,7 @@ class BasePlugin(Generic[Run]):
         self._run = run
 
     def detach(self) -> None:
-        """Leave the training: called by the trainer at its end, also after an error."""
+        """Leave the training: called by the trainer at its end, even after an error."""
         self._run = None
 
     def bindings(self) -> list[Binding]:
@@ -66,7 +66,7 @@ class BasePlugin(Generic[Run]):
         return plugin_bindings(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what checkpoints save of this plugin: numbers, strings, tensors, and lists and maps of them."""
+        """Return the state that checkpoints save: numbers, strings, tensors, and lists and maps of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ class BasePlugin(Generic[Run]):
 
 
 def in_order(plugins: Sequence[AnyPlugin]) -> tuple[AnyPlugin, ...]:
-    """Return the plugins in attach order, but each after those that its `after`, or their `before`, names.
+    """Return the plugins in attach order, but each after those in its `after`, and those whose `before` has it.
 
     Raises:
         OptionError: if the declarations form a cycle.
@@ -84,7 +84,7 @@ def in_order(plugins: Sequence[AnyPlugin]) -> tuple[AnyPlugin, ...]:
     while remaining:
         free = next((index for index, plugin in enumerate(remaining) if _blocker(plugin, remaining) is None), None)
         if free is None:
-            raise OptionError(f"the order of the plugins is a cycle: {_cycle(remaining)}; change one declaration")
+            raise OptionError(f"the order of the plugins is a cycle: {_cycle(remaining)}; change `after` or `before`")
         ordered.append(remaining.pop(free))
     return tuple(ordered)
 

@@ -39,7 +39,7 @@ class Filter(NamedTuple):
         """Return a listener for the hook `name` that is called only for the selected calls.
 
         Args:
-            where: What an error message names as the owner of the listener.
+            where: The name of the listener in error messages.
 
         Raises:
             OptionError: if the hook has nothing to count, or is not about a split.
@@ -79,7 +79,7 @@ class Binding(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What `@hook` attaches to a method."""
+    """The hooks and the filter that `@hook` attaches to a method."""
 
     names: tuple[str, ...]
     selection: Filter = Filter()
@@ -158,7 +158,7 @@ def function_bindings(names: Iterable[str], function: Listener, selection: Filte
 
 
 def _checked(name: str, where: str, function: Listener) -> Listener:
-    """Return the function if it can be called at the hook; raises OptionError otherwise."""
+    """Return the function if it can be called at the hook; raise OptionError otherwise."""
     if name not in HOOKS:
         raise OptionError(f"{where}: there is no hook {name!r}; the hooks are {', '.join(HOOKS)}")
     if inspect.iscoroutinefunction(function):
@@ -198,7 +198,7 @@ class Hooks:
             listener(payload)
 
     def dispatch_to_all(self, payload: Payload) -> None:
-        """Call every listener, also after one has raised; then raise the first error, and log the others."""
+        """Call every listener, even after one has raised; then raise the first error, and log the others."""
         errors = []
         for listener in self.listeners[type(payload)]:
             try:

@@ -1,7 +1,7 @@
-"""The payloads that hooks are called with: one frozen record for each of the fourteen hooks.
+"""The payloads that hooks are called with: one frozen dataclass for each of the fourteen hooks.
 
 `docs/add-a-plugin.md` lists the hooks in the order in which they occur. Tensors are passed on as they are. Reading one
-with `.item()` synchronizes with the GPU, so plugins should read them rarely, or pass them on to `run.record`.
+with `.item()` synchronizes with the GPU, so plugins should do so rarely, or pass the tensor to `run.record`.
 """
 
 from __future__ import annotations
