@@ -126,7 +126,7 @@ def test_closing_on_a_frozen_disk_is_bounded_in_time(tmp_path: Path, caplog: pyt
         disk.freeze()
         bus.log({"train/loss": 1.0}, step=1)
         bus.close(timeout=0.1)
-        assert "did not take the last" in caplog.text
+        assert "did not accept the last" in caplog.text
 
 
 @pytest.mark.timeout(90)

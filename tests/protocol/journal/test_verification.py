@@ -1,4 +1,4 @@
-"""The reports about the record of a run."""
+"""The reports of whether a run was recorded completely."""
 
 from __future__ import annotations
 

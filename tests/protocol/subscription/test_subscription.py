@@ -87,7 +87,7 @@ def test_late_reader_gets_the_past(tmp_path: Path, channels: tuple[str, ...], us
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_from_any_cursor(tmp_path: Path, use_journal: bool) -> None:
-    """From the cursor of any batch, exactly what comes after it is delivered."""
+    """From the cursor of any batch, exactly the events after it are delivered."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:
@@ -139,7 +139,7 @@ def test_over_tcp_with_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("use_journal", [True, False])
 def test_from_now(tmp_path: Path, use_journal: bool) -> None:
-    """A live view gets what is recorded from now on, without a gap, and nothing of the past."""
+    """A live view gets everything that is recorded from now on, without a gap, and nothing from the past."""
 
     async def main() -> None:
         async with Publisher(tmp_path) as publisher:

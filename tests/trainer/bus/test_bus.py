@@ -1,4 +1,4 @@
-"""The bus as a training loop sees it: what is called is in the journal, and nothing it is given makes it raise."""
+"""The bus as a training loop uses it: each call is recorded in the journal, and no argument makes it raise."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_step_that_goes_back_is_reported_once_and_published(tmp_path: Path, ca
         for step in (5, 3, 4, 2):
             bus.log({"a": 1.0}, step=step)
     assert [step for _, _, step in scalars(tmp_path)] == [5, 3, 4, 2]
-    assert len([line for line in caplog.records if "goes back" in line.message]) == 1
+    assert len([line for line in caplog.records if "decreases to" in line.message]) == 1
 
 
 def test_logging_records_become_events(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_the_last_event_records_how_the_run_ended(tmp_path: Path) -> None:
 
 
 def test_opening_again_begins_the_next_attempt_and_supersedes(tmp_path: Path) -> None:
-    """A folder that holds a run is resumed from nothing, or from the position of a state that was saved."""
+    """Opening a run's folder again starts from nothing, or from the position of a saved state."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.log({"a": 1.0}, step=1)
         state = bus.state_dict()
@@ -250,7 +250,7 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         state = bus.state_dict()
     with trainwire.open_bus(tmp_path / "b"):
         pass
-    with pytest.raises(UsageError, match="the state is of run"):
+    with pytest.raises(UsageError, match="the state belongs to run"):
         trainwire.open_bus(tmp_path / "b", state=state)
 
 

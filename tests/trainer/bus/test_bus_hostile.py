@@ -1,4 +1,4 @@
-"""Nothing that the bus is given ends it: what follows is recorded, and the run ends as it should."""
+"""Invalid input does not end the bus: later values are recorded, and the run ends properly."""
 
 from __future__ import annotations
 

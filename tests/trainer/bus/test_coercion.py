@@ -1,4 +1,4 @@
-"""Values that are read when they are recorded: tensors, arrays, and what lives on a GPU (here a fake one)."""
+"""Values that are read when they are recorded: tensors, arrays, and values on a GPU (here a fake one)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What is logged from a GPU: right, and without waiting for it. The same logic is tested without one in
-`test_bus_values.py`, on a copy that arrives when the test says so.
+"""Values that are logged from a GPU are correct, and logging does not wait for it.
+
+The logic is also tested without a GPU in `test_coercion.py`, with a copy that completes when the test decides.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def test_beside_a_captured_graph(tmp_path: Path) -> None:
 
 
 class Watched(Plugin):
-    """Lets torch check every step but the first, in which things are set up."""
+    """Lets torch check every step except the first, which does the one-time setup."""
 
     @hook
     def before_training_batch(self, batch: BeforeTrainingBatch) -> None:

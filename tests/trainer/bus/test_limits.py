@@ -1,4 +1,4 @@
-"""The limits of what the training process keeps, and what is reported when one is reached."""
+"""The limits of what the training process keeps in memory, and what is reported when one is reached."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_pending_batch_keeps_no_decoded_events() -> None:
     handed = watchers.Watchers()
 
     async def watch(event: Event) -> None:
-        """Look at nothing."""
+        """Do nothing."""
 
     handed.add(watch)
     batch = encode_batch(Header("run", 0, 0, "event", 0, 1, {}), [("a", 1.0, "scalar", 1.0, 1)])
@@ -197,7 +197,7 @@ def bucket(bus: trainwire.EventBus, step: int) -> int:
 def test_little_is_done_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[[trainwire.EventBus, int], int]
 ) -> None:
-    """Records are packed in slices, between which other threads get the interpreter's lock."""
+    """Records are packed in slices, between which other threads get the GIL."""
     packed, pack_slice = list[int](), Writer._pack_slice
 
     def count(writing: Writer) -> None:
@@ -223,7 +223,7 @@ def test_watchers_are_handed_little_at_once(tmp_path: Path, monkeypatch: pytest.
         send(watching, batches)
 
     async def watch(event: Event) -> None:
-        """Look at nothing."""
+        """Do nothing."""
 
     monkeypatch.setattr(watchers.Watchers, "send", count)
     with trainwire.open_bus(tmp_path) as bus:

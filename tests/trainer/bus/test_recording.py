@@ -1,4 +1,4 @@
-"""What a training leaves in the journal."""
+"""The events that a training records in the journal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lifecycle(events: list[Event]) -> list[tuple[str, Any]]:
 
 
 def test_every_metric_is_on_the_wire_with_its_step(tmp_path: Path) -> None:
-    """Those of a step carry the number of updates made, the first 1; those of an epoch the number at its end."""
+    """Metrics of a step have the number of updates made, from 1; those of an epoch the number at its end."""
     train(tmp_path)
     events = read_events(tmp_path)
     assert steps_of(events) == {

@@ -1,4 +1,4 @@
-"""What the training thread does in `log` and `publish`: an append, and nothing that could wait."""
+"""In `log` and `publish`, the training thread appends to a queue, and does nothing that could wait."""
 
 from __future__ import annotations
 

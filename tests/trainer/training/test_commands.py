@@ -71,7 +71,7 @@ def test_checkpoint_evaluate_and_set(tmp_path: Path) -> None:
         ({"train": points(48)}, ("evaluate", {}), "no split to evaluate"),
         ({}, ("set", {"momentum": 0.5}), "only learning_rate can be set"),
         ({}, ("set", {"learning_rate": -1}), "learning_rate is -1"),
-        ({"plugins": [LinearSchedule()]}, ("set", {"learning_rate": 0.1}), "LinearSchedule sets the learning rate"),
+        ({"plugins": [LinearSchedule()]}, ("set", {"learning_rate": 0.1}), "LinearSchedule sets it at each step"),
     ],
 )
 def test_a_command_that_cannot_be_carried_out_is_rejected(

@@ -1,4 +1,4 @@
-"""Makes batches of records: values are resolved, validated, packed and numbered. For one thread at a time."""
+"""Packs records into batches: resolves, validates, packs and numbers their events. For one thread at a time."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.wire import Batch, Header, join_batch
 
 SLICE_EVENTS: Final = 500
-"""Number of events that are packed without a pause, during which the training thread waits for the interpreter's lock.
-"""
+"""Number of events that are packed without a pause, during which the training thread waits for the GIL."""
 
 MAX_EVENTS: Final = 2000
-"""Number of events from which a batch is closed. Larger batches cost less for each event, here and in readers."""
+"""Number of events at which a batch is closed. Larger batches cost less for each event, here and in readers."""
 
 MAX_BYTES: Final = MAX_PUBLISHED_BYTES - 3
-"""Largest events of a batch, in bytes, so that it is published; the list's header has three bytes. A larger event is a
-batch of its own."""
+"""Maximum size of a batch's events, in bytes, so that it is published; the list's header has three bytes. A larger
+event is a batch of its own."""
 
 MEDIA_BYTES: Final = 64 << 10
 """Events larger than this go to the media channel, so that readers of metrics need not receive them."""
 
 MAX_EVENT_BYTES: Final = MAX_VALUE_BYTES + (1 << 20)
-"""Size of the largest event of any type: an image or sound with its description."""
+"""Maximum size of an event of any type, in bytes: an image or sound with its description."""
 
 MAX_NAMES: Final = 100_000
-"""Number of names whose last step is remembered, and of names in groups."""
+"""Maximum number of names whose last step is remembered, and of names in groups."""
 
 _ENDING: Final = LAST_EVENTS | {MARK}
 """Lifecycle events that are the last of their batch."""
@@ -145,11 +144,11 @@ class Batcher:
             return all(pending.is_ready() for pending in find_pending(record[1]))
         except Exception as error:
             # The GPU has failed, and with it the training. The value is rejected when it is read.
-            self._rejections.add("not ready", "a value of a GPU cannot be read: %s", error)
+            self._rejections.add("not ready", "a value on a GPU cannot be read: %s", error)
             return True
 
     def begin_slice(self) -> None:
-        """Begin a slice: reset what may be packed without a pause."""
+        """Begin a slice: reset the amount that may be packed without a pause."""
         self.left, self._bytes_left = SLICE_EVENTS, MAX_BYTES
 
     def add(self, record: Record) -> None:
@@ -212,7 +211,7 @@ class Batcher:
             self.left -= 1
             return False
         if kind not in _ALWAYS_EVENT and self._steps.decreases(name, step):
-            message = "the step of %r goes back to %d; it is published as it is"
+            message = "the step of %r decreases to %d; the event is recorded as given"
             self._rejections.add(f"step {name}", message, name, step)
         is_media = kind in ("image", "audio") or (len(packed) > MEDIA_BYTES and kind not in _ALWAYS_EVENT)
         self._append("media" if is_media else "event", packed, 1)
@@ -243,7 +242,7 @@ class Batcher:
 
 
 def _parts(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield what one call logged in parts of at most a slice; nothing for an empty mapping."""
+    """Yield the metrics of one call in parts of at most `SLICE_EVENTS`; nothing for an empty mapping."""
     if 0 < len(metrics) <= SLICE_EVENTS:
         yield metrics
         return

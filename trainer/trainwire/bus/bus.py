@@ -77,20 +77,20 @@ class EventBus:
         )
         self._on_close: list[Callable[[], object]] = []
 
-    def start(self, begun: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
+    def start(self, fields: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
         """Record the first event and start the bus thread; called by `open_bus`. Returns once the sockets are bound.
 
         Args:
-            begun: fields of the first event.
+            fields: the fields of the first event.
             resumed: further fields of `run/resumed`; None: the first event is `run/started`.
 
         Raises:
             UsageError: they cannot be bound.
         """
         if resumed is None:
-            self._queue.append("run/started", coerce_plain(begun), "lifecycle", 0)
+            self._queue.append("run/started", coerce_plain(fields), "lifecycle", 0)
         else:
-            self._queue.append("run/resumed", coerce_plain({**begun, **resumed}), "lifecycle", resumed["from_step"])
+            self._queue.append("run/resumed", coerce_plain({**fields, **resumed}), "lifecycle", resumed["from_step"])
         self._thread.start()
         self._thread.started.wait()
         if self._thread.failure:
@@ -239,7 +239,8 @@ class EventBus:
         status = status if f"run/{status}" in LAST_EVENTS else "finished"
         self.state = status
         until = time.monotonic() + timeout + ENDING_SECONDS
-        reason = reason and reason[:1000].encode(errors="replace").decode()  # without what cannot be encoded
+        # Characters that cannot be encoded are replaced.
+        reason = reason and reason[:1000].encode(errors="replace").decode()
         self._thread.end(status, reason, timeout)
         try:
             self._thread.wait(until)
@@ -268,7 +269,7 @@ class EventBus:
         return self._rejections.counts
 
     def describe(self) -> dict[str, Any]:
-        """Return what heartbeats report of the training thread."""
+        """Return what heartbeats report about the training thread."""
         queue = self._queue
         return {
             "state": self.state, "step": queue.last_step, "step_walltime": queue.last_walltime,

@@ -1,6 +1,6 @@
 """The bus thread: an asyncio loop that answers requests, sends heartbeats, and ends the run.
 
-What is recorded does not pass through it, since one turn of the loop takes several times as long as the writer does.
+Records do not pass through it, since one iteration of the loop takes several times as long as the writer does.
 It helps the writer only while a disk blocks that thread, and at the end.
 """
 
@@ -22,13 +22,13 @@ HEARTBEAT_SECONDS: Final = 1.0
 """Time between two heartbeats."""
 
 POLL_SECONDS: Final = 0.005
-"""Time between two checks of what the end waits for."""
+"""Time between two checks of whether the bus can close."""
 
-HOPELESS_SECONDS: Final = 0.5
-"""Time without an answer of the disk after which `close` does not wait for it beyond its timeout."""
+HUNG_SECONDS: Final = 0.5
+"""Time without an answer from the disk after which `close` does not wait for it beyond its timeout."""
 
 LINGER_SECONDS: Final = 0.2
-"""Time that messages to subscribers may take to leave at the end."""
+"""Time for which messages to subscribers are still sent at the end."""
 
 _log = logging.getLogger("trainwire")
 
@@ -57,9 +57,9 @@ class BusThread(threading.Thread):
             self._loop.call_soon_threadsafe(self._ending.set)
 
     def wait(self, until: float) -> None:
-        """After `end`: wait until nothing more is written, at most until that time of the monotonic clock."""
+        """After `end`, wait until nothing more is written, at most until a time of the monotonic clock."""
         self.join(max(until - time.monotonic(), 0))
-        if self.writer.is_alive() and not self.writer.is_stalled(HOPELESS_SECONDS):
+        if self.writer.is_alive() and not self.writer.is_stalled(HUNG_SECONDS):
             self.writer.join(max(until - time.monotonic(), 0))
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class BusThread(threading.Thread):
             await asyncio.sleep(max(until - time.monotonic(), 0))
 
     async def _finish(self, server: Server, writer: Writer) -> None:
-        """Have the queue written, then the last event, and wait for sinks that read live."""
+        """Wait until the queue and the last event are written, and then for sinks that read live."""
         deadline = writer.deadline
         writer.wake()
         # What the disk does not accept is reported by an event, once it accepts data again.
@@ -120,10 +120,12 @@ class BusThread(threading.Thread):
         server.beat()
         late = await server.wait_for_sinks(writer.written, deadline - time.monotonic())
         if writer.unwritten > 0:
-            message = "the journal did not take the last %d events in time: unless it still does, they are lost"
+            message = "the journal's disk did not accept the last %d events in time: they are lost unless it still does"
             _log.error(message, writer.unwritten)
         if late:
-            _log.info("not read to the end yet by %s; the journal keeps it for them", ", ".join(late))
+            _log.info(
+                "sinks that have not read everything yet, and can read the rest from the journal: %s", ", ".join(late)
+            )
         while self._may_wait():
             await asyncio.sleep(POLL_SECONDS)
 
@@ -132,4 +134,4 @@ class BusThread(threading.Thread):
         writer = self.writer
         if not writer.is_alive() or writer.taken_over:
             return False
-        return time.monotonic() < (self._deadline if writer.is_stalled(HOPELESS_SECONDS) else writer.deadline)
+        return time.monotonic() < (self._deadline if writer.is_stalled(HUNG_SECONDS) else writer.deadline)

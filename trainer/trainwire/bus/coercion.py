@@ -118,7 +118,7 @@ def coerce_labelled(value: Any) -> Any:
 
 
 def coerce_table(value: Any) -> Any:
-    """Return the value of a `table` event, of `{columns, rows}` or a list of maps with the same keys."""
+    """Return the value of a `table` event, from `{columns, rows}` or a list of maps with the same keys."""
     if isinstance(value, Mapping):
         return coerce_plain(value)
     rows = [dict(row) for row in value]

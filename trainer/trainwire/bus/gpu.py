@@ -20,7 +20,7 @@ class DeviceCopy:
     def __init__(self, host: Any, event: Any, source: Any = None) -> None:
         self._host = host
         self._event = event
-        # Kept until the copy is complete; otherwise its memory could be given to a tensor of another stream.
+        # Kept until the copy is complete; otherwise its memory could be reused for a tensor on another stream.
         self._source = source
         self._numbers: list[float] | None = None
 
@@ -96,7 +96,7 @@ def copy_to_host(tensor: Any) -> DeviceCopy:
 
 
 class _Complete:
-    """In place of a CUDA event, for tensors on the CPU."""
+    """Takes the place of a CUDA event for tensors on the CPU."""
 
     def query(self) -> bool:
         return True
@@ -106,7 +106,7 @@ _COMPLETE: Final = _Complete()
 
 
 class GpuReadings(Generic[About]):
-    """Tensors that plugins read in order, once they are copied from their device; those on the CPU at once."""
+    """Reads tensors for plugins, in order, once they are copied from their device; those on the CPU at once."""
 
     def __init__(self) -> None:
         self._pending: deque[tuple[About, DeviceCopy]] = deque()
@@ -115,7 +115,7 @@ class GpuReadings(Generic[About]):
         """Begin to read a one-dimensional tensor, which must not change from now on.
 
         Args:
-            about: returned together with the numbers.
+            about: any object, which is returned together with the numbers.
         """
         self._pending.append((about, copy_to_host(tensor)))
 

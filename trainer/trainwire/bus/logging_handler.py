@@ -7,7 +7,7 @@ import traceback
 from typing import Final, Protocol
 
 MAX_MESSAGE: Final = 32_000
-"""Length of the longest message or traceback, in characters; longer ones are cut."""
+"""Maximum length of a message or traceback, in characters; longer ones are cut."""
 
 
 class _Publishes(Protocol):

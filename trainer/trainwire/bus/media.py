@@ -22,7 +22,7 @@ _IMAGE_FORMATS: Final = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b
 
 
 def coerce_histogram(value: Any) -> Any:
-    """Return the value of a `histogram` event, of a complete one, or of the numbers in a tensor, array or list.
+    """Return the value of a `histogram` event, from a complete one, or from the numbers in a tensor, array or list.
 
     A tensor is bucketed on its device, so that only the counts are copied.
     """
@@ -90,7 +90,7 @@ def _histogram(counts: list[int], low: float, high: float, total: float, squares
 
 
 def coerce_image(value: Any) -> Any:
-    """Return the value of an `image` event, of `{data, format, …}`, the bytes of an image file, or pixels.
+    """Return the value of an `image` event, from `{data, format, …}`, the bytes of an image file, or pixels.
 
     Files may be PNG, JPEG, GIF or WebP. Pixels are a tensor, array or list of shape (height, width), (height, width,
     channels) or (channels, height, width) with 1, 3 or 4 channels: integers from 0 to 255, or floats from 0 to 1.
@@ -105,7 +105,7 @@ def coerce_image(value: Any) -> Any:
 
 
 def _encode_later(value: Any, encode: Callable[[Any], Any]) -> PendingEncoding:
-    """Return a value for which the writer calls `encode` with the present contents, as a NumPy array or lists."""
+    """Return a value for which the writer calls `encode` with the current contents, as a NumPy array or lists."""
     if hasattr(value, "is_cuda"):
         tensor = value.detach().clone()
         copy = copy_to_host(tensor)
@@ -122,7 +122,7 @@ def _encode_pixels(pixels: Any) -> dict[str, Any]:
         import numpy as np
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise MissingExtraError("an image of pixels", "media", error.name or "Pillow") from None
+        raise MissingExtraError("an image given as pixels", "media", error.name or "Pillow") from None
     array = np.asarray(pixels)
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
@@ -137,7 +137,7 @@ def _encode_pixels(pixels: Any) -> dict[str, Any]:
 
 
 def coerce_audio(value: Any) -> Any:
-    """Return the value of an `audio` event, of `{data, format, …}`, a WAV file's bytes or `(samples, sample_rate)`.
+    """Return the value of an `audio` event, from `{data, format, …}`, a WAV file's bytes or `(samples, sample_rate)`.
 
     Samples are floats from -1 to 1 of shape (frames,) or (channels, frames).
     """
@@ -154,7 +154,7 @@ def _encode_samples(samples: Any, sample_rate: int) -> dict[str, Any]:
     try:
         import numpy as np
     except ModuleNotFoundError:
-        raise MissingExtraError("a sound of samples", "media", "numpy") from None
+        raise MissingExtraError("audio given as samples", "media", "numpy") from None
     tracks = np.atleast_2d(np.asarray(samples, dtype=np.float64))
     levels = (tracks.clip(-1.0, 1.0) * 32767).round().astype("<i2")
     channels, frames = levels.shape

@@ -26,7 +26,7 @@ from trainwire_protocol.transport.endpoints import Endpoints, Tcp
 from trainwire_protocol.transport.server import HIGH_WATER_MARK, Server
 
 FLUSH_SECONDS: Final = 0.02
-"""Default time between two looks at the queue."""
+"""Default time between two checks of the queue."""
 
 CLOSE_TIMEOUT: Final = "TRAINWIRE_CLOSE_TIMEOUT"
 """Environment variable with the default of `close_timeout`, in seconds."""
@@ -58,12 +58,12 @@ def open_bus(
         hparams: the run's hyperparameters, to be recorded first.
         rank: the number of this process among `world_size`. Default: the one that torchrun or Slurm assigned, or 0.
         world_size: number of processes that train together and open a bus. Default: as torchrun or Slurm report, or 1.
-        state: what `state_dict` of an earlier attempt returned: this attempt continues from there. Without it, a
+        state: what `state_dict` returned in an earlier attempt, from which this attempt then continues. Without it, a
             further attempt starts from the beginning and supersedes everything that was recorded before.
-        take_over: continue although another live trainer holds the run; that one then stops journaling.
+        take_over: continue even if another live trainer holds the run; that one then stops journaling.
         bind: address for encrypted connections from other hosts: `tcp://address:port`, port 0 for any free port, or a
             `Tcp` with further settings. Default: the environment variable TRAINWIRE_BIND, or only this host.
-        flush_interval: seconds between two looks at the queue.
+        flush_interval: seconds between two checks of the queue.
         high_water_mark: number of messages queued for a subscriber that does not read; further ones are dropped.
         close_timeout: seconds that `close` waits by default for the journal's disk and for sinks. Default: the
             environment variable TRAINWIRE_CLOSE_TIMEOUT, or 2.
@@ -79,8 +79,8 @@ def open_bus(
     _check_options(rank, world_size, state, flush_interval, high_water_mark)
     close_timeout = _choose_close_timeout(close_timeout)
     run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
-    begun = {"world_size": world_size, "python": platform.python_version()}
-    begun |= {"job": launched.job} if launched.job else {}
+    fields = {"world_size": world_size, "python": platform.python_version()}
+    fields |= {"job": launched.job} if launched.job else {}
     resumed = _find_resumed(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
@@ -93,7 +93,7 @@ def open_bus(
     )
     bus = EventBus(run_folder, attempt, session, open_server, flush_interval, close_timeout)
     try:
-        bus.start({"run": bus.run, "rank": bus.rank, **begun}, resumed if attempt.number else None)
+        bus.start({"run": bus.run, "rank": bus.rank, **fields}, resumed if attempt.number else None)
     except BaseException:
         endpoints.remove()
         attempt.abandon()
@@ -150,18 +150,18 @@ def _find_resumed(run_folder: Path, rank: int, state: Mapping[str, Any] | None) 
     """Return the fields of `run/resumed`: the position of the mark in a state, and its step.
 
     Raises:
-        UsageError: the folder does not hold the mark.
+        UsageError: the folder does not contain the mark.
     """
     if state is None:
         return {"from": None, "from_step": 0}
     run, number, mark, step = (state.get(field) for field in ("run", "attempt", "mark", "step"))
     attempts = list_attempts(run_folder, rank)
     if not attempts or run != attempts[0].run:
-        held = f"run {attempts[0].run!r}" if attempts else "no run"
-        raise UsageError(f"the state is of run {run!r}; {run_folder} holds {held}")
+        found = f"run {attempts[0].run!r}" if attempts else "no run"
+        raise UsageError(f"the state belongs to run {run!r}, but {run_folder} contains {found}")
     marked = next((attempt for attempt in attempts if attempt.number == number), None)
     if marked is None or not isinstance(mark, int) or not isinstance(step, int):
-        raise UsageError(f"the state is of mark {mark!r} in attempt {number!r}, which {run_folder} does not hold")
+        raise UsageError(f"the state belongs to mark {mark!r} of attempt {number!r}, which {run_folder} lacks")
     return {"from": find_mark(marked, mark)._asdict(), "from_step": step}
 
 

@@ -10,14 +10,14 @@ from time import time
 from typing import Any, Final, TypeAlias
 
 MAX_QUEUED_VALUES: Final = 1_000_000
-"""Number of queued values from which new ones are dropped."""
+"""Maximum number of queued values; further ones are dropped."""
 
 MAX_QUEUED_BYTES: Final = 256 << 20
-"""Bytes of queued encoded values from which new ones are dropped."""
+"""Maximum size of queued encoded values, in bytes; further ones are dropped."""
 
 
 class Logged(Enum):
-    """What a record of `log` holds, in place of an event's type: a map of names to scalars."""
+    """The kind of a record of `log`, in place of an event's type; its value is a map of names to scalars."""
 
     FLOATS = "floats"
     """Plain floats only, which need no further check."""
@@ -26,7 +26,7 @@ class Logged(Enum):
 
 
 FLOATS: Final = Logged.FLOATS
-"""The same, for the hot path: looking up a member of an enumeration is slow."""
+"""A shortcut for the hot path: looking up a member of an enumeration is slow."""
 
 Record: TypeAlias = tuple[str, Any, str | Logged, float, int, int]
 """What one call recorded: name, value, type, walltime in seconds, step, and size in bytes.
@@ -36,7 +36,7 @@ A plain tuple, since one with named fields takes twice as long to create. The na
 
 
 class RecordQueue:
-    """Any thread appends records, by one append to a deque each; the writer takes them."""
+    """Any thread appends records, each by one append to a deque; the writer takes them."""
 
     def __init__(self, max_values: int = MAX_QUEUED_VALUES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
         self.records: deque[Record] = deque()
@@ -46,7 +46,7 @@ class RecordQueue:
         self.last_step = 0
         """The last step that was passed. Only the training passes steps, so it shows its progress."""
         self.last_walltime = time()
-        """When that was."""
+        """When it was passed, in seconds since the epoch."""
         # No lock: the threads that record add what they append, and the writer raises the limits by what it takes.
         # Two threads that append at the same time may lose a count, which `reset_limits` corrects.
         self._values = self._bytes = 0
@@ -59,15 +59,15 @@ class RecordQueue:
         """Append a record, or drop it if the queue is full; lifecycle events are never dropped.
 
         Args:
-            name: of the event.
+            name: the event's name.
             value: what was recorded; nothing else may change it.
-            kind: the event's type, or what the record of `log` holds.
+            kind: the event's type, or the kind of a record of `log`.
             step: None for the last step that was passed.
             values: number of values in the record.
-            size: bytes of its encoded values.
+            size: size of its encoded values, in bytes.
 
         Raises:
-            ValueError, TypeError: `step` is not an integer of 64 bits.
+            ValueError, TypeError: `step` is not a 64-bit integer.
         """
         walltime = time()
         if step is None:

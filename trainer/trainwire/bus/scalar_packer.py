@@ -48,8 +48,8 @@ class ScalarPacker:
 
         Args:
             values: one float for each name, in the same order.
-            walltime: seconds since the epoch, of all events.
-            step: an integer of 64 bits, of all events.
+            walltime: the walltime of all events, in seconds since the epoch.
+            step: the step of all events, a 64-bit integer.
         """
         if not self._lowest <= step < self._beyond:
             self._prepare(step)

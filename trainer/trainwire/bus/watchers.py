@@ -1,4 +1,4 @@
-"""Watchers: asynchronous handlers of events in the training process, on a loop and thread of their own."""
+"""Watchers: asynchronous handlers of events in the training process, on their own event loop and thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch, decode_events
 
 MAX_WAITING: Final = 100_000
-"""Number of events that wait for the watchers; beyond it the oldest are dropped."""
+"""Maximum number of events that wait for the watchers; beyond it the oldest are dropped."""
 
 Handler: TypeAlias = Callable[[Event], Awaitable[None]]
 
@@ -97,6 +97,6 @@ class Watchers:
         for handler in list(self._handlers):
             try:
                 await handler(event)
-            except BaseException:  # also what would end this thread: the bus and the other watchers continue
+            except BaseException:  # including those that would end this thread
                 _log.exception("the watcher %r failed on %r and is no longer called", handler, event.name)
                 self._handlers.remove(handler)

@@ -1,6 +1,6 @@
 """The writer: takes what was recorded, packs it, writes it to the journal, and then publishes it.
 
-One thread does all of this, because each thread that wakes takes the interpreter's lock from the training thread. It
+One thread does all of this, because each thread that wakes takes the GIL from the training thread. It
 also renews the attempt's lease. While a disk blocks it, the bus thread calls `relieve` in its place: records are then
 still taken from the queue, and published as unjournaled after two seconds.
 
@@ -35,11 +35,11 @@ SLICE_BYTES: Final = 1 << 20
 """Approximate size of one write."""
 
 TAKE_SECONDS: Final = 0.1
-"""Longest time for which records are taken before they are written; rejected records fill no batch."""
+"""Maximum time for which records are taken before they are written, as rejected records fill no batch."""
 
 PAUSE_SECONDS: Final = 1e-4
-"""Pause between two slices. A thread that waits for the interpreter's lock takes that long to wake, and does not get
-the lock if this thread requests it sooner."""
+"""Pause between two slices. A thread that waits for the GIL takes that long to wake, and does not get it if this thread
+requests it sooner."""
 
 LONG_QUEUE: Final = 2000
 """Number of queued records from which there is no such pause, so that the queue does not overflow."""
@@ -73,7 +73,7 @@ IDLE_FACTOR: Final = 1.5
 """Length of the longer sleeps, in flush intervals."""
 
 CLOSING_POLL_SECONDS: Final = 0.005
-"""Time between two looks at what is pending, once the bus is closing."""
+"""Time between two checks of what is pending, once the bus is closing."""
 
 _NEEDED: Final = (MARK.encode(), b"journal/missing")
 """Names of events whose batches are never given up."""
@@ -97,12 +97,12 @@ class Writer(threading.Thread):
         """Prepare the thread.
 
         Args:
-            attempt: whose journal is written.
+            attempt: the attempt whose journal is written.
             session: identifies the owner of the attempt's lease.
-            queue: of the records.
-            batcher: packs them.
+            queue: the queue of records.
+            batcher: packs the records.
             watchers: receive all events.
-            interval: seconds between two looks at the queue.
+            interval: seconds between two checks of the queue.
             server: publishes the batches.
         """
         super().__init__(name="trainwire-journal", daemon=True)
@@ -113,8 +113,7 @@ class Writer(threading.Thread):
         self.written = -1
         """Seq of the last event in the journal."""
         self.stalled_since: float | None = None
-        """When the disk operation that has not succeeded yet was begun, on the monotonic clock; None if there is none.
-        """
+        """Start of the disk operation that has not succeeded yet, on the monotonic clock; None if there is none."""
         self.taken_over = False
         """Whether another trainer has taken over the run; nothing is written from then on."""
         self._attempt, self._session = attempt, session
@@ -151,7 +150,7 @@ class Writer(threading.Thread):
         self.wake()
 
     def is_stalled(self, seconds: float) -> bool:
-        """Return whether the disk has accepted nothing for so long, although there is something to write."""
+        """Return whether the disk has accepted nothing for `seconds`, although there is something to write."""
         since = self.stalled_since
         return since is not None and time.monotonic() - since >= seconds
 
@@ -185,7 +184,7 @@ class Writer(threading.Thread):
         """Take what is ready, record the rest as dropped, and add the last event, `run/<status>`; return its seq."""
         with self._take_lock:
             self.deadline += DROP_SECONDS
-            if not self._is_ready():  # or else the records behind this one would not be taken either
+            if not self._is_ready():  # otherwise the records behind it would not be taken either
                 self._drop("not computed in time", lambda record: not self._batcher.is_ready(record))
             while self._take():
                 pass
@@ -201,7 +200,7 @@ class Writer(threading.Thread):
             self._is_finished = True
             return last_seq
 
-    # The life of the thread.
+    # The thread.
 
     def run(self) -> None:
         """Take, write and publish until stopped."""
@@ -282,7 +281,7 @@ class Writer(threading.Thread):
         return self._is_ready() and time.monotonic() <= self.deadline
 
     def _pack(self) -> list[Batch]:
-        """Pack as much as is written at once, in slices between which other threads get the interpreter's lock."""
+        """Pack as much as is written at once, in slices between which other threads get the GIL."""
         queue, batches, until = self._queue, list[Batch](), time.monotonic() + TAKE_SECONDS
         while self._is_ready() and time.monotonic() <= self.deadline:
             self._pack_slice()
@@ -407,7 +406,7 @@ class Writer(threading.Thread):
             self._given_up.clear()
 
     def _confirm_mark(self, batch: Batch) -> None:
-        """Notify those that wait for the mark at the end of a batch, if it has one."""
+        """Notify the threads that wait for the mark at the end of a batch, if it has one."""
         event = batch.events[-1]
         if event.name == MARK and event.type == "lifecycle":
             with self._mark_written:
@@ -429,7 +428,7 @@ class Writer(threading.Thread):
 
     @contextlib.contextmanager
     def _noting_stall(self) -> Iterator[None]:
-        """Set `stalled_since` during a disk operation other than a write, which may hang just as well."""
+        """Set `stalled_since` during a disk operation other than a write, which may hang too."""
         is_first = self.stalled_since is None
         if is_first:
             self.stalled_since = time.monotonic()

@@ -185,7 +185,7 @@ def _plugin_states(run: TrainingRun) -> dict[str, Any]:
 
 
 def checked_state(value: Any) -> Any:
-    """Return the value, with numbers of other types as Python's, if a checkpoint can hold it.
+    """Return the value with its numbers as plain Python numbers, if a checkpoint can contain it.
 
     Raises:
         UsageError: if something in it is not None, a number, a string, bytes, a tensor, or a list or map of them.

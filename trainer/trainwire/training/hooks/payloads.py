@@ -26,7 +26,7 @@ class Result:
     """The outcome of a training, as `ModelTrainer.train` returns it."""
 
     status: Status
-    """"finished", also if a plugin stopped the training; "interrupted" if a signal did."""
+    """"finished", even if a plugin stopped the training; "interrupted" if a signal did."""
     reason: str
     """Why the training ended."""
     folder: Path
