@@ -25,15 +25,15 @@ class AlertsFile(Outbox):
 
     Args:
         path: the file.
-        marks: the path of the files that record what was delivered, with `{}` for a notifier's name.
+        delivered_paths: the path of the files that record delivered alerts, with `{}` for a notifier's name.
         notifiers: the notifiers, by name. Each has a queue of its own, so that one that fails delays no other.
         max_age: seconds after which an alert is written but no longer sent.
     """
 
-    def __init__(self, path: Path, marks: str, notifiers: Mapping[str, Notifier], max_age: float) -> None:
+    def __init__(self, path: Path, delivered_paths: str, notifiers: Mapping[str, Notifier], max_age: float) -> None:
         self._queues = {
             name: DeliveryQueue(
-                Path(marks.format(name)),
+                Path(delivered_paths.format(name)),
                 functools.partial(_send_if_recent, notifier, max_age),
                 notifier.send_policy,
                 IN_FLIGHT,

@@ -31,12 +31,12 @@ class Bounds:
     maximum: float = LARGEST
 
 
-def read_settings(kind: type[Settings], what: str, table: Mapping[str, Any], keys: Keys) -> Settings:
+def read_settings(kind: type[Settings], label: str, table: Mapping[str, Any], keys: Keys) -> Settings:
     """Return an instance of the dataclass `kind` with the settings of a table.
 
     Args:
         kind: the dataclass.
-        what: what messages call it.
+        label: the name of the dataclass in messages.
         table: the settings.
         keys: the path of the table.
 
@@ -46,10 +46,10 @@ def read_settings(kind: type[Settings], what: str, table: Mapping[str, Any], key
     known = settings_of(kind)
     for name in table:
         if name not in known:
-            raise SettingError((*keys, name), unknown("setting", name, f"the settings of {what}", known))
+            raise SettingError((*keys, name), unknown("setting", name, f"the settings of {label}", known))
     for name, each in known.items():
         if name not in table and each.default is MISSING:
-            raise SettingError(keys, f"{what} requires the setting {name}")
+            raise SettingError(keys, f"{label} requires the setting {name}")
     hints = _hints(cast(Hashable, kind))
     checked = {name: _checked(name, hints[name], value, (*keys, name)) for name, value in table.items()}
     try:
@@ -63,11 +63,11 @@ def settings_of(kind: type) -> dict[str, Field[Any]]:
     return {each.name: each for each in fields(kind)}
 
 
-def unknown(what: str, name: str, choices: str, known: Iterable[str]) -> str:
-    """Return a message about a name that is not among the known ones; `choices` is what the message calls these."""
+def unknown(label: str, name: str, choices: str, known: Iterable[str]) -> str:
+    """Return a message about an unknown name; `label` says what it names, and `choices` what the known ones are."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown {what} {short(name)}{hint}: {choices} are {', '.join(sorted(known))}"
+    return f"unknown {label} {short(name)}{hint}: {choices} are {', '.join(sorted(known))}"
 
 
 def short(value: object) -> str:

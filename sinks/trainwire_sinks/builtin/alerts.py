@@ -54,9 +54,10 @@ class Alerts(Sink):
             rule.folder for rule in self._file.rules.values() if isinstance(rule, DiskFull) and rule.folder
         }
         self._probe = HostProbe(folder, rank, self.name, sorted(other_folders))
-        marks = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
+        delivered_paths = folder / ".trainwire" / f"{self.name}-rank{rank}.{{}}.delivered"
         notifiers = {} if self.is_replay else self._file.notifiers
-        return AlertsFile(rank_folder(folder, rank) / FILE_NAME, str(marks), notifiers, self.options.max_age)
+        path = rank_folder(folder, rank) / FILE_NAME
+        return AlertsFile(path, str(delivered_paths), notifiers, self.options.max_age)
 
     async def restore(self, state: State) -> None:
         """Resume with the state of the rules."""

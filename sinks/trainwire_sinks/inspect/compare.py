@@ -56,15 +56,15 @@ async def compare_runs(recordings: Sequence[Recording]) -> list[Summary]:
     """Read several runs in parallel, step by step, and compare each with the first."""
     summaries = [Summary() for _ in recordings]
     streams = [_read_steps(recording, summary) for recording, summary in zip(recordings, summaries, strict=True)]
-    heads = [await anext(stream, None) for stream in streams]
-    while pending := [head.step for head in heads if head]:
+    upcoming = [await anext(stream, None) for stream in streams]
+    while pending := [following.step for following in upcoming if following]:
         step = min(pending)
-        current = [place for place, head in enumerate(heads) if head and head.step == step]
-        if first := heads[0] if 0 in current else None:
-            for place in current:
-                _add_divergences(summaries[place].divergences, step, first.metrics, heads[place])
-        for place in current:
-            heads[place] = await anext(streams[place], None)
+        current = [index for index, following in enumerate(upcoming) if following and following.step == step]
+        if first := upcoming[0] if 0 in current else None:
+            for index in current:
+                _add_divergences(summaries[index].divergences, step, first.metrics, upcoming[index])
+        for index in current:
+            upcoming[index] = await anext(streams[index], None)
     return summaries
 
 

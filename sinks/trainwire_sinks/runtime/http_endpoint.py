@@ -26,7 +26,7 @@ class HttpEndpoint:
 
     def __init__(self, host: str, port: int, application: WSGIApplication) -> None:
         self._loop = asyncio.get_running_loop()
-        self._read = asyncio.Event()
+        self._answered = asyncio.Event()
         self.generation = 0
         """Number of calls of `wait_for_reader`. It waits only for requests of its own generation."""
         self._server = _Server(host, port, self)
@@ -47,15 +47,15 @@ class HttpEndpoint:
     @property
     def was_read(self) -> bool:
         """Whether a client has received an answer."""
-        return self._read.is_set()
+        return self._answered.is_set()
 
     async def wait_for_reader(self, seconds: float) -> None:
         """Wait until a client receives the answer to a new request; return at once if no client has read anything."""
         if self.was_read:
             self.generation += 1
-            self._read.clear()
+            self._answered.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._read.wait(), seconds)
+                await asyncio.wait_for(self._answered.wait(), seconds)
 
     def close(self) -> None:
         """Stop listening; requests in progress are answered."""
@@ -67,7 +67,7 @@ class HttpEndpoint:
         if generation == self.generation:
             # The loop may be closed already.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._read.set)
+                self._loop.call_soon_threadsafe(self._answered.set)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -29,7 +29,7 @@ def scalar(name: str, value: Any, step: int) -> Event:
 
 
 def losses(*values: float, **hparams: Any) -> list[Batch]:
-    """A run with one loss for each step, from step 1 on, two in a batch."""
+    """Return a run with one loss for each step, from step 1 on, two in a batch."""
     recorder = Recorder()
     batches = [recorder.record([Event("hparams", hparams, "hparams", 0.0, 0)])]
     metrics = [scalar("loss", value, step) for step, value in enumerate(values, start=1)]

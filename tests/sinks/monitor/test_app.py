@@ -45,7 +45,7 @@ def scalars(names: Sequence[str], steps: int) -> list[Event]:
 
 
 def recorded(names: Sequence[str], steps: int = 20) -> list[Batch]:
-    """A run with these metrics, in its second epoch of four, with one line of log."""
+    """Return a run with these metrics, in its second epoch of four, with one line of log."""
     recorder = Recorder()
     record = {"level": "WARNING", "logger": "a", "message": "[bold]all[/bold] [/ is well"}
     return [
@@ -58,7 +58,7 @@ def recorded(names: Sequence[str], steps: int = 20) -> list[Batch]:
 
 
 def is_read(reader: Reader) -> bool:
-    """Whether the view has the run, and the alerts if there are any."""
+    """Return whether the view has the run, and the alerts if there are any."""
     folder = reader.target.folder
     assert folder
     return reader.view.is_caught_up and bool(reader.view.alerts) == (folder / "alerts.jsonl").exists()
@@ -66,7 +66,7 @@ def is_read(reader: Reader) -> bool:
 
 @asynccontextmanager
 async def watching(size: tuple[int, int], *folders: Path) -> AsyncIterator[Pilot[None]]:
-    """The app at a size, once it has read everything."""
+    """Run the app at a size, and yield it once it has read everything."""
     app = WatchApp([Reader(Target(folder), 0, folder.name) for folder in folders])
     async with app.run_test(size=size) as pilot:
         await until(lambda: all(map(is_read, app.readers)))
@@ -91,7 +91,7 @@ def app_of(pilot: Pilot[None]) -> WatchApp:
 
 
 def screen(pilot: Pilot[None]) -> str:
-    """The text on the screen."""
+    """Return the text on the screen."""
     # `export_screenshot` draws the same, and takes six times as long.
     return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
 

@@ -25,7 +25,7 @@ Steps = Callable[[Pilot[None]], Awaitable[None]]
 
 
 def messages(pilot: Pilot[None]) -> list[str]:
-    """The notifications of the app."""
+    """Return the notifications of the app."""
     return [notification.message for notification in pilot.app._notifications]
 
 

@@ -17,7 +17,7 @@ ANY = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(2**63), 2**
 
 
 def series_of(numbers: list[float]) -> Series:
-    """A series whose steps and seqs are the positions of its values."""
+    """Return a series whose steps and seqs are the positions of its values."""
     series = Series(LIMIT)
     for place, value in enumerate(numbers):
         series.add([place], [value], Cursor(0, place))
@@ -25,7 +25,7 @@ def series_of(numbers: list[float]) -> Series:
 
 
 def bucket_of(numbers: list[float], first: int) -> Bucket | None:
-    """The expected bucket of consecutive values, computed independently; None if no value is finite."""
+    """Return the expected bucket of consecutive values, computed independently; None if no value is finite."""
     finite = [float(value) for value in numbers if math.isfinite(value)]
     if not finite:
         return None
