@@ -56,6 +56,20 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert steps(tmp_path) == [6, 15, 18]
 
 
+def test_events_about_earlier_checkpoints_have_the_current_step(tmp_path: Path) -> None:
+    """A checkpoint that is deleted at the end of the training does not set the step back, nor that of later events."""
+
+    class DeletesAtTheEnd(Checkpoints):
+        def _delete_old(self) -> None:
+            if self.run.state.step == 6:
+                super()._delete_old()
+
+    train(tmp_path, DeletesAtTheEnd(steps=2, keep_last=1), Slow())
+    events = read_events(tmp_path)
+    assert [event.step for event in events if event.name == "checkpoint/deleted"] == [6, 6]
+    assert events[-1].step == 6
+
+
 def test_checkpoints_are_saved_by_steps_and_by_time(tmp_path: Path) -> None:
     """They are saved after a number of updates, or after a time."""
     train(tmp_path / "a", Checkpoints(steps=2, keep_last=9), Slow())

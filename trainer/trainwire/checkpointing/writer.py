@@ -87,4 +87,5 @@ class CheckpointWriter(threading.Thread):
         write_label(self._folder, label)
         if label.rank == 0:
             about = {"path": f"{FOLDER}/{label.name}", "kind": "resume", "epoch": label.epoch, "step": label.step}
-            self._bus.publish("checkpoint/saved", about, "lifecycle", label.step)
+            # Without a step: a training that has continued meanwhile must not appear to go back to an earlier one.
+            self._bus.publish("checkpoint/saved", about, "lifecycle")

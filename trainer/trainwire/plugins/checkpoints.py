@@ -100,4 +100,4 @@ class Checkpoints(Plugin):
             if checkpoint not in kept:
                 checkpoint.delete()
                 path = f"{FOLDER}/{checkpoint.folder.name}"
-                self.run.bus.publish("checkpoint/deleted", {"path": path}, "lifecycle", checkpoint.label.step)
+                self.run.bus.publish("checkpoint/deleted", {"path": path}, "lifecycle")
