@@ -103,7 +103,7 @@ def step_with_ten_scalars(size: Size) -> Iterator[Result]:
     waited, fraction = cost_of_slow_steps(ours, base)
     cost = statistics.fmean(ours) - statistics.fmean(base)
     measured = f"{waited * 1e6:.0f} of {cost * 1e6:.0f} µs a step, in {fraction:.1%} of the steps"
-    yield Result("of what the bus costs it, waits for the journal's thread", measured)
+    yield Result("the part of this in which it waits for the writer thread", measured)
     tail = percentile(ours, 0.999) / percentile(base, 0.999)
     noise = percentile(control, 0.999) / percentile(base, 0.999)
     measured = f"{tail:.2f} (control {noise:.2f}; {percentile(base, 0.999) * 1e6:.0f} µs)"

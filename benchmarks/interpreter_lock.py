@@ -1,4 +1,4 @@
-"""How long the journal's thread holds the interpreter's lock while the training thread runs."""
+"""How long the writer thread holds the interpreter's lock while the training thread runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def interpreter_lock(size: Size) -> Iterator[Result]:
         busy = gaps(bus, records, seconds=size.of(3, 1))
     longest = percentile(holds, 0.999)
     measured = f"{percentile(holds, 0.5) * 1e3:.2f} ms in the median, 99.9 % within {longest * 1e3:.2f} ms"
-    yield Result("what the journal's thread does in one go", measured, "under 1 ms", longest < LIMIT_SECONDS)
+    yield Result(
+        "the longest work of the writer thread without a pause", measured, "under 1 ms", longest < LIMIT_SECONDS
+    )
     measured = f"{percentile(busy, 0.5) * 1e3:.2f} ms in the median (longest without the bus {max(idle) * 1e3:.2f} ms)"
     yield Result("gaps in which the training thread waits for the lock", measured)
 
