@@ -19,10 +19,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("errors", "statistics"), ("process",), ("events", "commands"), ("environment",), ("wire",), ("journal",),
         ("transport",), ("subscription",),
     ),
-    "trainwire": (("bus",), ("training.hooks",), ("training",), ("checkpointing",), ("plugins",), ("integrations",)),
+    "trainwire": (("bus",), ("training.hooks",), ("training",), ("checkpointing",), ("plugins",)),
     "trainwire_sinks": (
-        ("text",), ("runtime",), ("inspect", "launch", "tensorboard", "nats", "export", "relay", "testing", "series"),
-        ("alerts",), ("monitor", "web"), ("builtin",), ("cli",),
+        ("text",), ("runtime",), ("inspect", "launch", "tensorboard", "nats", "export", "relay", "testing"),
+        ("alerts",), ("monitor",), ("builtin",), ("cli",),
     ),
 }  # fmt: skip
 

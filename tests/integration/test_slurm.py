@@ -168,4 +168,4 @@ def test_a_usage_error_is_not_retried(tmp_path: Path, cluster: dict[str, str]) -
     """A relay that rejects its options ends the script with its exit code."""
     command = ["bash", SLURM / "relay.sh", tmp_path / "runs", tmp_path / "runs"]
     ended = subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=40, check=False)
-    assert (ended.returncode, "cannot be a source too" in ended.stderr) == (2, True)
+    assert (ended.returncode, "is in the output folder of this relay" in ended.stderr) == (2, True)

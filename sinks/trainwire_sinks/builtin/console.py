@@ -16,7 +16,7 @@ from trainwire_sinks.runtime.output import NoOutput
 from trainwire_sinks.runtime.sink import Sink
 from trainwire_sinks.text.format import one_line, timestamp
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
-from trainwire_sinks.text.terminal import has_colors
+from trainwire_sinks.text.terminal import discard_output, has_colors
 
 OMITTED: Final = frozenset({"epoch/started", "learning_rate/changed"})
 """Lifecycle events that are in the log file but not printed, because later lines imply them."""
@@ -111,4 +111,5 @@ def _print(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError as error:
+        discard_output(sys.stdout)
         raise OutputError("standard output was closed by its reader") from error

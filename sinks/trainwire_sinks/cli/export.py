@@ -18,7 +18,7 @@ from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import ALL_EVENTS, Filters, Selection
 from trainwire_sinks.cli.ranks import find_ranks
 from trainwire_sinks.cli.record_reader import read_record
-from trainwire_sinks.export.writer import Format, Writer, make_writer
+from trainwire_sinks.export.writer import ExportWriter, Format, make_writer
 from trainwire_sinks.text.format import one_line
 
 STANDARD_OUTPUT: Final = Path("-")
@@ -69,7 +69,7 @@ def export(
 
 
 async def _write(
-    writer: Writer, target: Target, rank: int, selection: Selection, activity: str | None
+    writer: ExportWriter, target: Target, rank: int, selection: Selection, activity: str | None
 ) -> IncompleteError | None:
     """Write the selected events of a rank; return the error if events are missing from the record."""
     try:
@@ -97,7 +97,7 @@ def _format_of(output: Path | None) -> Format:
 
 
 @contextlib.contextmanager
-def _closing(writer: Writer) -> Iterator[Writer]:
+def _closing(writer: ExportWriter) -> Iterator[ExportWriter]:
     try:
         yield writer
     except BaseException:

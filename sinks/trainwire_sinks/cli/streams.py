@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwire_sinks.runtime.exit_codes import ExitCode
-from trainwire_sinks.text.terminal import has_colors
+from trainwire_sinks.text.terminal import discard_output, has_colors
 
 UNLIMITED_WIDTH: Final = 10_000
 """Width of a table that is not printed on a terminal, so that no line is wrapped for programs."""
@@ -31,8 +30,7 @@ def tolerant_streams() -> Iterator[None]:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            # Otherwise Python flushes once more when it exits, and reports the error.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output(sys.stdout)
             sys.exit(ExitCode.BROKEN_PIPE)
 
 

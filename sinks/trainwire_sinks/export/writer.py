@@ -11,7 +11,7 @@ from trainwire_protocol.events import Event
 Format: TypeAlias = Literal["csv", "jsonl", "parquet"]
 
 
-class Writer(Protocol):
+class ExportWriter(Protocol):
     """Writes events as they arrive, in bounded memory."""
 
     def write(self, rank: int, events: Sequence[Event]) -> None:
@@ -25,7 +25,7 @@ class Writer(Protocol):
         """Write buffered events and what the format has at its end; the file stays open."""
 
 
-def make_writer(form: Format, file: BinaryIO, *, is_terminal: bool = False) -> Writer:
+def make_writer(form: Format, file: BinaryIO, *, is_terminal: bool = False) -> ExportWriter:
     """Return a writer of the given format.
 
     Args:

@@ -21,7 +21,7 @@ READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Alert:
+class AlertLine:
     """A line of the file: an alert has fired, or the alert with this `id` that fired earlier has cleared."""
 
     id: str
@@ -33,15 +33,15 @@ class Alert:
     """Seconds since the epoch."""
 
 
-class AlertsFile:
+class AlertsReader:
     """Reads the alerts file of one rank as it grows."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self._path = rank_folder(folder, rank) / FILE_NAME
         self._offset = 0
-        self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
+        self._alerts: deque[AlertLine] = deque(maxlen=MAX_ALERTS)
 
-    def read(self) -> list[Alert]:
+    def read(self) -> list[AlertLine]:
         """Return the last alerts, the newest last; empty if there is no file. Invalid lines are skipped."""
         try:
             with self._path.open("rb") as file:
@@ -60,7 +60,7 @@ class AlertsFile:
         return list(self._alerts)
 
 
-def parse_alert(line: bytes) -> Alert | None:
+def parse_alert(line: bytes) -> AlertLine | None:
     """Return the alert on a line, or None if the line is not an alert."""
     try:
         fields = json.loads(line)
@@ -68,7 +68,7 @@ def parse_alert(line: bytes) -> Alert | None:
         return None
     if not isinstance(fields, Mapping) or fields.get("state") not in ("fired", "cleared"):
         return None
-    return Alert(
+    return AlertLine(
         _text(fields, "id"),
         _text(fields, "rule"),
         _text(fields, "severity"),
@@ -78,9 +78,9 @@ def parse_alert(line: bytes) -> Alert | None:
     )
 
 
-def open_alerts(alerts: Iterable[Alert]) -> list[Alert]:
+def open_alerts(alerts: Iterable[AlertLine]) -> list[AlertLine]:
     """Return the alerts that have fired and not cleared since, in the order in which they fired."""
-    fired: dict[str, Alert] = {}
+    fired: dict[str, AlertLine] = {}
     for alert in alerts:
         fired.pop(alert.id, None)
         if not alert.is_cleared:

@@ -7,7 +7,7 @@ from typing import Final
 
 from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import describe_lag
-from trainwire_sinks.monitor.alerts import Alert, open_alerts
+from trainwire_sinks.monitor.alerts import AlertLine, open_alerts
 from trainwire_sinks.monitor.metrics import most_interesting
 from trainwire_sinks.monitor.view import View
 from trainwire_sinks.text.format import duration, one_line, plain
@@ -63,7 +63,7 @@ def describe_sinks(view: View) -> str:
     return ", ".join(map(describe_sink, view.sinks)) or NO_SINKS
 
 
-def describe_alert(alert: Alert) -> str:
+def describe_alert(alert: AlertLine) -> str:
     """Return an alert's severity, rule and message, on one line."""
     return one_line(f"{alert.severity} {alert.rule}: {alert.message}"[:MAX_ALERT_CHARACTERS])
 

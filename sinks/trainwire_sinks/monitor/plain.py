@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from trainwire_sinks.inspect.ranks import describe_ranks
-from trainwire_sinks.monitor.alerts import Alert
+from trainwire_sinks.monitor.alerts import AlertLine
 from trainwire_sinks.monitor.descriptions import describe, describe_alert, describe_metrics, describe_sinks
 from trainwire_sinks.monitor.reader import Reader
 from trainwire_sinks.monitor.view import View
@@ -39,7 +39,7 @@ class LinePrinter:
         self._prefix = prefix
         self._write = write
         self._log_count: int | None = None
-        self._alerts: set[Alert] = set()
+        self._alerts: set[AlertLine] = set()
         self._last_state = ""
         self._next_state = 0.0
 

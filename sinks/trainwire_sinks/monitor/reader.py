@@ -22,7 +22,7 @@ from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import START
 from trainwire_sinks.inspect.progress import SinkProgress, read_progress
 from trainwire_sinks.inspect.ranks import RankOverview, read_ranks
-from trainwire_sinks.monitor.alerts import AlertsFile
+from trainwire_sinks.monitor.alerts import AlertsReader
 from trainwire_sinks.monitor.log import MAX_CHARACTERS, Line
 from trainwire_sinks.monitor.view import View
 from trainwire_sinks.text.format import one_line, timestamp
@@ -101,7 +101,7 @@ class Reader:
         self._give_up = give_up
         self._stays = stays
         self._subscription: Subscription | None = None
-        self._alerts = AlertsFile(target.folder, rank) if target.folder else None
+        self._alerts = AlertsReader(target.folder, rank) if target.folder else None
         self._ranks = ranks
         self._last_batch = time.monotonic()
 

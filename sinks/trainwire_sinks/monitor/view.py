@@ -12,7 +12,7 @@ from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import RankOverview
-from trainwire_sinks.monitor.alerts import Alert
+from trainwire_sinks.monitor.alerts import AlertLine
 from trainwire_sinks.monitor.log import Log
 from trainwire_sinks.monitor.metrics import Metrics
 from trainwire_sinks.monitor.training_progress import TrainingProgress
@@ -47,7 +47,7 @@ class View:
         self.sinks: Sequence[SinkProgress] = ()
         self.ranks: Sequence[RankOverview] = ()
         """All ranks of the run; empty if it is watched by address."""
-        self.alerts: Sequence[Alert] = ()
+        self.alerts: Sequence[AlertLine] = ()
         """The last ones, the newest last."""
         self.heads: dict[int, dict[str, int]] = {}
         """For each attempt the last seq of each channel, as far as it is known."""

@@ -1,4 +1,4 @@
-"""Detects whether a terminal supports color, and which signals a terminal has sent."""
+"""Terminals: whether they support color, which signals they have sent, and output that nobody reads any more."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ KEYBOARD_SIGNALS: Final = (signal.SIGINT, signal.SIGQUIT)
 def has_colors(stream: TextIO) -> bool:
     """Return whether to write colors: only to a terminal, and not if `NO_COLOR` is set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def discard_output(stream: TextIO) -> None:
+    """Discard what a stream still buffers, and what is written to it later, after its reader has closed it.
+
+    Otherwise the next flush, at the latest when Python exits, fails again.
+    """
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def is_sent_by_terminal(number: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire_sinks.monitor.alerts import FILE_NAME, MAX_ALERTS, AlertsFile, open_alerts, parse_alert
+from trainwire_sinks.monitor.alerts import FILE_NAME, MAX_ALERTS, AlertsReader, open_alerts, parse_alert
 
 
 def line(rule: str, state: str = "fired", **more: Any) -> str:
@@ -27,7 +27,7 @@ def line(rule: str, state: str = "fired", **more: Any) -> str:
 
 def test_alerts_are_read_as_they_are_written(tmp_path: Path) -> None:
     """Each line counts once, an incomplete line counts when it is complete, and invalid lines are skipped."""
-    alerts, path = AlertsFile(tmp_path), tmp_path / FILE_NAME
+    alerts, path = AlertsReader(tmp_path), tmp_path / FILE_NAME
     assert alerts.read() == []
     path.write_text(line("nan") + "no json\n[]\n{}\n" + line("slow")[:10])
     assert [alert.rule for alert in alerts.read()] == ["nan"]
@@ -40,7 +40,7 @@ def test_alerts_are_read_as_they_are_written(tmp_path: Path) -> None:
 def test_a_long_file_takes_little_memory(tmp_path: Path) -> None:
     """Only the last alerts of a long file are kept."""
     (tmp_path / FILE_NAME).write_text("".join(line(str(number)) for number in range(20_000)))
-    found = AlertsFile(tmp_path).read()
+    found = AlertsReader(tmp_path).read()
     assert [alert.rule for alert in found] == [str(number) for number in range(20_000 - MAX_ALERTS, 20_000)]
 
 

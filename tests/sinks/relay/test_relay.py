@@ -433,7 +433,7 @@ def test_a_relay_does_not_copy_its_copies(tmp_path: Path, caplog: pytest.LogCapt
                     await until(relay._stopping.is_set)
                 assert relay._done.keys() == {(publisher.attempt.run, 0)}
                 assert journal_bytes(folder / publisher.attempt.run) == journal_bytes(runs / "run")
-            with pytest.raises(OptionError, match="cannot be a source too"):
+            with pytest.raises(OptionError, match="is in the output folder of this relay"):
                 await Relay([str(runs / "run")], runs, Tcp()).run()
 
     with caplog.at_level(logging.WARNING):

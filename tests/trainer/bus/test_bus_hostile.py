@@ -213,7 +213,7 @@ def test_an_image_is_not_encoded_on_the_training_thread(tmp_path: Path, monkeypa
     images = [event.value for event in read_events(tmp_path) if event.type == "image"]
     assert [(image["width"], image["height"], image["channels"]) for image in images] == [(9, 8, 3)] * 2
     assert images[0]["data"] == images[1]["data"]
-    assert threads == {"trainwire-journal"}
+    assert threads == {"trainwire-writer"}
 
 
 def test_values_that_are_taken_make_room() -> None:

@@ -67,7 +67,7 @@ def test_checkpoint_evaluate_and_set(tmp_path: Path) -> None:
     ("options", "command", "reason"),
     [
         ({}, ("explode", {}), "there is no command 'explode'; the commands are stop"),
-        ({"default_plugins": False}, ("checkpoint", {}), "attach Checkpoints"),
+        ({"default_plugins": False}, ("checkpoint", {}), "no plugin saves checkpoints"),
         ({"train": points(48)}, ("evaluate", {}), "no split to evaluate"),
         ({}, ("set", {"momentum": 0.5}), "only learning_rate can be set"),
         ({}, ("set", {"learning_rate": -1}), "learning_rate is -1"),

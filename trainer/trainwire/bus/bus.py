@@ -261,7 +261,7 @@ class EventBus:
         """Report once in a fork that nothing is recorded there; after `close` there is nothing to report."""
         if self._is_disowned:
             self._is_disowned = False
-            logging.getLogger("trainwire").warning("the bus is inert in this forked process: record in its parent")
+            logging.getLogger("trainwire").warning("nothing is recorded in this forked process: record in its parent")
 
     @property
     def rejections(self) -> Mapping[str, int]:

@@ -105,7 +105,7 @@ class Writer(threading.Thread):
             interval: seconds between two checks of the queue.
             server: publishes the batches.
         """
-        super().__init__(name="trainwire-journal", daemon=True)
+        super().__init__(name="trainwire-writer", daemon=True)
         self.interval = interval
         self.server = server
         self.deadline = math.inf

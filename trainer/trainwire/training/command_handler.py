@@ -32,7 +32,7 @@ def _stop(run: TrainingRun, arguments: Mapping[str, Any]) -> None:
 
 def _checkpoint(run: TrainingRun, _: Mapping[str, Any]) -> None:
     if run.checkpointer is None:
-        raise UsageError("no plugin saves checkpoints: attach Checkpoints")
+        raise UsageError("no plugin saves checkpoints: attach one that does")
     run.control.checkpoint()
 
 

@@ -78,7 +78,7 @@ class Binding(NamedTuple):
     listener: Listener
 
 
-class Mark(NamedTuple):
+class HookMark(NamedTuple):
     """The hooks and the filter that `@hook` attaches to a method."""
 
     names: tuple[str, ...]
@@ -114,12 +114,12 @@ def hook(*arguments: Any, every: int | None = None, once: int | None = None, spl
         split: Call it only for this split; for the evaluation hooks.
     """
     if len(arguments) == 1 and callable(arguments[0]):
-        return _mark(arguments[0], Mark((arguments[0].__name__,)))
+        return _mark(arguments[0], HookMark((arguments[0].__name__,)))
     selection = Filter(every, once, split)
-    return lambda function: _mark(function, Mark(arguments or (function.__name__,), selection))
+    return lambda function: _mark(function, HookMark(arguments or (function.__name__,), selection))
 
 
-def _mark(function: Function, mark: Mark) -> Function:
+def _mark(function: Function, mark: HookMark) -> Function:
     setattr(function, _MARK, (*getattr(function, _MARK, ()), mark))
     return function
 
@@ -131,7 +131,7 @@ def plugin_bindings(plugin: object) -> list[Binding]:
         OptionError: if a hook does not exist, a method cannot be called with the hook's payload, a method is an
             `async def`, or a method has the name of a hook and no mark.
     """
-    marks_of_methods: dict[str, tuple[Mark, ...]] = {}
+    marks_of_methods: dict[str, tuple[HookMark, ...]] = {}
     for base in reversed(type(plugin).__mro__):
         for attribute, value in vars(base).items():
             marked = getattr(value, _MARK, None) or marks_of_methods.get(attribute)
