@@ -34,7 +34,11 @@ _log = logging.getLogger("trainwire")
 
 
 class BusThread(threading.Thread):
-    """Opens the server, starts the writer, and serves what is recorded until the bus is closed."""
+    """Opens the server, starts the writer, and serves what is recorded until the bus is closed.
+
+    The sockets belong to this thread's event loop. The server, and the writer that publishes through it, are therefore
+    created here, by the functions passed.
+    """
 
     writer: Writer
     """Available once `started` is set, unless there is a `failure`."""
