@@ -333,7 +333,7 @@ bus.log({{"a": 2.0}}, step=3)
 bus.close(timeout=20)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
-    assert "inert in this forked process" in ended.stderr
+    assert "nothing is recorded in this forked process" in ended.stderr
     assert scalars(tmp_path) == [("a", 1.0, 1), ("a", 2.0, 3)]
     assert read_events(tmp_path)[-1].name == "run/finished"
 
