@@ -102,8 +102,13 @@ def test_a_slow_sink_is_logged_and_not_killed(
     sinks = SinkProcesses()
     sinks.start([SinkCommand("slow")], Path(), 0)
     unfinished: dict[SinkCommand, subprocess.Popen[bytes]] = sinks.wait(0.0)
-    assert "sinks still running, which exit when they have read everything: slow" in caplog.text
-    assert unfinished[SinkCommand("slow")].poll() is None
-    wait_until((tmp_path / "go").exists)
-    (tmp_path / "go").write_text("go\n")
-    assert unfinished[SinkCommand("slow")].wait(30) == 0
+    slow = unfinished[SinkCommand("slow")]
+    try:
+        assert "sinks still running, which exit when they have read everything: slow" in caplog.text
+        assert slow.poll() is None
+        wait_until((tmp_path / "go").exists)
+        (tmp_path / "go").write_text("go\n")
+        assert slow.wait(30) == 0
+    finally:
+        slow.kill()
+        slow.wait()
