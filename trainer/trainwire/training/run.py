@@ -17,7 +17,7 @@ from trainwire.training.distributed import Processes
 from trainwire.training.forward import TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
-from trainwire.training.hooks.payloads import MetricRecorded, MetricValue, Result, Status
+from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, MetricValue, Result, Status
 from trainwire.training.models import save_atomically, save_model
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
 from trainwire.training.setup import TrainingSetup
@@ -188,6 +188,7 @@ class TrainingRun:
             self.publish("epoch/started", about)
         self.control.start_epoch()
         epoch = self.state.epoch
+        epoch.metrics = EpochMetrics(epoch.metrics, self.monitored_splits)
         try:
             yield epoch
         except BaseException:
@@ -229,5 +230,5 @@ class TrainingRun:
             best_score=state.best_score,
             test_score=score if isinstance(score, float) else None,
             test_metrics=dict(test_metrics),
-            history=tuple(state.history),
+            history=tuple(EpochMetrics(metrics, self.monitored_splits) for metrics in state.history),
         )

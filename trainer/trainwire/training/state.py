@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainwire.training.distributed import Processes
-from trainwire.training.hooks.payloads import MetricValue
+from trainwire.training.hooks.payloads import EpochMetrics, MetricValue
 
 
 class MeanLoss:
@@ -82,7 +82,7 @@ class EpochState:
     exhausted: bool = False
     """Whether the loader had no more batches."""
     loss: MeanLoss = field(default_factory=MeanLoss)
-    metrics: dict[str, MetricValue] = field(default_factory=dict)
+    metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics({}, ()))
     """The metrics of the whole epoch, for its row in the loss file."""
     started: float = field(default_factory=time.monotonic)
     began_with: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +107,7 @@ class EpochState:
         saved = {each.name for each in fields(self)} - {"started", "resumed_random"}
         return {name: getattr(self, name) for name in saved} | {
             "seconds": self.seconds,
+            "metrics": dict(self.metrics),
             "loss": self.loss.state_dict(),
         }
 

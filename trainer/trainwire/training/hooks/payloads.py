@@ -6,7 +6,8 @@ with `.item()` synchronizes with the GPU, so plugins should do so rarely, or pas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -19,6 +20,29 @@ MetricValue: TypeAlias = "float | list[float]"
 """The value of a metric: a number, or a list with one number for each class or parameter group."""
 
 Status: TypeAlias = Literal["finished", "failed", "interrupted"]
+
+
+class EpochMetrics(dict[str, MetricValue]):
+    """The metrics of an epoch, by name.
+
+    An epoch that was cut short is not evaluated. Reading `metrics["dev/accuracy"]` then returns NaN, which compares as
+    false with every number, so that a hook need not distinguish this case. The names themselves are absent: `in`,
+    `get` and iteration see only what was measured.
+
+    Args:
+        metrics: The metrics that were measured.
+        splits: The splits that are evaluated after each complete epoch.
+    """
+
+    def __init__(self, metrics: Mapping[str, MetricValue], splits: Iterable[str]) -> None:
+        super().__init__(metrics)
+        self._splits = frozenset(splits)
+
+    def __missing__(self, name: str) -> MetricValue:
+        split = name.partition("/")[0]
+        if split in self._splits and not any(measured.startswith(f"{split}/") for measured in self):
+            return math.nan
+        raise KeyError(f"{name}: the metrics of this epoch are {', '.join(sorted(self))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +67,7 @@ class Result:
     """The main metric on the test split, at the end; None if the test split was not evaluated."""
     test_metrics: Mapping[str, MetricValue]
     """All metrics of the test split, at the end; empty if it was not evaluated."""
-    history: tuple[Mapping[str, MetricValue], ...]
+    history: tuple[EpochMetrics, ...]
     """The metrics of each epoch, in order."""
 
 
@@ -123,8 +147,9 @@ class AfterTrainingEpoch(Payload):
     complete: bool
     """False if the epoch was cut short."""
     seconds: float
-    metrics: Mapping[str, MetricValue]
-    """Every metric of the epoch, including those that plugins record in this hook."""
+    metrics: EpochMetrics
+    """Every metric of the epoch, including those that plugins record in this hook. Those of a split that was not
+    evaluated, because the epoch was cut short, are NaN."""
 
 
 @dataclass(frozen=True, slots=True)
