@@ -3,6 +3,7 @@
 TrainwireError
 ├── UsageError                       the request cannot be carried out as given
 │   ├── InvalidEventError            an invalid name, value, type, walltime or step
+│   ├── UnsupportedValueError        a value that no event can be made of
 │   ├── TargetError                  a TARGET that does not name a run
 │   ├── KeyFileError                 a key file that is missing or cannot be read
 │   ├── OptionError                  an invalid value of an option or parameter
@@ -50,6 +51,10 @@ class UsageError(TrainwireError):
 
 class InvalidEventError(UsageError):
     """An event has an invalid name, value, type, walltime or step."""
+
+
+class UnsupportedValueError(UsageError):
+    """No event can be made of what was passed to the bus; the message says why, and what to pass instead."""
 
 
 class TargetError(UsageError):

@@ -20,7 +20,7 @@ REPLY_SECONDS: Final = 5.0
 """Time after which a reply counts as lost."""
 
 MAX_REPLY_BYTES: Final = 4 << 20
-"""Maximum size of the head of a reply, in bytes; that of `hello` contains the run's hparams."""
+"""Maximum size of the head of a reply, in bytes."""
 
 MAX_FRAME_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum size of a frame of a reply, in bytes; libzmq disconnects a publisher that sends a larger one."""

@@ -47,6 +47,9 @@ MAX_WAITING_FETCHES: Final = 48
 MAX_FETCH_SESSIONS: Final = 16
 """Maximum number of positions in the journal that stay open between one `fetch` and the next."""
 
+MAX_HPARAMS_BYTES: Final = 1 << 20
+"""Maximum size of the hyperparameters in a reply to `hello`, in bytes; the largest ones beyond it are left out."""
+
 ACKNOWLEDGEMENT_SECONDS: Final = 30.0
 """Time after which an acknowledgement expires, and the publisher no longer waits for the sink."""
 
@@ -216,7 +219,7 @@ class Responder:
                 {"attempt": attempt.number, "from": (position := self._resumed_from(attempt)) and position._asdict()}
                 for attempt in self._attempts()
             ],
-            **self.describe(),
+            **_limit_hparams(self.describe()),
         }
 
     def _resumed_from(self, attempt: Attempt) -> Cursor | None:
@@ -299,6 +302,22 @@ class Responder:
 
     def _attempts(self) -> list[Attempt]:
         return list_attempts(self.attempt.folder.parents[2], self.attempt.rank)
+
+
+def _limit_hparams(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description of the publisher without its largest hyperparameters if they are too large together."""
+    hparams: Mapping[str, Any] = description.get("hparams", {})
+    sizes = {name: len(msgpack.packb({name: value})) for name, value in hparams.items()}
+    total, omitted = sum(sizes.values()), set[str]()
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if total <= MAX_HPARAMS_BYTES:
+            break
+        total -= sizes[name]
+        omitted.add(name)
+    if not omitted:
+        return dict(description)
+    kept = {name: value for name, value in hparams.items() if name not in omitted}
+    return {**description, "hparams": kept, "hparams_omitted": len(omitted)}
 
 
 def _parse(frames: list[bytes]) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from typing import Final
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.runtime.sink import AppendSink
-from trainwire_sinks.text.format import one_line, plain, timestamps
+from trainwire_sinks.text.format import cut, one_line, plain, timestamps
 from trainwire_sinks.text.lifecycle import describe_lifecycle, lifecycle_level
+
+MAX_PARAMETER_CHARACTERS: Final = 1000
+"""Maximum length of a hyperparameter, in characters; a longer one is shortened."""
 
 
 class LogFile(AppendSink):
@@ -37,14 +40,17 @@ def format_events(events: Iterable[Event]) -> str:
 def _format_record(event: Event) -> str:
     record = event.value
     lines = f"{_prefix(record['level'], record['logger'])}{one_line(record['message'])}\n"
-    traceback = record.get("exception")
-    if isinstance(traceback, str):
-        lines += "".join(f"    {one_line(line)}\n" for line in traceback.splitlines())
+    for field in ("exception", "stack"):
+        trace = record.get(field)
+        if isinstance(trace, str):
+            lines += "".join(f"    {one_line(line)}\n" for line in trace.splitlines())
     return lines
 
 
 def _format_hparams(event: Event) -> str:
-    parameters = "".join(f"    {one_line(name)}: {plain(value)}\n" for name, value in event.value.items())
+    parameters = "".join(
+        f"    {one_line(name)}: {cut(plain(value), MAX_PARAMETER_CHARACTERS)}\n" for name, value in event.value.items()
+    )
     return f"{_prefix('INFO')}parameters:\n{parameters}"
 
 

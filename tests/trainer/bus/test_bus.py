@@ -106,7 +106,7 @@ def test_every_type_is_recorded(tmp_path: Path) -> None:
         lambda bus: bus.log({"x" * 600: 1.0}),
         lambda bus: bus.log({"\ud800": 1.0}),
         lambda bus: bus.publish(["no", "name"], 1, "scalar"),
-        lambda bus: bus.publish("a", [1], "table"),
+        lambda bus: bus.publish("a", 1, "table"),
         lambda bus: bus.image("a", "not an image"),
         lambda bus: bus.image("a", b"not an image"),
         lambda bus: bus.image("a", [[0.5], [0.5, 0.5]]),

@@ -11,9 +11,10 @@ from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire.bus import gpu
-from trainwire.bus.coercion import coerce_plain, coerce_scalars
+from trainwire.bus.coercion import coerce_scalars
 from trainwire.bus.gpu import DeviceCopy, PendingScalar
-from trainwire.bus.media import HISTOGRAM_BINS, bucket, coerce_histogram
+from trainwire.bus.histograms import BINS, bucket, coerce_histogram
+from trainwire.bus.plain import coerce_plain
 from trainwire.bus.queue import Logged
 from trainwire.bus.writer import Writer
 
@@ -103,10 +104,16 @@ def test_tensors_of_a_gpu_travel_in_one_copy_for_each_device(monkeypatch: pytest
     """Scalars of one call on one GPU are packed into one copy, in the order of the mapping."""
 
     class OnGpu:
-        is_cuda = True
+        is_cuda, is_meta, is_quantized, layout = True, False, False, torch.strided
 
         def __init__(self, value: float, device: str) -> None:
             self.value, self.device = value, device
+
+        def is_complex(self) -> bool:
+            return False
+
+        def numel(self) -> int:
+            return 1
 
     packs = []
 
@@ -143,13 +150,13 @@ def test_a_tensor_and_a_list_have_the_same_histogram(numbers: list[float]) -> No
     assert found.keys() == expected.keys()
     for field, value in expected.items():
         assert found[field] == pytest.approx(value), field
-    assert len(found["counts"]) == HISTOGRAM_BINS == len(found["edges"]) - 1
+    assert len(found["counts"]) == BINS == len(found["edges"]) - 1
 
 
 def test_a_histogram_counts_every_value_in_its_bin() -> None:
     """The counts equal NumPy's for values that are not on an edge."""
     numbers = np.random.default_rng(0).normal(size=1000)
     found = bucket(numbers.tolist())
-    counts, edges = np.histogram(numbers, bins=HISTOGRAM_BINS)
+    counts, edges = np.histogram(numbers, bins=BINS)
     assert found["counts"] == counts.tolist()
     assert found["edges"] == pytest.approx(edges.tolist())

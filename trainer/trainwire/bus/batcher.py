@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgpack
 
-from trainwire.bus.coercion import find_pending, resolve
+from trainwire.bus.pending import Noted, find_pending, resolve
 from trainwire.bus.queue import FLOATS, Logged, Record
 from trainwire.bus.rejections import Rejections, short_repr
 from trainwire.bus.scalar_packer import ScalarPacker
-from trainwire_protocol.errors import InvalidEventError
+from trainwire_protocol.errors import InvalidEventError, UnsupportedValueError
 from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
@@ -192,8 +192,13 @@ class Batcher:
 
     def _add_event(self, name: str, value: Any, kind: str, walltime: float, step: int) -> bool:
         """Pack one event; reject it and return False if it is invalid."""
+        notes: Mapping[str, str] = {}
         try:
             value = resolve(value)
+            if isinstance(value, UnsupportedValueError):
+                raise value
+            if isinstance(value, Noted):
+                value, notes = value.value, value.notes
             if type(value) is int and not -(2**63) <= value < 2**64:
                 value = float(value)
             packed = msgpack.packb(validate(Event(name, value, kind, walltime, step)))
@@ -202,14 +207,10 @@ class Batcher:
                     f"event {name!r} has {len(packed)} bytes; at most {MAX_EVENT_BYTES} are allowed"
                 )
         except Exception as error:
-            if isinstance(error, InvalidEventError):
-                self._rejections.add(short_repr(name), "not recorded: %s", error)
-            else:
-                self._rejections.add(
-                    short_repr(name), "not recorded: event %s: %s", short_repr(name), short_repr(error)
-                )
+            self._rejections.add_event(name, kind, error)
             self.left -= 1
             return False
+        self._rejections.add_notes(name, kind, notes)
         if kind not in _ALWAYS_EVENT and self._steps.decreases(name, step):
             message = "the step of %r decreases to %d; the event is recorded as given"
             self._rejections.add(f"step {name}", message, name, step)

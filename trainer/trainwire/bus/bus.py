@@ -13,16 +13,21 @@ from typing import Any, Final, Self
 
 from trainwire.bus.batcher import Batcher
 from trainwire.bus.bus_thread import BusThread
-from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_plain, coerce_scalars, coerce_table, size_of
+from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_scalars
+from trainwire.bus.histograms import coerce_histogram
+from trainwire.bus.images import coerce_image
 from trainwire.bus.logging_handler import BusHandler
-from trainwire.bus.media import coerce_audio, coerce_histogram, coerce_image
+from trainwire.bus.pending import size_of
+from trainwire.bus.plain import coerce_hparams, coerce_plain, coerce_text
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
-from trainwire.bus.rejections import Rejections, short_repr
+from trainwire.bus.rejections import Rejections, explain, short_repr
+from trainwire.bus.sounds import coerce_audio
+from trainwire.bus.tables import coerce_table
 from trainwire.bus.watchers import Handler, Watchers
 from trainwire.bus.writer import Writer
 from trainwire_protocol.commands import Command
 from trainwire_protocol.errors import InvalidEventError, RequestError
-from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS, Event, validate
+from trainwire_protocol.events import EVENT_TYPES, LAST_EVENTS
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import Attempt
 from trainwire_protocol.transport.server import Server
@@ -36,6 +41,7 @@ _RESERVED: Final = LAST_EVENTS | {MARK, "run/started", "run/resumed"}
 _COERCIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "scalar": coerce_number, "scalars": coerce_labelled, "histogram": coerce_histogram,
     "image": coerce_image, "audio": coerce_audio, "table": coerce_table,
+    "hparams": coerce_hparams, "text": coerce_text,
 }  # fmt: skip
 
 
@@ -100,7 +106,8 @@ class EventBus:
         """Record scalars.
 
         Args:
-            metrics: numbers or tensors of one element, by name. Tensors on a GPU are read without synchronization.
+            metrics: numbers or tensors of one element, by name. Tensors on a GPU are read without synchronization. In
+                a nested map, `{"dev": {"f1": 0.9}}` is named `dev/f1`.
             step: number of completed optimizer updates. Default: the last step that was passed.
         """
         if not self._open:
@@ -114,7 +121,7 @@ class EventBus:
                     break
             self._queue.append("", values, kind, step, len(values) or 1)
         except Exception as error:
-            self._rejections.add("log", "log cannot record %s: %s", short_repr(metrics), short_repr(error))
+            self._rejections.add("log", "log cannot record %s: %s", short_repr(metrics), explain(error))
 
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
         """Record an event of any type; most other methods call this one."""
@@ -126,12 +133,13 @@ class EventBus:
                 raise InvalidEventError("this name and type are reserved for the bus")
             plain = _COERCIONS.get(type, coerce_plain)(value)
             self._queue.append(name, plain, type, step, 1, size_of(plain))
+            if type == "hparams":
+                self.hyperparameters = self.hyperparameters | plain.value
         except Exception as error:
-            message = "not recorded: event %s of type %s: %s"
-            self._rejections.add(short_repr(name), message, short_repr(name), short_repr(type), short_repr(error))
+            self._rejections.add_event(name, type, error)
 
     def scalars(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record a list of numbers, or a map of labels to numbers, to be shown in one chart."""
+        """Record several numbers, to be shown in one chart: a sequence, a tensor, or a map of labels to numbers."""
         self.publish(name, value, "scalars", step)
 
     def text(self, name: str, value: str, step: int | None = None) -> None:
@@ -139,36 +147,44 @@ class EventBus:
         self.publish(name, value, "text", step)
 
     def histogram(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record the distribution of a tensor, array or list; a tensor is bucketed on its device."""
+        """Record the distribution of the finite numbers in a tensor, array, list or iterator.
+
+        A tensor is bucketed on its device. The counts and edges that `numpy.histogram` returns are recorded as given.
+        """
         self.publish(name, value, "histogram", step)
 
     def image(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record an image: the bytes of a PNG, JPEG, GIF or WebP file, or pixels.
+        """Record an image: a PNG, JPEG, GIF, WebP or BMP file, an image of Pillow, a figure of Matplotlib, or pixels.
 
-        Pixels are a tensor, array or list of shape (height, width), (height, width, channels) or (channels, height,
-        width) with 1, 3 or 4 channels: integers from 0 to 255, or floats from 0 to 1.
+        A file is passed as its bytes or its path, and is read at once; a figure is drawn at once. Pixels are a tensor,
+        array or list of shape (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
+        channels: floats from 0 to 1, integers from 0 to 255, or booleans. If the shape fits both orders, the channels
+        of a tensor come first, and those of an array last. A batch of images, with a dimension before these, is shown
+        as a grid.
         """
         self.publish(name, value, "image", step)
 
     def audio(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record a sound: the bytes of a WAV file, or `(samples, sample_rate)`.
+        """Record a sound: the bytes or the path of a WAV file, or `(samples, sample_rate)`.
 
-        Samples are floats from -1 to 1, of shape (frames,) or (channels, frames); the rate is in Hz.
+        Samples are floats from -1 to 1, or integers of 8, 16 or 32 bits, of shape (frames,), (channels, frames) or
+        (frames, channels), with more frames than channels; the rate is in Hz.
         """
         self.publish(name, value, "audio", step)
 
     def table(self, name: str, value: Any, step: int | None = None) -> None:
-        """Record a table: `{"columns": […], "rows": [[…], …]}`, or a list of maps."""
+        """Record a table: a data frame, `{"columns": […], "rows": [[…], …]}`, an array, or a list of maps or rows.
+
+        A map of columns to lists of cells is a table too. Columns without a name are numbered from 0.
+        """
         self.publish(name, value, "table", step)
 
-    def hparams(self, values: Mapping[str, Any]) -> None:
-        """Record the run's hyperparameters."""
-        try:
-            plain = coerce_plain(values)
-            self.hyperparameters |= validate(Event("hparams", plain, "hparams", 0.0, 0)).value
-            self.publish("hparams", plain, "hparams")
-        except Exception as error:
-            self._rejections.add("hparams", "hparams cannot record %s: %s", short_repr(values), short_repr(error))
+    def hparams(self, values: Any) -> None:
+        """Record the run's hyperparameters: a mapping, or an object with fields, such as an `argparse.Namespace`.
+
+        Nested objects become maps, and items of other types texts.
+        """
+        self.publish("hparams", values, "hparams")
 
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
         """Record a lifecycle event; `docs/wire-protocol.md` lists the names and fields."""

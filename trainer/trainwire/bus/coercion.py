@@ -1,147 +1,218 @@
-"""Converts what users pass to the bus into the plain values of events.
+"""Converts what users log into numbers.
 
 Values are read on the thread that records, so that a later change does not alter what was recorded. Scalars on a GPU
-become `PendingScalar`, and values that take time to encode `PendingEncoding`; the writer resolves both.
+become `PendingScalar`, which the writer resolves. In place of a value that is not a number stands the error that says
+why, so that the others are recorded; the batcher reports it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
-from typing import Any, Final, Protocol
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
 
-from trainwire.bus.gpu import DeviceCopy, PendingScalar, copy_scalars
-from trainwire.bus.rejections import short_repr
+from trainwire.bus.gpu import PendingScalar, copy_scalars, copy_to_host
+from trainwire.bus.pending import Noted
+from trainwire.bus.tensors import check_tensor, describe, is_on_gpu, is_tensor, readable
+from trainwire_protocol.errors import UnsupportedValueError
+from trainwire_protocol.events import MAX_NESTING
+
+MAX_ITEMS: Final = 1_000_000
+"""Maximum number of items that are read from an iterator, which may be endless."""
 
 _NUMBERS: Final = frozenset({float, int})
-_MAX_DEPTH: Final = 8
-
-
-class PendingValue(Protocol):
-    """A value that is not available yet."""
-
-    def is_ready(self) -> bool:
-        """Return whether `resolve` returns without waiting."""
-
-    def resolve(self) -> Any:
-        """Return the plain value."""
-
-
-class PendingEncoding:
-    """A value that the writer encodes, from data that nothing else changes and that may still be copied."""
-
-    def __init__(self, encode: Callable[[], Any], size: int, copy: DeviceCopy | None = None) -> None:
-        self.resolve = encode
-        self.size = size
-        """Size of the data in bytes."""
-        self._copy = copy
-
-    def is_ready(self) -> bool:
-        """Return whether the data is available."""
-        return self._copy is None or self._copy.is_ready()
-
-
-_PENDING: Final = (PendingScalar, PendingEncoding)
 
 
 def coerce_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the metrics: tensors on the CPU are read at once, those on a GPU are copied together."""
-    values = dict(metrics)
+    """Return a copy of the metrics, with those of nested maps under names such as `dev/f1`.
+
+    Tensors on the CPU are read at once, those on a GPU are copied together.
+    """
+    values: dict[str, Any] = {}
     on_gpu: dict[str, Any] = {}
-    for name, value in values.items():
-        if _is_on_gpu(value):
-            on_gpu[name] = value
+    for name, value in metrics.items():
+        if type(value) in _NUMBERS:
+            values[name] = value
         else:
-            values[name] = coerce_number(value)
+            _add(name, value, values, on_gpu)
     if on_gpu:
         values.update(zip(on_gpu, copy_scalars(list(on_gpu.values())), strict=True))
     return values
 
 
+def _add(name: str, value: Any, values: dict[str, Any], on_gpu: dict[str, Any], depth: int = 0) -> None:
+    """Add a metric, or those of a nested map."""
+    if is_on_gpu(value):
+        number = _gpu_problem(value)
+        if number is None:
+            on_gpu[name] = value
+    else:
+        number = coerce_number(value)
+        if number.__class__ is UnsupportedValueError and isinstance(value, Mapping) and len(value) > 0:
+            if depth < MAX_NESTING:
+                for label, item in value.items():
+                    _add(f"{name}/{label}", item, values, on_gpu, depth + 1)
+                return
+            number = UnsupportedValueError(f"it is a map nested more than {MAX_NESTING} levels deep")
+    if name in values:
+        number = UnsupportedValueError("two values of one call have this name; log one of them under another name")
+        on_gpu.pop(name, None)
+    values[name] = number
+
+
 def coerce_number(value: Any) -> Any:
-    """Return a value as a number, or as a short text if it is not a number; the batcher rejects that."""
+    """Return a value as a number, or the error that says why it is not a number."""
     if type(value) in _NUMBERS:
         return value
-    if _is_on_gpu(value):
-        return copy_scalars([value])[0]
+    if is_on_gpu(value):
+        return _gpu_problem(value) or copy_scalars([value])[0]
     try:
         item = getattr(value, "item", None)
         number = item() if item else value
-        if isinstance(number, int) and -(2**63) <= number < 2**63:
-            return int(number)
-        return float(number) if not isinstance(number, (str, bytes)) else short_repr(number)
+        if isinstance(number, (int, float)) and not _is_time_or_masked(value):
+            is_small = isinstance(number, int) and -(2**63) <= number < 2**63
+            return int(number) if is_small else float(number)
+        if isinstance(number, (Decimal, Fraction)):
+            return float(number)
+        if isinstance(number, (list, tuple)) and len(number) == 1:  # as schedulers return learning rates
+            return coerce_number(number[0])
+        if not isinstance(number, (str, bytes, complex)) and hasattr(number, "__float__") and not item:
+            return float(number)
     except Exception:
-        return f"<{type(value).__name__}>"
+        return _explain(value)
+    return _explain(value)
 
 
-def coerce_plain(value: Any, depth: int = 0) -> Any:
-    """Return a deep copy of a value made of None, bools, numbers, strings, bytes, lists and maps.
-
-    Tensors and arrays become lists; for those on a GPU this waits for the GPU. Anything else becomes a string.
-    """
-    if value is None or type(value) in (bool, float, str, bytes):
-        return value
-    if isinstance(value, Enum):
-        return coerce_plain(value.value, depth + 1) if depth < _MAX_DEPTH else repr(value)
-    if isinstance(value, int):
-        return int(value) if -(2**63) <= value < 2**63 else repr(value)
-    if depth == _MAX_DEPTH:
-        return repr(value)
-    if isinstance(value, Mapping):
-        return {str(key): coerce_plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [coerce_plain(item, depth + 1) for item in value]
-    to_list = getattr(value, "tolist", None)
-    if to_list is not None:
-        return coerce_plain(to_list(), depth + 1)
-    return float(value) if isinstance(value, float) else str(value)
+def _is_time_or_masked(value: Any) -> bool:
+    """Return whether a value of NumPy is a time, which becomes an integer, or masked, which becomes 0."""
+    return getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M") or getattr(value, "mask", False) is True
 
 
-def size_of(value: Any) -> int:
-    """Return the approximate size of a recorded value in bytes."""
-    if isinstance(value, (bytes, str)):
-        return len(value)
-    if isinstance(value, PendingEncoding):
-        return value.size
-    if isinstance(value, dict):
-        return 64 + sum(map(size_of, value.values()))
-    return 16 + sum(map(size_of, value)) if isinstance(value, list) else 16
+def _gpu_problem(tensor: Any) -> UnsupportedValueError | None:
+    """Return why a tensor on a GPU is not a number, without waiting for it."""
+    try:
+        check_tensor(tensor)
+    except UnsupportedValueError as error:
+        return error
+    return None if tensor.numel() == 1 else _explain(tensor)
+
+
+def _explain(value: Any) -> UnsupportedValueError:
+    """Return the error that says why a value is not a number, and what to do."""
+    try:
+        if is_tensor(value):
+            check_tensor(value)
+        what = describe(value)
+        if value is None:
+            advice = "leave the name out, or pass float('nan')"
+        elif isinstance(value, str):
+            advice = "record it with bus.text(name, value)"
+        elif isinstance(value, complex):
+            advice = "pass abs(value), value.real or value.imag"
+        elif callable(getattr(value, "compute", None)):
+            advice = "pass value.compute()"
+        elif callable(getattr(value, "total_seconds", None)):
+            advice = "pass value.total_seconds()"
+        elif isinstance(getattr(value, "shape", None), tuple) or isinstance(value, (list, tuple, set, frozenset)):
+            advice = "pass its mean or record all with bus.scalars(name, value) or bus.histogram(name, value)"
+        elif isinstance(value, Mapping):
+            advice = "it contains nothing"
+        elif callable(value):
+            advice = "call it, and pass the result"
+        else:
+            advice = "pass a number or a tensor of one element"
+        return UnsupportedValueError(f"the value is {what}, not a number; {advice}")
+    except UnsupportedValueError as error:
+        return error
+    except Exception:
+        return UnsupportedValueError(f"the value is a {type(value).__name__}, not a number; pass a number")
 
 
 def coerce_labelled(value: Any) -> Any:
-    """Return the value of a `scalars` event: a list of numbers, or a map of labels to numbers."""
+    """Return the value of a `scalars` event: a list of numbers, or a map of labels to numbers.
+
+    An item that is not a number is left out of a map, and NaN in a list, where the others keep their positions.
+
+    Raises:
+        UnsupportedValueError: it is neither a map nor a sequence of numbers.
+    """
     if isinstance(value, Mapping):
-        return coerce_scalars({str(label): number for label, number in value.items()})
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [coerce_number(number) for number in value]
-    return coerce_plain(value)
+        numbers: dict[str, Any] = coerce_scalars({label: value[key] for label, key in text_keys(value).items()})
+        wrong = {label: number for label, number in numbers.items() if isinstance(number, UnsupportedValueError)}
+        kept = {label: number for label, number in numbers.items() if label not in wrong}
+        return _noted(kept, wrong, "left out", len(wrong) == len(numbers) > 0)
+    items = [coerce_number(number) for number in numbers_in(value)] if not is_tensor(value) else _split(value)
+    wrong = {str(place): number for place, number in enumerate(items) if isinstance(number, UnsupportedValueError)}
+    plain = [float("nan") if isinstance(number, UnsupportedValueError) else number for number in items]
+    return _noted(plain, wrong, "recorded as NaN", len(wrong) == len(items) > 0)
 
 
-def coerce_table(value: Any) -> Any:
-    """Return the value of a `table` event, from `{columns, rows}` or a list of maps with the same keys."""
-    if isinstance(value, Mapping):
-        return coerce_plain(value)
-    rows = [dict(row) for row in value]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return coerce_plain({"columns": columns, "rows": [[row.get(column) for column in columns] for row in rows]})
+def text_keys(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the keys of a map by their texts. A key whose text is taken, such as 1 after "1", gets its type added."""
+    keys: dict[str, Any] = {}
+    for key in values:
+        name = key if type(key) is str else str(key)
+        keys[name if name not in keys else f"{name} ({type(key).__name__})"] = key
+    return keys
 
 
-def find_pending(value: Any) -> list[PendingValue]:
-    """Return the parts of a recorded value that must be resolved."""
-    if isinstance(value, _PENDING):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [item for item in items if isinstance(item, _PENDING)]
+def _noted(plain: Any, wrong: Mapping[str, UnsupportedValueError], change: str, is_all: bool) -> Any:
+    if is_all:
+        raise next(iter(wrong.values()))
+    if not wrong:
+        return plain
+    return Noted(plain, {f"item {label}": f"the item {label!r} is {change}: {wrong[label]}" for label in wrong})
 
 
-def resolve(value: Any) -> Any:
-    """Return a recorded value with its pending parts resolved."""
-    if isinstance(value, _PENDING):
-        return value.resolve()
-    if isinstance(value, dict):
-        return {key: resolve(item) for key, item in value.items()} if find_pending(value) else value
-    return [resolve(item) for item in value] if isinstance(value, list) and find_pending(value) else value
+def _split(tensor: Any) -> list[Any]:
+    """Return the numbers of a tensor of one dimension."""
+    numbers = readable(tensor)
+    if numbers.dim() != 1:
+        raise UnsupportedValueError(f"the value is {describe(tensor)}; pass a tensor of one dimension")
+    if not is_on_gpu(numbers):
+        return list(numbers.tolist())
+    torch = sys.modules["torch"]
+    copy = copy_to_host(numbers.to(torch.float64, copy=True))
+    return [PendingScalar(copy, place) for place in range(len(numbers))]
 
 
-def _is_on_gpu(value: Any) -> bool:
-    return getattr(value, "is_cuda", False) is True
+def numbers_in(value: Any) -> list[Any]:
+    """Return the items of an array, sequence, view or iterator.
+
+    Raises:
+        UnsupportedValueError: it is not one of these, or an iterator with too many items.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
+        raise UnsupportedValueError(f"the value is {describe(value)}; pass a list of numbers")
+    return list(value) if isinstance(value, Sized) else read_iterator(iter(value))
+
+
+def read_iterator(items: Iterator[Any]) -> list[Any]:
+    """Return the items of an iterator.
+
+    Raises:
+        UnsupportedValueError: there are more than `MAX_ITEMS`.
+    """
+    found = []
+    for item in items:
+        found.append(item)
+        if len(found) > MAX_ITEMS:
+            raise UnsupportedValueError(f"the iterator has more than {MAX_ITEMS} items; pass a list")
+    return found
+
+
+def whole_number(value: Any, what: str) -> int:
+    """Return an integer that may be given as a whole float, or in an array or tensor of one element.
+
+    Raises:
+        UnsupportedValueError: it is not whole, or reading it would wait for a GPU.
+    """
+    if is_on_gpu(value):
+        raise UnsupportedValueError(f"{what} is a tensor on a GPU; pass an int, since reading it waits for the GPU")
+    number = coerce_number(value)
+    is_number = type(number) in _NUMBERS and not isinstance(value, bool)
+    if not is_number or number != number or number in (float("inf"), float("-inf")) or int(number) != number:
+        raise UnsupportedValueError(f"{what} is {describe(value)}; it must be a whole number")
+    return int(number)

@@ -22,7 +22,7 @@ class DeviceCopy:
         self._event = event
         # Kept until the copy is complete; otherwise its memory could be reused for a tensor on another stream.
         self._source = source
-        self._numbers: list[float] | None = None
+        self._numbers: Any = None
 
     def is_ready(self) -> bool:
         """Return whether the copy is complete."""
@@ -32,12 +32,16 @@ class DeviceCopy:
         """Return the copy as a NumPy array; it must be complete."""
         return self._host.numpy()
 
-    def numbers(self) -> list[float]:
-        """Return the values of a one-dimensional copy, which must be complete."""
+    @property
+    def size(self) -> int:
+        """Size of the copy, in bytes."""
+        return int(self._host.nbytes)
+
+    def numbers(self) -> Any:
+        """Return the copy, which must be complete, as a list of its values, or as a number if it has no dimension."""
         if self._numbers is None:
             self._numbers = self._host.tolist()
             self._host = self._source = None
-        assert self._numbers is not None
         return self._numbers
 
 
@@ -56,7 +60,7 @@ class PendingScalar:
 
     def resolve(self) -> float:
         """Return the value, as float64."""
-        return self._copy.numbers()[self._index]
+        return float(self._copy.numbers()[self._index])
 
 
 def copy_scalars(tensors: Sequence[Any]) -> list[PendingScalar]:

@@ -25,13 +25,15 @@ class BusHandler(logging.Handler):
         """Record a message; one that cannot be formatted is reported as `logging` does."""
         try:
             error = record.exc_info[1] if record.exc_info else None
-            value = {
+            value: dict[str, object] = {
                 "level": record.levelname,
                 "logger": record.name,
                 "message": _shorten(record.getMessage()),
                 "source": f"{record.filename}:{record.lineno}",
                 "exception": _shorten("".join(traceback.format_exception(error))) if error else None,
             }
+            if record.stack_info:
+                value["stack"] = _shorten(record.stack_info)
         except Exception:
             self.handleError(record)
             return

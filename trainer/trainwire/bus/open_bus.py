@@ -41,7 +41,7 @@ MAX_SECONDS: Final = 3600.0
 def open_bus(
     folder: str | os.PathLike[str],
     *,
-    hparams: Mapping[str, Any] | None = None,
+    hparams: Any = None,
     rank: int | None = None,
     world_size: int | None = None,
     state: Mapping[str, Any] | None = None,
@@ -55,7 +55,7 @@ def open_bus(
 
     Args:
         folder: the run's folder; created if it does not exist.
-        hparams: the run's hyperparameters, to be recorded first.
+        hparams: the run's hyperparameters, to be recorded first: a mapping, or an object with fields.
         rank: the number of this process among `world_size`. Default: the one that torchrun or Slurm assigned, or 0.
         world_size: number of processes that train together and open a bus. Default: as torchrun or Slurm report, or 1.
         state: what `state_dict` returned in an earlier attempt, from which this attempt then continues. Without it, a

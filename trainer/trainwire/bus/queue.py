@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from operator import index
 from time import time
 from typing import Any, Final, TypeAlias
+
+from trainwire.bus.coercion import whole_number
+from trainwire.bus.rejections import short_repr
+from trainwire_protocol.errors import UnsupportedValueError
 
 MAX_QUEUED_VALUES: Final = 1_000_000
 """Maximum number of queued values; further ones are dropped."""
@@ -67,7 +70,7 @@ class RecordQueue:
             size: size of its encoded values, in bytes.
 
         Raises:
-            ValueError, TypeError: `step` is not a 64-bit integer.
+            UnsupportedValueError: `step` is not a whole number of 64 bits.
         """
         walltime = time()
         if step is None:
@@ -125,7 +128,7 @@ def values_of(record: Record) -> int:
 
 
 def _check_step(step: Any) -> int:
-    step = index(step)
-    if not -(2**63) <= step < 2**63:
-        raise ValueError(f"the step {step} does not fit into 64 bits")
-    return int(step)
+    number = whole_number(step, "step")
+    if not -(2**63) <= number < 2**63:
+        raise UnsupportedValueError(f"step is {short_repr(step)}; it must fit into 64 bits")
+    return number

@@ -1,0 +1,124 @@
+"""Sounds: the contents of WAV files, or samples, which the writer encodes."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Mapping
+from typing import Any, Final
+
+from trainwire.bus.coercion import whole_number
+from trainwire.bus.files import read_file
+from trainwire.bus.pending import Noted
+from trainwire.bus.plain import coerce_plain
+from trainwire.bus.tensors import describe, encode_later, is_array, is_tensor
+from trainwire_protocol.errors import UnsupportedValueError
+
+MAX_CHANNELS: Final = 16
+"""Maximum number of channels; more are several sounds, or a spectrogram."""
+
+MAX_SAMPLE_RATE: Final = 10_000_000
+"""Maximum sample rate, in hertz."""
+
+_ADVICE: Final = "pass (samples, sample_rate), or the bytes or the path of a WAV file"
+
+_LEVELS: Final = {"int8": (0, 256), "uint8": (128, 256), "int16": (0, 1), "int32": (0, 2**-16)}
+"""For each type of integer, the level that is silent, and the factor to 16 bits."""
+
+_ROUNDING: Final = 1e-3
+"""How far floats may exceed the range from -1 to 1 without a note: rounding errors, which are not heard."""
+
+_MAX_PEAK: Final = 2.0
+"""Largest float that is taken for a sample from -1 to 1 that is too loud, not for one of another scale."""
+
+
+def coerce_audio(value: Any) -> Any:
+    """Return the value of an `audio` event: from `{data, format, …}`, a WAV file, or `(samples, sample_rate)`.
+
+    Raises:
+        UnsupportedValueError: it is none of these.
+    """
+    if isinstance(value, Mapping):
+        if value.get("format") == "wav":
+            _check_wav(value.get("data"))
+        return coerce_plain(value)
+    data = read_file(value)
+    if data is not None:
+        _check_wav(data)
+        return {"data": data, "format": "wav"}
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise UnsupportedValueError(f"the value is {describe(value)}; {_ADVICE}")
+    samples, sample_rate = value
+    if _is_number(samples) and not _is_number(sample_rate):  # the order of scipy.io.wavfile
+        samples, sample_rate = sample_rate, samples
+    rate = whole_number(sample_rate, "sample_rate")
+    if not 0 < rate <= MAX_SAMPLE_RATE:
+        raise UnsupportedValueError(f"sample_rate is {rate}; it must be from 1 to {MAX_SAMPLE_RATE} Hz")
+    return encode_later(samples, "audio given as samples", lambda array: _encode(array, rate))
+
+
+def _is_number(value: object) -> bool:
+    is_scalar = (is_tensor(value) or is_array(value)) and not getattr(value, "shape", None)
+    return isinstance(value, (int, float)) or is_scalar
+
+
+def _check_wav(data: object) -> None:
+    if not isinstance(data, bytes) or not data.startswith((b"RIFF", b"RIFX", b"RF64")) or data[8:12] != b"WAVE":
+        raise UnsupportedValueError(f"the data, {describe(data)}, is not a WAV file; {_ADVICE}")
+
+
+def _encode(samples: Any, sample_rate: int) -> Noted:
+    tracks = _channels_first(samples)
+    channels, frames = tracks.shape
+    levels, notes = _to_levels(tracks)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(channels)
+        sound.setsampwidth(2)
+        sound.setframerate(sample_rate)
+        sound.writeframes(levels.astype("<i2").T.tobytes())
+    fields = {"sample_rate": sample_rate, "channels": channels, "frames": frames}
+    return Noted({"data": file.getvalue(), "format": "wav", **fields}, notes)
+
+
+def _channels_first(samples: Any) -> Any:
+    """Return samples as an array of channels by frames; there are more frames than channels."""
+    shape = samples.shape
+    while samples.ndim > 2 and samples.shape[0] == 1:  # a batch of one sound
+        samples = samples[0]
+    if samples.ndim == 1:
+        samples = samples[None]
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
+        samples = samples.T
+    if samples.ndim != 2 or not samples.size or samples.shape[0] > MAX_CHANNELS:
+        raise UnsupportedValueError(
+            f"the samples have the shape {shape}; pass one sound of shape (frames,), (channels, frames) or "
+            f"(frames, channels) with at most {MAX_CHANNELS} channels"
+        )
+    return samples
+
+
+def _to_levels(tracks: Any) -> tuple[Any, dict[str, str]]:
+    """Return samples as levels from -32768 to 32767, and notes on what was changed."""
+    import numpy as np
+
+    kind = tracks.dtype.name
+    if kind in _LEVELS:
+        silence, factor = _LEVELS[kind]
+        levels = np.floor((tracks.astype(np.float64) - silence) * factor)
+        is_silenced = bool(tracks.any()) and not levels.any() and kind == "int32"
+        note = f"the samples are silent as {kind}, whose range is that of 32 bits; pass value.astype('int16')"
+        return levels, {"silent": note} if is_silenced else {}
+    if tracks.dtype.kind != "f":
+        raise UnsupportedValueError(f"the samples are of type {kind}; pass floats from -1 to 1, or int16")
+    tracks, notes = tracks.astype(np.float64), dict[str, str]()
+    missing = int(np.isnan(tracks).sum())
+    peak = float(np.abs(np.nan_to_num(tracks, nan=0.0, posinf=np.inf, neginf=-np.inf)).max())
+    if missing == tracks.size or peak > _MAX_PEAK:
+        found = "all NaN" if missing == tracks.size else f"floats of up to {peak:.6g}"
+        raise UnsupportedValueError(f"the samples are {found}; pass floats from -1 to 1, such as samples / 32768")
+    if missing:
+        notes["nan"] = f"{missing} samples are NaN, and recorded as silence"
+    if peak > 1 + _ROUNDING:
+        notes["clipped"] = f"the samples of up to {peak:.6g} are clipped to the range from -1 to 1"
+    return (np.nan_to_num(tracks).clip(-1.0, 1.0) * 32767).round(), notes
