@@ -74,7 +74,7 @@ def new_events(rows: Iterable[Row]) -> tuple[Event, ...]:
 
 
 def validate(event: Event) -> Event:
-    """Return the event if it is valid. The value of an unknown type is not checked.
+    """Return the event if it is valid. The value of an unknown type must only be plain.
 
     Raises:
         InvalidEventError: a field is invalid; the message contains the event's name, the field and its contents.
@@ -95,9 +95,8 @@ def validate(event: Event) -> Event:
 
 
 def value_problem(kind: str, value: object) -> str | None:
-    """Return what is invalid about a value of an event type, or None if it is valid or the type is unknown."""
-    check = _CHECKS.get(kind)
-    return check(value) if check else None
+    """Return what is invalid about a value of an event type, or None if it is valid."""
+    return _CHECKS.get(kind, _plain_problem)(value)
 
 
 def are_plain_records(values: Sequence[Any]) -> bool:

@@ -75,6 +75,8 @@ class Header:
     """The batch ends its attempt."""
 
 
+_EXTENSION: Final = object()
+
 _FIELDS: Final = ("run", "rank", "attempt", "channel", "seq", "count", "before")
 _FLAGS: Final = ("unjournaled", "last")
 
@@ -243,9 +245,16 @@ def unpack(data: bytes) -> Any:
         MalformedBatchError: `data` is not one MessagePack value.
     """
     try:
-        return msgpack.unpackb(data, use_list=False, max_array_len=len(data), max_map_len=len(data))
+        return msgpack.unpackb(
+            data, use_list=False, max_array_len=len(data), max_map_len=len(data), ext_hook=_replace_extension
+        )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise MalformedBatchError(f"not MessagePack: {error}") from None
+
+
+def _replace_extension(code: int, data: bytes) -> object:  # noqa: ARG001  # MessagePack's interface
+    """Return an object that no check accepts, in place of a value of an extension type, which the wire does not use."""
+    return _EXTENSION
 
 
 def refuse_newer(version: object) -> None:

@@ -63,8 +63,15 @@ def test_last_events_are_lifecycle_names() -> None:
 
 
 def test_an_unknown_type_is_valid() -> None:
-    """An event of an unknown type is valid, whatever its value is."""
-    validate(an_event({1: object()}, "point_cloud"))
+    """An event of an unknown type is valid if its value is plain."""
+    validate(an_event({"points": [[0.0, 1.0], [2.0, None]], "__proto__": b"x"}, "point_cloud"))
+
+
+@pytest.mark.parametrize("value", [{1: 2}, object(), {1.5}, 2**64, [[[[[[[[[]]]]]]]]]])
+def test_a_value_of_an_unknown_type_must_be_plain(value: object) -> None:
+    """A value of an unknown type keeps to the limits of all values, so that every reader can copy it."""
+    with pytest.raises(InvalidEventError, match="point_cloud"):
+        validate(an_event(value, "point_cloud"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0, -(2**63), 2**64 - 1])

@@ -214,6 +214,17 @@ def test_unknown_types_and_lifecycle_names() -> None:
     assert decode_events(msgpack.packb(sent), 2) == (sent, 0)
 
 
+@pytest.mark.parametrize("kind", ["hparams", "table", "point_cloud"])
+def test_extensions_of_messagepack_make_an_event_malformed(kind: str) -> None:
+    """An event with a MessagePack extension in its value is left out, and the others are not."""
+    good = ["a", 1.0, "scalar", 2.0, 3]
+    values = [
+        {"columns": ["a"], "rows": [[extension]]} for extension in (msgpack.ExtType(5, b"x"), msgpack.Timestamp(1))
+    ]
+    body = msgpack.packb([good, *(["b", value, kind, 2.0, 3] for value in values)])
+    assert decode_events(body, 3) == ((Event(*good),), 2)
+
+
 def test_malformed_events_are_left_out_and_counted() -> None:
     """Invalid events are left out and counted; the others are decoded."""
     good = ["a", 1.0, "scalar", 2.0, 3]
