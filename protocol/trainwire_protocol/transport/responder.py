@@ -265,8 +265,9 @@ class Responder:
             raise
         self._sessions.put_back(attempt, channels, session)
         ended = session.reader.ended and not session.ready
-        if head is None and not session.ready:
-            head = session.reader.head
+        if head is not None or not session.ready:
+            # The journal may contain more than was published when the request arrived.
+            head = max(session.reader.head, -1 if head is None else head)
         return {"scanned_to": session.scanned_to, "head": head, "ended": ended}, [b"".join(records)]
 
     def _acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -136,6 +136,31 @@ def test_fetch_continues_as_the_journal_grows(responder: Responder) -> None:
     assert ask(responder, **FETCH | {"after": 20})[0]["ended"] is True
 
 
+def test_the_head_of_a_fetch_includes_what_was_just_journaled(responder: Responder) -> None:
+    """`head` is not below `scanned_to`, although the journal is written before the batch is published."""
+    recorder = Recorder(responder.attempt.run)
+    recorder.seq = 20
+    writer = JournalWriter(responder.attempt.folder)
+    writer.append([recorder.scalars(3)])
+    writer.close()
+    head, _ = ask(responder, **FETCH | {"after": 19})
+    assert (head["scanned_to"], head["head"]) == (22, 22)
+
+
+def test_fetch_after_a_position_within_a_batch_returns_that_batch(responder: Responder) -> None:
+    """Batches are never split: the one that contains `after` is returned whole if its end lies behind it."""
+    _, further = ask(responder, **FETCH | {"after": 9, "channels": ["event", "media"]})
+    position = fetched(further)[0].cursor.seq - 1
+    _, further = ask(responder, **FETCH | {"after": position, "channels": ["event", "media"]})
+    assert fetched(further)[0].cursor.seq == position + 1
+
+
+def test_fetch_after_the_end_shows_where_the_journal_ends(responder: Responder) -> None:
+    """A reader that is ahead of the journal gets its own position as `scanned_to`, and a lower `head`."""
+    head, further = ask(responder, **FETCH | {"after": 1000})
+    assert (head["scanned_to"], head["head"], further) == (1000, 19, [b""])
+
+
 def test_credit_is_limited(attempt: Attempt) -> None:
     """A reply contains at most `MAX_CREDIT` bytes, or a single larger batch, however much credit is given."""
     recorder = Recorder(attempt.run)
