@@ -139,7 +139,7 @@ class CopyServer:
             "process": ProcessIdentity.of_this_process()._asdict(),
             "hparams": self.copy.hparams,
             "relay": True,
-            "over": self._is_over,
+            **({"over": True} if self._is_over else {}),
         }
 
     async def _forward_command(self, identifier: str, verb: str, arguments: Mapping[str, Any]) -> None:

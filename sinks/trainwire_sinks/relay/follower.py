@@ -21,8 +21,8 @@ from trainwire_sinks.runtime.source import Acknowledger
 TICK_SECONDS: Final = 0.25
 """Interval between calls of `RankFollower.tick`, which is also the longest delay of a heartbeat."""
 
-REPORT_SECONDS: Final = 2 * RENEWAL_SECONDS
-"""Interval at which the lease is renewed and the cursor acknowledged; both are valid for half a minute."""
+LEASE_INTERVAL: Final = 2 * RENEWAL_SECONDS
+"""Interval at which the lease is renewed, in seconds; it is valid for half a minute."""
 
 HIGH_WATER_MARK: Final = 16
 """Maximum number of live messages of a rank that wait in the relay. The trainer queues more; lost ones are fetched."""
@@ -58,7 +58,7 @@ class RankFollower:
         self.found, self.server = found, server
         self._context, self._selector = context, selector
         self._name, self._give_up = name, give_up
-        self._open: tuple[Subscription, Acknowledger] | None = None
+        self._open: Subscription | None = None
         self._renewal_due = 0.0
 
     async def run(self) -> None:
@@ -79,18 +79,14 @@ class RankFollower:
         return found.attempt > self.found.attempt and there is not None and there != here
 
     def tick(self) -> None:
-        """Forward the trainer's heartbeat, renew the lease and acknowledge the cursor, as they become due."""
+        """Forward the trainer's heartbeat and renew the lease, as they become due."""
         if self._open is None:
             return
-        subscription, acknowledger = self._open
-        self.server.forward_heartbeat(subscription.heartbeat)
+        self.server.forward_heartbeat(self._open.heartbeat)
         now = time.monotonic()
         if now > self._renewal_due:
-            self._renewal_due = now + REPORT_SECONDS
+            self._renewal_due = now + LEASE_INTERVAL
             self.server.renew_lease()
-        # Repeated until the trainer has received it, because a closing trainer waits only for readers that it knows.
-        if now > (subscription.acknowledged or 0.0) + REPORT_SECONDS:
-            acknowledger.send(self.server.copy.cursor)
 
     async def _follow_from(self, cursor: Cursor) -> Cursor | None:
         """Read to the end; return where to continue if the trainer's disk has lost what is copied here."""
@@ -100,9 +96,9 @@ class RankFollower:
             selector=self._selector, raw=True,
         )  # fmt: skip
         try:
-            async with subscription, Acknowledger(subscription) as acknowledger:
+            async with subscription, Acknowledger(subscription, lambda: self.server.copy.cursor) as acknowledger:
                 self.server.command = subscription.command
-                self._open = subscription, acknowledger
+                self._open = subscription
                 await self._copy_batches(subscription, acknowledger)
         except CursorAheadError as error:
             # The next attempt supersedes what the trainer's disk has lost.
@@ -121,5 +117,5 @@ class RankFollower:
             await self.server.append(batches)
             if self.server.copy.ended:
                 # The trainer may be waiting for this acknowledgement before it exits.
-                await acknowledger.send_last(self.server.copy.cursor)
-        await acknowledger.send_last(self.server.copy.cursor)
+                await acknowledger.send_now()
+        await acknowledger.send_now()

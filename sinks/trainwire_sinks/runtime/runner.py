@@ -147,7 +147,7 @@ class SinkRunner:
         """Read to the end of the run; return False if the output was emptied and the run must be read again."""
         self._commit_due = None
         source = self._subscribe(self._delivery.cursor, self._skip_superseded)
-        async with source as batches, Acknowledger(batches) as acknowledger:
+        async with source as batches, Acknowledger(batches, lambda: self._delivery.committed) as acknowledger:
             ticker = Ticker(batches, lambda: self._delivery.sink)
             incomplete: IncompleteError | None = None
             try:
@@ -156,7 +156,7 @@ class SinkRunner:
             except IncompleteError as error:
                 incomplete = error
             await self._delivery.commit()
-            await acknowledger.send_last(self._delivery.committed)
+            await acknowledger.send_now()
             await self._settle()
         if incomplete is not None:
             raise incomplete
@@ -181,7 +181,7 @@ class SinkRunner:
             if self._commit_due is not None and _now() >= self._commit_due:
                 await self._delivery.commit()
                 self._commit_due = None
-                acknowledger.send(self._delivery.committed)
+                acknowledger.send()
         return True
 
     async def _next_batch(self, batches: BatchSource, tick_due: float | None) -> Batch | None:

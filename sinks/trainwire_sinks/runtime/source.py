@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from trainwire_protocol.transport.live import Heartbeat
 from trainwire_protocol.wire import Batch, Cursor
 from trainwire_sinks.runtime.sink import PublisherStatus, Sink
+
+REPEAT_SECONDS: Final = 10.0
+"""Interval at which a position is reported again; the publisher forgets it after 30 seconds."""
+
+RETRY_SECONDS: Final = 1.0
+"""Interval at which it is reported until the publisher confirms it."""
 
 logger = logging.getLogger("trainwire")
 
@@ -31,41 +38,57 @@ class BatchSource(Protocol):
     async def __anext__(self) -> Batch:
         """Return the next batch. Cancelling the call loses no batch."""
 
-    async def acknowledge(self, cursor: Cursor) -> None:
-        """Report to the publisher that everything up to `cursor` is committed."""
+    async def acknowledge(self, cursor: Cursor) -> bool:
+        """Report to the publisher that everything up to `cursor` is committed; return whether it confirms."""
 
 
 class Acknowledger:
-    """Reports commits to the publisher in a separate task, because a stopped trainer does not answer."""
+    """Reports the sink's position to the publisher in a separate task, because a stopped trainer does not answer.
 
-    def __init__(self, batches: BatchSource) -> None:
-        self._batches = batches
-        self._task: asyncio.Task[None] | None = None
+    It is reported from the start, and again and again: a closing trainer waits only for sinks that have reported within
+    the last half minute.
+
+    Args:
+        batches: the subscription.
+        position: returns the position up to which everything is committed.
+    """
+
+    def __init__(self, batches: BatchSource, position: Callable[[], Cursor]) -> None:
+        self._batches, self._position = batches, position
+        self._due = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._repeat())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
-    def send(self, cursor: Cursor) -> None:
-        """Report a commit, unless the previous report is still being sent."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._acknowledge(cursor))
+    def send(self) -> None:
+        """Report the position soon, because it has changed."""
+        self._due.set()
 
-    async def send_last(self, cursor: Cursor) -> None:
-        """Report the last commit, and wait until it is sent."""
-        await self.__aexit__()
-        await self._acknowledge(cursor)
+    async def send_now(self) -> None:
+        """Report the position, and wait until it is sent."""
+        await self._acknowledge()
 
-    async def _acknowledge(self, cursor: Cursor) -> None:
+    async def _repeat(self) -> None:
+        while True:
+            self._due.clear()
+            seconds = REPEAT_SECONDS if await self._acknowledge() else RETRY_SECONDS
+            # Not `wait_for`, which in Python 3.11 may ignore that the task is cancelled.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._due.wait()
+
+    async def _acknowledge(self) -> bool:
         try:
-            await self._batches.acknowledge(cursor)
+            return await self._batches.acknowledge(self._position())
         except Exception as error:
             # The cursor file is authoritative; without a report, the trainer only waits for a shorter time at its end.
             logger.warning("cannot report this sink's progress to the trainer: %r", error)
+            return True
 
 
 class Ticker:

@@ -95,8 +95,9 @@ class Recording:
             return batch
         raise StopAsyncIteration
 
-    async def acknowledge(self, cursor: Cursor) -> None:
-        """Do nothing: there is no publisher."""
+    async def acknowledge(self, cursor: Cursor) -> bool:  # noqa: ARG002  # there is no publisher
+        """Return True without doing anything: there is no publisher."""
+        return True
 
 
 class _KilledError(BaseException):

@@ -375,7 +375,7 @@ def test_read_ahead_is_bounded_while_the_disk_hangs(tmp_path: Path, monkeypatch:
             async with copying as relay:
                 publisher.scalars(1)
                 await until(lambda: [follower for follower in relay._followers.values() if follower._open])
-                ready = next(iter(relay._followers.values()))._open[0]._ready
+                ready = next(iter(relay._followers.values()))._open._ready
                 for _ in range(100):
                     for _ in range(10):
                         publisher.scalars(100)

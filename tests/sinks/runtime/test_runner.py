@@ -12,8 +12,9 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from trainwire_protocol.errors import IncompleteError, OutputError, SinkError
-from trainwire_protocol.wire import Batch, Cursor, Header, encode_batch
+from trainwire_protocol.wire import START, Batch, Cursor, Header, encode_batch
 from trainwire_sinks import AppendSink, Event, Sink
+from trainwire_sinks.runtime import source
 from trainwire_sinks.runtime.claim import Claim
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.retry import RetryPolicy
@@ -54,8 +55,9 @@ class Live(Recording):
             await asyncio.Event().wait()
             raise
 
-    async def acknowledge(self, cursor: Cursor) -> None:
+    async def acknowledge(self, cursor: Cursor) -> bool:
         self.acknowledged.append(cursor)
+        return True
 
 
 def named(*names: str) -> list[Event]:
@@ -110,6 +112,25 @@ def test_a_commit_does_not_need_another_event(tmp_path: Path) -> None:
         await running
 
     asyncio.run(run())
+
+
+def test_a_sink_reports_its_position_from_the_start_and_repeatedly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closing trainer waits for a sink that has had no event yet, or none for long, so it must know its position."""
+    monkeypatch.setattr(source, "REPEAT_SECONDS", 0.01)
+    live = Live([])
+
+    async def run() -> None:
+        runner = SinkRunner(Names, lambda *_: live, tmp_path)
+        running = asyncio.create_task(runner.run())
+        while len(live.acknowledged) < 3:
+            await asyncio.sleep(0)
+        runner.stop()
+        await running
+
+    asyncio.run(run())
+    assert set(live.acknowledged) == {START}
 
 
 def test_a_sink_that_is_stopped_commits_everything(tmp_path: Path) -> None:
