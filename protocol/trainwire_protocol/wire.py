@@ -72,7 +72,7 @@ class Header:
     unjournaled: bool = False
     """The batch is not in the journal: live views show it, and a cursor does not move past it."""
     last: bool = False
-    """The batch ends its attempt."""
+    """The batch ends its attempt; of a heartbeat: the batch that does was sent."""
 
 
 _EXTENSION: Final = object()

@@ -99,6 +99,10 @@ class Follower:
         """Events that could not be decoded, and were skipped."""
         self.heartbeat: Heartbeat | None = None
         """The last one received; none is received while the history is read."""
+        self.delivered = cursor or Cursor(0, -1)
+        """Position of the last batch that was delivered."""
+        self.end: Cursor | None = None
+        """Position of an attempt's end, once everything of the requested channels up to it was delivered."""
         self._source = source
         self._target = source.options.target
         self._channels = frozenset(source.options.channels)
@@ -106,7 +110,7 @@ class Follower:
         self._follow, self._skip_superseded = follow, skip_superseded
         self._kept: dict[int, int | None] | None = None
         """For each attempt, the last seq that is not superseded, if superseded events are skipped; None keeps all."""
-        self._ended = self._is_dead = False
+        self._ended = self._is_dead = self._is_unread = False
         self._from_now = self._is_view = cursor is None
         self._shown = Cursor(0, -1)
         """End of the unjournaled batches that were delivered to a live view."""
@@ -204,10 +208,13 @@ class Follower:
         while not self._ended:
             # Ask before reading, so that after the end of an attempt all of it is read.
             over = await self._is_over(history)
+            self._is_unread = False
             async for batch in self._catch_up(history, over):
                 yield batch
-            if over or history.ended or self._ended:
+            if (over and not self._is_unread) or history.ended or self._ended:
                 has_end = history.ended or self._ended
+                if history.ended and history.head is not None:
+                    self.end = Cursor(self._cursor.attempt, history.head)
                 self._is_dead = not (has_end or history.is_released)
                 if history.is_released and not has_end:
                     self.gaps += 1
@@ -268,6 +275,10 @@ class Follower:
                 continue
             if self._is_ahead(batch):
                 return
+            if header.channel == HEARTBEAT and header.last and header.attempt == self._cursor.attempt:
+                # The last batch itself is on a channel that is not requested.
+                self._ended, self.end = True, batch.cursor
+                return
             if header.channel == HEARTBEAT or batch.cursor <= self._cursor:
                 continue
             if not live.is_readable(batch):
@@ -294,7 +305,7 @@ class Follower:
         if not batch.follows(self._cursor.seq, self._channels):
             self.gaps += 1
             _log.warning("%s: events between %d and %d are missing", self._target, self._cursor.seq, header.seq)
-        self._cursor = batch.cursor
+        self._cursor = self.delivered = batch.cursor
         last_kept = self._kept.get(header.attempt) if self._kept else None
         is_kept = last_kept is None or batch.cursor.seq <= last_kept
         return batch.cursor > self._shown and self._is_readable(batch) and is_kept
@@ -337,5 +348,6 @@ class Follower:
             return await history.read(self._cursor, final=over)
         except TimeoutError:
             if self._follow:
+                self._is_unread = True
                 return []
             raise IncompleteError(f"{self._target}: its publisher does not answer") from None

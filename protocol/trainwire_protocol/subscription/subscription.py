@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -75,8 +74,6 @@ class Subscription:
         self._options = SourceOptions(
             target, rank, tuple(channels), use_journal, high_water_mark, read_ahead_bytes, context, selector, raw
         )
-        self.acknowledged: float | None = None
-        """When the publisher last confirmed an acknowledgement, on the monotonic clock."""
         self._cursor = None if from_now else cursor
         self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
         self._follow = follow
@@ -171,11 +168,17 @@ class Subscription:
         except TimeoutError:
             raise RequestError("the training does not answer") from None
 
-    async def acknowledge(self, cursor: Cursor) -> None:
-        """Report the reader's position, under its `name`, to the publisher, if that can be reached."""
+    async def acknowledge(self, cursor: Cursor) -> bool:
+        """Report the reader's position, under its `name`, to the publisher; return whether it confirms.
+
+        At the end of an attempt this includes the events of channels that the reader did not request.
+        """
+        end = self._follower.end
+        if end is not None and cursor == self._follower.delivered:
+            cursor = max(cursor, end)
         with contextlib.suppress(TimeoutError, ProtocolError):
-            if await self._source.acknowledge(cursor, self._name):
-                self.acknowledged = time.monotonic()
+            return await self._source.acknowledge(cursor, self._name)
+        return False
 
     async def _read(self) -> None:
         end: Exception = StopAsyncIteration()

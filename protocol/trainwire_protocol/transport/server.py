@@ -101,7 +101,7 @@ class Server:
         """
         self.heads: dict[str, int] = {}
         self.responder = Responder(attempt, self.heads, self._describe)
-        self._attempt = attempt
+        self._attempt, self._is_over = attempt, False
         self._status, self._identity = status, identity
         self._own_context = None if context else ServerContext(keys)
         shared = context or self._own_context
@@ -160,6 +160,7 @@ class Server:
     def continue_with(self, attempt: Attempt) -> None:
         """Serve a later attempt of the same rank from now on."""
         self._attempt = self.responder.attempt = attempt
+        self._is_over = False
         self.heads.clear()
 
     def publish(self, batch: Batch) -> None:
@@ -168,6 +169,7 @@ class Server:
         with self._publisher_lock:
             if not header.unjournaled:
                 self.heads[header.channel] = header.seq + header.count - 1
+                self._is_over = self._is_over or header.last
             if len(batch.body) <= MAX_PUBLISHED_BYTES:
                 self._send(batch.topic, batch.header_bytes, batch.body)
 
@@ -177,7 +179,9 @@ class Server:
         body = msgpack.packb({"walltime": time.time(), **self._status()})
         with self._publisher_lock:
             head = max(self.heads.values(), default=-1)
-            header = Header(attempt.run, attempt.rank, attempt.number, HEARTBEAT, head + 1, 0, dict(self.heads))
+            header = Header(
+                attempt.run, attempt.rank, attempt.number, HEARTBEAT, head + 1, 0, dict(self.heads), last=self._is_over
+            )
             self._send(topic(HEARTBEAT, attempt.run, attempt.rank), encode_header(header), body)
 
     async def answer_requests(self) -> None:
@@ -217,7 +221,8 @@ class Server:
         return [name for name, sink in self.responder.sinks.items() if sink.expires > now and sink.cursor < end]
 
     def _describe(self) -> Mapping[str, Any]:
-        return {"publish": self.publish_endpoint, "refused": self.refused, **self._status(), **self._identity()}
+        over = {"over": True} if self._is_over else {}
+        return {"publish": self.publish_endpoint, "refused": self.refused, **over, **self._status(), **self._identity()}
 
     def _may_command(self, frame: zmq.Frame) -> bool:
         """Return whether the sender of a frame may send commands: over TCP its key decides; on this host, all may."""

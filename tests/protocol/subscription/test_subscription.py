@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from support.publisher import Publisher, run
 from support.recorder import frames
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.subscription.history import FETCH_QUIET_SECONDS
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys
@@ -413,5 +415,35 @@ def test_silence_is_measured(tmp_path: Path) -> None:
             publisher.renew()
             while subscription.silence > 1:
                 await asyncio.sleep(0.01)
+
+    run(main())
+
+
+@pytest.mark.parametrize("use_journal", [True, False])
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_reader_of_media_alone_sees_the_end(tmp_path: Path, count: int, use_journal: bool) -> None:
+    """A heartbeat reports the end to a reader that does not get the last batch; it acknowledges everything."""
+
+    async def main() -> None:
+        async with (
+            Publisher(tmp_path) as publisher,
+            Subscription(
+                Target(tmp_path), channels=("media",), name="pictures", use_journal=use_journal
+            ) as subscription,
+        ):
+            publisher.scalars(2)
+            for _ in range(count):
+                publisher.scalars(2, "media")
+            while subscription.heartbeat is None:
+                await asyncio.sleep(0.01)
+            publisher.scalars(2)
+            publisher.end()
+            started = time.monotonic()
+            found = await collect(subscription)
+            assert frames(found) == expected(publisher.recorded, ["media"])
+            assert time.monotonic() - started < FETCH_QUIET_SECONDS
+            assert await subscription.acknowledge(found[-1].cursor if found else START)
+            assert publisher.server.responder.sinks["pictures"].cursor == publisher.recorded[-1].cursor
+            assert await publisher.server.wait_for_sinks(publisher.recorder.seq - 1, 0.0) == []
 
     run(main())

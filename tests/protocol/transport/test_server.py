@@ -95,6 +95,27 @@ def test_heartbeat_contains_heads_and_status(tmp_path: Path) -> None:
     run(main())
 
 
+def test_the_end_is_reported_by_heartbeats_and_hello(tmp_path: Path) -> None:
+    """Once the last batch was sent, heartbeats have `last` and `hello` has `over`; before that, both are absent."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as publisher:
+            publisher.scalars(3)
+            with (
+                a_socket(zmq.SUB, publisher.server.publish_endpoint) as subscriber,
+                a_socket(zmq.DEALER, publisher.server.request_endpoint) as client,
+            ):
+                assert "last" not in unpack_map((await receive(subscriber))[1])
+                assert "over" not in await ask(client, msgpack.packb({"verb": "hello"}))
+                publisher.end()
+                while not (header := decode_header((await receive(subscriber))[1])).last or header.count:
+                    pass
+                assert (header.channel, header.before) == (HEARTBEAT, {"event": 3})
+                assert (await ask(client, msgpack.packb({"verb": "hello"})))["over"] is True
+
+    run(main())
+
+
 def test_batches_up_to_a_size_are_published(tmp_path: Path) -> None:
     """A batch is published with the journal's bytes; one above `MAX_PUBLISHED_BYTES` only advances the head."""
 
