@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.transport.connection import connection_path, write_connection
 from trainwire_protocol.transport.live import MAX_MESSAGE_BYTES
+from trainwire_protocol.transport.requester import Requester
 from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.wire import HEARTBEAT, VERSION, Batch, Cursor, Header, encode_header, topic
 
@@ -598,6 +600,29 @@ def test_heartbeat_reveals_a_lost_tail(tmp_path: Path) -> None:
                 [topic(HEARTBEAT, header.run, 0), encode_header(header), msgpack.packb({})]
             )
             assert frames([first, await anext(subscription)])[1] == frames([tail])[0]
+
+    run(main())
+
+
+def test_a_later_publisher_that_is_busy_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of an attempt is awaited if the publisher of the next one answers `hello` but not yet `fetch`."""
+    monkeypatch.setattr(Requester.request, "__kwdefaults__", {"timeout": 0.5})
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as first:
+            first.scalars(3)
+            async with Subscription(Target(tmp_path), use_journal=False) as subscription:
+                found = [await anext(subscription)]
+                while subscription.heartbeat is None:
+                    await asyncio.sleep(0.01)
+                async with Publisher(tmp_path, take_over=True) as second:
+                    rest = first.recorder.scalars(5)
+                    first._journal.append([rest])
+                    second.happened("run/resumed", **{"from": {"attempt": 0, "seq": 7}})
+                    second.end()
+                    second.server.responder._rest_until = time.monotonic() + 1.5
+                    found += await collect(subscription)
+                    assert frames(found) == frames([*first.recorded, rest, *second.recorded])
 
     run(main())
 
