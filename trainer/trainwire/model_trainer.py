@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from torch import Tensor, nn
 
+from trainwire.checkpointing.earlier_models import keep_earlier_models
 from trainwire.checkpointing.snapshot import load_latest_checkpoint
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
 from trainwire.training.control import Control
@@ -163,11 +164,12 @@ class ModelTrainer:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},
                 train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
-                monitor_test=False, monitor_train_sample=0.0, use_final_model_for_eval=False, sampler=None,
-                shuffle=True, shuffle_first_epoch=True, save_final_model=True, save_optimizer_state=False,
-                save_model_each_k_epochs=0, create_file_logs=True, create_loss_file=True, write_weights=False,
-                use_amp=False, multi_gpu=None, attach_default_scheduler=True, seed=None, num_workers=0, device=None,
-                dev_name='dev', default_plugins=True, sinks=('loss-file', 'log-file'), bind=None.
+                main_evaluation_mode=None, monitor_test=False, monitor_train_sample=0.0,
+                use_final_model_for_eval=False, sampler=None, shuffle=True, shuffle_first_epoch=True,
+                save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
+                create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None,
+                attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev',
+                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None.
 
         Raises:
             OptionError: if an argument is invalid; no batch was read yet.
@@ -216,6 +218,8 @@ class ModelTrainer:
             dry_run(setup)
         bus_state = checkpoint.bus_state if checkpoint else None
         with self._one_at_a_time(), session(setup, bus_state) as self._run:
+            if checkpoint is None:
+                keep_earlier_models(self._run)
             return train_model(self._run, checkpoint)
 
     @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_training import make_trainer, points, train
@@ -30,6 +32,17 @@ def test_training_stops_after_more_than_patience_epochs(tmp_path: Path) -> None:
     result = train(tmp_path, scores, EarlyStopping(patience=2), max_epochs=7)
     assert (result.status, result.epochs) == ("finished", 6)
     assert result.reason == "dev/accuracy has not improved for 3 epochs"
+
+
+def test_a_small_improvement_does_not_count(tmp_path: Path) -> None:
+    """With a `min_delta`, scores that improve slowly stop the training, in either direction."""
+    scores = Accuracy(0.5, 0.55, 0.58, 0.9)
+    assert train(tmp_path / "a", scores, EarlyStopping(1, min_delta=0.1), max_epochs=4).epochs == 3
+    scores = Accuracy(0.5, 0.3, 0.25, 0.22, 0.1)
+    lower: dict[str, Any] = {"main_evaluation_mode": "min", "max_epochs": 5}
+    assert train(tmp_path / "b", scores, EarlyStopping(1, min_delta=0.1), **lower).epochs == 4
+    with pytest.raises(OptionError, match="min_delta is nan"):
+        EarlyStopping(min_delta=math.nan)
 
 
 def test_the_same_plugin_can_stop_a_second_training(tmp_path: Path) -> None:

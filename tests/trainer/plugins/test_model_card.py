@@ -37,7 +37,7 @@ def test_the_card_describes_the_model_and_its_training(tmp_path: Path) -> None:
         "class": "torch.nn.modules.linear.Linear", "parameters": 10, "trainable_parameters": 10,
     }  # fmt: skip
     assert (card["options"]["mini_batch_size"], card["options"]["seed"]) == (16, 1)
-    assert {"plugin": "EarlyStopping", "patience": 7} in card["plugins"]
+    assert {"plugin": "EarlyStopping", "patience": 7, "min_delta": 0.0} in card["plugins"]
     assert "Functions" not in [plugin["plugin"] for plugin in card["plugins"]]
     assert (card["results"]["best_epoch"], card["results"]["steps"]) == (result.best_epoch, 6)
     assert card["results"]["scores"].items() >= result.test_metrics.items()

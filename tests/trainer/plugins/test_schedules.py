@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,45 @@ def test_any_torch_scheduler_is_stepped(tmp_path: Path) -> None:
     assert rates_by_epoch(tmp_path / "c", plateau, Scores((0.5, 1.0)), max_epochs=3) == [0.8, 0.8, 0.4]
 
 
+@pytest.mark.parametrize("make", [ReduceLROnPlateau, partial(ReduceLROnPlateau, factor=0.5, patience=1)])
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_plateau_scheduler_has_the_direction_of_the_main_metric(tmp_path: Path, make: Any, mode: Any) -> None:
+    """Given as a class or a partial, it lowers the rate after the same epochs as one of torch alone with that mode."""
+    accuracies = [3, 4, 5, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+    scores = Scores(*((accuracy, 1.0) for accuracy in accuracies))
+    alone = torch.optim.SGD(linear().parameters(), lr=0.8)
+    scheduler, expected = make(alone, mode=mode), []
+    for accuracy in accuracies:
+        expected.append(alone.param_groups[0]["lr"])
+        scheduler.step(accuracy)
+    options = {"max_epochs": len(accuracies), "main_evaluation_mode": mode}
+    assert rates_by_epoch(tmp_path, TorchScheduler(make), scores, **options) == expected
+
+
+@pytest.mark.parametrize("make", [lambda o: ReduceLROnPlateau(o), partial(ReduceLROnPlateau, mode="min")])
+def test_a_plateau_scheduler_of_another_direction_is_refused(tmp_path: Path, make: Any) -> None:
+    """The error names both modes; a direction that is given for the main metric is the one that counts."""
+    with pytest.raises(OptionError, match=r"is 'min', but that of the main metric dev/accuracy is 'max': pass mode="):
+        train(tmp_path / "a", TorchScheduler(make))
+    train(tmp_path / "b", TorchScheduler(make), main_evaluation_metric="dev/loss")
+    train(tmp_path / "c", TorchScheduler(make), main_evaluation_mode="min")
+    with pytest.raises(OptionError, match="a main metric; pass dev= or main_evaluation_metric='train/loss'"):
+        train(tmp_path / "d", TorchScheduler(make), train=points(16))
+
+
+def test_a_small_improvement_does_not_count(tmp_path: Path) -> None:
+    """With a `min_delta`, a score that rises slowly lowers the rate."""
+    scores = Scores((0.5, 1.0), (0.55, 0.5), (0.58, 0.4), (0.7, 1.0), (0.7, 1.0))
+    plugin = AnnealingOnPlateau(patience=1, min_delta=0.1)
+    assert rates_by_epoch(tmp_path, plugin, scores, max_epochs=5) == [0.8, 0.8, 0.8, 0.4, 0.4]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: AnnealingOnPlateau(factor=1.0), "factor is 1.0"),
         (lambda: AnnealingOnPlateau(patience=-1), "must be at least 0"),
+        (lambda: AnnealingOnPlateau(min_delta=float("inf")), "min_delta is inf"),
         (lambda: LinearSchedule(1.5), "warmup_fraction is 1.5"),
         (lambda: TorchScheduler(ExponentialLR, per="step"), "per is 'step'"),  # type: ignore[arg-type]  # the test
     ],

@@ -40,8 +40,12 @@ class Label:
     """The name of its class."""
     samples: int | None = None
     """Training samples; None if the number is unknown."""
+    main_metric: str = ""
+    """The main metric, with its direction."""
     score: float | None = None
-    """The main metric, negated if lower is better; None if the epoch was not evaluated."""
+    """The main metric's value, negated if lower is better; None if the epoch was not evaluated."""
+    first_attempt: int = 0
+    """The attempt in which the training started from the beginning."""
     size: int = 0
     """Size of the data file in bytes."""
     checksum: int = 0

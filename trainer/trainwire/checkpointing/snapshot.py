@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
+from trainwire.checkpointing.earlier_models import keep_aside
 from trainwire.training.distributed import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
@@ -46,12 +47,13 @@ def take_snapshot(run: TrainingRun) -> dict[str, Any]:
 def label_of(run: TrainingRun) -> Label:
     """Return the label of a snapshot that is taken now."""
     epoch, main = run.state.epoch, run.main_metric
-    rank = main.rank(epoch.metrics) if main and not epoch.is_open else None
+    rank = main.rank(epoch.metrics) if main and main.mode and not epoch.is_open else None
     return Label(
         attempt=run.attempt, step=run.state.step, epoch=epoch.number, epoch_is_over=not epoch.is_open,
         rank=run.processes.rank, world_size=run.processes.world_size, seed=run.seed,
         mini_batch_size=run.options.mini_batch_size, optimizer=type(run.optimizer).__name__,
-        samples=run.split_sizes["train"], score=rank[0] if rank else None,
+        samples=run.split_sizes["train"], main_metric=str(main), score=rank[0] if rank else None,
+        first_attempt=run.first_attempt,
     )  # fmt: skip
 
 
@@ -103,7 +105,10 @@ class LoadedCheckpoint(NamedTuple):
         """Restore the run's counters and its best model."""
         run.state.load_state_dict(self.state["training"], run.device)
         run.state.epoch.max_epochs = run.options.max_epochs
-        if run.state.best_model and run.processes.is_first:
+        run.first_attempt = self.checkpoint.label.first_attempt
+        if run.state.best_model is None and run.processes.is_first:
+            keep_aside(run, [BEST_MODEL], "of the epochs after the checkpoint")
+        elif run.state.best_model and run.processes.is_first:
             _link(self.checkpoint.folder / BEST_MODEL, run.folder / run.state.best_model)
         run.processes.wait_for_all()
 

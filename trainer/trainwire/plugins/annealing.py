@@ -8,7 +8,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.training.metrics import BestSoFar, MainMetric, format_metric
+from trainwire.training.metrics import TRAINING_LOSS, BestSoFar, checked_min_delta, format_metric
 from trainwire.training.models import load_model
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Scheduler
@@ -29,12 +29,15 @@ class AnnealingOnPlateau(Scheduler):
         min_learning_rate: The training stops before every learning rate falls below this value. If the initial
             learning rate is lower already, a tenth of the initial one is used instead.
         back_to_best: Load the best model's weights each time the learning rate is lowered.
+        min_delta: By how much a score must be better than the best one to be an improvement. If it is above 0, the loss
+            is not compared.
 
     Raises:
         OptionError: if an argument is out of range.
     """
 
     after = ("BestModel",)
+    compares_epochs = True
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class AnnealingOnPlateau(Scheduler):
         min_learning_rate: float = 1e-4,
         *,
         back_to_best: bool = False,
+        min_delta: float = 0.0,
     ) -> None:
         if not 0 < factor < 1:
             raise OptionError(f"AnnealingOnPlateau: factor is {factor}; it must be between 0 and 1")
@@ -53,10 +57,11 @@ class AnnealingOnPlateau(Scheduler):
             )
         self.factor, self.patience, self.initial_extra_patience = factor, patience, initial_extra_patience
         self.min_learning_rate, self.back_to_best = min_learning_rate, back_to_best
+        self.min_delta = checked_min_delta("AnnealingOnPlateau", min_delta)
         self._reset(min_learning_rate)
 
     def _reset(self, least: float) -> None:
-        self._best = BestSoFar()
+        self._best = BestSoFar(self.min_delta)
         self._patience = self.patience + self.initial_extra_patience
         self._least = least
 
@@ -69,7 +74,7 @@ class AnnealingOnPlateau(Scheduler):
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Compare the epoch with the best one, unless it was not evaluated."""
-        main = self.run.main_metric or MainMetric("train/loss", higher_is_better=False)
+        main = self.run.main_metric or TRAINING_LOSS
         if main.name not in epoch.metrics or self.run.control.stopping:
             return
         if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.training.metrics import BestSoFar
+from trainwire.training.metrics import BestSoFar, checked_min_delta
 from trainwire.training.models import BEST_MODEL
 from trainwire.training.plugin import Plugin
 
@@ -18,25 +18,34 @@ class BestModel(Plugin):
 
     It updates `best_epoch`, `best_score`, `best_model` and `bad_epochs` in the run's state. Without a main metric, that
     is without a dev split, it does nothing.
+
+    Args:
+        min_delta: By how much a score must be better than the best one. If it is above 0, the loss is not compared.
+
+    Raises:
+        OptionError: if `min_delta` is out of range.
     """
 
-    def __init__(self) -> None:
-        self._best = BestSoFar()
+    compares_epochs = True
+
+    def __init__(self, *, min_delta: float = 0.0) -> None:
+        self.min_delta = checked_min_delta("BestModel", min_delta)
+        self._best = BestSoFar(self.min_delta)
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Reset the best score."""
-        self._best = BestSoFar()
+        self._best = BestSoFar(self.min_delta)
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Compare the epoch with the best one, unless it was not evaluated."""
         state, main = self.run.state, self.run.main_metric
-        if main is None or main.name not in epoch.metrics:
+        if main is None or (score := main.score(epoch.metrics)) is None:
             return
-        is_best, score = self._best.update(main.rank(epoch.metrics)), epoch.metrics[main.name]
+        is_best = self._best.update(main.rank(epoch.metrics))
         state.bad_epochs = self._best.bad_epochs
-        if not is_best or isinstance(score, list):
+        if not is_best:
             return
         state.best_epoch, state.best_score = epoch.epoch, score
         self.run.save_model(BEST_MODEL, "best", metric=main.name, score=score)

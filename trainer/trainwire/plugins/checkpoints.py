@@ -49,6 +49,11 @@ class Checkpoints(Plugin):
         self._writer: CheckpointWriter | None = None
         self._saved_at = 0.0
 
+    @property
+    def compares_epochs(self) -> bool:  # type: ignore[override]  # an instance's choice
+        """Whether it keeps the checkpoints of the best epochs."""
+        return self.keep_best > 0
+
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Start the writing thread."""
@@ -93,7 +98,13 @@ class Checkpoints(Plugin):
         if not self.run.processes.is_first:
             return
         checkpoints = list_checkpoints(self.run.folder)
-        scored = [(each.label.score, each) for each in checkpoints if each.label.score is not None]
+        main = str(self.run.main_metric)
+        scored = [
+            (each.label.score, each)
+            for each in checkpoints
+            if each.label.score is not None
+            and (each.label.main_metric, each.label.first_attempt) == (main, self.run.first_attempt)
+        ]
         best = [checkpoint for _, checkpoint in sorted(scored, key=lambda pair: pair[0], reverse=True)]
         kept = checkpoints[: self.keep_last] + best[: self.keep_best]
         for checkpoint in checkpoints:

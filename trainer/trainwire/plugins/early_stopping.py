@@ -7,7 +7,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.training.metrics import BestSoFar
+from trainwire.training.metrics import BestSoFar, checked_min_delta
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
@@ -17,23 +17,27 @@ class EarlyStopping(Plugin):
 
     Args:
         patience: The number of epochs without improvement that are tolerated.
+        min_delta: By how much a score must be better than the best one to be an improvement. If it is above 0, the loss
+            is not compared.
 
     Raises:
-        OptionError: if `patience` is below 0, or the training has no main metric.
+        OptionError: if `patience` or `min_delta` is out of range, or the training has no main metric.
     """
 
-    def __init__(self, patience: int = 5) -> None:
+    compares_epochs = True
+
+    def __init__(self, patience: int = 5, *, min_delta: float = 0.0) -> None:
         if patience < 0:
             raise OptionError(f"EarlyStopping: patience is {patience}; it must be at least 0")
-        self.patience = patience
-        self._best = BestSoFar()
+        self.patience, self.min_delta = patience, checked_min_delta("EarlyStopping", min_delta)
+        self._best = BestSoFar(self.min_delta)
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Reset the count."""
         if self.run.main_metric is None:
             raise OptionError("EarlyStopping: there is no main metric; pass dev= or main_evaluation_metric=")
-        self._best = BestSoFar()
+        self._best = BestSoFar(self.min_delta)
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:

@@ -19,12 +19,10 @@ from trainwire.training.hooks.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.training.models import BEST_MODEL, FINAL_MODEL, count_parameters
+from trainwire.training.models import BEST_MODEL, FINAL_MODEL, MODEL_CARD, count_parameters
 from trainwire.training.options import plain
 from trainwire.training.plugin import Functions, Plugin
 from trainwire_protocol.journal.files import write_atomically
-
-MODEL_CARD: Final = "model-card.json"
 
 PACKAGES: Final = ("trainwire", "torch", "torchmetrics", "numpy")
 """The packages whose versions are part of the card, if they are installed."""

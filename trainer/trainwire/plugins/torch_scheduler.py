@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -20,7 +21,8 @@ class TorchScheduler(Scheduler):
 
         TorchScheduler(lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=1000), per="batch")
 
-    `ReduceLROnPlateau` receives the main metric after each epoch.
+    `ReduceLROnPlateau` receives the main metric after each epoch. The class itself, or a `functools.partial` of it, is
+    created with the mode of that metric.
 
     Args:
         make: Called with the optimizer when a training begins; returns the scheduler.
@@ -28,7 +30,7 @@ class TorchScheduler(Scheduler):
 
     Raises:
         OptionError: if `per` is neither "batch" nor "epoch", or, when a training begins, `make` does not return a
-            scheduler.
+            scheduler, or a `ReduceLROnPlateau` has another mode than the main metric.
     """
 
     after = ("BestModel",)
@@ -48,20 +50,49 @@ class TorchScheduler(Scheduler):
         """Whether the scheduler is stepped after each batch."""
         return self.per == "batch"
 
+    @property
+    def compares_epochs(self) -> bool:  # type: ignore[override]  # an instance's choice
+        """Whether the scheduler is known to compare scores."""
+        return self._make_class is ReduceLROnPlateau
+
+    @property
+    def _make_class(self) -> object:
+        return self.make.func if isinstance(self.make, partial) else self.make
+
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Create the scheduler, which may set the initial learning rate."""
         try:
-            made = self.make(self.run.optimizer)
+            made = self.make(self.run.optimizer, **self._default_mode())
         except TypeError as error:
             raise OptionError(f"TorchScheduler: {error}; make must be a function that takes the optimizer") from error
         if not isinstance(made, LRScheduler):
             raise OptionError(
                 f"TorchScheduler: make returned {made!r}, which is not a scheduler of torch.optim.lr_scheduler"
             )
-        if isinstance(made, ReduceLROnPlateau) and (self.per == "batch" or self.run.main_metric is None):
-            raise OptionError("TorchScheduler: ReduceLROnPlateau requires per='epoch' and a main metric; pass dev=")
+        if isinstance(made, ReduceLROnPlateau):
+            self._check_mode(made)
         self.scheduler = made
+
+    def _default_mode(self) -> dict[str, Any]:
+        """Return the argument that gives a `ReduceLROnPlateau` the direction of the main metric."""
+        given = isinstance(self.make, partial) and (self.make.args or "mode" in self.make.keywords)
+        main = self.run.main_metric
+        return {"mode": main.mode} if main and self.compares_epochs and not given else {}
+
+    def _check_mode(self, scheduler: ReduceLROnPlateau) -> None:
+        main = self.run.main_metric
+        if self.per == "batch" or main is None:
+            raise OptionError(
+                "TorchScheduler: ReduceLROnPlateau requires per='epoch' and a main metric; pass dev= or "
+                "main_evaluation_metric='train/loss'"
+            )
+        main.check_direction()
+        if scheduler.mode != main.mode:
+            raise OptionError(
+                f"TorchScheduler: the mode of ReduceLROnPlateau is {scheduler.mode!r}, but that of the main metric "
+                f"{main.name} is {main.mode!r}: pass mode={main.mode!r} to it, or set main_evaluation_mode="
+            )
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
@@ -84,8 +115,8 @@ class TorchScheduler(Scheduler):
 
     def _step_by_score(self, scheduler: ReduceLROnPlateau, epoch: AfterTrainingEpoch) -> None:
         main = self.run.main_metric
-        score = epoch.metrics.get(main.name) if main else None
-        if isinstance(score, float):
+        score = main.score(epoch.metrics) if main else None
+        if score is not None:
             scheduler.step(score)
 
     def state_dict(self) -> dict[str, Any]:

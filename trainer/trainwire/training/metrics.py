@@ -6,9 +6,8 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from torch import Tensor
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.options import TrainingOptions
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 
     Metrics: TypeAlias = Mapping[str, Metric] | Sequence[Metric] | MetricCollection | Metric
     """What `ModelTrainer` takes as metrics."""
+
+Rank: TypeAlias = tuple[float, float]
+"""The score of an epoch, negated if lower is better, and its negated loss."""
 
 logger = logging.getLogger("trainwire")
 
@@ -56,12 +58,25 @@ def read_metric(name: str, value: object) -> dict[str, MetricValue]:
         return {
             key: part for label, item in value.items() for key, part in read_metric(f"{name}/{label}", item).items()
         }
-    if isinstance(value, Tensor) and value.dim() <= 1:
-        return {name: value.item() if value.dim() == 0 else [float(item) for item in value.tolist()]}
-    if isinstance(value, (int, float)):
-        return {name: float(value)}
-    logger.warning("the metric %s is not recorded: it is neither a number nor a list of numbers", name)
-    return {}
+    numbers = as_metric_value(value)
+    if numbers is None:
+        logger.warning("the metric %s is not recorded: it is neither a number nor a list of numbers", name)
+        return {}
+    return {name: numbers}
+
+
+def as_metric_value(value: object) -> MetricValue | None:
+    """Return numbers of Python, NumPy or torch as a float or a list of floats, or None if the value is neither.
+
+    Synchronizes with the GPU if the value is a tensor there.
+    """
+    if hasattr(value, "tolist"):  # a tensor, or a number or an array of NumPy
+        value = value.tolist()
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Real) for item in value):
+        return [float(item) for item in value]
+    return None
 
 
 def format_metric(value: MetricValue) -> str:
@@ -75,39 +90,85 @@ class MainMetric:
 
     name: str
     """Includes the split: `dev/accuracy`."""
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None if that is not known: then epochs cannot be compared."""
 
-    def rank(self, metrics: Mapping[str, MetricValue]) -> tuple[float, float] | None:
+    def __str__(self) -> str:
+        """Return the name and the direction: `dev/accuracy (max)`."""
+        return f"{self.name} ({self.mode})"
+
+    @property
+    def mode(self) -> Literal["max", "min"] | None:
+        """The direction, as torch's schedulers call it."""
+        return None if self.higher_is_better is None else "max" if self.higher_is_better else "min"
+
+    def check_direction(self) -> None:
+        """Check that it is known whether higher is better.
+
+        Raises:
+            OptionError: if it is not.
+        """
+        if self.higher_is_better is None:
+            raise OptionError(
+                f"the main metric {self.name} does not define whether higher is better: set main_evaluation_mode to "
+                "'max' or 'min', or main_evaluation_metric to another metric"
+            )
+
+    def score(self, metrics: Mapping[str, MetricValue]) -> float | None:
+        """Return the score in an epoch's metrics; None if the epoch was not evaluated.
+
+        Raises:
+            UsageError: if the main metric is a list of numbers.
+        """
+        score = metrics.get(self.name)
+        if isinstance(score, list):
+            raise UsageError(f"{self.name} is a list of {len(score)} numbers: the main metric must be a single number")
+        return None if score is None else float(score)
+
+    def rank(self, metrics: Mapping[str, MetricValue]) -> Rank | None:
         """Return a sort key for an epoch's metrics: larger is better; among equal scores, the lower loss is better.
 
         Returns None if the epoch was not evaluated, or the score is NaN.
 
         Raises:
             UsageError: if the main metric is a list of numbers.
+            OptionError: if its direction is not known.
         """
-        score = metrics.get(self.name, math.nan)
-        loss = metrics.get(f"{self.name.partition('/')[0]}/loss", math.nan)
-        if isinstance(score, list):
-            raise UsageError(f"{self.name} is a list of {len(score)} numbers: the main metric must be a single number")
-        if math.isnan(score):
+        self.check_direction()
+        score = self.score(metrics)
+        if score is None or math.isnan(score):
             return None
+        loss = metrics.get(f"{self.name.partition('/')[0]}/loss", math.nan)
         tie_break = -math.inf if isinstance(loss, list) or math.isnan(loss) else -loss
         return score if self.higher_is_better else -score, tie_break
 
 
-class BestSoFar:
-    """The best rank of all epochs so far, and the number of epochs since."""
+TRAINING_LOSS: Final = MainMetric("train/loss", higher_is_better=False)
+"""What schedules compare if there is no main metric."""
 
-    def __init__(self) -> None:
+
+class BestSoFar:
+    """The best rank of all epochs so far, and the number of epochs since.
+
+    Args:
+        min_delta: By how much a score must exceed the best one to be better. If it is 0, of two equal scores the one
+            with the lower loss is better.
+    """
+
+    def __init__(self, min_delta: float = 0.0) -> None:
+        self.min_delta = min_delta
         self.bad_epochs = 0
         """Epochs since the best one."""
-        self._rank: tuple[float, float] | None = None
+        self._rank: Rank | None = None
 
-    def update(self, rank: tuple[float, float] | None) -> bool:
+    def update(self, rank: Rank | None) -> bool:
         """Count an epoch with this rank, or None if it has no score, and return whether it is the best so far."""
-        is_best = rank is not None and (self._rank is None or rank > self._rank)
+        is_best = rank is not None and (self._rank is None or self._exceeds(rank, self._rank))
         self._rank, self.bad_epochs = (rank, 0) if is_best else (self._rank, self.bad_epochs + 1)
         return is_best
+
+    def _exceeds(self, rank: Rank, best: Rank) -> bool:
+        return rank[0] - self.min_delta > best[0] if self.min_delta else rank > best
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rank and the count."""
@@ -119,15 +180,30 @@ class BestSoFar:
         self._rank = None if best is None else (best[0], best[1])
 
 
+def checked_min_delta(owner: str, value: float) -> float:
+    """Return the least difference between scores that a plugin regards as an improvement.
+
+    Raises:
+        OptionError: if it is not a finite number of at least 0.
+    """
+    number = as_metric_value(value)
+    if not isinstance(number, float) or not 0 <= number < math.inf:
+        raise OptionError(f"{owner}: min_delta is {value!r}; it must be a finite number of at least 0")
+    return number
+
+
 def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits: Sequence[str]) -> MainMetric | None:
     """Return the main metric, or None if there is no dev split and none was requested.
+
+    Its direction is `main_evaluation_mode`, or else what the metric says; for losses, lower is better.
 
     Args:
         splits: The splits that are evaluated after each epoch.
 
     Raises:
-        OptionError: if the requested metric is not recorded, or does not define whether higher is better.
+        OptionError: if the requested metric is not recorded, or there is none to which the direction applies.
     """
+    mode = options.main_evaluation_mode
     directions: dict[str, bool | None] = {"train/loss": False}
     for split in splits:
         directions |= {f"{split}/{name}": metric.higher_is_better for name, metric in metrics.items()}
@@ -135,12 +211,11 @@ def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits:
     name = options.main_evaluation_metric
     if name is None:
         if options.dev_name not in splits:
+            if mode is not None:
+                raise OptionError(f"main_evaluation_mode is {mode!r}, but there is no main metric: pass dev=")
             return None
         name = f"{options.dev_name}/{next(iter(metrics), 'loss')}"
-    base = next((known for known in directions if name == known or name.startswith(f"{known}/")), None)
-    if base is None:
+    bases = [known for known in directions if f"{name}/".startswith(f"{known}/")]
+    if not bases:
         raise OptionError(f"main_evaluation_metric is {name!r}; the recorded metrics are {', '.join(directions)}")
-    direction = directions[base]
-    if direction is None:
-        raise OptionError(f"main_evaluation_metric is {name!r}, which does not define whether higher is better")
-    return MainMetric(name, direction)
+    return MainMetric(name, directions[max(bases, key=len)] if mode is None else mode == "max")

@@ -17,6 +17,8 @@ from trainwire_protocol.errors import OptionError
 
 BEST_MODEL = "best-model.pt"
 FINAL_MODEL = "final-model.pt"
+MODEL_CARD = "model-card.json"
+"""Describes the models, if the plugin that writes it is attached."""
 
 
 def checked_model(model: object) -> nn.Module:
@@ -70,6 +72,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+def optimizer_path(path: Path) -> Path:
+    """Return where the state of the optimizer is saved with a model."""
+    return path.with_suffix(".optimizer.pt")
 
 
 def save_model(model: nn.Module, path: Path) -> None:

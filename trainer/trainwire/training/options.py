@@ -54,6 +54,8 @@ class TrainingOptionsDict(TypedDict, total=False):
     main_evaluation_metric: str | None
     """The metric by which the best model is chosen, such as `dev/accuracy`; None: the first of `metrics`, on the dev
     split."""
+    main_evaluation_mode: Literal["max", "min"] | None
+    """The direction of the main metric, `max` or `min`; None: as the metric defines it, and `min` for losses."""
     monitor_test: bool
     """Evaluate the test split after each epoch too. It is never used to choose a model."""
     monitor_train_sample: float | int
@@ -153,6 +155,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "train_with_test": FLAG,
     "max_grad_norm": POSITIVE.or_none(),
     "main_evaluation_metric": Requirement(lambda value: isinstance(value, str), "a name such as 'dev/loss'").or_none(),
+    "main_evaluation_mode": one_of("max", "min").or_none(),
     "monitor_test": FLAG,
     "monitor_train_sample": Requirement(
         lambda value: is_number(value) and 0 <= value <= (1 if isinstance(value, float) else math.inf),
@@ -209,6 +212,7 @@ class TrainingOptions:
     train_with_test: bool = False
     max_grad_norm: float | None = 5.0
     main_evaluation_metric: str | None = None
+    main_evaluation_mode: Literal["max", "min"] | None = None
     monitor_test: bool = False
     monitor_train_sample: float | int = 0.0
     use_final_model_for_eval: bool = False

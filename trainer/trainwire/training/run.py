@@ -18,7 +18,8 @@ from trainwire.training.forward import TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
 from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, MetricValue, Result, Status
-from trainwire.training.models import save_atomically, save_model
+from trainwire.training.metrics import read_metric
+from trainwire.training.models import optimizer_path, save_atomically, save_model
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
 from trainwire.training.setup import TrainingSetup
 from trainwire.training.state import EpochState, TrainingState
@@ -78,6 +79,8 @@ class TrainingRun:
         """The plugin that saves checkpoints, if one is attached."""
         self.attempt = processes.largest(bus.attempt)
         """The number of this attempt at the run, counted from 0; the same in all processes."""
+        self.first_attempt = self.attempt
+        """The attempt in which the training started from the beginning: this one, unless the training is resumed."""
         self.status: Status = "finished"
         self.reason = ""
 
@@ -130,10 +133,15 @@ class TrainingRun:
                 kind: Literal["scalar", "scalars"] = "scalars" if isinstance(value, list) else "scalar"
                 self.hooks.dispatch(MetricRecorded(name, value, kind, walltime, step))
 
-    def record_epoch(self, metrics: Mapping[str, MetricValue]) -> None:
-        """Record metrics of the whole epoch, which are also part of `epoch/finished`, and so of the loss file."""
-        self.state.epoch.metrics.update(metrics)
-        self.record(metrics)
+    def record_epoch(self, metrics: Mapping[str, object]) -> None:
+        """Record metrics of the whole epoch, which are also part of `epoch/finished`, and so of the loss file.
+
+        A value is a number or a list of numbers, of Python, NumPy or torch, or a map of them. Synchronizes with the GPU
+        if it is a tensor there.
+        """
+        values = {key: number for name, value in metrics.items() for key, number in read_metric(name, value).items()}
+        self.state.epoch.metrics.update(values)
+        self.record(values)
 
     def record_training_metrics(self) -> None:
         """Record the epoch's mean loss and the optimizer's metrics. Synchronizes with the GPU, once an epoch."""
@@ -173,7 +181,7 @@ class TrainingRun:
         if self.processes.is_first:
             save_model(self.model, path)
             if self.options.save_optimizer_state:
-                save_atomically(self.optimizer.state_dict(), path.with_suffix(".optimizer.pt"))
+                save_atomically(self.optimizer.state_dict(), optimizer_path(path))
             epoch = self.state.epoch.number
             self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -123,13 +123,22 @@ def prepare(
         optimizer=make_optimizer(trainer.model, options, trainer.is_decoder),
         precision=Precision(device, options.use_amp),
         metrics=trainer.metrics,
-        main_metric=main_metric(options, trainer.metrics, monitored),
+        main_metric=_main_metric(options, trainer, monitored, plugins),
         train_loader=training_loader(corpus.train, options, seed, device, processes),
         evaluation_loaders={name: evaluation_loader(data, options, device, processes) for name, data in splits.items()},
         monitored_splits=monitored,
         split_sizes={"train": samples_of(corpus.train), **{name: samples_of(data) for name, data in splits.items()}},
         plugins=plugins,
     )
+
+
+def _main_metric(
+    options: TrainingOptions, trainer: Trainer, splits: Sequence[str], plugins: Sequence[BasePlugin[Any]]
+) -> MainMetric | None:
+    main = main_metric(options, trainer.metrics, splits)
+    if main is not None and any(plugin.compares_epochs for plugin in plugins):
+        main.check_direction()
+    return main
 
 
 def _evaluated_splits(corpus: Corpus, options: TrainingOptions, seed: int) -> dict[str, Data]:

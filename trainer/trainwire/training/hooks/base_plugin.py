@@ -29,6 +29,8 @@ class BasePlugin(Generic[Run]):
     """Class names of plugins that are called after this one, if they are attached."""
     checks_each_loss: ClassVar[bool] = False
     """Whether it reports losses that are not finite at the step where they occur."""
+    compares_epochs: ClassVar[bool] = False
+    """Whether it compares epochs by the main metric, which must have a direction then."""
 
     _run: Run | None = None
 
