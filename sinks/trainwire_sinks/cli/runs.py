@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
-from rich.table import Table
 from rich.text import Text
 
 from trainwire_protocol.errors import TargetError
-from trainwire_sinks.cli.streams import make_table, print_table
+from trainwire_sinks.cli.streams import print_rows
 from trainwire_sinks.inspect.overview import RunOverview, find_runs, read_overview
 from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import State, describe_ranks
@@ -45,31 +43,31 @@ def runs(root: Path | None = None, *, as_json: Annotated[bool, Parameter("--json
         ]
         print(to_json(fields, indent=2))
     else:
-        print_table(_table(folder, sorted(overviews, key=lambda run: run.started or 0), time.time()))
+        in_order, now = sorted(overviews, key=lambda run: run.started or 0), time.time()
+        rows = [_row(folder, run, now) for run in in_order]
+        if not any(len(run.ranks) > 1 for run in overviews):
+            rows = [{heading: cell for heading, cell in row.items() if heading != "RANKS"} for row in rows]
+        print_rows(rows, right=("EPOCH", "STEP"), optional=("AGE", "SINKS", "LAST EVENT", "RANKS"))
     return 0
 
 
-def _table(root: Path, overviews: Sequence[RunOverview], now: float) -> Table:
-    has_ranks = any(len(run.ranks) > 1 for run in overviews)
-    columns = ["EPOCH", "STEP", "BEST", "AGE", "LAST EVENT", *(["RANKS"] if has_ranks else []), "SINKS"]
-    table = make_table("RUN", "STATE", *columns, right=("EPOCH", "STEP"))
-    for run in overviews:
-        name = run.folder.resolve().name if run.folder == root else str(run.folder.relative_to(root))
-        cells = (Text(one_line(cell)) for cell in _cells(run, now, has_ranks=has_ranks))
-        table.add_row(Text(one_line(name), "bold"), Text(run.state, STYLES[run.state]), *cells)
-    return table
-
-
-def _cells(run: RunOverview, now: float, *, has_ranks: bool) -> Iterator[str]:
-    yield "" if run.epoch is None else f"{run.epoch}/{run.max_epochs}" if run.max_epochs else str(run.epoch)
-    yield "" if run.step is None else f"{run.step:,}"
-    best = run.best
-    yield f"{best.metric} {number(best.score)}" + (f" (epoch {best.epoch})" if best.epoch else "") if best else ""
-    yield "" if run.started is None else duration(max(0, now - run.started))
-    yield "" if run.last_event is None else f"{duration(max(0, now - run.last_event))} ago"
-    if has_ranks:
-        yield describe_ranks(run.ranks)
-    yield ", ".join(map(_describe_sink, run.sinks))
+def _row(root: Path, run: RunOverview, now: float) -> dict[str, Text]:
+    """Return a run's cells by heading; `now` is in seconds since the epoch."""
+    best, name = run.best, run.folder.resolve().name if run.folder == root else str(run.folder.relative_to(root))
+    epochs = f"{run.epoch}/{run.max_epochs}" if run.max_epochs else str(run.epoch)
+    cells = {
+        "EPOCH": "" if run.epoch is None else epochs,
+        "STEP": "" if run.step is None else f"{run.step:,}",
+        "BEST": f"{best.metric} {number(best.score)}" + (f" (epoch {best.epoch})" if best.epoch else "")
+        if best
+        else "",
+        "AGE": "" if run.started is None else duration(max(0, now - run.started)),
+        "LAST EVENT": "" if run.last_event is None else f"{duration(max(0, now - run.last_event))} ago",
+        "RANKS": describe_ranks(run.ranks),
+        "SINKS": ", ".join(map(_describe_sink, run.sinks)),
+    }
+    marked = {"RUN": Text(one_line(name), "bold"), "STATE": Text(run.state, STYLES[run.state])}
+    return marked | {heading: Text(one_line(cell)) for heading, cell in cells.items()}
 
 
 def _describe_sink(sink: SinkProgress) -> str:

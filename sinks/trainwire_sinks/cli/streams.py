@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -44,8 +44,42 @@ def make_table(*columns: str, right: Collection[str] = ()) -> Table:
 
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal, without trailing spaces."""
-    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    console = Console(width=width, no_color=not has_colors(sys.stdout), highlight=False)
+    console = _console()
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_rows(rows: Sequence[Mapping[str, Text]], *, right: Collection[str], optional: Sequence[str]) -> None:
+    """Print one or more rows of cells by heading as a table with one line for each row.
+
+    Args:
+        right: Headings of the columns that are right-aligned.
+        optional: Headings of columns to leave out, in this order, until the table fits the terminal; a last line
+            names them.
+    """
+    console, headings, left_out = _console(), list(rows[0]), list[str]()
+
+    def table() -> Table:
+        made = make_table(*headings, right=right)
+        for column in made.columns:
+            column.overflow, column.no_wrap = "ellipsis", True
+        for row in rows:
+            made.add_row(*(row[heading] for heading in headings))
+        return made
+
+    unlimited = console.options.update_width(UNLIMITED_WIDTH)
+    for heading in optional:
+        if console.measure(table(), options=unlimited).maximum <= console.width:
+            break
+        if heading in headings:
+            headings.remove(heading)
+            left_out.append(heading)
+    print_table(table())
+    if left_out:
+        print(f"(the terminal is too narrow for {', '.join(left_out)}; --json shows everything)")
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
+    return Console(width=width, no_color=not has_colors(sys.stdout), highlight=False)

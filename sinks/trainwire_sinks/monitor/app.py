@@ -135,12 +135,11 @@ class WatchApp(App[None]):
             for name, series in self.view.metrics.series.items()
             if text in name.lower() and series.latest is not None
         ]
-        metrics, plotted = self.query_one(MetricList), self._plotted()
-        metrics.show(rows, frozenset(plotted))
+        metrics, (plotted, hidden) = self.query_one(MetricList), self._plotted_and_hidden()
+        metrics.show(rows, frozenset(plotted), frozenset(hidden))
         facts = [f"{len(rows):,} metrics" + (f" with {one_line(text)}" if text else "")]
         facts += ["more are left out"] if self.view.metrics.left_out else []
-        hidden = len(plotted) - self.query_one(Plots).capacity
-        facts += [f"{hidden} plot{'s' * (hidden > 1)} hidden"] if hidden > 0 else []
+        facts += [f"{len(hidden)} plot{'s' * (len(hidden) > 1)} hidden"] if hidden else []
         metrics.border_title = Text(", ".join(facts))
 
     def _show_log(self) -> None:
@@ -153,9 +152,8 @@ class WatchApp(App[None]):
         pane.border_title = Text(" ".join(["log", *filters]))
 
     def _show_plots(self) -> None:
-        plots = self.query_one(Plots)
-        names = self._plotted()[: plots.capacity]
-        for name, plot in zip(names, plots.lay_out(len(names)), strict=True):
+        names, _ = self._plotted_and_hidden()
+        for name, plot in zip(names, self.query_one(Plots).lay_out(len(names)), strict=True):
             traces = [
                 Trace(view.label, run, view.metrics.series[name])
                 for run, view in enumerate(self.views)
@@ -163,17 +161,22 @@ class WatchApp(App[None]):
             ]
             plot.show(name, traces, self.plot_style)
 
-    def _plotted(self) -> list[str]:
-        """Return the metrics that are plotted: those that the user has selected, or the most interesting ones."""
+    def _plotted_and_hidden(self) -> tuple[list[str], list[str]]:
+        """Return the metrics that are plotted, and those that are selected but whose plots do not fit.
+
+        The last ones selected are plotted, or the most interesting ones if the user has selected none.
+        """
         known = dict.fromkeys(name for view in self.views for name in view.metrics.series)
+        capacity = self.query_one(Plots).capacity
         if self.chosen is None:
-            return most_interesting(known, min(DEFAULT_PLOTS, self.query_one(Plots).capacity))
-        return [name for name in self.chosen if name in known]
+            return most_interesting(known, min(DEFAULT_PLOTS, capacity)), []
+        names = [name for name in self.chosen if name in known]
+        return names[-capacity:], names[:-capacity]
 
     def on_metric_list_toggled(self, message: MetricList.Toggled) -> None:
-        """Plot a metric, or remove its plot."""
-        plotted = self._plotted()
-        self.chosen = [name for name in plotted if name != message.name]
+        """Plot a metric, or remove its plot; a hidden plot is shown."""
+        plotted, hidden = self._plotted_and_hidden()
+        self.chosen = [name for name in (*hidden, *plotted) if name != message.name]
         if message.name not in plotted:
             self.chosen.append(message.name)
         self.show()

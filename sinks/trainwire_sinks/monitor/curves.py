@@ -68,23 +68,46 @@ def limits(values: Iterable[float]) -> tuple[float, float]:
     margin = (high - low) * 0.05
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-290):
         margin = abs(low) * 0.1 or 1.0
-    return low - margin, high + margin
+    bottom = low - margin
+    # A loss near zero has no negative part of the axis; a curve along the axis is still drawn above it.
+    return (0.0 if low > 0 > bottom else bottom), high + margin
 
 
 def height_ticks(low: float, high: float, count: int, *, is_log: bool) -> Ticks:
-    """Return `count` ticks of the value axis; on a logarithmic axis, the powers of ten if they fit."""
+    """Return about `count` round ticks of the value axis; on a logarithmic axis, powers of ten if they fit."""
     if is_log:
         powers = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
         if 3 <= len(powers) <= max(3, count):
             return Ticks(powers, [_label(_power_of_ten(power)) for power in powers])
-    positions = _evenly_spaced(low, high, count)
-    return Ticks(positions, [_label(_power_of_ten(position) if is_log else position) for position in positions])
+        positions = _evenly_spaced(low, high, count)
+        return Ticks(positions, [_label(_power_of_ten(position)) for position in positions])
+    positions = _round_values(low, high, count)
+    return Ticks(positions, [_label(position) for position in positions])
 
 
 def step_ticks(low: float, high: float, count: int) -> Ticks:
-    """Return at most `count` ticks of the step axis, at integers."""
-    positions = sorted({float(round(position)) for position in _evenly_spaced(low, high, count)})
+    """Return about `count` ticks of the step axis, at round integers."""
+    positions = sorted({float(round(position)) for position in _round_values(low, high, count)})
     return Ticks(positions, [f"{step:,.0f}" if abs(step) < 1e7 else f"{step:.3g}" for step in positions])
+
+
+def _round_values(low: float, high: float, count: int) -> list[float]:
+    """Return about `count` multiples of 1, 2 or 5 times a power of ten from `low` to `high`, and at least two.
+
+    Paul Heckbert, "Nice Numbers for Graph Labels", Graphics Gems, 1990.
+    """
+    gap = (high - low) / max(1, count)
+    if not math.isfinite(gap) or gap <= 1e-12 * max(abs(low), abs(high), 1e-290):
+        return _evenly_spaced(low, high, count)
+    exponent = math.floor(math.log10(gap))
+    # The digits and the exponent are rounded together by `float`, so that 3 * 0.1 is 0.3.
+    for digit, power in ((1, exponent), (2, exponent), (5, exponent), (1, exponent + 1)):
+        unit = float(f"{digit}e{power}")
+        if unit >= gap:
+            first, last = math.ceil(low / unit), math.floor(high / unit)
+            values = [float(f"{number * digit}e{power}") for number in range(first, last + 1)]
+            return values if len(values) >= 2 else _evenly_spaced(low, high, 2)
+    return _evenly_spaced(low, high, count)
 
 
 def _heights(values: Sequence[float], style: Style) -> list[float]:

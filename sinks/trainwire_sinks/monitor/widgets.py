@@ -32,7 +32,10 @@ _DIALOG_CSS: Final = """
 
 
 class MetricList(ScrollView, can_focus=True):
-    """A line for each metric: whether it is plotted, its name, its latest value. Draws only the visible lines."""
+    """A line for each metric: a mark, its name, its latest value. Draws only the visible lines.
+
+    The mark is a filled circle if the metric is plotted, and an open one if it is selected but its plot does not fit.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Up", show=False),
@@ -56,27 +59,28 @@ class MetricList(ScrollView, can_focus=True):
         self.rows: Sequence[tuple[str, str]] = ()
         """Name and latest value of each metric."""
         self.plotted: frozenset[str] = frozenset()
+        self.hidden: frozenset[str] = frozenset()
         self.cursor = 0
 
-    def show(self, rows: Sequence[tuple[str, str]], plotted: frozenset[str]) -> None:
-        """Show these metrics."""
-        if (rows, plotted) == (self.rows, self.plotted):
+    def show(self, rows: Sequence[tuple[str, str]], plotted: frozenset[str], hidden: frozenset[str]) -> None:
+        """Show these metrics, of which some are plotted, and others are selected but hidden."""
+        if (rows, plotted, hidden) == (self.rows, self.plotted, self.hidden):
             return
-        self.rows, self.plotted = rows, plotted
+        self.rows, self.plotted, self.hidden = rows, plotted, hidden
         self.cursor = max(0, min(self.cursor, len(rows) - 1))
-        self.virtual_size = Size(self.size.width, len(rows))
+        self.virtual_size = Size(0, len(rows))  # never scrolls sideways
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
         """Return the visible line at `y`."""
-        row, width = y + self.scroll_offset.y, self.size.width
+        row, width = y + self.scroll_offset.y, self.scrollable_content_region.width
         if row >= len(self.rows):
             return Strip.blank(width, self.rich_style)
         name, value = self.rows[row]
-        is_plotted = name in self.plotted
-        style = self.rich_style + Style(bold=is_plotted, reverse=row == self.cursor and self.has_focus)
+        mark = "●" if name in self.plotted else "○" if name in self.hidden else " "
+        style = self.rich_style + Style(bold=name in self.plotted, reverse=row == self.cursor and self.has_focus)
         shown = shorten(name, max(1, width - VALUE_CELLS - 3))
-        text = f"{'● ' if is_plotted else '  '}{shown} {value[:VALUE_CELLS]:>{VALUE_CELLS}}"
+        text = f"{mark} {shown} {value[:VALUE_CELLS]:>{VALUE_CELLS}}"
         return Strip([Segment(set_cell_size(text, width), style)])
 
     def on_click(self, event: Click) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +191,25 @@ def test_the_folder_called_runs_is_the_default(tmp_path: Path, write_run: WriteR
         monkeypatch.chdir(place)
         assert run(["runs"]) == 0
         assert capsys.readouterr().out.splitlines()[1].startswith(f"{name} ")
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(68, "AGE, SINKS"), (80, "AGE"), (200, "")])
+def test_rows_are_not_broken_on_a_narrow_terminal(write_run: WriteRun, width: int, left_out: str) -> None:
+    """Each run is one line; columns that do not fit are left out, and named below."""
+    folder = write_run(sample_run(), is_over=False)
+    run_sink(LossFile, folder, sample_run())
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainwire_sinks", "runs", str(folder.parent)],
+        stdout=theirs, env=os.environ | {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"},
+    )  # fmt: skip
+    os.close(theirs)
+    assert process.wait(20) == 0
+    header, row, *rest = re.sub("\x1b\\[[0-9]*m", "", os.read(ours, 10_000).decode()).split("\r\n")
+    os.close(ours)
+    assert len(header.rstrip()) <= len(row) <= width
+    assert "dev/loss 0.125 (epoch 3)" in row
+    assert " ago" in row
+    assert ("SINKS" in header) == ("loss-file" in row) == ("SINKS" not in left_out)
+    note = f"(the terminal is too narrow for {left_out}; --json shows everything)"
+    assert [line for line in rest if line] == ([note] if left_out else [])

@@ -160,6 +160,43 @@ def test_metrics_are_selected_and_filtered(write_run: Callable[..., Path]) -> No
     run(main())
 
 
+def test_values_are_not_hidden_by_the_scroll_bar(write_run: Callable[..., Path]) -> None:
+    """In a list that scrolls, the last digit of each value is visible."""
+
+    async def main() -> None:
+        values = {f"metric/{number}": float(f"1.2345678{number:02d}") for number in range(40)}
+        batch = Recorder().record([Event(name, value, "scalar", 1.75e9, 1) for name, value in values.items()])
+        async with watching(SMALL, write_run([batch])) as pilot:
+            metrics = pilot.app.query_one(MetricList)
+            lines = [metrics.render_line(y).text.rstrip() for y in range(metrics.size.height)]
+            values_shown = [value for _, value in metrics.rows[: len(lines)]]
+            assert all(line.endswith(f" {value}") for line, value in zip(lines, values_shown, strict=True))
+            assert max(map(len, lines)) <= metrics.scrollable_content_region.width
+            assert metrics.rows[0][1] in screen(pilot)
+
+    run(main())
+
+
+def test_a_selected_metric_is_plotted_at_once(write_run: Callable[..., Path]) -> None:
+    """On a small screen the metric selected last is plotted, and the one that it replaces has an open mark."""
+
+    async def main() -> None:
+        async with watching(SMALL, write_run(recorded(["train/loss", "dev/loss", "dev/f1"]))) as pilot:
+            await pilot.press("down", "space")
+            await settled(pilot)
+            assert plotted(pilot) == ["dev/loss"]
+            lines = [pilot.app.query_one(MetricList).render_line(y).text for y in range(3)]
+            assert [line[:10] for line in lines] == ["○ train/lo", "● dev/loss", "  dev/f1  "]
+            await pilot.press("up", "space")
+            await settled(pilot)
+            assert plotted(pilot) == ["train/loss"]
+            await pilot.press("space")
+            await settled(pilot)
+            assert plotted(pilot) == ["dev/loss"]
+
+    run(main())
+
+
 def test_curves_are_smoothed_and_logarithmic(write_run: Callable[..., Path]) -> None:
     """`s` increases the smoothing and then removes it; `l` toggles a logarithmic axis."""
 

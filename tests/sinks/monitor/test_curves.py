@@ -31,7 +31,7 @@ def test_axes_include_all_values(numbers: list[float], smoothing: float, is_log:
     if heights:
         low, high = limits(heights)
         assert math.isfinite(high - low)
-        assert low < min(heights) <= max(heights) < high
+        assert low <= min(heights) <= max(heights) < high
         ticks = height_ticks(low, high, 5, is_log=is_log)
         assert len(ticks.positions) == len(ticks.labels) >= 2
 
@@ -49,6 +49,32 @@ def test_a_log_axis_leaves_out_values_that_are_not_positive() -> None:
     curve = make_curve(series_of([0.0, -1.0, 1.0, 1000.0]), Style(is_log=True), 20)
     assert (curve.heights, curve.left_out) == (pytest.approx([0.0, 3.0]), 2)
     assert height_ticks(-0.1, 3.1, 6, is_log=True).labels == ["1", "10", "100", "1000"]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.012, 2.31], ["0", "0.5", "1", "1.5", "2"]),
+        ([-3.0, 14.0], ["0", "5", "10"]),
+        ([0.1, 0.3], ["0.1", "0.15", "0.2", "0.25", "0.3"]),
+        ([990.0, 1000.0], ["990", "995", "1000"]),
+        ([1e-7, 9e-7], ["2e-07", "4e-07", "6e-07", "8e-07"]),
+    ],
+)
+def test_ticks_are_round_values(values: list[float], labels: list[str]) -> None:
+    """The ticks of a linear axis are multiples of 1, 2 or 5 times a power of ten."""
+    assert height_ticks(*limits(values), 5, is_log=False).labels == labels
+
+
+def test_step_ticks_are_round() -> None:
+    """The steps 1 to 937 have ticks at 200, 400 and so on."""
+    assert step_ticks(1, 937, 5).labels == ["200", "400", "600", "800"]
+
+
+def test_the_axis_of_a_positive_metric_is_not_negative() -> None:
+    """A loss that approaches zero is drawn on an axis that begins at zero."""
+    assert limits([0.001, 2.0])[0] == 0.0
+    assert limits([-0.001, 2.0])[0] < -0.001
 
 
 def test_a_small_learning_rate_is_legible() -> None:
