@@ -10,7 +10,7 @@ TrainwireError
 │   ├── MissingExtraError            an optional package that is not installed
 │   ├── SinkLoadError                a third-party sink that cannot be imported, or is not a sink
 │   ├── DamagedCheckpointError       a checkpoint whose contents have changed
-│   ├── InterruptedReadingError      a data loader's worker ended by a signal
+│   ├── InterruptedReadingError      reading that a signal interrupted
 │   └── OutputError                  an output that cannot be written
 │       └── ClaimedError             an output that another process is writing
 ├── RunInUseError                    a run folder that another live trainer uses
@@ -91,7 +91,7 @@ class DamagedCheckpointError(UsageError):
 
 
 class InterruptedReadingError(UsageError):
-    """No more batches can be read, because the signal that stops the training also ended a data loader's worker."""
+    """A signal interrupted an evaluation, or ended a worker of the data loader."""
 
 
 class OutputError(UsageError):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainwire.training.state import EpochState, MeanLoss
+from trainwire.training.state import MeanLoss
 
 
 def test_the_mean_loss_is_weighted_by_samples() -> None:
@@ -29,11 +29,3 @@ def test_a_loss_that_is_not_finite_is_not_hidden(loss: float) -> None:
     mean.add(torch.tensor(1.0), 1)
     mean.add(torch.tensor(loss), 1)
     assert repr(mean.read()) == repr(loss)
-
-
-def test_an_epoch_is_complete_when_all_its_batches_were_read() -> None:
-    """Either their known number is reached, or the loader had no more."""
-    assert not EpochState(1, 5, batches=3, batch=2).complete
-    assert EpochState(1, 5, batches=3, batch=3).complete
-    assert not EpochState(1, 5, batches=None, batch=2).complete
-    assert EpochState(1, 5, batches=None, batch=2, exhausted=True).complete

@@ -73,9 +73,9 @@ class AnnealingOnPlateau(Scheduler):
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Compare the epoch with the best one, unless it was not evaluated."""
+        """Compare the epoch with the best one, unless it was cut short or not evaluated."""
         main = self.run.main_metric or TRAINING_LOSS
-        if main.name not in epoch.metrics or self.run.control.stopping:
+        if main.name not in epoch.metrics or not epoch.complete:
             return
         if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
             self._anneal(main.name)

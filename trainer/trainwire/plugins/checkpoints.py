@@ -73,7 +73,7 @@ class Checkpoints(Plugin):
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Request a checkpoint if one is due."""
-        if self.epochs and epoch.epoch % self.epochs == 0:
+        if self.epochs and epoch.complete and epoch.epoch % self.epochs == 0:
             self.run.control.checkpoint()
 
     def save_checkpoint(self) -> None:

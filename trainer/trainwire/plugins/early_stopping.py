@@ -43,7 +43,7 @@ class EarlyStopping(Plugin):
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Count the epochs without improvement, and stop the training if there are too many."""
         main = self.run.main_metric
-        if main is None or main.name not in epoch.metrics:
+        if main is None or main.name not in epoch.metrics or not epoch.complete:
             return
         if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self.patience:
             self.run.control.stop(f"{main.name} has not improved for {self._best.bad_epochs} epochs")

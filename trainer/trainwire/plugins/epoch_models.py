@@ -22,6 +22,6 @@ class EpochModels(Plugin):
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Save the model if the epoch is a multiple of `epochs`."""
-        if epoch.epoch % self.epochs == 0:
+        """Save the model if the epoch is complete and a multiple of `epochs`."""
+        if epoch.complete and epoch.epoch % self.epochs == 0:
             self.run.save_model(f"model-epoch-{epoch.epoch}.pt", "epoch")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, Literal
 
 from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
-from trainwire.training.data import to_device
+from trainwire.training.data import length_of, to_device
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -18,10 +19,11 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingEpoch,
     TrainingFinally,
 )
+from trainwire.training.interruption import until_interrupted
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Plugin
 from trainwire.training.run import TrainingRun
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import InterruptedReadingError, OptionError
 
 REASON: Final = "stochastic weight averaging"
 """The reason published with each change of the learning rate."""
@@ -70,6 +72,7 @@ class SWA(Plugin):
         self._first = 1
         self._average: AveragedModel | None = None
         self._scheduler: SWALR | None = None
+        self._is_interrupted = False
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
@@ -79,6 +82,7 @@ class SWA(Plugin):
         if self._first > last:
             raise OptionError(f"SWA: start is {self._first}, but max_epochs is {last}")
         self._average, self._scheduler = AveragedModel(self.run.model), None
+        self._is_interrupted = False
 
     @hook
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
@@ -91,7 +95,9 @@ class SWA(Plugin):
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Add the weights of a complete epoch to the average, and continue the annealing."""
-        if self._average is not None and epoch.epoch >= self._first and epoch.complete:
+        if not epoch.complete:
+            return
+        if self._average is not None and epoch.epoch >= self._first:
             self._average.update_parameters(self.run.model)  # synchronizes with the GPU
         if self._scheduler is not None:
             before = learning_rates(self.run.optimizer)
@@ -100,10 +106,16 @@ class SWA(Plugin):
 
     @hook
     def after_training_loop(self, ending: AfterTrainingLoop) -> None:
-        """Put the average into the model, and recompute the statistics of its batch norms."""
-        if self._average is not None and self._average.n_averaged > 0:
-            self.run.model.load_state_dict(self._average.module.state_dict())
-            update_bn(self._batches(), _Forward(self.run))
+        """Put the average into the model, and recompute the statistics of its batch norms, unless a signal arrives."""
+        if self._average is None or self._average.n_averaged == 0:
+            return
+        model = self.run.model
+        trained = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self._average.module.state_dict())
+        update_bn(self._batches(), _Forward(self.run))
+        if self._is_interrupted:
+            model.load_state_dict(trained)
+        else:
             self._average_statistics()
 
     @hook
@@ -136,9 +148,17 @@ class SWA(Plugin):
                 self.run.processes.average(buffer)
 
     def _batches(self) -> Iterator[list[Any]]:
-        """Yield the training batches as `update_bn` expects them: each as the first item of a list."""
-        for batch in self.run.train_loader:
-            yield [to_device(batch, self.run.device)]
+        """Yield the training batches as `update_bn` expects them: each as the first item of a list.
+
+        Of a stream of unknown length, which may be endless, they are as many as in the last epoch.
+        """
+        loader = self.run.train_loader
+        batches = islice(loader, self.run.state.epoch.batch if length_of(loader) is None else None)
+        try:
+            for batch in until_interrupted(self.run, batches):
+                yield [to_device(batch, self.run.device)]
+        except InterruptedReadingError:
+            self._is_interrupted = True
 
 
 class _Forward(nn.Module):

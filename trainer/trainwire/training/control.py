@@ -21,6 +21,9 @@ LAG: Final = 4
 """Steps between starting a reduction of the requests and reading its result, which has arrived by then. Waiting for it
 at once would cost time in each step and, with NCCL, synchronize with the GPU; so the processes use a gloo group."""
 
+ELSEWHERE: Final = "requested by another process"
+"""The reason why a training stops if this process knows no other."""
+
 
 @dataclass(slots=True)
 class Requests:
@@ -58,12 +61,14 @@ class Control:
     Attributes:
         stop_reason: Why the training stops, once that is decided; else None.
         interrupted: Whether a signal stops it, once that is decided.
+        signal: The name of the first signal that this process received, or None.
     """
 
     def __init__(self) -> None:
         self.stop_reason: str | None = None
         self.interrupted = False
-        self._reason = "requested by another process"
+        self.signal: str | None = None
+        self._reason = ELSEWHERE
         self._requested = Requests()
         self._decided = Requests()
         self._skips_batch = self._skips_step = False
@@ -83,7 +88,7 @@ class Control:
     @property
     def is_signalled(self) -> bool:
         """Whether a signal was received, decided on or not."""
-        return self._requested.interrupt
+        return self.signal is not None
 
     def stop(self, reason: str) -> None:
         """Finish the step, close the epoch without evaluating it, and end the training.
@@ -94,9 +99,10 @@ class Control:
         self._changed.set()
 
     def interrupt(self, reason: str) -> None:
-        """Stop, save a checkpoint, and set the run's status to "interrupted"."""
+        """Stop, save a checkpoint, and set the run's status to "interrupted"; an evaluation is cut short."""
         # Called by signal handlers, so no lock is taken: the thread that they interrupt may hold it.
         self._requested.interrupt = True
+        self.signal = self.signal or reason
         self._stop(reason)
 
     def _stop(self, reason: str) -> None:
@@ -175,8 +181,10 @@ class Control:
             self._requested.evaluate = False
         if agreed.learning_rate == self._requested.learning_rate:
             self._requested.learning_rate = 0.0
-        if agreed.stop and self.stop_reason is None:
-            self.stop_reason, self.interrupted = self._reason, agreed.interrupt
+        if agreed.interrupt and not self.interrupted:
+            self.stop_reason, self.interrupted = self.signal or ELSEWHERE, True
+        elif agreed.stop and self.stop_reason is None:
+            self.stop_reason = self._reason
         return agreed
 
     def wait(self, timeout: float) -> None:

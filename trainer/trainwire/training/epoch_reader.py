@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainwire.training.data import samplers_of, set_epoch
+from trainwire.training.interruption import LOADER_ERRORS, until_interrupted
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import random_states, restore_random_states
 from trainwire_protocol.errors import InterruptedReadingError, UsageError
@@ -22,24 +23,26 @@ def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:
     torchdata's `StatefulDataLoader`, restores its position itself.
 
     Raises:
-        InterruptedReadingError: if a signal ended a worker of the loader.
+        InterruptedReadingError: if a signal ended a worker of the loader, or arrived while batches were dropped.
     """
     epoch, loader = run.state.epoch, run.train_loader
     set_epoch(loader, epoch.number)
-    resumed, epoch.resumed_random = epoch.resumed_random, None
-    if resumed is not None and run.epoch_is_over:
-        restore_random_states(resumed, generators_of(run))
-        return
+    resumed = epoch.resumed_random
+    batches: Iterator[Any] = iter(())
     if resumed is None:
         epoch.began_with = random_states(generators_of(run))
-        batches: Iterator[Any] = iter(loader)
-    else:
+        batches = iter(loader)
+    elif epoch.exhausted:
+        _restore_position(loader, epoch.loader_state)  # for the next epoch
+    elif not run.epoch_is_over:
         restore_random_states(epoch.began_with, generators_of(run))
-        batches = _batches_after(loader, epoch.batch, epoch.loader_state)
+        batches = _batches_after(run, epoch.batch, epoch.loader_state)
+    if resumed is not None:
         restore_random_states(resumed, generators_of(run))
+        epoch.resumed_random = None  # only now, as a checkpoint that is saved before needs it
     try:
         yield from enumerate(batches, start=epoch.batch + 1)
-    except RuntimeError as error:
+    except LOADER_ERRORS as error:
         if run.control.is_signalled and not run.processes.several:
             raise InterruptedReadingError("a worker of the loader was ended by the signal") from error
         raise
@@ -50,15 +53,21 @@ def loader_state(loader: DataLoader[Any]) -> dict[str, Any] | None:
     return loader.state_dict() if _has_state(loader) else None  # type: ignore[attr-defined]  # it has
 
 
-def _batches_after(loader: DataLoader[Any], done: int, state: dict[str, Any] | None) -> Iterator[Any]:
-    if state is not None and _has_state(loader):
-        loader.load_state_dict(state)  # type: ignore[attr-defined]  # as it has a state
-        return iter(loader)
-    batches = iter(loader)
-    for number in range(done):
+def _batches_after(run: TrainingRun, done: int, state: dict[str, Any] | None) -> Iterator[Any]:
+    is_restored = _restore_position(run.train_loader, state)
+    batches = iter(run.train_loader)
+    for number in until_interrupted(run, range(0 if is_restored else done)):
         if next(batches, batches) is batches:
             raise UsageError(f"train has {number} batches, but the training to resume had read {done}")
     return batches
+
+
+def _restore_position(loader: DataLoader[Any], state: dict[str, Any] | None) -> bool:
+    """Restore the loader's position, and return whether it has one."""
+    if state is None or not _has_state(loader):
+        return False
+    loader.load_state_dict(state)  # type: ignore[attr-defined]  # it has it
+    return True
 
 
 def _has_state(loader: object) -> bool:

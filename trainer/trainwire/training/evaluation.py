@@ -5,25 +5,38 @@ from __future__ import annotations
 import time
 
 from trainwire.training.data import samples_in, to_device
+from trainwire.training.epoch_reader import generators_of
 from trainwire.training.forward import checked_forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
+from trainwire.training.interruption import until_interrupted
 from trainwire.training.metrics import read_metric
 from trainwire.training.models import evaluation_mode
 from trainwire.training.run import TrainingRun
-from trainwire.training.state import MeanLoss
-from trainwire_protocol.errors import UsageError
+from trainwire.training.state import MeanLoss, random_states, restore_random_states
+from trainwire_protocol.errors import InterruptedReadingError, UsageError
 
 
 def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
-    """Return the mean loss and the metrics of a split, with names like `dev/loss`. Synchronizes with the GPU."""
+    """Return the mean loss and the metrics of a split, with names like `dev/loss`. Synchronizes with the GPU.
+
+    Raises:
+        InterruptedReadingError: if a signal interrupted it. Nothing is recorded then, and the random states are those
+            from before, so that a resumed training repeats the evaluation.
+    """
     epoch, started = run.state.epoch.number, time.monotonic()
     about = {"split": split, "epoch": epoch}
     run.hooks.dispatch(BeforeEvaluation(split, epoch))
     run.publish("evaluation/started", about)
     for buffer in run.model.buffers():  # such as the running means of batch norm, which differ between processes
         run.processes.copy_from_first(buffer)
-    with evaluation_mode(run.model):
-        scores = _scores(run, split)
+    generators = generators_of(run)
+    before = random_states(generators)
+    try:
+        with evaluation_mode(run.model):
+            scores = _scores(run, split)
+    except InterruptedReadingError:
+        restore_random_states(before, generators)
+        raise
     metrics = {f"{split}/{name}": value for name, value in scores.items()}
     seconds = time.monotonic() - started
     run.record(metrics)
@@ -36,7 +49,7 @@ def _scores(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     mean_loss = MeanLoss()
     for metric in run.metrics.values():
         metric.reset()
-    for batch in run.evaluation_loaders[split]:
+    for batch in until_interrupted(run, run.evaluation_loaders[split]):
         batch = to_device(batch, run.device)
         with run.precision.autocast():
             forward = checked_forward(run.forward.alone(batch))

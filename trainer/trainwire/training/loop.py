@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from trainwire.training.command_handler import apply_command
@@ -67,8 +67,13 @@ def _train_epoch(run: TrainingRun) -> None:
         _train_batches(run, epoch)
         run.record_training_metrics()
         if not run.control.stopping:
-            for split in run.monitored_splits:
-                epoch.metrics |= evaluate(run, split)
+            # In a resumed epoch, some splits may have been evaluated before.
+            epoch.metrics |= _evaluate(
+                run, [name for name in run.monitored_splits if f"{name}/loss" not in epoch.metrics]
+            )
+            if run.control.interrupted and run.checkpointer is not None:
+                run.checkpointer.save_checkpoint()
+        epoch.complete = not run.control.stopping
         run.hooks.dispatch(
             AfterTrainingEpoch(epoch.number, epoch.max_epochs, epoch.complete, epoch.seconds, epoch.metrics)
         )
@@ -87,9 +92,21 @@ def _train_batches(run: TrainingRun, epoch: EpochState) -> None:
             if run.epoch_is_over:
                 return
     except InterruptedReadingError:
-        _handle_requests(run, run.agreement.after_step)
+        _handle_requests(run, run.agreement.now)
         return
     epoch.exhausted = not run.epoch_is_over
+
+
+def _evaluate(run: TrainingRun, splits: Iterable[str]) -> dict[str, MetricValue]:
+    """Return the metrics of some splits; if a signal interrupts the evaluation of one, decide on the requests."""
+    metrics: dict[str, MetricValue] = {}
+    for split in splits:
+        try:
+            metrics |= evaluate(run, split)
+        except InterruptedReadingError:
+            run.control.decide(run.agreement.now)
+            break
+    return metrics
 
 
 def _handle_requests(run: TrainingRun, agree: Callable[[Requests], Requests | None]) -> None:
@@ -114,8 +131,7 @@ def _carry_out(run: TrainingRun, agree: Callable[[Requests], Requests | None]) -
     if requests.learning_rate:
         run.set_learning_rates([requests.learning_rate] * len(learning_rates(run.optimizer)), "set by a command")
     if requests.evaluate and not run.control.stopping:
-        for split in run.monitored_splits:
-            evaluate(run, split)
+        _evaluate(run, run.monitored_splits)
     if run.checkpointer is not None and (requests.checkpoint or run.control.interrupted):
         run.checkpointer.save_checkpoint()
     return requests
@@ -142,4 +158,8 @@ def _end(run: TrainingRun) -> dict[str, MetricValue]:
     if state.best_model is not None and not run.options.use_final_model_for_eval:
         run.processes.wait_for_all()  # the first one has written the file
         load_model(run.model, run.folder / state.best_model)
-    return evaluate(run, "test") if "test" in run.evaluation_loaders else {}
+    test_metrics = _evaluate(run, ["test"] if "test" in run.evaluation_loaders else [])
+    if control.interrupted:
+        run.end("interrupted", control.stop_reason or "")
+        run.hooks.dispatch_to_all(TrainingInterrupt(run.reason))
+    return test_metrics

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from trainwire.bus.bus import EventBus
 from trainwire.bus.open_bus import open_bus
@@ -31,7 +31,9 @@ from trainwire_protocol.process import wait_until_relayed
 SINK_TIMEOUT = 10.0
 """How long to wait for the sinks at the end, in seconds."""
 
-_DEFAULT_HANDLERS: Final[dict[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers]] = {
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any] | signal.Handlers
+
+_DEFAULT_HANDLERS: Final[dict[signal.Signals, _Handler]] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
 }
@@ -180,29 +182,40 @@ def interruptible(control: Control) -> Iterator[None]:
 
     Further SIGTERMs are ignored: a cluster sends the signal to every process, and torchrun forwards the one it gets.
 
-    Only Python's default handlers are replaced, and restored at the end: a handler set by the program, or a signal that
-    is ignored, is kept. Outside the main thread, where handlers cannot be set, this does nothing.
+    Only Python's default handlers are replaced, and that of a training in one of whose hooks this one runs; they are
+    restored at the end. A handler set by the program, or a signal that is ignored, is kept. Outside the main thread,
+    where handlers cannot be set, this does nothing.
 
     Raises:
         KeyboardInterrupt: on the second signal, if it is Ctrl-C, from anywhere in the training.
     """
 
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a handler
-        if control.is_signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        control.interrupt("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
-
-    replaced = []
+    replaced: dict[signal.Signals, _Handler] = {}
     try:
         if threading.current_thread() is threading.main_thread():
             for number, default in _DEFAULT_HANDLERS.items():
-                if signal.getsignal(number) is default:
-                    signal.signal(number, interrupt)
-                    replaced.append(number)
+                handler: Any = signal.getsignal(number)
+                if handler is default or isinstance(handler, _Interrupt):
+                    replaced[number] = handler
+                    signal.signal(number, _Interrupt(control, handler))
         yield
     finally:
-        for number in replaced:
-            signal.signal(number, _DEFAULT_HANDLERS[number])
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+
+
+class _Interrupt:
+    """The handler of a signal during a training, and of one that runs inside a hook of another, which it passes on."""
+
+    def __init__(self, control: Control, outer: _Handler) -> None:
+        self._control, self._outer = control, outer
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._control.is_signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._control.interrupt("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+        if isinstance(self._outer, _Interrupt):
+            self._outer(number, frame)
 
 
 @contextmanager
@@ -216,7 +229,15 @@ def ending_hooks(run: TrainingRun) -> Iterator[None]:
         _dispatch_safely(run, TrainingInterrupt(run.reason) if is_interrupt else TrainingException(error))
         _dispatch_safely(run, TrainingFinally(run.status, run.reason))
         raise
+    _note_signal(run)
     run.hooks.dispatch_to_all(TrainingFinally(run.status, run.reason))
+    _note_signal(run)
+
+
+def _note_signal(run: TrainingRun) -> None:
+    """Set the status after a signal that arrived too late to interrupt anything, so that the caller knows of it."""
+    if run.control.signal is not None:
+        run.end("interrupted", run.control.signal)
 
 
 def ending_of(error: BaseException) -> tuple[Status, str]:

@@ -81,6 +81,8 @@ class EpochState:
     """Whether it was requested to end after the last batch read."""
     exhausted: bool = False
     """Whether the loader had no more batches."""
+    complete: bool = False
+    """Whether it was trained to its end and evaluated, and counts: not if a stop, a signal or an error cut it short."""
     loss: MeanLoss = field(default_factory=MeanLoss)
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics({}, ()))
     """The metrics of the whole epoch, for its row in the loss file."""
@@ -91,11 +93,6 @@ class EpochState:
     """In a resumed epoch: the loader's `state_dict`, if it has one."""
     resumed_random: Mapping[str, Any] | None = None
     """In a resumed epoch, until its first batch is read: the random states to continue with."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether all its batches were read."""
-        return self.exhausted or self.batch == self.batches
 
     @property
     def seconds(self) -> float:

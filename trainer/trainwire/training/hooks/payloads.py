@@ -145,7 +145,8 @@ class AfterTrainingEpoch(Payload):
     epoch: int
     max_epochs: int
     complete: bool
-    """False if the epoch was cut short."""
+    """Whether the epoch counts: False if a stop, a signal or an error cut it short. One that a plugin ended with
+    `control.end_epoch()`, or that reached `max_steps`, is complete."""
     seconds: float
     metrics: EpochMetrics
     """Every metric of the epoch, including those that plugins record in this hook. Those of a split that was not
