@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from trainwire_protocol.errors import TargetError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.records import MARKER
 from trainwire_protocol.journal.run_folder import Attempt
@@ -18,6 +19,19 @@ MARK: Final = "run/marked"
 
 NOTHING: Final = Cursor(-1, -1)
 """The position before any attempt. A run that resumes from it keeps nothing of its earlier attempts."""
+
+LATEST: Final = 2**63 - 1
+"""Stands for the last attempt that has begun, where a function takes the number of an attempt."""
+
+
+class RunEnd(NamedTuple):
+    """The end of what a rank has recorded."""
+
+    cursor: Cursor
+    step: int
+    """Step of the last event."""
+    ending: str | None
+    """How the attempt reported its end, such as `finished`; None if it did not."""
 
 
 def resumed_from(event: Event) -> Cursor | None:
@@ -65,6 +79,43 @@ def find_mark(attempt: Attempt, mark: int) -> Cursor:
             ):
                 return batch.cursor
         return Cursor(attempt.number, reader.after)
+
+
+def find_end(attempts: Sequence[Attempt]) -> RunEnd | None:
+    """Return the end of the last attempt that has recorded anything, or None if none has.
+
+    Raises:
+        OSError: a journal cannot be read.
+        UnsupportedVersionError: a newer version wrote it.
+    """
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number, reverse=True):
+        for batch in batches_backwards(attempt):
+            events = events_of(batch)
+            ending = events[-1].name.removeprefix("run/") if events and batch.header.last else None
+            return RunEnd(batch.cursor, events[-1].step if events else 0, ending)
+    return None
+
+
+def check_attempt(number: int, known: Collection[int], run: object) -> None:
+    """Check that a run has an attempt.
+
+    Raises:
+        TargetError: it does not; the message lists the attempts.
+    """
+    if number not in known and number != LATEST:
+        first, last = min(known, default=0), max(known, default=0)
+        found = f"attempts {first} to {last}" if last > first else f"attempt {first} only"
+        raise TargetError(f"{run} has no attempt {number}; it has {found}")
+
+
+def attempts_until(attempts: Sequence[Attempt], last: int, run: object) -> list[Attempt]:
+    """Return the attempts of a run up to `last`.
+
+    Raises:
+        TargetError: the run has no attempt `last`.
+    """
+    check_attempt(last, [attempt.number for attempt in attempts], run)
+    return [attempt for attempt in attempts if attempt.number <= last]
 
 
 def kept_ranges(resumed: Mapping[int, Cursor | None]) -> dict[int, int | None]:

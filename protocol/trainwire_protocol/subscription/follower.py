@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from trainwire_protocol.errors import CursorAheadError, IncompleteError, MalformedBatchError
-from trainwire_protocol.journal.attempts import kept_ranges
+from trainwire_protocol.journal.attempts import check_attempt, kept_ranges
 from trainwire_protocol.subscription.history import History
 from trainwire_protocol.subscription.source import Source
 from trainwire_protocol.transport.live import Heartbeat, LiveFeed, read_heartbeat
-from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor
+from trainwire_protocol.wire import HEARTBEAT, START, Batch, Cursor
 
 WARNING_INTERVAL_SECONDS: Final = 60.0
 """Interval at which a waiting reader logs that it is waiting."""
@@ -89,7 +89,8 @@ class Follower:
         cursor: Cursor | None,
         *,
         follow: bool = True,
-        skip_superseded: bool = False,
+        superseded_by: int | None = None,
+        last_attempt: int | None = None,
         give_up: float | None = None,
     ) -> None:
         """Prepare to read; see `Subscription` for the arguments. A cursor of None starts at the present."""
@@ -106,10 +107,10 @@ class Follower:
         self._source = source
         self._target = source.options.target
         self._channels = frozenset(source.options.channels)
-        self._cursor = self._start = cursor or Cursor(0, -1)
-        self._follow, self._skip_superseded = follow, skip_superseded
-        self._kept: dict[int, int | None] | None = None
-        """For each attempt, the last seq that is not superseded, if superseded events are skipped; None keeps all."""
+        self._cursor = self._start = cursor or START
+        self._follow, self._superseded_by, self._last_attempt = follow, superseded_by, last_attempt
+        self._kept: dict[int, int | None] = {}
+        """For attempts of which superseded events are left out, the last seq that is kept; None keeps all."""
         self._ended = self._is_dead = self._is_unread = False
         self._from_now = self._is_view = cursor is None
         self._shown = Cursor(0, -1)
@@ -138,8 +139,9 @@ class Follower:
                 yield batch
             later = [number for number in await self._final_attempts(history) if number > self._cursor.attempt]
             self._check_start(history, is_continued=bool(later))
+            later = [number for number in later if self._is_wanted(number)]
             if not later:
-                if self._is_dead and self._follow:
+                if self._is_dead and self._follow and self._last_attempt is None:
                     message = "the run has died: the process of its last attempt is gone and recorded no end"
                     _log.warning("%s: %s", self._target, message)
                 return
@@ -163,12 +165,23 @@ class Follower:
         self._watchdog.reset()
         if self._start.seq >= 0 and self._start.attempt not in attempts:
             raise CursorAheadError(f"the journal has no attempt {self._start.attempt}, but was read up to it")
-        if self._skip_superseded:
-            kept = kept_ranges(attempts)
-            self._kept = {number: kept.get(number, -1) for number in attempts}
+        if self._last_attempt is not None:
+            check_attempt(self._last_attempt, attempts, self._target)
+        if self._superseded_by is not None:
+            earlier = {number: origin for number, origin in attempts.items() if number <= self._superseded_by}
+            kept = kept_ranges(earlier)
+            self._kept = {number: kept.get(number, -1) for number in earlier}
+        wanted = [number for number in attempts if self._is_wanted(number)]
         if self._from_now:
-            self._cursor = Cursor(max(attempts), -1)
+            self._cursor = Cursor(max(wanted), -1)
+        elif self._cursor == START:
+            self._cursor = Cursor(min(wanted), -1)
         return history
+
+    def _is_wanted(self, attempt: int) -> bool:
+        """Return whether any events of an attempt are to be read."""
+        is_later = self._last_attempt is not None and attempt > self._last_attempt
+        return not is_later and self._kept.get(attempt) != -1
 
     async def _final_attempts(self, history: History) -> dict[int, Cursor | None]:
         """Return the attempts once one is over.
@@ -306,7 +319,7 @@ class Follower:
             self.gaps += 1
             _log.warning("%s: events between %d and %d are missing", self._target, self._cursor.seq, header.seq)
         self._cursor = self.delivered = batch.cursor
-        last_kept = self._kept.get(header.attempt) if self._kept else None
+        last_kept = self._kept.get(header.attempt)
         is_kept = last_kept is None or batch.cursor.seq <= last_kept
         return batch.cursor > self._shown and self._is_readable(batch) and is_kept
 

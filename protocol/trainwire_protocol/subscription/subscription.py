@@ -42,7 +42,8 @@ class Subscription:
         cursor: Cursor = START,
         from_now: bool = False,
         follow: bool = True,
-        skip_superseded: bool = False,
+        superseded_by: int | None = None,
+        last_attempt: int | None = None,
         give_up: float | None = None,
         name: str | None = None,
         use_journal: bool = True,
@@ -61,7 +62,9 @@ class Subscription:
             cursor: deliver everything after it.
             from_now: deliver what is recorded from now on, for live views; `cursor` is ignored.
             follow: False ends with what is recorded now, even if the run continues; the run must have started.
-            skip_superseded: leave out events that a later attempt has superseded.
+            superseded_by: leave out events that this attempt, or one before it, has superseded; with `LATEST`, the last
+                attempt that has begun. None leaves out nothing. Later attempts are read whole.
+            last_attempt: end with this attempt, even if the run continues in a later one.
             give_up: seconds to wait for a publisher that is silent but not known to be gone; None waits forever.
             name: the name under which `acknowledge` reports the reader's position to the publisher.
             use_journal: False reads the history by `fetch` even if the journal's files are available.
@@ -75,15 +78,16 @@ class Subscription:
             target, rank, tuple(channels), use_journal, high_water_mark, read_ahead_bytes, context, selector, raw
         )
         self._cursor = None if from_now else cursor
-        self._skip_superseded, self._give_up, self._name = skip_superseded, give_up, name
+        self._superseded_by, self._last_attempt = superseded_by, last_attempt
+        self._give_up, self._name = give_up, name
         self._follow = follow
 
     async def __aenter__(self) -> Self:
         """Start reading."""
         self._source = Source(self._options)
         self._follower = Follower(
-            self._source, self._cursor, follow=self._follow,
-            skip_superseded=self._skip_superseded, give_up=self._give_up,
+            self._source, self._cursor, follow=self._follow, superseded_by=self._superseded_by,
+            last_attempt=self._last_attempt, give_up=self._give_up,
         )  # fmt: skip
         self._ready = _ReadAhead(self._options.read_ahead_bytes)
         self._reader = asyncio.ensure_future(self._read())

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_protocol.wire import Batch
 from trainwire_sinks.cli.options import Filters, Selection
@@ -36,49 +37,76 @@ def compare(
     *targets: str,
     name: Annotated[list[str] | None, Parameter(negative="")] = None,
     rank: int = 0,
+    attempt: Annotated[list[int] | None, Parameter(negative="")] = None,
     as_json: Annotated[bool, Parameter("--json", negative="")] = False,
 ) -> int:
     """Compare runs: hyperparameters, last metrics, and the steps at which metrics diverge from the first run's.
 
-    A metric diverges at the first step at which both runs recorded it with different values.
+    A metric diverges at the first step at which both runs recorded it with different values. The attempts of one run
+    are compared with each other: trainwire compare RUN --attempt 0 --attempt 1, or one with the run as it is now.
 
     Args:
-        targets: Two or more runs: folders, connection files or addresses.
+        targets: Two or more runs: folders, connection files or addresses; or one run, with --attempt.
         name: Compare only metrics that match this pattern, such as 'dev/*'. May be given several times.
         rank: The rank to compare.
+        attempt: Compare a run as it stood when this attempt ended; given once for all runs, or once for each in order.
         as_json: Print a JSON object instead of tables.
     """
-    if len(targets) < 2:
-        raise OptionError("compare needs two runs or more: trainwire compare RUN OTHER")
+    targets, attempts = _pair(targets, attempt or [])
     number = parse_rank(str(rank))
     selection = Selection(Filters(name))
     runs = [resolve_target(target) for target in targets]
     # The text of an address may contain a password; that of its target does not.
     targets = tuple(str(run) if run.archive else target for run, target in zip(runs, targets, strict=True))
-    recordings = [_read(run, number, selection, "comparing" if run is runs[0] else None) for run in runs]
+    recordings = [
+        _read(run, number, selection, "comparing" if run is runs[0] else None, last)
+        for run, last in zip(runs, attempts, strict=True)
+    ]
     summaries = asyncio.run(compare_runs(recordings))
     if name:
         selection.check(" and ".join(map(str, runs)))
     if as_json:
-        print(to_json(_as_json(targets, summaries), indent=2))
+        print(to_json(_as_json(list(map(_with_attempt, targets, attempts)), summaries), indent=2))
     else:
-        _print_tables(_labels(targets), summaries)
+        _print_tables(list(map(_with_attempt, _labels(targets), attempts)), summaries)
     for gap in (summary.gap for summary in summaries if summary.gap):
         raise gap
     return 0
 
 
+def _pair(targets: Sequence[str], attempts: Sequence[int]) -> tuple[tuple[str, ...], Sequence[int]]:
+    """Return the runs to compare, each with its last attempt.
+
+    Raises:
+        OptionError: fewer than two are named, or another number of attempts than of runs.
+    """
+    if len(targets) == 1 and attempts:
+        attempts = [*attempts, *([LATEST] if len(attempts) == 1 else [])]
+        targets = [targets[0]] * len(attempts)
+    if len(targets) < 2:
+        raise OptionError("compare needs two runs or more: trainwire compare RUN OTHER, or RUN --attempt N")
+    if len(attempts) not in (0, 1, len(targets)):
+        raise OptionError(
+            f"--attempt is given {len(attempts)} times for {len(targets)} runs: give it once, or for each"
+        )
+    return tuple(targets), attempts if len(attempts) == len(targets) else [*attempts, LATEST][:1] * len(targets)
+
+
+def _with_attempt(target: str, attempt: int) -> str:
+    return target if attempt == LATEST else f"{target} attempt {attempt}"
+
+
 async def _read(
-    target: Target, rank: int, selection: Selection, activity: str | None
+    target: Target, rank: int, selection: Selection, activity: str | None, attempt: int
 ) -> AsyncIterator[tuple[Batch, Sequence[Event]]]:
-    async for batch in read_record(target, rank, ("event",), activity):
+    async for batch in read_record(target, rank, ("event",), activity, attempt=attempt):
         yield batch, selection.select([event for event in batch.events if event.type in METRIC_TYPES])
 
 
 def _labels(targets: Sequence[str]) -> list[str]:
     """Return the names of the runs, or the targets if two names are equal."""
     names = [target if "://" in target else Path(target).resolve().name for target in targets]
-    return [one_line(label) for label in (names if len(set(names)) == len(names) else targets)]
+    return [one_line(label) for label in (names if len(set(names)) == len(set(targets)) else targets)]
 
 
 def _as_json(targets: Sequence[str], summaries: Sequence[Summary]) -> dict[str, Any]:

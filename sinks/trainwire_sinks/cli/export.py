@@ -14,6 +14,7 @@ from typing import Annotated, BinaryIO, Final
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, OptionError, OutputError
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import ALL_EVENTS, Filters, Selection
 from trainwire_sinks.cli.ranks import find_ranks
@@ -34,6 +35,7 @@ def export(
     filters: Annotated[Filters, Parameter("*")] = ALL_EVENTS,
     from_step: Annotated[int | None, Parameter(["--from-step", "--from"])] = None,
     rank: str = "0",
+    attempt: int | None = None,
 ) -> int:
     """Write a run's events to one file: trainwire export RUN --type scalar -o run.parquet
 
@@ -47,6 +49,7 @@ def export(
         filters: Which events.
         from_step: Leave out events of earlier steps.
         rank: The rank to read, or "all".
+        attempt: Write the run as it stood when this attempt ended, with what it had resumed.
     """
     resolved = resolve_target(target)
     output = None if output == STANDARD_OUTPUT else output
@@ -59,7 +62,8 @@ def export(
     ranks = find_ranks(resolved, rank)
     with _open_output(output) as file, _closing(make_writer(form, file, is_terminal=file.isatty())) as writer:
         activity = None if file.isatty() else "exporting"
-        gaps = [asyncio.run(_write(writer, resolved, number, selection, activity)) for number in ranks]
+        last = LATEST if attempt is None else attempt
+        gaps = [asyncio.run(_write(writer, resolved, number, selection, activity, last)) for number in ranks]
         selection.check(resolved)
     for pattern in selection.unmatched:
         logger.warning("no event's name matches %r", one_line(pattern))
@@ -69,11 +73,11 @@ def export(
 
 
 async def _write(
-    writer: ExportWriter, target: Target, rank: int, selection: Selection, activity: str | None
+    writer: ExportWriter, target: Target, rank: int, selection: Selection, activity: str | None, attempt: int
 ) -> IncompleteError | None:
     """Write the selected events of a rank; return the error if events are missing from the record."""
     try:
-        async for batch in read_record(target, rank, selection.channels, activity):
+        async for batch in read_record(target, rank, selection.channels, activity, attempt=attempt):
             if events := selection.select(batch.events):
                 writer.write(rank, events)
     except IncompleteError as error:

@@ -10,6 +10,8 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import OutputError
+from trainwire_protocol.journal.attempts import LATEST, attempts_until
+from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.subscription.target import resolve_target
 from trainwire_sinks.cli.options import DEFAULT_READ_OPTIONS, ReadOptions
 from trainwire_sinks.cli.ranks import parse_rank
@@ -20,8 +22,9 @@ from trainwire_sinks.runtime.sink import Sink
 
 HELP: Final = """Write a sink's output again, from the beginning, to a new folder: trainwire replay RUN --to tensorboard
 
-With --skip-superseded, the output is as if the run had never been interrupted. A run that is not over is followed to
-its end. To see the options of a sink: trainwire replay --to NAME --help"""
+With --skip-superseded, the output is as if the run had never been interrupted, and with --attempt N as it was when
+attempt N ended. A run that is not over is followed to its end. To see the options of a sink:
+trainwire replay --to NAME --help"""
 
 
 def make_app(tokens: Sequence[str]) -> App:
@@ -53,6 +56,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         to: str,  # noqa: ARG001  # already read by `make_app`
         output: Path | None = None,
         skip_superseded: Annotated[bool, Parameter(negative="")] = False,
+        attempt: int | None = None,
         reading: Annotated[ReadOptions, Parameter("*")] = DEFAULT_READ_OPTIONS,
         options: object = sink.options,
     ) -> int:
@@ -63,6 +67,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
             to: The sink that writes the output.
             output: A folder that this sink has not written to; by default "replay" in the run's folder.
             skip_superseded: Leave out events that a resumed run has superseded.
+            attempt: Write the run as it stood when this attempt ended, with what it had resumed and nothing superseded.
             reading: Which rank, and how long to wait.
             options: The sink's own options.
         """
@@ -73,7 +78,13 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         # Continuing from an existing cursor would keep what a replay may be told to leave out.
         if CursorFile(folder, sink.name, parse_rank(reading.rank)).path.exists():
             raise OutputError(f"{sink.name} has already written to {folder}: choose another folder with --output")
-        make = functools.partial(make_sink, options)
-        return run_sink(make, resolved, folder, reading, skip_superseded=skip_superseded, activity="replaying")
+        if attempt is not None and resolved.folder:
+            # Before anything is written.
+            attempts_until(list_attempts(resolved.folder, parse_rank(reading.rank)), attempt, resolved)
+        return run_sink(
+            functools.partial(make_sink, options), resolved, folder, reading,
+            superseded_by=LATEST if skip_superseded and attempt is None else attempt, last_attempt=attempt,
+            activity="replaying",
+        )  # fmt: skip
 
     return with_options_of(sink, command)

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from trainwire_protocol.errors import TargetError
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_sinks.cli.streams import print_rows
-from trainwire_sinks.inspect.overview import RunOverview, find_runs, read_overview
+from trainwire_sinks.inspect.overview import RunOverview, find_runs, has_attempt, read_overview
 from trainwire_sinks.inspect.progress import SinkProgress
 from trainwire_sinks.inspect.ranks import State, describe_ranks
 from trainwire_sinks.text.format import duration, number, one_line
@@ -23,19 +24,26 @@ STYLES: Final[dict[State, str]] = {
 }  # fmt: skip
 
 
-def runs(root: Path | None = None, *, as_json: Annotated[bool, Parameter("--json", negative="")] = False) -> int:
+def runs(
+    root: Path | None = None,
+    *,
+    attempt: int | None = None,
+    as_json: Annotated[bool, Parameter("--json", negative="")] = False,
+) -> int:
     """List the runs under a folder: state, epoch, step, best score, age, stragglers and the progress of their sinks.
 
     Args:
         root: The folder; by default "runs" if it exists, or else the working directory.
+        attempt: Show runs as they stood when this attempt ended, and only those that have it.
         as_json: Print a JSON list instead of a table.
     """
     folder = root or (Path("runs") if Path("runs").is_dir() else Path())
     if not folder.is_dir():
         raise TargetError(f"there is no folder {folder}")
-    overviews = [read_overview(found) for found in find_runs(folder)]
+    found = [run for run in find_runs(folder) if attempt is None or has_attempt(run, attempt)]
+    overviews = [read_overview(run, LATEST if attempt is None else attempt) for run in found]
     if not overviews:
-        raise TargetError(f"there is no run under {folder}")
+        raise TargetError(f"there is no run {'' if attempt is None else f'with an attempt {attempt} '}under {folder}")
     if as_json:
         fields = [
             asdict(run) | {"folder": str(run.folder), "sinks": [sink.as_json() for sink in run.sinks]}

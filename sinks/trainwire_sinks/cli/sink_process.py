@@ -52,7 +52,8 @@ def run_sink(
     output: Path,
     reading: ReadOptions,
     *,
-    skip_superseded: bool = False,
+    superseded_by: int | None = None,
+    last_attempt: int | None = None,
     activity: str | None = None,
 ) -> int:
     """Run a sink on one rank until its run is over or a signal stops it.
@@ -62,7 +63,8 @@ def run_sink(
         target: the run.
         output: the output folder.
         reading: which rank, and how long to wait.
-        skip_superseded: leave out superseded events, also for sinks that keep them.
+        superseded_by: leave out what this attempt and those before it have superseded, also for sinks that keep that.
+        last_attempt: end with this attempt.
         activity: what a progress bar says is being done; None shows no bar.
 
     Returns:
@@ -74,10 +76,11 @@ def run_sink(
     length = read_length(target, rank) if activity else Length({})
     subscriptions: list[Subscription] = []
 
-    def subscribe(cursor: Cursor, skip: bool) -> Subscription:
+    def subscribe(cursor: Cursor, rewritten_for: int | None) -> Subscription:
         subscription = _ReportingSubscription(
             target, rank=rank, channels=sink.channels | {"event"}, cursor=cursor,
-            skip_superseded=skip or skip_superseded, give_up=give_up, name=sink.name,
+            superseded_by=rewritten_for if superseded_by is None else superseded_by, last_attempt=last_attempt,
+            give_up=give_up, name=sink.name,
         )  # fmt: skip
         subscription.length, subscription.report = length, report
         subscriptions.append(subscription)

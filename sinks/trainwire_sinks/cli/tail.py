@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, OptionError, TargetError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.attempts import kept_backwards
+from trainwire_protocol.journal.attempts import LATEST, attempts_until, kept_backwards
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.tail import events_of
@@ -37,6 +37,7 @@ def tail(
     follow: Annotated[bool, Parameter(["--follow", "-f"], negative="")] = False,
     as_json: Annotated[bool, Parameter("--json", negative="")] = False,
     rank: str = "0",
+    attempt: int | None = None,
     give_up: float | None = None,
 ) -> int:
     """Print a run's last events, and with --follow new ones too: trainwire tail RUN --follow --name 'dev/*'
@@ -51,6 +52,7 @@ def tail(
         follow: Continue with new events until the run is over, and wait for a run that has not begun.
         as_json: Print lines of JSON.
         rank: The rank to read, or "all".
+        attempt: Print the events of the run as it stood when this attempt ended, with what it had resumed.
         give_up: Seconds after which to stop waiting for a run to begin, or for a silent trainer on another host.
     """
     resolved = resolve_target(target)
@@ -60,7 +62,8 @@ def tail(
     if begin == "now" and not follow:
         raise OptionError("--from now prints new events only: add --follow")
     selection = Selection(filters, _parse_step(begin))
-    asyncio.run(_Tail(resolved, selection, begin, lines, as_json).run(rank, follow=follow, give_up=give_up))
+    reading = _Tail(resolved, selection, begin, lines, as_json, LATEST if attempt is None else attempt)
+    asyncio.run(reading.run(rank, follow=follow, give_up=give_up))
     if not follow:
         selection.check(resolved)
     return 0
@@ -78,9 +81,11 @@ def _parse_step(begin: str | None) -> int | None:
 class _Tail:
     """Prints the selected events of a run's ranks."""
 
-    def __init__(self, target: Target, selection: Selection, begin: str | None, lines: int, as_json: bool) -> None:
+    def __init__(
+        self, target: Target, selection: Selection, begin: str | None, lines: int, as_json: bool, attempt: int
+    ) -> None:
         self._target, self._selection, self._begin = target, selection, begin
-        self._lines, self._as_json = lines, as_json
+        self._lines, self._as_json, self._attempt = lines, as_json, attempt
         self._has_ranks = False
 
     async def run(self, rank: str, *, follow: bool, give_up: float | None) -> None:
@@ -96,7 +101,7 @@ class _Tail:
             await (self._print_last(number) if self._begin is None else self._print_record(number))
 
     async def _print_record(self, rank: int) -> None:
-        async for batch in read_record(self._target, rank, self._selection.channels):
+        async for batch in read_record(self._target, rank, self._selection.channels, attempt=self._attempt):
             self._print(rank, self._selection.select(batch.events))
 
     async def _follow(self, rank: int, give_up: float | None) -> None:
@@ -104,7 +109,7 @@ class _Tail:
         cursor = await self._print_last(rank) if self._begin is None else START
         subscription = Subscription(
             self._target, rank=rank, channels=self._selection.channels, cursor=cursor,
-            from_now=self._begin == "now", skip_superseded=True, give_up=give_up,
+            from_now=self._begin == "now", superseded_by=self._attempt, last_attempt=self._attempt, give_up=give_up,
         )  # fmt: skip
         async with subscription as batches:
             async for batch in batches:
@@ -129,7 +134,7 @@ class _Tail:
         attempts = list_attempts(folder, rank)
         if not attempts:
             raise TargetError(f"there is no run of rank {rank} in {self._target}")
-        batches = kept_backwards(attempts)
+        batches = kept_backwards(attempts_until(attempts, self._attempt, self._target))
         last = next(batches, None)
         if last is None:
             return [], START
@@ -141,7 +146,7 @@ class _Tail:
         """Read the last events by reading the whole record."""
         events: deque[Event] = deque(maxlen=self._lines)
         cursor = START
-        async for batch in read_record(self._target, rank, self._selection.channels):
+        async for batch in read_record(self._target, rank, self._selection.channels, attempt=self._attempt):
             events.extend(self._selection.select(batch.events))
             cursor = batch.cursor
         return events, cursor

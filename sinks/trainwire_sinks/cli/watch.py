@@ -12,6 +12,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import MissingExtraError, OptionError
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import check_seconds
 from trainwire_sinks.cli.ranks import folder_of_all_ranks, parse_rank, wait_for_rank, wait_for_ranks
@@ -26,6 +27,7 @@ MAX_READERS: Final = 64
 def watch(
     *targets: str,
     rank: Annotated[list[str] | None, Parameter(negative="")] = None,
+    attempt: int | None = None,
     plain: Annotated[bool, Parameter(negative="")] = False,
     interval: float = 10.0,
     give_up: float | None = None,
@@ -38,6 +40,7 @@ def watch(
     Args:
         targets: Runs' folders, connection files or addresses.
         rank: The rank to watch, or "all". May be given several times.
+        attempt: Show the run as it stood when this attempt ended, with what it had resumed.
         plain: Print lines even on a terminal.
         interval: When printing lines, the seconds between two lines with the state.
         give_up: Seconds after which to stop waiting for a run to begin, or for a silent trainer on another host.
@@ -48,25 +51,29 @@ def watch(
         raise OptionError(f"--interval must be a number of seconds above 0, not {interval:g}")
     check_seconds("--give-up", give_up)
     is_plain = plain or not _is_terminal()
-    readers = _make_readers(targets, ["0"] if rank is None else rank, give_up, stays=not is_plain)
+    readers = _make_readers(targets, ["0"] if rank is None else rank, attempt, give_up, stays=not is_plain)
     if not is_plain:
         return _run_app(readers)
     asyncio.run(_print_lines(readers, interval, give_up))
     return ExitCode.OK
 
 
-def _make_readers(targets: Sequence[str], ranks: Sequence[str], give_up: float | None, *, stays: bool) -> list[Reader]:
+def _make_readers(
+    targets: Sequence[str], ranks: Sequence[str], attempt: int | None, give_up: float | None, *, stays: bool
+) -> list[Reader]:
     pairs = [(target, rank) for target in map(resolve_target, targets) for rank in _ranks_of(target, ranks, give_up)]
     if len(pairs) > MAX_READERS:
         raise OptionError(f"{len(pairs)} runs and ranks are too many: at most {MAX_READERS} can be watched at once")
     has_ranks = any(rank for _, rank in pairs)
-    overviews = {target.folder: RankOverviews(target.folder) for target, _ in pairs if target.folder}
+    last = LATEST if attempt is None else attempt
+    overviews = {target.folder: RankOverviews(target.folder, last) for target, _ in pairs if target.folder}
     readers = []
     for target, rank in pairs:
         name = target.folder.absolute().name if target.folder else str(target)
         label = f"{name} rank {rank}" if has_ranks else name
+        label += "" if attempt is None else f" attempt {attempt}"
         ranks_of_run = overviews[target.folder] if target.folder else None
-        readers.append(Reader(target, rank, label, give_up=give_up, stays=stays, ranks=ranks_of_run))
+        readers.append(Reader(target, rank, label, give_up=give_up, stays=stays, ranks=ranks_of_run, attempt=attempt))
     return readers
 
 

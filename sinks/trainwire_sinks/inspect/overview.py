@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.attempts import kept_backwards
+from trainwire_protocol.journal.attempts import LATEST, kept_backwards
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts, list_ranks, read_run_name
 from trainwire_protocol.journal.tail import events_of, read_first, read_head
 from trainwire_sinks.inspect.progress import SinkProgress, read_progress
@@ -61,8 +61,18 @@ def find_runs(root: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def read_overview(folder: Path) -> RunOverview:
+def has_attempt(folder: Path, attempt: int) -> bool:
+    """Return whether any rank of the run in a folder has an attempt of this number."""
+    ranks = list_ranks(folder)
+    return any(found.number == attempt for rank in ranks for found in list_attempts(folder, rank))
+
+
+def read_overview(folder: Path, attempt: int = LATEST) -> RunOverview:
     """Return the overview of the run in a folder; its state is `unreadable` if its journal cannot be read.
+
+    Args:
+        folder: the run's folder.
+        attempt: show the run as it stood when this attempt ended, without the sinks, which may have read more.
 
     Raises:
         ValueError: the folder contains no run.
@@ -71,16 +81,17 @@ def read_overview(folder: Path) -> RunOverview:
     if run is None:
         raise ValueError(f"there is no run in {folder}")
     try:
-        return _read(folder, run, ranks)
+        return _read(folder, run, ranks, attempt)
     except (OSError, ProtocolError):
         return RunOverview(folder, run, "unreadable", ranks=tuple(RankOverview(rank, "unreadable") for rank in ranks))
 
 
-def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
-    attempts = list_attempts(folder, ranks[0]) if ranks else []
+def _read(folder: Path, run: str, ranks: Sequence[int], attempt: int) -> RunOverview:
+    recorded = list_attempts(folder, ranks[0]) if ranks else []
+    attempts = [found for found in recorded if found.number <= attempt]
     first = read_first(attempts[0]) if attempts else None
     first_events = events_of(first) if first else ()
-    last, overviews = last_event_of(attempts), read_ranks(folder)
+    last, overviews = last_event_of(attempts), read_ranks(folder, attempt)
     started, finished = (next(_lifecycle_events(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
     heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
     return RunOverview(
@@ -95,7 +106,7 @@ def _read(folder: Path, run: str, ranks: Sequence[int]) -> RunOverview:
         last_event=last and last.walltime,
         attempts=len(attempts),
         ranks=overviews,
-        sinks=tuple(read_progress(run, folder, heads)),
+        sinks=tuple(read_progress(run, folder, heads)) if attempt == LATEST else (),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.attempts import kept_backwards
+from trainwire_protocol.journal.attempts import LATEST, kept_backwards
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts, list_ranks
 from trainwire_protocol.journal.tail import batches_backwards, events_of, read_first
 
@@ -70,9 +70,9 @@ class _Position:
     """Time between the rank's last two recorded steps."""
 
 
-def read_ranks(folder: Path) -> tuple[RankOverview, ...]:
-    """Return all ranks of the run in a folder, in order."""
-    positions = [_read_position(folder, rank) for rank in list_ranks(folder)]
+def read_ranks(folder: Path, attempt: int = LATEST) -> tuple[RankOverview, ...]:
+    """Return all ranks of the run in a folder, in order, as they were when an attempt ended."""
+    positions = [_read_position(folder, rank, attempt) for rank in list_ranks(folder)]
     if not positions:
         return ()
     foremost = max(positions, key=lambda position: position.step)
@@ -114,9 +114,9 @@ def describe_lag(rank: RankOverview) -> str:
     return f"{rank.behind:,} steps behind" if rank.behind else ""
 
 
-def _read_position(folder: Path, rank: int) -> _Position:
+def _read_position(folder: Path, rank: int, attempt: int) -> _Position:
     try:
-        attempts = list_attempts(folder, rank)
+        attempts = [found for found in list_attempts(folder, rank) if found.number <= attempt]
         last, before = _last_steps(attempts)
         batch = read_first(attempts[-1]) if attempts else None
         overview = RankOverview(rank, state_of(attempts), last and last.step, last and last.walltime)

@@ -31,12 +31,15 @@ class AlertLine:
     message: str
     walltime: float
     """Seconds since the epoch."""
+    attempt: int = 0
+    """The attempt in which it fired."""
 
 
 class AlertsReader:
-    """Reads the alerts file of one rank as it grows."""
+    """Reads the alerts file of one rank as it grows; of attempts after `last_attempt`, no alerts are read."""
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
+    def __init__(self, folder: Path, rank: int = 0, last_attempt: int | None = None) -> None:
+        self._last_attempt = last_attempt
         self._path = rank_folder(folder, rank) / FILE_NAME
         self._offset = 0
         self._alerts: deque[AlertLine] = deque(maxlen=MAX_ALERTS)
@@ -56,7 +59,10 @@ class AlertsReader:
             return list(self._alerts)
         complete = data[: data.rfind(b"\n") + 1]  # the last line may still be being written
         self._offset += len(complete)
-        self._alerts.extend(alert for line in complete.splitlines() if (alert := parse_alert(line)))
+        found = (alert for line in complete.splitlines() if (alert := parse_alert(line)))
+        self._alerts.extend(
+            alert for alert in found if self._last_attempt is None or alert.attempt <= self._last_attempt
+        )
         return list(self._alerts)
 
 
@@ -75,6 +81,7 @@ def parse_alert(line: bytes) -> AlertLine | None:
         fields["state"] == "cleared",
         _text(fields, "message"),
         _number(fields.get("walltime")),
+        int(_number(fields.get("attempt"))),
     )
 
 

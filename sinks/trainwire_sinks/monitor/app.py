@@ -247,6 +247,9 @@ class WatchApp(App[None]):
     def action_command(self, verb: str) -> None:
         """Send a command to the selected run, once the user has confirmed it."""
         reader = self.readers[self.selected]
+        if reader.attempt is not None:
+            self.notify("an attempt is shown, not the run: watch the run to send commands", severity="warning")
+            return
 
         def on_answer(is_confirmed: bool | None) -> None:
             if is_confirmed:

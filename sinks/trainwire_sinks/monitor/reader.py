@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from trainwire_protocol.errors import TrainwireError
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.verification import AttemptReport
@@ -41,10 +42,15 @@ RANKS_TIME_SHARE: Final = 0.05
 
 
 class RankOverviews:
-    """All ranks of the run in a folder, cached and shared by the readers of the run. It is thread-safe."""
+    """All ranks of the run in a folder, cached and shared by the readers of the run. It is thread-safe.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        folder: the run's folder.
+        attempt: show the ranks as they were when this attempt ended.
+    """
+
+    def __init__(self, folder: Path, attempt: int = LATEST) -> None:
+        self._folder, self._attempt = folder, attempt
         self._cached: Sequence[RankOverview] = ()
         self._begun = self._next = -inf
         self._reading = threading.Lock()
@@ -68,7 +74,7 @@ class RankOverviews:
             if self._begun >= requested:
                 return
             begun = self._begun = time.monotonic()
-            self._cached = read_ranks(self._folder)
+            self._cached = read_ranks(self._folder, self._attempt)
             seconds = time.monotonic() - begun
             self._next = begun + max(RANKS_SECONDS, seconds / RANKS_TIME_SHARE)
 
@@ -83,6 +89,7 @@ class Reader:
         give_up: seconds after which to stop waiting for a silent publisher on another host.
         stays: when the run is over, wait for further attempts.
         ranks: all ranks of the run, if the target is a folder.
+        attempt: read the run as it stood when this attempt ended, and nothing later; None reads all.
     """
 
     def __init__(
@@ -94,14 +101,16 @@ class Reader:
         give_up: float | None = None,
         stays: bool = True,
         ranks: RankOverviews | None = None,
+        attempt: int | None = None,
     ) -> None:
         self.target = target
         self.rank = rank
+        self.attempt = attempt
         self.view = View(label)
         self._give_up = give_up
-        self._stays = stays
+        self._stays = stays and attempt is None
         self._subscription: Subscription | None = None
-        self._alerts = AlertsReader(target.folder, rank) if target.folder else None
+        self._alerts = AlertsReader(target.folder, rank, attempt) if target.folder else None
         self._ranks = ranks
         self._last_batch = time.monotonic()
 
@@ -123,8 +132,9 @@ class Reader:
         """Read to the end of the current attempt; return False if it cannot be read."""
         try:
             async with Subscription(
-                self.target, rank=self.rank, cursor=self.view.cursor, give_up=self._give_up
-            ) as self._subscription:
+                self.target, rank=self.rank, cursor=self.view.cursor, give_up=self._give_up,
+                superseded_by=self.attempt, last_attempt=self.attempt,
+            ) as self._subscription:  # fmt: skip
                 await self._read_batches(self._subscription)
         except (TrainwireError, OSError) as error:
             self.view.end(str(error))
@@ -175,7 +185,7 @@ class Reader:
 
     def _read_sinks(self) -> Sequence[SinkProgress]:
         view, folder = self.view, self.target.folder
-        if folder is None or view.run is None:
+        if folder is None or view.run is None or self.attempt is not None:
             return ()
         reports = [
             AttemptReport(self.rank, attempt, head=max(heads.values(), default=-1), heads=dict(heads))

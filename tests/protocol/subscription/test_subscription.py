@@ -15,6 +15,7 @@ from support.publisher import Publisher, run
 from support.recorder import frames
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.subscription.history import FETCH_QUIET_SECONDS
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
@@ -245,11 +246,11 @@ def test_attempts_follow_each_other(tmp_path: Path) -> None:
 
 
 def test_superseded_events_can_be_skipped(tmp_path: Path) -> None:
-    """With `skip_superseded`, each attempt is delivered only up to where the next one resumed from."""
+    """With `superseded_by`, each attempt is delivered only up to where the next one resumed from."""
 
     async def main() -> None:
         recorded = await three_attempts(tmp_path)
-        async with Subscription(Target(tmp_path), skip_superseded=True) as subscription:
+        async with Subscription(Target(tmp_path), superseded_by=LATEST) as subscription:
             kept = [batch for batch in recorded if batch.header.attempt == 2 or batch.cursor.seq <= 3]
             assert frames(await collect(subscription)) == expected(kept)
 

@@ -19,7 +19,7 @@ def test_reading_again_returns_the_current_ranks(tmp_path: Path, monkeypatch: py
     """`read` returns cached ranks while a read is in progress; `read_again` waits for it, and reads again."""
     reads, begun, may_end = iter(READS), threading.Event(), threading.Event()
 
-    def read_slowly(folder: Path) -> tuple[RankOverview, ...]:
+    def read_slowly(folder: Path, attempt: int) -> tuple[RankOverview, ...]:
         begun.set()
         assert may_end.wait(20)
         return next(reads)
