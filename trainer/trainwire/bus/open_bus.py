@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
+from trainwire.bus.origin import NEW_START, find_append, find_state, report_superseded
 from trainwire_protocol.environment import RENDEZVOUS, LaunchEnvironment
 from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
-from trainwire_protocol.journal.attempts import find_mark
 from trainwire_protocol.journal.files import write_atomically
-from trainwire_protocol.journal.run_folder import Attempt, begin_attempt, list_attempts
+from trainwire_protocol.journal.run_folder import Attempt, begin_attempt
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.transport.connection import Connection, connection_path, write_connection
 from trainwire_protocol.transport.endpoints import Endpoints, Tcp
@@ -45,6 +45,7 @@ def open_bus(
     rank: int | None = None,
     world_size: int | None = None,
     state: Mapping[str, Any] | None = None,
+    append: bool = False,
     take_over: bool = False,
     bind: str | Tcp | None = None,
     flush_interval: float = FLUSH_SECONDS,
@@ -53,13 +54,18 @@ def open_bus(
 ) -> EventBus:
     """Begin a run in a folder, or the next attempt of the run in it.
 
+    Without `state` and `append`, a further attempt is a new start: it supersedes everything that was recorded before,
+    and says so. What is superseded stays in the journal, where `--attempt` shows it, and sinks keep its outputs aside.
+
     Args:
         folder: the run's folder; created if it does not exist.
         hparams: the run's hyperparameters, to be recorded first: a mapping, or an object with fields.
         rank: the number of this process among `world_size`. Default: the one that torchrun or Slurm assigned, or 0.
         world_size: number of processes that train together and open a bus. Default: as torchrun or Slurm report, or 1.
-        state: what `state_dict` returned in an earlier attempt, from which this attempt then continues. Without it, a
-            further attempt starts from the beginning and supersedes everything that was recorded before.
+        state: what `state_dict` returned in an earlier attempt, from which this attempt then continues. It supersedes
+            what was recorded after that.
+        append: add to what was recorded, and supersede nothing: for a test score of a finished run, for example. In a
+            folder without a run, this begins one.
         take_over: continue even if another live trainer holds the run; that one then stops journaling.
         bind: address for encrypted connections from other hosts: `tcp://address:port`, port 0 for any free port, or a
             `Tcp` with further settings. Default: the environment variable TRAINWIRE_BIND, or only this host.
@@ -76,14 +82,16 @@ def open_bus(
     launched = LaunchEnvironment.read()
     rank = launched.rank if rank is None else rank
     world_size = launched.world_size if world_size is None else world_size
-    _check_options(rank, world_size, state, flush_interval, high_water_mark)
+    _check_options(rank, world_size, state, append, flush_interval, high_water_mark)
     close_timeout = _choose_close_timeout(close_timeout)
     run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
     fields = {"world_size": world_size, "python": platform.python_version()}
     fields |= {"job": launched.job} if launched.job else {}
-    resumed = _find_resumed(run_folder, rank, state)
+    origin = NEW_START if state is None else find_state(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
+        origin = find_append(run_folder, attempt) if append else origin
+        report_superseded(run_folder, attempt, origin)
         endpoints = Endpoints.choose(Tcp.from_environment(bind))
     except TrainwireError:
         attempt.abandon()
@@ -93,7 +101,7 @@ def open_bus(
     )
     bus = EventBus(run_folder, attempt, session, open_server, flush_interval, close_timeout)
     try:
-        bus.start({"run": bus.run, "rank": bus.rank, **fields}, resumed if attempt.number else None)
+        bus.start({"run": bus.run, "rank": bus.rank, **fields}, origin.fields() if attempt.number else None)
     except BaseException:
         endpoints.remove()
         attempt.abandon()
@@ -109,13 +117,19 @@ def open_bus(
     return bus
 
 
-def _check_options(rank: int, world_size: int, state: object, flush_interval: float, high_water_mark: int) -> None:
+def _check_options(
+    rank: int, world_size: int, state: object, append: object, flush_interval: float, high_water_mark: int
+) -> None:
     is_rank = _is_count(rank) and _is_count(world_size) and rank < world_size
     is_interval = isinstance(flush_interval, (int, float)) and 0 < flush_interval < MAX_SECONDS
     is_mark = _is_count(high_water_mark) and high_water_mark > 0
     checks = {
         f"rank is {rank!r}; it must be a number below world_size, which is {world_size!r}": is_rank,
         f"state is {state!r:.60}; it must be what state_dict returned": state is None or isinstance(state, Mapping),
+        f"append is {append!r:.60}; it must be True or False": isinstance(append, bool),
+        "append=True supersedes nothing, and state= what was recorded after it: pass one of them": (
+            not append or state is None
+        ),
         f"flush_interval is {flush_interval!r}; it must be a number of seconds above 0 and below 3600": is_interval,
         f"high_water_mark is {high_water_mark!r}; it must be a number of at least 1": is_mark,
     }
@@ -144,25 +158,6 @@ def _choose_close_timeout(given: float | None) -> float:
     if not 0 <= seconds <= MAX_SECONDS:
         raise OptionError(f"open_bus: {source} is {value!r:.60}; it must be a number of seconds from 0 to 3600")
     return seconds
-
-
-def _find_resumed(run_folder: Path, rank: int, state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the fields of `run/resumed`: the position of the mark in a state, and its step.
-
-    Raises:
-        UsageError: the folder does not contain the mark.
-    """
-    if state is None:
-        return {"from": None, "from_step": 0}
-    run, number, mark, step = (state.get(field) for field in ("run", "attempt", "mark", "step"))
-    attempts = list_attempts(run_folder, rank)
-    if not attempts or run != attempts[0].run:
-        found = f"run {attempts[0].run!r}" if attempts else "no run"
-        raise UsageError(f"the state belongs to run {run!r}, but {run_folder} contains {found}")
-    marked = next((attempt for attempt in attempts if attempt.number == number), None)
-    if marked is None or not isinstance(mark, int) or not isinstance(step, int):
-        raise UsageError(f"the state belongs to mark {mark!r} of attempt {number!r}, which {run_folder} lacks")
-    return {"from": find_mark(marked, mark)._asdict(), "from_step": step}
 
 
 def _open_server(
