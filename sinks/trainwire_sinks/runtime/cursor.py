@@ -36,6 +36,10 @@ class Commit:
     point: Savepoint = Savepoint()
     marks: tuple[Savepoint, ...] = ()
     """At most `KEPT_MARKS`, in order."""
+    start: int = 0
+    """The attempt whose new start the output begins with."""
+    ended: int | None = None
+    """The attempt as whose output the file on disk must be kept aside; None once that is done."""
 
 
 class CursorFile:
@@ -56,7 +60,10 @@ class CursorFile:
             run = fields["run"]
             if run is not None and not isinstance(run, str):
                 raise ValueError("run is not a string")
-            return Commit(run, _from_json(fields), tuple(map(_from_json, fields["marks"])))
+            start, ended = fields.get("start", 0), fields.get("ended")
+            if type(start) is not int or type(ended) not in (int, type(None)):
+                raise ValueError("the number of an attempt is not an integer")
+            return Commit(run, _from_json(fields), tuple(map(_from_json, fields["marks"])), start, ended)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -65,7 +72,7 @@ class CursorFile:
     def save(self, commit: Commit) -> None:
         """Replace the last commit, atomically."""
         fields = {"run": commit.run, "rank": self._rank, **_to_json(commit.point)}
-        fields["marks"] = [_to_json(mark) for mark in commit.marks]
+        fields |= {"marks": [_to_json(mark) for mark in commit.marks], "start": commit.start, "ended": commit.ended}
         write_atomically(self.path, json.dumps(fields).encode())
 
 

@@ -2,6 +2,9 @@
 
 A commit consists of the cursor, the output's length and the sink's state, and is saved after the output has been
 flushed. Rolling back to it and handling the later events again gives the same bytes as an uninterrupted run.
+
+When the run starts anew, the output of the earlier attempts is kept aside under another name, and an empty one begins.
+The commit that says so is saved first, so that after a crash the output is renamed once, whether or not it was before.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from pathlib import Path
 
 from trainwire_protocol.errors import CursorFileError, MalformedBatchError, OutputChangedError, OutputError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.attempts import MARK, resumed_from
+from trainwire_protocol.journal.attempts import MARK, NOTHING, resumed_from
 from trainwire_protocol.journal.files import remove_unfinished
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.runtime.cursor import KEPT_MARKS, Commit, CursorFile, Savepoint
@@ -64,6 +67,8 @@ class Delivery:
                 return
             self._commit = commit
             self._check_run(self._run)
+            if commit.ended is not None:
+                await self._finish_aside(commit.ended)
             await self._roll_back(commit.point)
             # Flushing the output resumes the sends that an earlier process left pending; an empty output is written.
             await (self.sink.output.flush() if commit.point.length else self._flush())
@@ -92,7 +97,7 @@ class Delivery:
         self._check_run(batch.header.run)
         events = _decode(batch)
         origin = resumed_from(events[0]) if events else None
-        if origin is not None and not await self._supersede(origin):
+        if origin is not None and not await self._supersede(batch.header.attempt, origin):
             return False
         if batch.header.channel in self.sink.channels:
             self.sink.batch = batch
@@ -140,10 +145,21 @@ class Delivery:
                 f"{run}: choose another folder with --output"
             )
 
-    async def _supersede(self, origin: Cursor) -> bool:
-        """Roll back to the mark that the run was resumed from; return False if the output had to be emptied."""
+    async def _supersede(self, attempt: int, origin: Cursor) -> bool:
+        """Remove what an attempt supersedes from the output; return False if the output had to be emptied."""
         if self.sink.keeps_superseded or self.cursor <= origin:
             return True
+        if origin.attempt < self._commit.start or origin == NOTHING:
+            # No event of the output is kept. After a crash, the output may be aside already.
+            if self._commit.start != attempt:
+                await self._keep_aside(attempt)
+            if origin != NOTHING:
+                await self.start_over()
+            return origin == NOTHING
+        return await self._return_to_mark(origin)
+
+    async def _return_to_mark(self, origin: Cursor) -> bool:
+        """Roll back to the mark that the run was resumed from; return False if the output had to be emptied."""
         marks = tuple(mark for mark in self._commit.marks if mark.cursor <= origin)
         try:
             if marks and marks[-1].cursor == origin:
@@ -154,7 +170,24 @@ class Delivery:
         except OutputChangedError as error:
             logger.warning("%s: %s", self.sink.name, error)
         await self.start_over()
-        return origin <= START
+        return False
+
+    async def _keep_aside(self, start: int) -> None:
+        """Keep the output aside as that of the last attempt in it, and begin an empty one with the attempt `start`."""
+        if self.cursor == START:
+            self._commit = replace(self._commit, start=start)
+            return
+        await self._flush()
+        ended = self.cursor.attempt
+        await self._save(Commit(self._commit.run, Savepoint(self.cursor), start=start, ended=ended))
+        await self._finish_aside(ended)
+        await self._roll_back(self._commit.point)
+        await self._flush()
+
+    async def _finish_aside(self, ended: int) -> None:
+        await self.sink.output.close()
+        await self.sink.output.keep_aside(ended)
+        await self._save(replace(self._commit, ended=None))
 
     async def _flush(self) -> None:
         await self.sink.flush()

@@ -124,6 +124,10 @@ class Outbox:
         self._added = {}
         await self._file.close()
 
+    async def keep_aside(self, attempt: int) -> None:
+        """Rename the file of messages to that of an attempt; which ones are delivered stays known."""
+        await self._file.keep_aside(attempt)
+
     def _read(self) -> dict[str, Message]:
         try:
             return dict(map(self.decode, self.path.read_bytes().splitlines()))

@@ -1,7 +1,8 @@
 """The outputs of sinks, which can be restored to their state at a commit.
 
 There are two kinds. An *append* output is truncated to its earlier length. A *replace* output is written as a whole, by
-rename, from the sink's state. The state of either is one number: its length in bytes.
+rename, from the sink's state. The state of either is one number: its length in bytes. When a run starts anew, the
+output of its earlier attempts is kept aside under another name.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from glob import escape
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,7 +32,7 @@ class Output(Protocol):
         """Length in bytes, buffered data included."""
 
     def exists(self) -> bool:
-        """Return whether there is data on disk."""
+        """Return whether there is data on disk, kept aside or not."""
 
     async def open(self, length: int) -> None:
         """Restore the output to `length` bytes; 0 starts it empty.
@@ -45,6 +47,9 @@ class Output(Protocol):
 
     async def close(self) -> None:
         """Close the output; data that was not flushed is dropped."""
+
+    async def keep_aside(self, attempt: int) -> None:
+        """Rename the closed output to that of an attempt, which `aside_path` names; do nothing if it is missing."""
 
 
 class NoOutput:
@@ -65,6 +70,9 @@ class NoOutput:
     async def close(self) -> None:
         """Do nothing."""
 
+    async def keep_aside(self, attempt: int) -> None:
+        """Do nothing."""
+
 
 class AppendOutput:
     """A file that only grows. Opening it creates its folder."""
@@ -82,8 +90,8 @@ class AppendOutput:
         return self._written + self._buffered
 
     def exists(self) -> bool:
-        """Return whether the file exists and is not empty."""
-        return _size(self.path) > 0
+        """Return whether the file exists and is not empty, or was kept aside."""
+        return _size(self.path) > 0 or bool(_paths_aside(self.path))
 
     async def open(self, length: int) -> None:
         """Truncate the file to `length` bytes."""
@@ -119,14 +127,18 @@ class AppendOutput:
             with contextlib.suppress(OSError):
                 await file.close()
 
+    async def keep_aside(self, attempt: int) -> None:
+        """Rename the file to that of an attempt."""
+        await asyncio.to_thread(_keep_aside, self.path, attempt)
+
 
 class SeriesOutput:
     """A series of numbered files that grows at its end, like TensorBoard's event files.
 
-    Its length is the sum of the lengths of its files.
+    Its length is the sum of the lengths of its files. The files of a new start of the run have a folder of their own.
 
     Args:
-        folder: the folder of the files.
+        folder: the folder of the first start's files.
         pattern: the files' name, with `{}` for a number of ten digits that starts at 1.
     """
 
@@ -135,7 +147,7 @@ class SeriesOutput:
         self.pattern = pattern
         self._earlier_length = 0
         self._number = 1
-        self._last = AppendOutput(self._path(1))
+        self._last = AppendOutput(folder / self._name(1))
 
     @property
     def length(self) -> int:
@@ -151,7 +163,7 @@ class SeriesOutput:
         await self.close()
         self._number, self._earlier_length = await asyncio.to_thread(self._locate, length)
         await asyncio.to_thread(self._remove_from, self._number + 1 if length else 1)
-        self._last = AppendOutput(self._path(self._number))
+        self._last = AppendOutput(await asyncio.to_thread(self._find, self._number))
         if length:
             await self._last.open(length - self._earlier_length)
 
@@ -161,13 +173,14 @@ class SeriesOutput:
             await self._last.open(0)
         await self._last.write(data)
 
-    async def begin_next(self) -> None:
-        """End the last file and begin another."""
+    async def begin_next(self, start: int = 0) -> None:
+        """End the last file and begin another, in the folder of the attempt `start`; 0 is the first folder."""
         await self._last.flush()
         self._earlier_length += self._last.length
         await self._last.close()
         self._number += 1
-        self._last = AppendOutput(self._path(self._number))
+        folder = aside_path(self.folder, start) if start else self.folder
+        self._last = AppendOutput(folder / self._name(self._number))
         await self._last.open(0)
 
     async def repeat(self, begin: int, end: int) -> None:
@@ -189,16 +202,29 @@ class SeriesOutput:
         """Close the last file; buffered data is dropped."""
         await self._last.close()
 
-    def _path(self, number: int) -> Path:
-        return self.folder / self.pattern.format(f"{number:010d}")
+    async def keep_aside(self, attempt: int) -> None:
+        """Rename the folder to that of an attempt."""
+        await asyncio.to_thread(_keep_aside, self.folder, attempt)
+
+    def _name(self, number: int) -> str:
+        return self.pattern.format(f"{number:010d}")
+
+    def _find(self, number: int) -> Path:
+        """Return the path of a file; if it does not exist, the path in the first folder."""
+        return next(
+            (path for path in self._paths_from(number)[:1] if path.name == self._name(number)),
+            self.folder / self._name(number),
+        )
 
     def _paths_from(self, number: int) -> list[Path]:
-        return [path for path in sorted(self.folder.glob(self.pattern.format("*"))) if path >= self._path(number)]
+        folders = [self.folder, *_paths_aside(self.folder)]
+        paths = (path for folder in folders for path in folder.glob(self.pattern.format("*")))
+        return sorted((path for path in paths if path.name >= self._name(number)), key=lambda path: path.name)
 
     def _locate(self, length: int) -> tuple[int, int]:
         """Return the number of the file that contains position `length`, and the length of the earlier files."""
         number, earlier = 1, 0
-        while length > earlier + (size := _size(self._path(number))):
+        while length > earlier + (size := _size(self._find(number))):
             if not size:
                 raise OutputChangedError(f"{self.folder} has {earlier} bytes of events and should have {length}")
             number, earlier = number + 1, earlier + size
@@ -206,11 +232,12 @@ class SeriesOutput:
 
     def _read(self, begin: int, end: int) -> bytes:
         number, earlier = self._locate(begin + 1)
-        with self._path(number).open("rb") as file:
+        path = self._find(number)
+        with path.open("rb") as file:
             file.seek(begin - earlier)
             data = file.read(end - begin)
         if len(data) < end - begin:
-            raise OutputChangedError(f"{self._path(number)} lacks {end - begin - len(data)} bytes that were written")
+            raise OutputChangedError(f"{path} lacks {end - begin - len(data)} bytes that were written")
         return data
 
     def _remove_from(self, number: int) -> None:
@@ -226,8 +253,8 @@ class ReplaceOutput:
         self.length = 0
 
     def exists(self) -> bool:
-        """Return whether the file exists and is not empty."""
-        return _size(self.path) > 0
+        """Return whether the file exists and is not empty, or was kept aside."""
+        return _size(self.path) > 0 or bool(_paths_aside(self.path))
 
     async def open(self, length: int) -> None:
         """Check that the file exists; a length of 0 removes it. A file that is newer than the commit is kept."""
@@ -253,6 +280,25 @@ class ReplaceOutput:
 
     async def close(self) -> None:
         """Do nothing: no file is kept open."""
+
+    async def keep_aside(self, attempt: int) -> None:
+        """Rename the file to that of an attempt."""
+        await asyncio.to_thread(_keep_aside, self.path, attempt)
+
+
+def aside_path(path: Path, attempt: int | str) -> Path:
+    """Return where the output of an attempt is kept aside: `loss.attempt-0.tsv` for `loss.tsv`."""
+    return path.with_name(f"{path.stem}.attempt-{attempt}{path.suffix}")
+
+
+def _paths_aside(path: Path) -> list[Path]:
+    pattern = aside_path(path.with_name(f"{escape(path.stem)}{escape(path.suffix)}"), "*")
+    return [found for found in path.parent.glob(pattern.name) if found.name != path.name]
+
+
+def _keep_aside(path: Path, attempt: int) -> None:
+    if _size(path):
+        path.replace(aside_path(path, attempt))
 
 
 def _size(path: Path) -> int:

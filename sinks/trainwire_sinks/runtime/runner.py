@@ -45,8 +45,8 @@ PERMANENT_ERRORS: Final = frozenset(
 )  # fmt: skip
 """Write errors that last until somebody changes folders or permissions, unlike a full disk."""
 
-Subscribe = Callable[[Cursor, bool], AbstractAsyncContextManager[BatchSource]]
-"""Subscribes from a cursor on; the flag says whether to skip superseded events."""
+Subscribe = Callable[[Cursor, int | None], AbstractAsyncContextManager[BatchSource]]
+"""Subscribes from a cursor on, without what an attempt and those before it have superseded; None leaves out nothing."""
 
 
 class SinkRunner:
@@ -81,7 +81,8 @@ class SinkRunner:
         self._claim = Claim(folder, self._delivery.sink.name, rank)
         self._commit_interval = commit_interval
         self._retry_policy = retry_policy or RetryPolicy()
-        self._skip_superseded = False
+        self._superseded_by: int | None = None
+        """The attempt as of whose start the output is rewritten."""
         self._commit_due: float | None = None
         self._stopping = asyncio.Event()
         self._batch_timeout: asyncio.Timeout | None = None
@@ -146,7 +147,7 @@ class SinkRunner:
     async def _read(self) -> bool:
         """Read to the end of the run; return False if the output was emptied and the run must be read again."""
         self._commit_due = None
-        source = self._subscribe(self._delivery.cursor, self._skip_superseded)
+        source = self._subscribe(self._delivery.cursor, self._superseded_by)
         async with source as batches, Acknowledger(batches, lambda: self._delivery.committed) as acknowledger:
             ticker = Ticker(batches, lambda: self._delivery.sink)
             incomplete: IncompleteError | None = None
@@ -173,7 +174,7 @@ class SinkRunner:
             # An unjournaled batch arrives again once it is on disk, or its loss is recorded; skip it until then.
             if batch is not None and not batch.header.unjournaled:
                 if not await self._delivery.deliver(batch):
-                    self._skip_superseded = True
+                    self._superseded_by = batch.header.attempt
                     return False
                 self._schedule_commit()
             if ticker.due is not None and _now() >= ticker.due and await ticker.tick():

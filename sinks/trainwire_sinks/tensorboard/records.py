@@ -28,6 +28,9 @@ logger = logging.getLogger("trainwire")
 
 FILE_VERSION: Final = "brain.Event:2"
 
+KEPT_STARTS: Final = 4
+"""Number of earlier starts whose tags and charts are remembered, as a run may be resumed from one of them."""
+
 
 def frame(data: bytes) -> bytes:
     """Return `data` as a record."""
@@ -66,11 +69,23 @@ class RecordEncoder:
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.marks = Marks(state.get("marks", {}))
         self._index = Index(state.get("index", {}))
+        self._start: int = state.get("start", 0)
+        self._others: dict[str, Any] = state.get("others", {})
+        """The states of the indexes of other starts of the run."""
         self._reported: set[str] = set()
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume, as a map for JSON."""
-        return {"index": self._index.state(), "marks": self.marks.state()}
+        return {
+            "index": self._index.state(), "marks": self.marks.state(), "start": self._start, "others": self._others
+        }  # fmt: skip
+
+    def begin_start(self, start: int) -> None:
+        """Continue with the files of another start of the run, which have tags and charts of their own."""
+        if start != self._start:
+            others = self._others | {str(self._start): self._index.state()}
+            self._index = Index(others.pop(str(start), {}))
+            self._start, self._others = start, dict(list(others.items())[-KEPT_STARTS:])
 
     def encode(self, events: Sequence[Event], run: str, position: int) -> bytes:
         """Return the events of a batch as records, without those that TensorBoard cannot show.
@@ -80,7 +95,8 @@ class RecordEncoder:
             run: the run's name.
             position: where in the files the first record will be.
         """
-        self._index.run = run
+        # Each start of a run is a trial of its own in the HParams dashboard.
+        self._index.run = f"{run}.attempt-{self._start}" if self._start else run
         records = []
         for proto in self._merge(events):
             records.append(_encode(proto))

@@ -33,6 +33,27 @@ def sample_attempts() -> tuple[Attempt, ...]:
     return killed.batches, resumed.batches
 
 
+def sample_restarts() -> tuple[Attempt, ...]:
+    """Return attempts that follow those of the sample: a new start, an addition to it, and a return to the first."""
+    anew = _Recorder(START_TIME + 2000)
+    anew.lifecycle("run/resumed", **{"from": None, "from_step": 0})
+    anew.add("hparams", {"learning_rate": 1e-3}, "hparams")
+    anew.epoch(1, loss=0.75, extra={"dev/recall": 0.5})
+    anew.mark()
+    anew.epoch(2, loss=0.7)
+    anew.lifecycle("run/failed", last_seq=anew.count, reason="ValueError: odd")
+    added = _Recorder(START_TIME + 3000, step=anew.step)
+    added.lifecycle("run/resumed", **{"from": {"attempt": 2, "seq": anew.count - 1}, "from_step": anew.step})
+    added.add("test/accuracy", 0.875, "scalar")
+    added.lifecycle("run/finished", last_seq=added.count, reason=None)
+    old = sample_attempts()[1]
+    origin = old[0][0].value["from"]
+    back = _Recorder(START_TIME + 4000, step=old[0][0].step)
+    back.lifecycle("run/resumed", **{"from": origin, "from_step": old[0][0].step})
+    back.epoch(2, loss=0.375)
+    return anew.batches, added.batches, back.batches
+
+
 class _Recorder:
     """Collects the events of an attempt, a second apart, in batches."""
 

@@ -31,7 +31,8 @@ def test_the_cursor_file_has_these_fields(file: CursorFile, tmp_path: Path) -> N
     """The file is named for the sink and its rank, and holds the commit's fields as JSON."""
     file.save(Commit("run", Savepoint(Cursor(1, 7), 20, {})))
     fields = json.loads((tmp_path / ".trainwire" / "loss-file-rank2.cursor").read_text())
-    assert fields == {"run": "run", "rank": 2, "attempt": 1, "seq": 7, "length": 20, "state": {}, "marks": []}
+    position = {"run": "run", "rank": 2, "attempt": 1, "seq": 7}
+    assert fields == {**position, "length": 20, "state": {}, "marks": [], "start": 0, "ended": None}
 
 
 def test_a_missing_file_is_no_commit(file: CursorFile) -> None:

@@ -144,10 +144,45 @@ def test_a_mark_is_known_after_a_restart(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a", "run/marked", "run/resumed", "d"]
 
 
-def test_a_run_that_starts_again_empties_the_output(tmp_path: Path) -> None:
-    """A run that starts from its beginning supersedes everything."""
-    assert deliver(Names, tmp_path, record(ATTEMPT, [[resumed(None), *named("d")]]))
-    assert names_in(tmp_path) == ["run/resumed", "d"]
+@pytest.mark.parametrize("stops", [range(0), range(1, 8)])
+def test_a_new_start_keeps_the_output_aside(tmp_path: Path, stops: range) -> None:
+    """A run that starts anew begins an empty output; each earlier start keeps its own, with what it had resumed."""
+    attempts = (ATTEMPT, [[resumed(0, 1), *named("d")]], [[resumed(None), *named("e")]], [[resumed(None)]])
+    batches = record(*attempts)
+    for stop in stops:
+        deliver(Names, tmp_path, batches[:stop])
+    assert deliver(Names, tmp_path, batches)
+    assert names_in(tmp_path) == ["run/resumed"]
+    assert (tmp_path / "names.attempt-1.txt").read_text().split() == ["a", "run/marked", "run/resumed", "d"]
+    assert (tmp_path / "names.attempt-2.txt").read_text().split() == ["run/resumed", "e"]
+    assert len(list(tmp_path.glob("names*"))) == 3
+
+
+def test_a_return_to_an_earlier_start_keeps_the_later_one_aside(tmp_path: Path) -> None:
+    """A run resumed from a mark of an earlier start is read again, and the start that it leaves is kept aside."""
+    attempts = (ATTEMPT, [[resumed(None), *named("d")], [*named("e")]], [[resumed(0, 1), *named("f")]])
+    assert not deliver(Names, tmp_path, record(*attempts))
+    assert names_in(tmp_path) == []
+    assert (tmp_path / "names.attempt-0.txt").read_text().split() == ["a", "run/marked", "b", "c"]
+    assert (tmp_path / "names.attempt-1.txt").read_text().split() == ["run/resumed", "d", "e"]
+
+
+def test_an_output_that_is_empty_is_not_kept_aside(tmp_path: Path) -> None:
+    """A file without any content is not renamed."""
+
+    class Silent(Names):
+        async def handle(self, events: Sequence[Event]) -> None:
+            """Write nothing."""
+
+    deliver(Silent, tmp_path, record(ATTEMPT, [[resumed(None)]]))
+    assert [path.name for path in tmp_path.glob("names*")] == ["names.txt"]
+
+
+def test_a_file_kept_aside_belongs_to_its_cursor(tmp_path: Path) -> None:
+    """Without a cursor, an output that was kept aside is not overwritten either."""
+    (tmp_path / "names.attempt-0.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"exists in .* already, without a cursor"):
+        deliver(Names, tmp_path, [])
 
 
 def test_a_resumption_after_everything_delivered_removes_nothing(tmp_path: Path) -> None:

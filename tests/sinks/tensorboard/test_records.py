@@ -139,10 +139,10 @@ def test_a_chart_shows_the_tags_of_its_event_and_no_others(tmp_path: Path) -> No
 
 
 def resumed() -> Event:
-    return Event("run/resumed", {"from": None, "from_step": 0}, "lifecycle", 1.76e9, 0)
+    return Event("run/resumed", {"from": {"attempt": 0, "seq": -1}, "from_step": 0}, "lifecycle", 1.76e9, 0)
 
 
-def test_a_run_that_restarts_keeps_its_charts(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_charts(tmp_path: Path) -> None:
     """The new file has the layout too, because the loader discards what it has read."""
     accumulator = load(tmp_path, [event("rate", [1, 2], "scalars")], [resumed(), event("rate", [1, 2], "scalars")])
     assert len(accumulator.Tensors("rate/0")) == 1

@@ -35,6 +35,8 @@ class Run:
         self.kept: list[Event] = []
         self.marks: list[tuple[dict[str, int], int, list[Event]]] = []
         """Position and step of each mark, and the events kept at it."""
+        self.starts = [0]
+        """For each attempt, the one that its start is."""
         self._time = 1.75e9
         self.add("run/started", {"run": "recorded"}, "lifecycle", 0)
 
@@ -58,9 +60,16 @@ class Run:
     def resume(self, mark: int | None) -> None:
         """Resume from a mark, or restart if it is None."""
         position, step, kept = (None, 0, []) if mark is None else self.marks[mark]
+        self.starts.append(len(self.attempts) if position is None else self.starts[position["attempt"]])
         self.attempts.append([])
         self.kept = list(kept)
         self.add("run/resumed", {"from": position, "from_step": step}, "lifecycle", step)
+
+    @property
+    def place(self) -> Path:
+        """The folder of the last attempt's files."""
+        start = self.starts[-1]
+        return Path("tensorboard", f"rank-0.attempt-{start}" if start else "rank-0")
 
     @property
     def batches(self) -> list[Batch]:
@@ -84,19 +93,19 @@ def fast(found: Points) -> Points:
     return shown
 
 
-def written(folder: Path) -> Points:
+def written(place: Path) -> Points:
     """Return all points in the files, in order."""
     found: Points = {}
-    for path in sorted((folder / "tensorboard" / "rank-0").iterdir()):
+    for path in sorted(place.iterdir()):
         for proto in EventFileLoader(str(path)).Load():
             for value in proto.summary.value:
                 found.setdefault(value.tag, []).append((proto.step, make_ndarray(value.tensor).item()))
     return found
 
 
-def loaded(folder: Path) -> Points:
+def loaded(place: Path) -> Points:
     """Return what TensorBoard's Python loader shows."""
-    accumulator = EventAccumulator(str(folder / "tensorboard" / "rank-0"), {"tensors": 0}).Reload()
+    accumulator = EventAccumulator(str(place), {"tensors": 0}).Reload()
     return {
         tag: [(found.step, make_ndarray(found.tensor_proto).item()) for found in accumulator.Tensors(tag)]
         for tag in accumulator.Tags()["tensors"]
@@ -110,11 +119,11 @@ def check(run: Run, *, is_whole: bool = True) -> None:
     The fast loader is checked for tags without a superseded point before the first kept one.
     """
     with TemporaryDirectory() as name:
-        run_sink(TensorBoard, Path(name), run.batches)
+        run_sink(TensorBoard, name / Path(), run.batches)
         expected = points(run.kept)
-        assert loaded(Path(name)) == expected
+        assert loaded(name / run.place) == expected
         if is_whole:
-            everything = written(Path(name))
+            everything = written(name / run.place)
             tags = [tag for tag in expected if min(everything[tag])[0] >= expected[tag][0][0]]
             assert {tag: fast(everything)[tag] for tag in tags} == {tag: fast(expected)[tag] for tag in tags}
 
@@ -159,8 +168,8 @@ def test_only_the_last_step_of_a_large_run_is_repeated(tmp_path: Path, monkeypat
     run.resume(0)
     run.log("score", 2)
     run_sink(TensorBoard, tmp_path, run.batches)
-    assert [step for step, _ in written(tmp_path)["loss"]] == [1, 2, 2]
-    assert loaded(tmp_path) == points(run.kept)
+    assert [step for step, _ in written(tmp_path / run.place)["loss"]] == [1, 2, 2]
+    assert loaded(tmp_path / run.place) == points(run.kept)
 
 
 def test_a_forgotten_mark_is_replaced_by_its_step(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event as EventProto
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -33,8 +33,8 @@ def event(name: str, value: Any, kind: str = "scalar", step: int = 1, walltime: 
     return Event(name, value, kind, walltime, step)
 
 
-def load(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder / "tensorboard" / "rank-0"), EVERYTHING).Reload()
+def load(folder: Path, run: str = "rank-0") -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard" / run), EVERYTHING).Reload()
 
 
 def protos(folder: Path) -> list[EventProto]:
@@ -167,11 +167,10 @@ Steps = Callable[[EventAccumulator], list[tuple[int, float]]]
     [
         (5, range(6, 9), [(step, 0.0) for step in range(1, 6)] + [(step, 1.0) for step in range(6, 9)]),
         (5, range(0), [(step, 0.0) for step in range(1, 6)]),
-        (None, range(1, 3), [(1, 1.0), (2, 1.0)]),
     ],
 )
 def test_a_resumed_run_continues_in_a_new_file(
-    tmp_path: Path, from_step: int | None, steps: range, expected: list[tuple[int, float]]
+    tmp_path: Path, from_step: int, steps: range, expected: list[tuple[int, float]]
 ) -> None:
     """TensorBoard's Python loader shows each kept step and each step of the resumed run once."""
     batches = record(attempt(0.0, range(1, 11)), [[resumed(from_step)], *attempt(1.0, steps)])
@@ -190,3 +189,34 @@ def test_a_resumption_does_not_truncate_a_file(tmp_path: Path) -> None:
     run_sink(TensorBoard, tmp_path, batches)
     accumulator.Reload()
     assert [step for _, step, _ in points(accumulator, "loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_new_start_is_a_run_of_its_own(tmp_path: Path) -> None:
+    """The points, hyperparameters and charts of a new start are in a folder of its own, and the old ones stay."""
+    first = [[event("hparams", {"lr": 1}, "hparams")], [event("rate", [1, 2], "scalars")], *attempt(0.0, range(1, 11))]
+    anew = [[resumed(None)], [event("hparams", {"lr": 2}, "hparams")], *attempt(1.0, range(1, 3))]
+    run_sink(TensorBoard, tmp_path, record(first, anew))
+    old, new = load(tmp_path), load(tmp_path, "rank-0.attempt-1")
+    assert [point[1:] for point in points(old, "loss")] == [(step, 0.0) for step in range(1, 11)]
+    assert [point[1:] for point in points(new, "loss")] == [(1, 1.0), (2, 1.0)]
+    assert {"rate/0", LAYOUT, HPARAMS_START} <= old.summary_metadata.keys()
+    assert {"rate/0", LAYOUT}.isdisjoint(new.summary_metadata)
+    sessions = [start_info(found) for found in (old, new)]
+    assert [info.hparams["lr"].number_value for info in sessions] == [1, 2]
+    assert len({info.group_name for info in sessions}) == 2
+
+
+def start_info(accumulator: EventAccumulator) -> SessionStartInfo:
+    content = accumulator.summary_metadata[HPARAMS_START].plugin_data.content
+    return HParamsPluginData.FromString(content).session_start_info
+
+
+def test_an_attempt_that_adds_to_a_run_hides_no_point(tmp_path: Path) -> None:
+    """What is appended is in the same file, whatever its steps are, and no point is discarded."""
+    first = [*attempt(0.0, range(1, 11)), [event("score", 0.5, step=4)]]
+    origin = {"attempt": 0, "seq": 10}
+    added = Event("run/resumed", {"from": origin, "from_step": 4}, "lifecycle", START_TIME + 100, 4)
+    run_sink(TensorBoard, tmp_path, record(first, [[added], [event("test/score", 0.25, step=4)]]))
+    assert len(list((tmp_path / "tensorboard" / "rank-0").iterdir())) == 1
+    assert [step for _, step, _ in points(load(tmp_path), "loss")] == list(range(1, 11))
+    assert [point[1:] for point in points(load(tmp_path), "test/score")] == [(4, 0.25)]
