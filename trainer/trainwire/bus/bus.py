@@ -19,6 +19,7 @@ from trainwire.bus.images import coerce_image
 from trainwire.bus.logging_handler import BusHandler
 from trainwire.bus.pending import size_of
 from trainwire.bus.plain import coerce_hparams, coerce_plain, coerce_text
+from trainwire.bus.process_end import status_of
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
 from trainwire.bus.rejections import Rejections, explain, short_repr
 from trainwire.bus.sounds import coerce_audio
@@ -75,11 +76,13 @@ class EventBus:
         self._on_command: Callable[[Command], None] | None = None
         self._open = True
         self._is_disowned = False
+        self._close_deadline: float | None = None
+        """Time of the monotonic clock until which `close` waits; None before it is called."""
         self._marks = itertools.count(1)
         batcher = Batcher(attempt.run, attempt.rank, attempt.number, self._rejections)
         self._thread = BusThread(
             partial(open_server, self),
-            partial(Writer, attempt, session, self._queue, batcher, self._watchers, interval),
+            partial(Writer, attempt, session, self._queue, batcher, self._watchers, self._rejections, interval),
         )
         self._on_close: list[Callable[[], object]] = []
 
@@ -111,7 +114,7 @@ class EventBus:
             step: number of completed optimizer updates. Default: the last step that was passed.
         """
         if not self._open:
-            self._refuse()
+            self._refuse(metrics)
             return
         try:
             values, kind = dict(metrics), FLOATS
@@ -126,7 +129,8 @@ class EventBus:
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
         """Record an event of any type; most other methods call this one."""
         if not self._open:
-            self._refuse()
+            if type != "log":  # a handler of `logging` may stay attached
+                self._refuse(name)
             return
         try:
             if not isinstance(type, str) or not type or (type == "lifecycle" and name in _RESERVED):
@@ -240,7 +244,7 @@ class EventBus:
         return self._thread.writer.wait_for_mark(state["mark"], timeout)
 
     def close(self, timeout: float | None = None, status: str = "finished", reason: str | None = None) -> None:
-        """Record the last event, `run/<status>`, and close the bus; further calls do nothing.
+        """Record the last event, `run/<status>`, and close the bus; further calls only wait until it is closed.
 
         Args:
             timeout: maximum seconds to wait for the journal's disk and for sinks that read live; the last events and
@@ -248,22 +252,23 @@ class EventBus:
             status: `finished`, `failed` or `interrupted`.
             reason: why the training ended.
         """
-        if not self._open:
+        if self._open:
+            self._open = False
+            timeout = self.close_timeout if timeout is None else timeout
+            status = status if f"run/{status}" in LAST_EVENTS else "finished"
+            self.state = status
+            self._close_deadline = time.monotonic() + timeout + ENDING_SECONDS
+            # Characters that cannot be encoded are replaced.
+            reason = reason and reason[:1000].encode(errors="replace").decode()
+            self._thread.end(status, reason, timeout)
+        if self._close_deadline is None:
             return
-        self._open = False
-        timeout = self.close_timeout if timeout is None else timeout
-        status = status if f"run/{status}" in LAST_EVENTS else "finished"
-        self.state = status
-        until = time.monotonic() + timeout + ENDING_SECONDS
-        # Characters that cannot be encoded are replaced.
-        reason = reason and reason[:1000].encode(errors="replace").decode()
-        self._thread.end(status, reason, timeout)
         try:
-            self._thread.wait(until)
-            self._watchers.close(max(until - time.monotonic(), 0))
+            self._thread.wait(self._close_deadline)
+            self._watchers.close(max(self._close_deadline - time.monotonic(), 0))
         finally:
-            for close in reversed(self._on_close):
-                close()
+            while self._on_close:
+                self._on_close.pop()()
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call a function at the end of `close`; the last one added is called first."""
@@ -271,13 +276,36 @@ class EventBus:
 
     def disown(self) -> None:
         """Record nothing more in this process; called in a fork, because the bus's threads run only in the parent."""
-        self._is_disowned, self._open = self._open, False
+        self._is_disowned, self._open, self._close_deadline = True, False, None
 
-    def _refuse(self) -> None:
-        """Report once in a fork that nothing is recorded there; after `close` there is nothing to report."""
+    def _refuse(self, value: object) -> None:
+        """Report that a value is not recorded, because the bus is closed or belongs to the process before a fork."""
         if self._is_disowned:
-            self._is_disowned = False
-            logging.getLogger("trainwire").warning("nothing is recorded in this forked process: record in its parent")
+            message = "nothing is recorded in this forked process: record in its parent, or open a bus of its own here"
+            self._rejections.add("forked", message)
+        else:
+            message = "not recorded, as the bus of %s is closed: %s; record before close, or inside the with block"
+            self._rejections.add("closed", message, self.folder, short_repr(value))
+
+    def __copy__(self) -> Self:
+        """Return the bus itself: a copy would record into the same run."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the bus itself, as `copy` does."""
+        return self
+
+    def __reduce__(self) -> str:
+        """Refuse to be sent to another process.
+
+        Raises:
+            TypeError: always, as pickle expects.
+        """
+        raise TypeError(
+            "an event bus cannot be pickled or sent to another process: leave it out of the object that is sent (a "
+            "Dataset, a callback), and record in the process that opened it; or call trainwire.open_bus in the other "
+            "process, with a rank or folder of its own"
+        )
 
     @property
     def rejections(self) -> Mapping[str, int]:
@@ -300,18 +328,8 @@ class EventBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the bus, with the status and reason of an exception that ended the block."""
-        self.close_after(error)
-
-    def close_after(self, error: BaseException | None) -> None:
-        """Close as interrupted after KeyboardInterrupt, as failed after other exceptions, otherwise as finished.
-
-        An exit with status 0 counts as finished.
-        """
-        if error is None or (isinstance(error, SystemExit) and not error.code):
-            self.close()
-        else:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.close(status=status, reason=f"{type(error).__name__}: {error}".removesuffix(": "))
+        status, reason = status_of(error)
+        self.close(status=status, reason=reason)
 
 
 assert _COERCIONS.keys() <= EVENT_TYPES

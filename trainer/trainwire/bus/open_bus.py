@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import platform
 import secrets
-import sys
-import weakref
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
 from trainwire.bus.origin import NEW_START, find_append, find_state, report_superseded
+from trainwire.bus.process_end import process_end
 from trainwire_protocol.environment import RENDEZVOUS, LaunchEnvironment
 from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
 from trainwire_protocol.journal.files import write_atomically
@@ -109,7 +107,8 @@ def open_bus(
     bus.on_close(endpoints.remove)
     if hparams is not None:
         bus.hparams(hparams)
-    _close_at_exit(bus)
+    process_end().add(bus)
+    bus.on_close(partial(process_end().remove, bus))
     rendezvous = os.environ.get(RENDEZVOUS)
     if rendezvous and Path(rendezvous).is_dir():
         pointer = {"folder": str(bus.folder), "rank": bus.rank}
@@ -185,30 +184,3 @@ def _open_server(
         server.close(linger=0)
         raise UsageError(f"the connection file in {bus.folder} cannot be written: {error}") from error
     return server
-
-
-def _close_at_exit(bus: EventBus) -> None:
-    """Close a bus that is still open when the interpreter exits, and disown it in forks."""
-    reference = weakref.ref(bus)
-
-    def close() -> None:
-        still_open = reference()
-        if still_open is not None:
-            still_open.close_after(getattr(sys, "last_value", None))
-
-    atexit.register(close)
-    bus.on_close(lambda: atexit.unregister(close))
-    _open_buses().add(bus)
-
-
-@cache
-def _open_buses() -> weakref.WeakSet[EventBus]:
-    """Return the buses of this process; the first call registers the function that disowns them in forks."""
-    buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
-
-    def disown() -> None:
-        for bus in list(buses):
-            bus.disown()
-
-    os.register_at_fork(after_in_child=disown)
-    return buses

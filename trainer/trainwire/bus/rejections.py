@@ -22,11 +22,11 @@ class Rejections:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def add(self, kind: str, message: str, *arguments: object) -> None:
-        """Count a rejection, and log the message if it is the first of its kind."""
+    def add(self, kind: str, message: str, *arguments: object, count: int = 1) -> None:
+        """Count rejected values, and log the message if they are the first of their kind."""
         is_known = kind in self.counts
         if is_known or len(self.counts) < MAX_KINDS:
-            self.counts[kind] += 1
+            self.counts[kind] += count
         if not is_known and len(self.counts) < MAX_KINDS:
             with contextlib.suppress(Exception):  # a logging handler of the user may fail
                 _log.warning(message, *arguments)

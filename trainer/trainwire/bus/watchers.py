@@ -68,6 +68,8 @@ class Watchers:
             self._waiting.extend(decode_events(batch.body, batch.header.count)[0])
         while len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
+            if not self.dropped:
+                _log.warning("the watchers are too slow: the oldest of %d waiting events are dropped", MAX_WAITING)
             self.dropped += 1
         self._wake_loop()
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from trainwire.bus.batcher import SLICE_EVENTS, Batcher
 from trainwire.bus.queue import FLOATS, Record, RecordQueue, names_of, values_of
+from trainwire.bus.rejections import Rejections
 from trainwire.bus.watchers import Watchers
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Attempt, Lease
@@ -75,6 +76,13 @@ IDLE_FACTOR: Final = 1.5
 CLOSING_POLL_SECONDS: Final = 0.005
 """Time between two checks of what is pending, once the bus is closing."""
 
+_DROP_REASONS: Final = {
+    "queue full": "more were recorded than can be written, so record fewer at a time, or less often",
+    "not computed in time": "their GPU had not computed them when the bus was closed",
+    "not written in time": "they were still queued when the bus was closed, so give close a longer timeout",
+}
+"""What is logged for each reason in `events/dropped`."""
+
 _NEEDED: Final = (MARK.encode(), b"journal/missing")
 """Names of events whose batches are never given up."""
 
@@ -91,6 +99,7 @@ class Writer(threading.Thread):
         queue: RecordQueue,
         batcher: Batcher,
         watchers: Watchers,
+        rejections: Rejections,
         interval: float,
         server: Server,
     ) -> None:
@@ -102,6 +111,7 @@ class Writer(threading.Thread):
             queue: the queue of records.
             batcher: packs the records.
             watchers: receive all events.
+            rejections: counts and logs values that were dropped.
             interval: seconds between two checks of the queue.
             server: publishes the batches.
         """
@@ -117,7 +127,7 @@ class Writer(threading.Thread):
         self.taken_over = False
         """Whether another trainer has taken over the run; nothing is written from then on."""
         self._attempt, self._session = attempt, session
-        self._queue, self._batcher, self._watchers = queue, batcher, watchers
+        self._queue, self._batcher, self._watchers, self._rejections = queue, batcher, watchers, rejections
         self._journal = JournalWriter(attempt.folder)
         self._take_lock = threading.Lock()
         self._reported_drops = 0
@@ -270,9 +280,8 @@ class Writer(threading.Thread):
     def _take(self) -> bool:
         queue = self._queue
         if queue.dropped > self._reported_drops:
-            count = queue.dropped - self._reported_drops
+            count, self._reported_drops = queue.dropped - self._reported_drops, queue.dropped
             self._record_drops({"count": count, "total": queue.dropped, "reason": "queue full"})
-            self._reported_drops = queue.dropped
         if self.is_stalled(UNJOURNALED_SECONDS):
             self._show_pending()
         self._add_pending(self._pack())
@@ -321,6 +330,9 @@ class Writer(threading.Thread):
 
     def _record_drops(self, value: dict[str, Any]) -> None:
         self._queue.append("events/dropped", value, "lifecycle", None)
+        reason, count = value["reason"], value["count"]
+        message = f"values were dropped: {_DROP_REASONS[reason]}; %d so far, and `trainwire verify` counts them all"
+        self._rejections.add(reason, message, count, count=count)
 
     def _add_pending(self, batches: Sequence[Batch]) -> None:
         """Queue batches for the journal; give up those that exceed the limit, unless others depend on them."""
@@ -403,6 +415,7 @@ class Writer(threading.Thread):
             for first, last in self._given_up:
                 value = {"first_seq": first, "last_seq": last}
                 self._queue.append("journal/missing", value, "lifecycle", None)
+                _log.warning("the journal lacks the events %d to %d, which its disk did not accept", first, last)
             self._given_up.clear()
 
     def _confirm_mark(self, batch: Batch) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from trainwire.bus.bus import EventBus
 from trainwire.bus.open_bus import open_bus
+from trainwire.bus.process_end import is_default_handler
 from trainwire.training.control import Control
 from trainwire.training.data import EpochLoader, length_of
 from trainwire.training.distributed import Processes, connected
@@ -33,10 +34,11 @@ SINK_TIMEOUT = 10.0
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], Any] | signal.Handlers
 
-_DEFAULT_HANDLERS: Final[dict[signal.Signals, _Handler]] = {
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGTERM: signal.SIG_DFL,
+_DEFAULT_HANDLERS: Final[dict[signal.Signals, Callable[[object], bool]]] = {
+    signal.SIGINT: lambda handler: handler is signal.default_int_handler,
+    signal.SIGTERM: is_default_handler,
 }
+"""The signals that stop a training, each with a function that returns whether a handler is the default one."""
 
 logger = logging.getLogger("trainwire")
 
@@ -182,7 +184,7 @@ def interruptible(control: Control) -> Iterator[None]:
 
     Further SIGTERMs are ignored: a cluster sends the signal to every process, and torchrun forwards the one it gets.
 
-    Only Python's default handlers are replaced, and that of a training in one of whose hooks this one runs; they are
+    Only default handlers are replaced, and that of a training in one of whose hooks this one runs; they are
     restored at the end. A handler set by the program, or a signal that is ignored, is kept. Outside the main thread,
     where handlers cannot be set, this does nothing.
 
@@ -193,9 +195,9 @@ def interruptible(control: Control) -> Iterator[None]:
     replaced: dict[signal.Signals, _Handler] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number, default in _DEFAULT_HANDLERS.items():
+            for number, is_default in _DEFAULT_HANDLERS.items():
                 handler: Any = signal.getsignal(number)
-                if handler is default or isinstance(handler, _Interrupt):
+                if is_default(handler) or isinstance(handler, _Interrupt):
                     replaced[number] = handler
                     signal.signal(number, _Interrupt(control, handler))
         yield
