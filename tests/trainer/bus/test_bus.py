@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,24 @@ def test_what_cannot_be_recorded_is_reported_once_and_never_raised(tmp_path, cap
     assert len(warnings) == 1
     assert list(bus.rejections.values()) == [3]
     assert scalars(tmp_path) == [("good", 1.0, 0)]
+
+
+def test_a_second_mistake_is_reported_after_the_first(tmp_path: Path, caplog) -> None:
+    """Each mistake is reported once for each name and reason, however many values show it."""
+    with trainwire.open_bus(tmp_path) as bus:
+        for number in range(50):
+            bus.log(number)  # type: ignore[arg-type]  # the mistake
+            bus.log({"a": 1.0}, step=2**64 + number)
+            bus.log({"a": 1.0}, step=None if number % 2 else "soon")  # type: ignore[arg-type]  # another one
+            bus.log({"b": f"text {number}"})
+            bus.log({"b": object()})
+            bus.image("picture", [number])
+            bus.text("picture", bytes(number))  # type: ignore[arg-type]  # another one
+    assert sorted(Counter(caplog.messages).values()) == [1] * len(caplog.messages)
+    for part in ("pass a map of names to numbers", "64 bits", "soon", "'text 0'", "object", "image", "text"):
+        assert any(part in message for message in caplog.messages), (part, caplog.messages)
+    assert len(caplog.messages) == 7
+    assert sum(bus.rejections.values()) == 325
 
 
 def test_integers_that_do_not_fit_and_special_floats_are_values(tmp_path: Path) -> None:

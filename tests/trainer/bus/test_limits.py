@@ -105,14 +105,17 @@ def test_a_watcher_that_hangs_does_not_hold_up_close(tmp_path: Path, monkeypatch
 
 
 def test_rejections_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of kinds of rejections that are counted and logged is limited."""
+    """The number of kinds of rejections that are counted and logged is limited, and so are the reasons of each."""
     monkeypatch.setattr(rejections, "MAX_KINDS", 10)
+    monkeypatch.setattr(rejections, "MAX_REASONS", 3)
     counted = rejections.Rejections()
     with caplog.at_level(logging.WARNING):
         for number in range(1000):
             counted.add(f"kind {number}", "mistake %d", number)
-    assert len(counted.counts) <= 10
-    assert len(caplog.records) <= 10
+            counted.add("kind 0", "mistake %d", number, reason=f"reason {number}")
+    assert len(counted.counts) == 10
+    assert counted.counts["kind 0"] == 1001
+    assert len(caplog.records) == 12
 
 
 def test_the_names_whose_steps_are_watched_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

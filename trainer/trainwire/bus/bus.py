@@ -21,7 +21,7 @@ from trainwire.bus.pending import size_of
 from trainwire.bus.plain import coerce_hparams, coerce_plain, coerce_text
 from trainwire.bus.process_end import status_of
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
-from trainwire.bus.rejections import Rejections, explain, short_repr
+from trainwire.bus.rejections import Rejections, short_repr
 from trainwire.bus.sounds import coerce_audio
 from trainwire.bus.tables import coerce_table
 from trainwire.bus.watchers import Handler, Watchers
@@ -50,7 +50,7 @@ class EventBus:
     """Records the events of one attempt of one rank. Open it with `trainwire.open_bus`.
 
     All methods may be called from any thread. A value that cannot be recorded is reported through `logging`, once for
-    each kind, and counted in `rejections`.
+    each name and reason, and counted in `rejections`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class EventBus:
                     break
             self._queue.append("", values, kind, step, len(values) or 1)
         except Exception as error:
-            self._rejections.add("log", "log cannot record %s: %s", short_repr(metrics), explain(error))
+            self._rejections.add_call(metrics, error)
 
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
         """Record an event of any type; most other methods call this one."""

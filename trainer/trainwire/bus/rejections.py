@@ -1,9 +1,10 @@
-"""Counts values that cannot be recorded, and logs each kind once."""
+"""Counts values that cannot be recorded, and logs each kind once for each reason."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -13,6 +14,11 @@ from trainwire_protocol.errors import InvalidEventError, TrainwireError
 MAX_KINDS: Final = 1000
 """Number of kinds that are counted and logged; further kinds are ignored."""
 
+MAX_REASONS: Final = 10
+"""Number of reasons that are logged for each kind."""
+
+_DETAILS: Final = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9.]+")
+
 _log = logging.getLogger("trainwire")
 
 
@@ -21,23 +27,36 @@ class Rejections:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._reasons: dict[str, set[str]] = {}
 
-    def add(self, kind: str, message: str, *arguments: object, count: int = 1) -> None:
-        """Count rejected values, and log the message if they are the first of their kind."""
-        is_known = kind in self.counts
-        if is_known or len(self.counts) < MAX_KINDS:
-            self.counts[kind] += count
-        if not is_known and len(self.counts) < MAX_KINDS:
+    def add(self, kind: str, message: str, *arguments: object, count: int = 1, reason: str = "") -> None:
+        """Count rejected values, and log the message if they are the first of their kind with this reason."""
+        if kind not in self.counts and len(self.counts) >= MAX_KINDS:
+            return
+        self.counts[kind] += count
+        reasons = self._reasons.setdefault(kind, set())
+        if reason not in reasons and len(reasons) < MAX_REASONS:
+            reasons.add(reason)
             with contextlib.suppress(Exception):  # a logging handler of the user may fail
                 _log.warning(message, *arguments)
 
+    def add_call(self, metrics: object, error: Exception) -> None:
+        """Count a call of `log` that is not recorded, and log why if it is the first with this reason."""
+        reason = f"{type(metrics).__name__} {_reason_of(error)}"
+        if isinstance(metrics, Mapping):
+            self.add("log", "log cannot record %s: %s", short_repr(metrics), explain(error), reason=reason)
+        else:
+            message = "log cannot record %s: pass a map of names to numbers, as in bus.log({'train/loss': 0.5}, step=1)"
+            self.add("log", message, short_repr(metrics), reason=reason)
+
     def add_event(self, name: object, kind: object, error: Exception) -> None:
-        """Count an event that is not recorded, and log why if it is the first of its name."""
+        """Count an event that is not recorded, and log why if it is the first of its name with this reason."""
+        reason = _reason_of(error)
         if isinstance(error, InvalidEventError):  # its message contains the event's name
-            self.add(short_repr(name), "not recorded: %s", error)
+            self.add(short_repr(name), "not recorded: %s", error, reason=reason)
         else:
             message = "not recorded: event %s of type %s: %s"
-            self.add(short_repr(name), message, short_repr(name), _name_of(kind), explain(error))
+            self.add(short_repr(name), message, short_repr(name), _name_of(kind), explain(error), reason=reason)
 
     def add_notes(self, name: object, kind: str, notes: Mapping[str, str]) -> None:
         """Count and log what was recorded differently from how it was passed, each kind once for each name."""
@@ -47,6 +66,15 @@ class Rejections:
 
 def _name_of(kind: object) -> str:
     return f"{kind:.100}" if isinstance(kind, str) else short_repr(kind)
+
+
+def _reason_of(error: Exception) -> str:
+    """Return the error's type and its message without quoted text and digits, which differ from value to value."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {_DETAILS.sub('', text):.200}"
 
 
 def explain(error: Exception) -> str:
