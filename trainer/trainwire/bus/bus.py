@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from trainwire.bus import logging_context
 from trainwire.bus.batcher import Batcher
 from trainwire.bus.bus_thread import BusThread
 from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_scalars
@@ -100,9 +101,11 @@ class EventBus:
             self._queue.append("run/started", coerce_plain(fields), "lifecycle", 0)
         else:
             self._queue.append("run/resumed", coerce_plain({**fields, **resumed}), "lifecycle", resumed["from_step"])
-        self._thread.start()
+        logging_context.enter(self)
+        logging_context.in_this_context(self._thread).start()
         self._thread.started.wait()
         if self._thread.failure:
+            logging_context.leave(self)
             raise self._thread.failure
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -195,8 +198,16 @@ class EventBus:
         self.publish(name, value, "lifecycle", step)
 
     def logging_handler(self, level: int = logging.INFO) -> logging.Handler:
-        """Return a handler that records the messages of Python's `logging`; add it to a logger."""
+        """Return a handler that records the messages of Python's `logging`; add it to a logger.
+
+        If several buses are open, each message is recorded by one of them: see `BusHandler`.
+        """
         return BusHandler(self, level)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether events are recorded."""
+        return self._open
 
     def watch(self, handler: Handler) -> None:
         """Call an `async def` function with every event, on a thread that the training does not wait for.
@@ -254,6 +265,7 @@ class EventBus:
         """
         if self._open:
             self._open = False
+            logging_context.leave(self)
             timeout = self.close_timeout if timeout is None else timeout
             status = status if f"run/{status}" in LAST_EVENTS else "finished"
             self.state = status

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from trainwire.bus.logging_context import in_this_context
 from trainwire.bus.writer import Writer
 from trainwire_protocol.transport.server import Server
 
@@ -81,7 +82,7 @@ class BusThread(threading.Thread):
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         server = self._open_server()
         writer = self.writer = self._make_writer(server)
-        writer.start()
+        in_this_context(writer).start()
         self.started.set()
         tasks = [asyncio.create_task(server.answer_requests()), asyncio.create_task(self._beat(server, writer))]
         try:

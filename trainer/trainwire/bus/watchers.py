@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
+from trainwire.bus.logging_context import in_this_context
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.events import Event
 from trainwire_protocol.wire import Batch, decode_events
@@ -56,7 +57,7 @@ class Watchers:
             self._thread = threading.Thread(
                 target=lambda: asyncio.run(self._main(started)), name="trainwire-watch", daemon=True
             )
-            self._thread.start()
+            in_this_context(self._thread).start()
             started.wait()
 
     def send(self, batches: Sequence[Batch]) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Final
 
+from trainwire.bus.logging_context import in_this_context
 from trainwire.checkpointing.checkpoint import FOLDER, list_checkpoints
 from trainwire.checkpointing.snapshot import keep_best_model, label_of, take_snapshot
 from trainwire.checkpointing.writer import CheckpointWriter, Snapshot
@@ -58,7 +59,7 @@ class Checkpoints(Plugin):
     def after_setup(self, setup: AfterSetup) -> None:
         """Start the writing thread."""
         self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
-        self._writer.start()
+        in_this_context(self._writer).start()
         self._saved_at = time.monotonic()
         if self.run.train_loader.persistent_workers:
             logger.info("train has persistent workers: their random numbers are not resumed exactly")

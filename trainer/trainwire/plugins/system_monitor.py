@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from trainwire.bus.logging_context import in_this_context
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, TrainingFinally
 from trainwire.training.plugin import Plugin
@@ -62,7 +63,7 @@ class SystemMonitor(Plugin):
         self._stopping = threading.Event()
         arguments = (self.run.bus, self._stopping)
         self._thread = threading.Thread(target=self._record, args=arguments, name="trainwire-system", daemon=True)
-        self._thread.start()
+        in_this_context(self._thread).start()
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:

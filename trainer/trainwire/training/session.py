@@ -151,17 +151,42 @@ def check_batch_counts(run: TrainingRun) -> None:
 
 @contextmanager
 def logging_to(bus: EventBus) -> Iterator[None]:
-    """Publish the records of the logger `trainwire`, from INFO on, except those that are events already."""
-    handler, level = bus.logging_handler(), logger.level
+    """Publish this training's records of the logger `trainwire`, from INFO on, except those that are events already."""
+    handler = bus.logging_handler()
     handler.addFilter(lambda record: not getattr(record, "on_the_wire", False))
+    _LOGGER_LEVEL.raise_to_info()
     logger.addHandler(handler)
-    if level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        _LOGGER_LEVEL.restore()
+
+
+class _LoggerLevel:
+    """Sets the level of the logger `trainwire` while trainings run, of which there may be several at once."""
+
+    def __init__(self) -> None:
+        self._trainings, self._level = 0, logging.NOTSET
+        self._lock = threading.Lock()
+
+    def raise_to_info(self) -> None:
+        """Set the level to INFO, unless the program has set one."""
+        with self._lock:
+            self._trainings += 1
+            if self._trainings == 1:
+                self._level = logger.level
+                logger.setLevel(logger.level or logging.INFO)
+
+    def restore(self) -> None:
+        """Set the level as it was before, if this was the last training."""
+        with self._lock:
+            self._trainings -= 1
+            if self._trainings == 0:
+                logger.setLevel(self._level)
+
+
+_LOGGER_LEVEL: Final = _LoggerLevel()
 
 
 @contextmanager
