@@ -15,7 +15,6 @@ from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_pl
 from trainwire.training.control import Control
 from trainwire.training.data import Corpus, Data, inputs_and_target
 from trainwire.training.distributed import Processes
-from trainwire.training.dry_run import dry_run
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.hooks import Filter, function_bindings
 from trainwire.training.hooks.payloads import Result
@@ -164,7 +163,7 @@ class ModelTrainer:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},
                 train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
-                main_evaluation_mode=None, monitor_test=False, monitor_train_sample=0.0,
+                main_evaluation_mode=None, try_metrics=True, monitor_test=False, monitor_train_sample=0.0,
                 use_final_model_for_eval=False, sampler=None, shuffle=True, shuffle_first_epoch=True,
                 save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
                 create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None,
@@ -214,8 +213,6 @@ class ModelTrainer:
         setup = prepare(self, folder, corpus, options, ordered, processes, checkpoint.seed if checkpoint else None)
         if checkpoint:
             checkpoint.check(setup)
-        if not self.overrides_forward:  # an overridden one may depend on a running training
-            dry_run(setup)
         bus_state = checkpoint.bus_state if checkpoint else None
         with self._one_at_a_time(), session(setup, bus_state) as self._run:
             if checkpoint is None:

@@ -6,6 +6,7 @@ import time
 
 from trainwire.training.data import samples_in, to_device
 from trainwire.training.epoch_reader import generators_of
+from trainwire.training.failures import note_batch
 from trainwire.training.forward import checked_forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
 from trainwire.training.interruption import until_interrupted
@@ -51,11 +52,15 @@ def _scores(run: TrainingRun, split: str) -> dict[str, MetricValue]:
         metric.reset()
     for batch in until_interrupted(run, run.evaluation_loaders[split]):
         batch = to_device(batch, run.device)
-        with run.precision.autocast():
-            forward = checked_forward(run.forward.alone(batch))
-        mean_loss.add(forward.loss, samples_in(batch))
-        for metric in run.metrics.values():
-            metric.update(forward.output, forward.target)
+        try:
+            with run.precision.autocast():
+                forward = checked_forward(run.forward.alone(batch))
+            mean_loss.add(forward.loss, samples_in(batch))
+            for metric in run.metrics.values():
+                metric.update(forward.output, forward.target)
+        except Exception as error:
+            note_batch(error, split, batch)
+            raise
     loss = mean_loss.read_of_all(run.processes, run.device)
     if loss is None:
         raise UsageError(f"{split} had no batches: check that its loader can be read again")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainwire.training.failures import note_batch
 from trainwire_protocol.errors import UsageError
 
 
@@ -42,13 +43,19 @@ def checked_forward(result: object) -> Forward:
 class TrainingForward:
     """`ModelTrainer.forward` as the training step calls it; in several processes, wrapped in DistributedDataParallel.
 
+    Args:
+        first: Called with the result of the first call.
+
     Attributes:
         alone: Calls `forward` in this process only, as an evaluation does.
     """
 
-    def __init__(self, model: nn.Module, forward: Callable[[Any], Forward]) -> None:
+    def __init__(
+        self, model: nn.Module, forward: Callable[[Any], Forward], first: Callable[[Forward], None] | None = None
+    ) -> None:
         self.alone = forward
         self._model = model
+        self._first = first
         self._parallel: DistributedDataParallel | None = None
 
     def distribute(self) -> None:
@@ -58,7 +65,15 @@ class TrainingForward:
 
     def __call__(self, batch: Any) -> Forward:
         """Return the loss of a batch, and the output and target for the metrics."""
-        return self._parallel(batch) if self._parallel else self.alone(batch)
+        try:
+            result = checked_forward(self._parallel(batch) if self._parallel else self.alone(batch))
+        except Exception as error:
+            note_batch(error, "train", batch)
+            raise
+        if self._first:
+            first, self._first = self._first, None
+            first(result)
+        return result
 
     def without_averaging(self) -> AbstractContextManager[Any]:
         """Return a context in which gradients are accumulated in this process, and not averaged over all."""

@@ -56,6 +56,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     split."""
     main_evaluation_mode: Literal["max", "min"] | None
     """The direction of the main metric, `max` or `min`; None: as the metric defines it, and `min` for losses."""
+    try_metrics: bool
+    """Update copies of the metrics with the first training batch's output and target, so that a mistake is reported
+    before the first evaluation."""
     monitor_test: bool
     """Evaluate the test split after each epoch too. It is never used to choose a model."""
     monitor_train_sample: float | int
@@ -156,6 +159,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "max_grad_norm": POSITIVE.or_none(),
     "main_evaluation_metric": Requirement(lambda value: isinstance(value, str), "a name such as 'dev/loss'").or_none(),
     "main_evaluation_mode": one_of("max", "min").or_none(),
+    "try_metrics": FLAG,
     "monitor_test": FLAG,
     "monitor_train_sample": Requirement(
         lambda value: is_number(value) and 0 <= value <= (1 if isinstance(value, float) else math.inf),
@@ -213,6 +217,7 @@ class TrainingOptions:
     max_grad_norm: float | None = 5.0
     main_evaluation_metric: str | None = None
     main_evaluation_mode: Literal["max", "min"] | None = None
+    try_metrics: bool = True
     monitor_test: bool = False
     monitor_train_sample: float | int = 0.0
     use_final_model_for_eval: bool = False

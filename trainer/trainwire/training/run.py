@@ -14,10 +14,11 @@ from trainwire.bus.bus import EventBus
 from trainwire.training.control import Agreement, Control
 from trainwire.training.data import length_of
 from trainwire.training.distributed import Processes
-from trainwire.training.forward import TrainingForward
+from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
 from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, MetricValue, Result, Status
+from trainwire.training.metric_trial import try_metrics
 from trainwire.training.metrics import read_metric
 from trainwire.training.models import optimizer_path, save_atomically, save_model
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
@@ -71,7 +72,7 @@ class TrainingRun:
         self.control = control
         self.agreement = Agreement(processes.group)
         """Combines the requests of all processes."""
-        self.forward = TrainingForward(setup.model, setup.forward)
+        self.forward = TrainingForward(setup.model, setup.forward, first=self._try_metrics)
         self.state = TrainingState()
         self.hooks = Hooks(binding for plugin in setup.plugins for binding in isolated(plugin, self.publish))
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
@@ -152,6 +153,10 @@ class TrainingRun:
             loss = epoch.loss.read_of_all(self.processes, self.device)
             self.record_epoch({} if loss is None else {"train/loss": loss})
             self.record_epoch(optimizer_metrics(self.optimizer))
+
+    def _try_metrics(self, first: Forward) -> None:
+        if self.options.try_metrics and self.evaluation_loaders:
+            try_metrics(self.metrics, self.main_metric, first)
 
     def publish(self, name: str, value: Mapping[str, Any]) -> None:
         """Publish a lifecycle event at the current step."""

@@ -21,6 +21,7 @@ from trainwire.bus.process_end import is_default_handler
 from trainwire.training.control import Control
 from trainwire.training.data import EpochLoader, length_of
 from trainwire.training.distributed import Processes, connected
+from trainwire.training.failures import with_notes
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.training.run import TrainingRun
@@ -271,7 +272,7 @@ def ending_of(error: BaseException) -> tuple[Status, str]:
     """Return the status and the reason of a training that `error` ended."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "Ctrl-C"
-    return "failed", f"{type(error).__name__}: {error}".removesuffix(": ")
+    return "failed", with_notes(error)
 
 
 def _dispatch_safely(run: TrainingRun, payload: Payload) -> None:

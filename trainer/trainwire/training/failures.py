@@ -1,0 +1,29 @@
+"""Failures on a batch: the note that says which batch it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def note_batch(error: Exception, split: str, batch: object) -> None:
+    """Add a note to an exception: that it was raised for a batch of `split`, and what the batch contains."""
+    error.add_note(f"in a batch of {split}: {describe(batch)}")
+
+
+def with_notes(error: BaseException) -> str:
+    """Return the type of an exception, its message and its notes."""
+    message = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return message + "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+
+
+def describe(value: object) -> str:
+    """Return a short description of the contents of a batch."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {describe(item)}" for name, item in list(value.items())[:8]) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return ", ".join(describe(item) for item in value[:8])
+    return type(value).__name__
