@@ -169,7 +169,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from support.tiny_training import corpus, linear, make_trainer, train
 from trainwire.checkpointing.checkpoint import list_checkpoints
-from trainwire.training.models import evaluation_mode
+from trainwire.training.modes import Modes
 from trainwire.plugins.checkpoints import Checkpoints
 
 folder, splits = Path(sys.argv[1]), corpus(train=96, dev=17)
@@ -198,7 +198,7 @@ if rank == 0:  # it writes the checkpoints; the other one does not wait for the 
 model = nn.Sequential(nn.BatchNorm1d(4), linear())
 result = run("norms", make_trainer(model), max_epochs=1, use_final_model_for_eval=True)
 model.load_state_dict(torch.load(folder / "norms" / "final-model.pt", weights_only=True))
-with evaluation_mode(model):
+with Modes(model).evaluation():
     inputs, labels = splits.dev.tensors
     loss = float(nn.functional.cross_entropy(model(inputs), labels))
 report("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6)

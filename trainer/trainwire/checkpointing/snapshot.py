@@ -16,7 +16,7 @@ from trainwire.checkpointing.earlier_models import keep_aside
 from trainwire.training.distributed import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
-from trainwire.training.models import BEST_MODEL
+from trainwire.training.models import BEST_MODEL, load_model_state, model_state
 from trainwire.training.options import TrainingOptions
 from trainwire.training.run import TrainingRun
 from trainwire.training.setup import TrainingSetup
@@ -36,8 +36,9 @@ def take_snapshot(run: TrainingRun) -> dict[str, Any]:
         progress["epoch"]["loader_state"] = loader_state(run.train_loader) if epoch.is_open else None
         random = random_states(generators_of(run))
     state: dict[str, Any] = {"training": progress, "plugins": _plugin_states(run), "random": random}
+    state["modes"] = run.modes.state_dict()
     if run.processes.is_first:
-        state |= {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+        state |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
         state["precision"] = run.precision.state_dict()
     copy: dict[str, Any] = _copied(state)
     # Last, so that everything recorded before precedes the mark in the journal.
@@ -93,7 +94,7 @@ class LoadedCheckpoint(NamedTuple):
         Raises:
             OptionError: if they differ; the message says how.
         """
-        label, saved, model = self.checkpoint.label, self.shared["model"], setup.model.state_dict()
+        label, saved, model = self.checkpoint.label, self.shared["model"], model_state(setup.model)
         _check_same("the optimizer", type(setup.optimizer).__name__, label.optimizer)
         _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
         for name in sorted(saved.keys() | model.keys()):
@@ -117,7 +118,8 @@ class LoadedCheckpoint(NamedTuple):
 
         Within an epoch, the random states are restored when the next batch is read.
         """
-        run.model.load_state_dict(self.shared["model"])
+        load_model_state(run.model, self.shared["model"])
+        run.modes.load_state_dict(self.state["modes"])
         run.optimizer.load_state_dict(self.shared["optimizer"])
         run.precision.load_state_dict(self.shared["precision"])
         saved = self.state["plugins"]

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
+from trainwire.training.models import plain_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
@@ -53,6 +54,6 @@ class Histograms(Plugin):
                 self.run.bus.histogram(f"parameters/{name}", parameter.detach(), batch.step)
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.run.model.named_parameters():
+        for name, parameter in plain_parameters(self.run.model):
             if any(fnmatchcase(name, pattern) for pattern in self.parameters):
                 yield name, parameter

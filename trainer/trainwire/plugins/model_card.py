@@ -19,7 +19,7 @@ from trainwire.training.hooks.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.training.models import BEST_MODEL, FINAL_MODEL, MODEL_CARD, count_parameters
+from trainwire.training.models import BEST_MODEL, FINAL_MODEL, MODEL_CARD, count_parameters, plain_model
 from trainwire.training.options import plain
 from trainwire.training.plugin import Functions, Plugin
 from trainwire_protocol.journal.files import write_atomically
@@ -78,14 +78,14 @@ class ModelCard(Plugin):
 
     def card(self, status: str, reason: str | None = None, ended: str | None = None) -> Card:
         """Return the card of the run in its current state."""
-        run = self.run
+        run, kind = self.run, type(plain_model(self.run.model))
         return {
             "run": {
                 "name": run.bus.run, "status": status, "reason": reason, "started": self._started, "ended": ended,
             },
             "versions": package_versions(),
             "model": {
-                "class": f"{type(run.model).__module__}.{type(run.model).__qualname__}",
+                "class": f"{kind.__module__}.{kind.__qualname__}",
                 "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
                 "trainable_parameters": count_parameters(run.model),
             },

@@ -22,6 +22,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
+from trainwire.training.models import name_of
 from trainwire.training.optimizers import optimizer_metrics
 from trainwire.training.plugin import Plugin
 
@@ -48,7 +49,7 @@ class RegularLogging(Plugin):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Log the model, the data and the optimizer."""
-        run, model = self.run, type(self.run.model).__name__
+        run, model = self.run, name_of(self.run.model)
         logger.info("model: %s with %s trainable parameters, on %s", model, f"{setup.parameters:,}", setup.device)
         logger.info("samples: %s", ", ".join(f"{name} {size}" for name, size in setup.split_sizes.items()))
         logger.info("optimizer: %s, learning rate %s", type(run.optimizer).__name__, self._learning_rate())

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 from trainwire.training.data import length_of, to_device
@@ -20,6 +21,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.interruption import until_interrupted
+from trainwire.training.models import load_model_state, model_state, plain_model
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Plugin
 from trainwire.training.run import TrainingRun
@@ -81,7 +83,7 @@ class SWA(Plugin):
         self._first = min(1 + last * 3 // 4, last) if self.start is None else self.start
         if self._first > last:
             raise OptionError(f"SWA: start is {self._first}, but max_epochs is {last}")
-        self._average, self._scheduler = AveragedModel(self.run.model), None
+        self._average, self._scheduler = AveragedModel(plain_model(self.run.model)), None
         self._is_interrupted = False
 
     @hook
@@ -106,12 +108,16 @@ class SWA(Plugin):
 
     @hook
     def after_training_loop(self, ending: AfterTrainingLoop) -> None:
-        """Put the average into the model, and recompute the statistics of its batch norms, unless a signal arrives."""
+        """Put the average into the model, and recompute the statistics of its batch norms in training mode.
+
+        If a signal arrives meanwhile, the trained weights are put back.
+        """
         if self._average is None or self._average.n_averaged == 0:
             return
-        model = self.run.model
+        model = plain_model(self.run.model)
         trained = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self._average.module.state_dict())
+        self.run.modes.train()
         update_bn(self._batches(), _Forward(self.run))
         if self._is_interrupted:
             model.load_state_dict(trained)
@@ -126,14 +132,14 @@ class SWA(Plugin):
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and the state of the annealing."""
         return {
-            "average": self._average and self._average.state_dict(),
+            "average": self._average and model_state(self._average),
             "scheduler": self._scheduler and self._scheduler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         if self._average is not None and state["average"] is not None:
-            self._average.load_state_dict(state["average"])
+            load_model_state(self._average, state["average"])
         if self.learning_rate is not None and state["scheduler"] is not None:
             self._scheduler = self._make_scheduler(self.learning_rate)
             self._scheduler.load_state_dict(state["scheduler"])
@@ -162,11 +168,16 @@ class SWA(Plugin):
 
 
 class _Forward(nn.Module):
-    """A module that calls the model in the same way as the training does, for `update_bn`."""
+    """A module that calls the model in the same way as the training does, for `update_bn`.
+
+    It contains only the batch norms in training mode. The statistics of the others, and all modes, stay as they are.
+    """
 
     def __init__(self, run: TrainingRun) -> None:
         super().__init__()
-        self.model = run.model
+        self.norms = nn.ModuleList(
+            module for module in run.model.modules() if isinstance(module, _BatchNorm) and module.training
+        )
         self._run = run
 
     def forward(self, batch: Any) -> object:

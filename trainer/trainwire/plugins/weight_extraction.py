@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainwire.bus.gpu import GpuReadings
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, TrainingFinally
+from trainwire.training.models import plain_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
@@ -61,7 +62,7 @@ class WeightExtraction(Plugin):
         self._readings = GpuReadings()
         self._selections = list(self._select(run.model))
         if not self._selections:
-            names = ", ".join(name for name, _ in run.model.named_parameters())
+            names = ", ".join(name for name, _ in plain_parameters(run.model))
             raise OptionError(f"WeightExtraction: no parameter matches {self.parameters}; the parameters are {names}")
         super().attach(run)
 
@@ -69,8 +70,8 @@ class WeightExtraction(Plugin):
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
         """Copy the weights if it is time, and publish those that have arrived."""
         if batch.step % self.every == 0:
-            model = self.run.model
-            parts = [torch.take(model.get_parameter(name).detach(), indices) for name, indices, _ in self._selections]
+            parameters = dict(plain_parameters(self.run.model))
+            parts = [torch.take(parameters[name].detach(), indices) for name, indices, _ in self._selections]
             self._readings.add(batch.step, torch.cat(parts))
         self._publish(self._readings.take())
 
@@ -86,7 +87,7 @@ class WeightExtraction(Plugin):
         return {}
 
     def _select(self, model: nn.Module) -> Iterator[_Selection]:
-        for name, parameter in model.named_parameters():
+        for name, parameter in plain_parameters(model):
             size = parameter.numel()
             if size and any(fnmatchcase(name, pattern) for pattern in self.parameters):
                 count = min(self.count, size)

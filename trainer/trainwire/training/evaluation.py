@@ -11,7 +11,6 @@ from trainwire.training.forward import checked_forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
 from trainwire.training.interruption import until_interrupted
 from trainwire.training.metrics import read_metric
-from trainwire.training.models import evaluation_mode
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import MeanLoss, random_states, restore_random_states
 from trainwire_protocol.errors import InterruptedReadingError, UsageError
@@ -33,7 +32,7 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     generators = generators_of(run)
     before = random_states(generators)
     try:
-        with evaluation_mode(run.model):
+        with run.modes.evaluation():
             scores = _scores(run, split)
     except InterruptedReadingError:
         restore_random_states(before, generators)

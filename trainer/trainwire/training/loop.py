@@ -46,6 +46,7 @@ def train_model(run: TrainingRun, resumption: Resumption | None) -> Result:
 
 
 def _start(run: TrainingRun, resumption: Resumption | None) -> None:
+    run.modes.warn_of_evaluation()
     run.hooks.dispatch(AfterSetup(run.device, count_parameters(run.model), run.split_sizes))
     if resumption:
         resumption.restore_progress(run)
@@ -63,7 +64,7 @@ def _train_epoch(run: TrainingRun) -> None:
     with run.epoch() as epoch:
         if not is_resumed:
             _announce_epoch(run)
-        run.model.train()
+        run.modes.keep()
         _train_batches(run, epoch)
         run.record_training_metrics()
         if not run.control.stopping:
@@ -87,6 +88,7 @@ def _announce_epoch(run: TrainingRun) -> None:
 def _train_batches(run: TrainingRun, epoch: EpochState) -> None:
     try:
         for epoch.batch, batch in training_batches(run):
+            run.modes.train()
             training_step(run, batch)
             _handle_requests(run, run.agreement.after_step)
             if run.epoch_is_over:

@@ -1,16 +1,16 @@
-"""Models: checks before a training, evaluation mode, and weights on disk."""
+"""Models: checks before a training, models inside wrappers, and weights on disk."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
 from trainwire_protocol.errors import OptionError
@@ -32,7 +32,7 @@ def checked_model(model: object) -> nn.Module:
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise OptionError("the model has lazy parameters without a shape: call it with a batch first")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise OptionError(f"the model {type(model).__name__} has no trainable parameter")
+        raise OptionError(f"the model {name_of(model)} has no trainable parameter")
     return model
 
 
@@ -62,16 +62,70 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(model))
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and restore its mode at the end."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+def plain_model(model: nn.Module) -> nn.Module:
+    """Return the model without the wrappers around it: those of `torch.compile`, DataParallel and DDP."""
+    while inner := _wrapped_as(model):
+        model = model.get_submodule(inner)
+    return model
+
+
+def name_of(model: nn.Module) -> str:
+    """Return the name of the model's class, without wrappers."""
+    return type(plain_model(model)).__name__
+
+
+def _wrapped_as(module: nn.Module) -> str | None:
+    """Return the attribute in which a wrapper has the module inside it; None if the module is not a wrapper."""
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
+        return "module"
+    # The class of compiled modules is not imported, because that takes more than a second.
+    return "_orig_mod" if any(name == "_orig_mod" for name, _ in module.named_children()) else None
+
+
+def plain_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Return names of parameters, buffers or modules, each with its name in the model without wrappers.
+
+    A wrapper adds a part to the names of what is inside it, `_orig_mod` or `module`. The model or any part of it may
+    be wrapped.
+    """
+    wrappers = [
+        (f"{name}." if name else "", inner)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if (inner := _wrapped_as(module))
+    ]
+    plain = {name: name for name in names}
+    for outside, inner in reversed(wrappers):  # the inner ones first, while the names outside them are unchanged
+        inside = f"{outside}{inner}."
+        for name in plain:
+            if f"{name}.".startswith(inside):
+                plain[name] = (outside + plain[name][len(inside) :]).removesuffix(".")
+    return plain
+
+
+def plain_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters with their names in the model without wrappers."""
+    found = dict(model.named_parameters())
+    yield from ((plain, found[name]) for name, plain in plain_names(model, found).items())
+
+
+def plain_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that are not wrappers, with their names in the model without wrappers."""
+    found = {name: module for name, module in model.named_modules() if not _wrapped_as(module)}
+    yield from ((plain, found[name]) for name, plain in plain_names(model, found).items())
+
+
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """Return the model's `state_dict` as the model without wrappers has it."""
+    state: dict[str, Any] = model.state_dict()
+    plain = plain_names(model, state)
+    is_plain = all(name == changed for name, changed in plain.items())
+    return state if is_plain else {changed: state[name] for name, changed in plain.items()}
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load what `model_state` returned, for a model with the same or other wrappers."""
+    wrapped = {plain: name for name, plain in plain_names(model, model.state_dict()).items() if plain != name}
+    model.load_state_dict({wrapped.get(name, name): value for name, value in state.items()} if wrapped else state)
 
 
 def optimizer_path(path: Path) -> Path:
@@ -80,8 +134,8 @@ def optimizer_path(path: Path) -> Path:
 
 
 def save_model(model: nn.Module, path: Path) -> None:
-    """Save the model's `state_dict`: see `save_atomically`."""
-    save_atomically(model.state_dict(), path)
+    """Save the model's weights, with their names in the model without wrappers: see `save_atomically`."""
+    save_atomically(model_state(model), path)
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
@@ -104,4 +158,4 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 def load_model(model: nn.Module, path: Path) -> None:
     """Load the weights that `save_model` saved; no code in the file is executed."""
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    load_model_state(model, torch.load(path, map_location="cpu", weights_only=True))

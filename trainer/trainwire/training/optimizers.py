@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
-from trainwire.training.models import trainable_parameters
+from trainwire.training.models import name_of, plain_parameters, trainable_parameters
 from trainwire.training.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
@@ -47,9 +47,7 @@ def _checked_optimizer(optimizer: Optimizer, model: nn.Module, decoder_rate: flo
         raise OptionError("decoder_learning_rate needs an optimizer class: an optimizer keeps its learning rates")
     known = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in known for parameter in optimizer_parameters(optimizer)):
-        raise OptionError(
-            f"the optimizer has no parameter of the model {type(model).__name__}: pass the parameters to it"
-        )
+        raise OptionError(f"the optimizer has no parameter of the model {name_of(model)}: pass the parameters to it")
     return optimizer
 
 
@@ -57,12 +55,12 @@ def _parameter_groups(model: nn.Module, decoder_rate: float | None, is_decoder: 
     """Return the parameters, or two groups of them if the decoder has its own learning rate."""
     if decoder_rate is None:
         return trainable_parameters(model)
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [(name, parameter) for name, parameter in plain_parameters(model) if parameter.requires_grad]
     decoder = [parameter for name, parameter in named if is_decoder(name)]
     others = [parameter for name, parameter in named if not is_decoder(name)]
     if not decoder:
         raise OptionError(
-            f"decoder_learning_rate is {decoder_rate}, but {type(model).__name__} has no part named decoder, head or "
+            f"decoder_learning_rate is {decoder_rate}, but {name_of(model)} has no part named decoder, head or "
             "classifier: override ModelTrainer.is_decoder"
         )
     groups: list[Any] = [{"params": others}, {"params": decoder, "lr": decoder_rate}]

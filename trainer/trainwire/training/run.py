@@ -21,6 +21,7 @@ from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, Metr
 from trainwire.training.metric_trial import try_metrics
 from trainwire.training.metrics import read_metric
 from trainwire.training.models import optimizer_path, save_atomically, save_model
+from trainwire.training.modes import Modes
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
 from trainwire.training.setup import TrainingSetup
 from trainwire.training.state import EpochState, TrainingState
@@ -73,6 +74,7 @@ class TrainingRun:
         self.agreement = Agreement(processes.group)
         """Combines the requests of all processes."""
         self.forward = TrainingForward(setup.model, setup.forward, first=self._try_metrics)
+        self.modes = Modes(setup.model)
         self.state = TrainingState()
         self.hooks = Hooks(binding for plugin in setup.plugins for binding in isolated(plugin, self.publish))
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
@@ -200,6 +202,7 @@ class TrainingRun:
             about = {"epoch": number, "max_epochs": self.options.max_epochs, "batches": batches}
             self.publish("epoch/started", about)
         self.control.start_epoch()
+        self.modes.train()
         epoch = self.state.epoch
         epoch.metrics = EpochMetrics(epoch.metrics, self.monitored_splits)
         try:

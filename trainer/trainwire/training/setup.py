@@ -18,7 +18,7 @@ from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
-from trainwire.training.models import count_parameters, device_of
+from trainwire.training.models import count_parameters, device_of, name_of
 from trainwire.training.optimizers import make_optimizer
 from trainwire.training.options import TrainingOptions, plain
 from trainwire.training.precision import Precision
@@ -77,7 +77,7 @@ class TrainingSetup:
         return self.options.as_hyperparameters() | {
             "seed": self.seed,
             "device": str(self.device),
-            "model": type(self.model).__name__,
+            "model": name_of(self.model),
             "trainable_parameters": count_parameters(self.model),
             "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
             "metrics": list(self.metrics),
