@@ -19,13 +19,20 @@ from tensorboard.compat.proto import (  # type: ignore[import-untyped]
 from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2  # type: ignore[import-untyped]
 
+from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import Event
 from trainwire_sinks.tensorboard.index import HPARAMS_END, HPARAMS_START, LAYOUT, Index
 from trainwire_sinks.tensorboard.media import add_audio, add_image
-from trainwire_sinks.text.format import plain
+from trainwire_sinks.text.format import cut, plain
 
 MAX_ROWS: Final = 1000
 """Maximum number of rows of a table that are shown: TensorBoard formats all of them for each request."""
+
+MAX_FLOAT32: Final = (2 - 2**-23) * 2.0**127
+"""The largest float of 32 bits."""
+
+MAX_HPARAM_CHARACTERS: Final = 1000
+"""Maximum length of a hyperparameter, in characters; a longer one is shortened."""
 
 LAYOUT_CATEGORY: Final = "scalars"
 """The category of all charts in the custom-scalars dashboard."""
@@ -67,8 +74,18 @@ def add_layout(summary: summary_pb2.Summary, charts: Mapping[str, Iterable[str]]
 
 
 def add_histogram(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
-    """Add a histogram with its buckets."""
+    """Add a histogram with its buckets.
+
+    Raises:
+        InvalidEventError: none of its values is finite, or they exceed the floats that TensorBoard stores.
+    """
     value = event.value
+    if (value.get("nan") or value.get("infinite")) and not any(value["counts"]):
+        raise InvalidEventError("all its values are NaN or infinite")
+    if not max(abs(value["min"]), abs(value["max"])) <= MAX_FLOAT32:
+        raise InvalidEventError(
+            f"its values from {value['min']:.6g} to {value['max']:.6g} exceed the 32-bit floats that TensorBoard stores"
+        )
     histogram = summary.value.add(tag=index.tag(event.name, "histogram")).histo
     histogram.min, histogram.max = value["min"], value["max"]
     histogram.sum, histogram.sum_squares = value["sum"], value["sum_squares"]
@@ -102,10 +119,12 @@ def add_hparams(summary: summary_pb2.Summary, event: Event, index: Index) -> Non
         elif isinstance(value, (int, float)) and math.isfinite(value):
             info.hparams[name].number_value = value
         else:
-            info.hparams[name].string_value = value if isinstance(value, str) else json.dumps(value, default=repr)
+            text = value if isinstance(value, str) else json.dumps(value, default=repr)
+            info.hparams[name].string_value = cut(text, MAX_HPARAM_CHARACTERS)
     _add_session(summary, HPARAMS_START, plugin_data_pb2.HParamsPluginData(session_start_info=info))
     index.has_hparams = True
-    text = markdown_table(["hyperparameter", "value"], _flatten(event.value))
+    rows = ((name, cut(plain(value), MAX_HPARAM_CHARACTERS)) for name, value in _flatten(event.value))
+    text = markdown_table(["hyperparameter", "value"], rows)
     _add_markdown(summary, index.tag(event.name, "text"), text)
 
 

@@ -12,6 +12,8 @@ from trainwire_sinks.text.lifecycle import describe_lifecycle
 MAX_VALUE_CHARACTERS: Final = 200
 """Maximum length of a value, in characters; a longer one is shortened."""
 
+_NOT_FINITE: Final = {"nan": "NaN", "infinite": "infinite"}
+
 
 def format_event(event: Event) -> str:
     """Return the time, step, name and value of an event, on one line without control characters."""
@@ -27,7 +29,7 @@ def _describe(event: Event) -> str:
         case "image" | "audio":
             return _describe_media(value)
         case "histogram":
-            return f"{number(sum(value['counts']))} values from {number(value['min'])} to {number(value['max'])}"
+            return _describe_histogram(value)
         case "table":
             return f"{len(value['rows']):,} rows of {', '.join(map(plain, value['columns']))}"
         case "log":
@@ -35,6 +37,11 @@ def _describe(event: Event) -> str:
         case "lifecycle":
             return describe_lifecycle(event) or plain(value)
     return plain(value)
+
+
+def _describe_histogram(value: Mapping[str, Any]) -> str:
+    others = "".join(f", {value[field]} {kind}" for field, kind in _NOT_FINITE.items() if value.get(field))
+    return f"{number(sum(value['counts']))} values from {number(value['min'])} to {number(value['max'])}{others}"
 
 
 def _describe_media(value: Mapping[str, Any]) -> str:

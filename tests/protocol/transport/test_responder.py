@@ -25,6 +25,7 @@ from trainwire_protocol.transport.responder import (
     MAX_CREDIT,
     MAX_FETCH_SESSIONS,
     MAX_FETCHES,
+    MAX_HPARAMS_BYTES,
     MAX_SINKS,
     MAX_WAITING_FETCHES,
     Responder,
@@ -68,6 +69,17 @@ def fetched(further: list[bytes]) -> list[Batch]:
     for frame in further:
         scanner.feed(frame)
     return scanner.records(final=True)
+
+
+def test_hello_leaves_out_the_largest_hyperparameters(attempt: Attempt) -> None:
+    """A reply to `hello` is never larger than readers accept, and says how many hyperparameters it lacks."""
+    small = {f"small/{number}": "x" * 100 for number in range(100)}
+    hparams = {"weights": [0.5] * 600_000, **small, "words": "x" * (MAX_HPARAMS_BYTES - 100)}
+    responder = Responder(attempt, {}, lambda: {"state": "running", "hparams": hparams})
+    head, _ = ask(responder, verb="hello")
+    assert (head["hparams"], head["hparams_omitted"], head["state"]) == (small, 2, "running")
+    responder = Responder(attempt, {}, lambda: {"hparams": small})
+    assert "hparams_omitted" not in ask(responder, verb="hello")[0]
 
 
 def test_hello_describes_the_publisher(responder: Responder) -> None:

@@ -56,6 +56,19 @@ def test_a_traceback_is_indented_below_its_record() -> None:
     assert text.splitlines()[1:] == ["    Traceback:", "      File x", "    ValueError: \\x1b[31m"]
 
 
+def test_a_stack_is_indented_below_its_record() -> None:
+    """Where a record was logged is written as a traceback is."""
+    text = format_events([log("oh", "ERROR", stack="Stack:\n  File x")])
+    assert text.splitlines()[1:] == ["    Stack:", "      File x"]
+
+
+def test_a_long_hyperparameter_is_shortened() -> None:
+    """Thousands of numbers do not fill the log."""
+    text = format_events([Event("hparams", {"weights": [0.5] * 10_000, "lr": 0.1}, "hparams", NOON, 0)])
+    assert len(text) < 1200
+    assert text.endswith("…\n    lr: 0.1\n")
+
+
 def test_hyperparameters_are_listed_one_to_a_line() -> None:
     """The hyperparameters are listed below a heading."""
     event = Event("hparams", {"learning_rate": 5e-5, "device": "cpu", "layers": (8, 4)}, "hparams", NOON, 0)

@@ -168,6 +168,8 @@ def test_values_are_formatted_for_people() -> None:
     shown = {event.type: format_event(event).split("  ")[-1] for batch in sample_run() for event in batch.events}
     assert shown["image"] == "png, 4 bytes, width 8, height 8"
     assert shown["histogram"] == "7 values from 0.1 to 1.9"
+    nan = {"edges": [0.0, 1.0], "counts": [3], "min": 0.0, "max": 1.0, "sum": 1.0, "sum_squares": 1.0, "nan": 2}
+    assert format_event(Event("x", nan, "histogram", 0.0, 1)).endswith("3 values from 0 to 1, 2 NaN")
     assert shown["table"] == "1 rows of class, f1"
     assert shown["lifecycle"] == "run finished"
     assert format_event(Event("text", "x" * 5000, "text", 0.0, 1)).endswith("x…")

@@ -102,6 +102,28 @@ def test_histograms_keep_their_buckets(tmp_path: Path) -> None:
     assert make_ndarray(accumulator.Tensors("weights")[0].tensor_proto).tolist() == [[0.5, 1, 3], [1, 1.5, 4]]
 
 
+def test_a_histogram_without_finite_values_is_omitted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorBoard would show zeros; a line says why nothing is shown, and the other histograms are."""
+    nothing = {"edges": [0.0, 0.0], "counts": [0], "min": 0.0, "max": 0.0, "sum": 0.0, "sum_squares": 0.0}
+    some = nothing | {"edges": [1.0, 1.0], "counts": [3], "nan": 2}
+    events = [event("all", nothing | {"nan": 5}, "histogram"), event("some", some, "histogram")]
+    events.append(event("empty", nothing, "histogram"))
+    run_sink(TensorBoard, tmp_path, record([events]))
+    assert sorted(load(tmp_path).Tags()["tensors"]) == ["empty", "some"]
+    assert "'all'" in caplog.text
+    assert "NaN" in caplog.text
+
+
+def test_a_long_hyperparameter_is_shortened(tmp_path: Path) -> None:
+    """Thousands of numbers are neither a trial's label nor a cell."""
+    run_sink(TensorBoard, tmp_path, record([[event("hparams", {"weights": [0.5] * 10_000}, "hparams")]]))
+    accumulator = load(tmp_path)
+    content = accumulator.SummaryMetadata(HPARAMS_START).plugin_data.content
+    info = HParamsPluginData.FromString(content).session_start_info
+    assert len(info.hparams["weights"].string_value) == 1000
+    assert len(accumulator.Tensors("hparams")[0].tensor_proto.string_val[0]) < 1500
+
+
 def test_hyperparameters_make_the_run_a_session(tmp_path: Path) -> None:
     """Numbers, booleans and strings keep their type; nested values have a path, and others become text."""
     values = {"lr": 5e-5, "layers": 3, "amp": True, "name": "x", "none": None, "nan": math.nan, "a": {"b": [1, 2]}}

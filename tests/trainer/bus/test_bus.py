@@ -167,14 +167,14 @@ def test_a_step_that_goes_back_is_reported_once_and_published(tmp_path: Path, ca
 
 
 def test_logging_records_become_events(tmp_path: Path) -> None:
-    """The handler records level, logger, message, source and exception."""
+    """The handler records level, logger, message, source, exception and stack."""
     logger = logging.getLogger("test.bus")
     logger.propagate = False
     with trainwire.open_bus(tmp_path) as bus:
         handler = bus.logging_handler()
         logger.addHandler(handler)
         try:
-            logger.warning("careful with %s", "that")
+            logger.warning("careful with %s", "that", stack_info=True)
             try:
                 raise ValueError("broken")
             except ValueError:
@@ -184,7 +184,9 @@ def test_logging_records_become_events(tmp_path: Path) -> None:
     logs = [event.value for event in read_events(tmp_path) if event.type == "log"]
     assert (logs[0]["level"], logs[0]["logger"], logs[0]["message"]) == ("WARNING", "test.bus", "careful with that")
     assert logs[0]["source"].startswith("test_bus.py:")
+    assert "test_logging_records_become_events" in logs[0]["stack"]
     assert "ValueError: broken" in logs[1]["exception"]
+    assert "stack" not in logs[1]
 
 
 def test_watchers_see_every_event_on_a_thread_of_their_own(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import trainwire
 from trainwire.bus import gpu
 from trainwire.bus.coercion import coerce_scalars
 from trainwire.bus.gpu import DeviceCopy, PendingScalar
-from trainwire.bus.histograms import BINS, bucket, coerce_histogram
 from trainwire.bus.plain import coerce_plain
 from trainwire.bus.queue import Logged
 from trainwire.bus.writer import Writer
@@ -141,22 +140,3 @@ def test_logging_from_a_gpu_does_not_synchronise(tmp_path: Path) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert [event.value for event in read_events(tmp_path) if event.name == "loss"] == [*map(float, range(1, 1001))]
-
-
-@pytest.mark.parametrize("numbers", [[], [1.0], [2.0, 2.0], [-1.0, 0.0, 5.5], [float("nan"), 1.0, float("inf")]])
-def test_a_tensor_and_a_list_have_the_same_histogram(numbers: list[float]) -> None:
-    """Bucketing a tensor on its device gives the same counts as plain Python, without special values."""
-    expected, found = bucket(numbers), coerce_histogram(torch.tensor(numbers, dtype=torch.float64)).resolve()
-    assert found.keys() == expected.keys()
-    for field, value in expected.items():
-        assert found[field] == pytest.approx(value), field
-    assert len(found["counts"]) == BINS == len(found["edges"]) - 1
-
-
-def test_a_histogram_counts_every_value_in_its_bin() -> None:
-    """The counts equal NumPy's for values that are not on an edge."""
-    numbers = np.random.default_rng(0).normal(size=1000)
-    found = bucket(numbers.tolist())
-    counts, edges = np.histogram(numbers, bins=BINS)
-    assert found["counts"] == counts.tolist()
-    assert found["edges"] == pytest.approx(edges.tolist())

@@ -200,7 +200,7 @@ class Batcher:
             if isinstance(value, Noted):
                 value, notes = value.value, value.notes
             if type(value) is int and not -(2**63) <= value < 2**64:
-                value = float(value)
+                value = _to_float(value)
             packed = msgpack.packb(validate(Event(name, value, kind, walltime, step)))
             if len(packed) > MAX_EVENT_BYTES:
                 raise InvalidEventError(
@@ -240,6 +240,13 @@ class Batcher:
         self._heads[self._channel] = self.seq - 1
         self._closed_size += self._size
         self._packed, self._count, self._size = [], 0, 0
+
+
+def _to_float(number: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise UnsupportedValueError(f"the value has {number.bit_length()} bits, too many for a float") from None
 
 
 def _parts(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

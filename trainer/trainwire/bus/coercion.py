@@ -49,13 +49,13 @@ def _add(name: str, value: Any, values: dict[str, Any], on_gpu: dict[str, Any], 
         if number is None:
             on_gpu[name] = value
     else:
-        number = coerce_number(value)
+        number = _read_number(value)
         if number.__class__ is UnsupportedValueError and isinstance(value, Mapping) and len(value) > 0:
             if depth < MAX_NESTING:
                 for label, item in value.items():
                     _add(f"{name}/{label}", item, values, on_gpu, depth + 1)
                 return
-            number = UnsupportedValueError(f"it is a map nested more than {MAX_NESTING} levels deep")
+            number = UnsupportedValueError(f"the value is a map nested more than {MAX_NESTING} levels deep")
     if name in values:
         number = UnsupportedValueError("two values of one call have this name; log one of them under another name")
         on_gpu.pop(name, None)
@@ -66,12 +66,17 @@ def coerce_number(value: Any) -> Any:
     """Return a value as a number, or the error that says why it is not a number."""
     if type(value) in _NUMBERS:
         return value
-    if is_on_gpu(value):
-        return _gpu_problem(value) or copy_scalars([value])[0]
+    return _gpu_problem(value) or copy_scalars([value])[0] if is_on_gpu(value) else _read_number(value)
+
+
+def _read_number(value: Any) -> Any:
+    """Return a value that is not on a GPU as a number, or the error that says why it is not a number."""
     try:
         item = getattr(value, "item", None)
         number = item() if item else value
-        if isinstance(number, (int, float)) and not _is_time_or_masked(value):
+        if isinstance(number, (int, float)):
+            if item and _is_misread(value, number):
+                return _explain(value)
             is_small = isinstance(number, int) and -(2**63) <= number < 2**63
             return int(number) if is_small else float(number)
         if isinstance(number, (Decimal, Fraction)):
@@ -85,9 +90,15 @@ def coerce_number(value: Any) -> Any:
     return _explain(value)
 
 
-def _is_time_or_masked(value: Any) -> bool:
-    """Return whether a value of NumPy is a time, which becomes an integer, or masked, which becomes 0."""
-    return getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M") or getattr(value, "mask", False) is True
+def _is_misread(value: Any, number: object) -> bool:
+    """Return whether NumPy has read a time as an integer, or a masked value as 0."""
+    is_time = type(number) is int and _dtype_kind(value) in ("m", "M")
+    return is_time or (type(value).__module__.startswith("numpy.ma") and bool(value.mask.all()))
+
+
+def _dtype_kind(value: Any) -> str:
+    """Return the kind of the values of an array of NumPy; empty for anything else."""
+    return str(getattr(getattr(value, "dtype", None), "kind", ""))
 
 
 def _gpu_problem(tensor: Any) -> UnsupportedValueError | None:
@@ -109,13 +120,15 @@ def _explain(value: Any) -> UnsupportedValueError:
             advice = "leave the name out, or pass float('nan')"
         elif isinstance(value, str):
             advice = "record it with bus.text(name, value)"
-        elif isinstance(value, complex):
+        elif isinstance(value, complex) or _dtype_kind(value) == "c":
             advice = "pass abs(value), value.real or value.imag"
         elif callable(getattr(value, "compute", None)):
             advice = "pass value.compute()"
         elif callable(getattr(value, "total_seconds", None)):
             advice = "pass value.total_seconds()"
-        elif isinstance(getattr(value, "shape", None), tuple) or isinstance(value, (list, tuple, set, frozenset)):
+        elif _dtype_kind(value) == "m":
+            advice = "pass value / numpy.timedelta64(1, 's')"
+        elif getattr(value, "shape", None) or isinstance(value, (list, tuple, set, frozenset)):
             advice = "pass its mean or record all with bus.scalars(name, value) or bus.histogram(name, value)"
         elif isinstance(value, Mapping):
             advice = "it contains nothing"

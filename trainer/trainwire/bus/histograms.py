@@ -45,6 +45,8 @@ def coerce_histogram(value: Any) -> Any:
     if is_array(value):
         array = copy_array(value.compressed() if hasattr(value, "compressed") else value, "a histogram of an array")
         return PendingEncoding(lambda: _bucket_array(array), array.nbytes)
+    if value is None:
+        raise UnsupportedValueError("the value is None; pass numbers")
     items = _flatten(value)
     if any(map(is_tensor, items)):
         return _bucket_tensor(_join(items))

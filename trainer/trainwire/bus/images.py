@@ -75,7 +75,7 @@ def _format_of(data: bytes) -> str:
     found = next((kind for magic, kind in _FORMATS.items() if data.startswith(magic)), None)
     if found is None:
         raise UnsupportedValueError(
-            f"the data, {describe(data)}, is not a PNG, JPEG, GIF, WebP or BMP file; pass one of these, or pixels"
+            f"the value is {describe(data)}, not a PNG, JPEG, GIF, WebP or BMP file; pass one of these, or pixels"
         )
     return found
 
@@ -202,7 +202,7 @@ def _to_levels(pixels: Any) -> tuple[Any, dict[str, str]]:
     if low < 0 or high > 255:
         raise UnsupportedValueError(
             f"the pixels are integers from {low} to {high}; pass integers from 0 to 255 or floats from 0 to 1, "
-            f"such as value / {max(high, 1)}"
+            f"such as {_advice(low, high)}"
         )
     note = "the pixels are only 0 and 1 of 255, and look black; pass a mask as booleans: value == 1"
     return pixels.astype(np.uint8), {"dark": note} if high == 1 else {}
@@ -212,19 +212,26 @@ def _floats_to_levels(pixels: Any) -> tuple[Any, dict[str, str]]:
     import numpy as np
 
     notes = dict[str, str]()
-    missing = int(np.isnan(pixels).sum())
-    known = pixels[~np.isnan(pixels)] if missing else pixels
-    if not known.size:
-        raise UnsupportedValueError("the pixels are all NaN; pass floats from 0 to 1")
-    low, high = float(known.min()), float(known.max())
+    is_finite = np.isfinite(pixels)
+    finite = pixels[is_finite]
+    if not finite.size:
+        raise UnsupportedValueError("the pixels are all NaN or infinite; pass floats from 0 to 1")
+    low, high = float(finite.min()), float(finite.max())
     if low < _NEAR[0] or high > _NEAR[1]:
-        advice = "value / 255" if low >= 0 and high <= 255 else "(value - value.min()) / (value.max() - value.min())"
         raise UnsupportedValueError(
-            f"the pixels are floats from {low:.6g} to {high:.6g}; pass floats from 0 to 1, such as {advice}, "
-            "or integers from 0 to 255"
+            f"the pixels are floats from {low:.6g} to {high:.6g}; pass floats from 0 to 1, such as "
+            f"{_advice(low, high)}, or integers from 0 to 255"
         )
-    if missing:
-        notes["nan"] = f"{missing} numbers of the pixels are NaN, and recorded as 0"
+    if finite.size < pixels.size:
+        notes["not finite"] = f"{pixels.size - finite.size} numbers of the pixels are NaN or infinite, and shown as 0"
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        notes["clipped"] = f"the pixels from {low:.6g} to {high:.6g} are clipped to the range from 0 to 1"
-    return (np.nan_to_num(pixels.clip(0.0, 1.0)) * 255.0).round().astype(np.uint8), notes
+        advice = "; if they are from -1 to 1, pass (value + 1) / 2" if low < 0 else ""
+        notes["clipped"] = f"the pixels from {low:.6g} to {high:.6g} are clipped to the range from 0 to 1{advice}"
+    return (np.where(is_finite, pixels, 0.0).clip(0.0, 1.0) * 255.0).round().astype(np.uint8), notes
+
+
+def _advice(low: float, high: float) -> str:
+    """Return an expression with which numbers in a range are floats from 0 to 1."""
+    if low < 0:
+        return "(value - value.min()) / (value.max() - value.min())"
+    return f"value / {255 if high <= 255 else 65535 if high <= 65535 else 'value.max()'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from argparse import Namespace
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias
@@ -71,7 +71,7 @@ def coerce_hparams(value: Any) -> Noted:
         fields = _attributes_of(value)
     if fields is None:
         raise UnsupportedValueError(
-            f"it is {describe(value)}; pass a mapping of names to values, such as vars(arguments) or asdict(options)"
+            f"the value is {describe(value)}; pass a mapping, such as vars(arguments) or asdict(options)"
         )
     reading = _Reading(reads_gpu=False)
     plain = reading.read(fields)
@@ -150,6 +150,8 @@ class _Reading:
         fields = fields_of(value)
         if fields is not None:
             return self._read_map(fields, path, depth)
+        if isinstance(value, Sequence) and not isinstance(value, (list, tuple, range)):
+            return [self._read_item(value, place, (path, place), depth) for place in range(len(value))]
         items = _items_of(value)
         if items is None:
             return self._read_text(_text_of(value), path)
@@ -162,18 +164,27 @@ class _Reading:
         return [self.read(item, (path, place), depth + 1) for place, item in enumerate(items)]
 
     def _read_map(self, fields: Mapping[Any, Any], path: _Path, depth: int) -> dict[str, Any]:
+        if type(fields) is dict and set(map(type, fields)) == {str}:  # most maps: half of the time
+            return {
+                name if name.isascii() else self._read_text(name, (path, name)): item
+                if type(item) in _LEAVES
+                else self.read(item, (path, name), depth + 1)
+                for name, item in fields.items()
+            }
         plain = dict[str, Any]()
         for name, key in text_keys(fields).items():
             place = (path, name)
             if str(key) != name:
                 self._note(place, f"another key of the map is {str(key)!r} too, as a text; this one is renamed")
-            try:
-                item = fields[key]
-            except Exception as error:  # a mandatory value of OmegaConf that is missing
-                plain[name] = self._replace(place, f"cannot be read ({short_repr(error)})", f"<{type(error).__name__}>")
-            else:
-                plain[self._read_text(name, place)] = self.read(item, place, depth + 1)
+            plain[self._read_text(name, place)] = self._read_item(fields, key, place, depth)
         return plain
+
+    def _read_item(self, container: Any, key: Any, path: _Path, depth: int) -> Any:
+        try:
+            item = container[key]
+        except Exception as error:  # a mandatory value of OmegaConf that is missing
+            return self._replace(path, f"cannot be read ({short_repr(error)})", f"<{type(error).__name__}>")
+        return self.read(item, path, depth + 1)
 
     def _read_tensor(self, tensor: Any, path: _Path) -> Any:
         try:

@@ -64,7 +64,7 @@ def _is_number(value: object) -> bool:
 
 def _check_wav(data: object) -> None:
     if not isinstance(data, bytes) or not data.startswith((b"RIFF", b"RIFX", b"RF64")) or data[8:12] != b"WAVE":
-        raise UnsupportedValueError(f"the data, {describe(data)}, is not a WAV file; {_ADVICE}")
+        raise UnsupportedValueError(f"the value is {describe(data)}, not a WAV file; {_ADVICE}")
 
 
 def _encode(samples: Any, sample_rate: int) -> Noted:
@@ -105,20 +105,23 @@ def _to_levels(tracks: Any) -> tuple[Any, dict[str, str]]:
     kind = tracks.dtype.name
     if kind in _LEVELS:
         silence, factor = _LEVELS[kind]
-        levels = np.floor((tracks.astype(np.float64) - silence) * factor)
-        is_silenced = bool(tracks.any()) and not levels.any() and kind == "int32"
-        note = f"the samples are silent as {kind}, whose range is that of 32 bits; pass value.astype('int16')"
-        return levels, {"silent": note} if is_silenced else {}
+        levels = tracks.astype(np.float64) - silence
+        if kind == "int32" and tracks.any() and abs(levels).max() <= 2**15:
+            raise UnsupportedValueError("the samples are int32, but fit into 16 bits; pass them as int16")
+        return np.floor(levels * factor), {}
     if tracks.dtype.kind != "f":
         raise UnsupportedValueError(f"the samples are of type {kind}; pass floats from -1 to 1, or int16")
     tracks, notes = tracks.astype(np.float64), dict[str, str]()
-    missing = int(np.isnan(tracks).sum())
-    peak = float(np.abs(np.nan_to_num(tracks, nan=0.0, posinf=np.inf, neginf=-np.inf)).max())
-    if missing == tracks.size or peak > _MAX_PEAK:
-        found = "all NaN" if missing == tracks.size else f"floats of up to {peak:.6g}"
-        raise UnsupportedValueError(f"the samples are {found}; pass floats from -1 to 1, such as samples / 32768")
+    is_finite = np.isfinite(tracks)
+    missing = int(tracks.size - is_finite.sum())
+    if missing == tracks.size:
+        raise UnsupportedValueError("the samples are all NaN or infinite; pass floats from -1 to 1")
+    peak = float(abs(tracks[is_finite]).max())
+    if peak > _MAX_PEAK:
+        advice = "value / 32768" if peak <= 2**15 else "value / abs(value).max()"
+        raise UnsupportedValueError(f"the samples are floats of up to {peak:.6g}; pass floats from -1 to 1: {advice}")
     if missing:
-        notes["nan"] = f"{missing} samples are NaN, and recorded as silence"
+        notes["not finite"] = f"{missing} samples are NaN or infinite, and recorded as silence"
     if peak > 1 + _ROUNDING:
         notes["clipped"] = f"the samples of up to {peak:.6g} are clipped to the range from -1 to 1"
-    return (np.nan_to_num(tracks).clip(-1.0, 1.0) * 32767).round(), notes
+    return (np.where(is_finite, tracks, 0.0).clip(-1.0, 1.0) * 32767).round(), notes

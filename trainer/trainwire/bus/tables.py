@@ -39,7 +39,7 @@ def _read(value: Any) -> tuple[Sequence[Any], Any]:
         return list(value.column_names), [list(row.values()) for row in value.to_pylist()]
     names = getattr(getattr(value, "dtype", None), "names", None)
     if names and getattr(value, "ndim", None) == 1:  # a structured array
-        return list(names), value.tolist()
+        return list(names), list(map(list, value))
     if is_array(value) and isinstance(getattr(value, "shape", None), tuple):
         return _read_array(value)
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
@@ -55,10 +55,11 @@ def _read_map(value: Mapping[Any, Any]) -> tuple[Sequence[Any], Any]:
         return _items(value["columns"], "columns"), list(map(_row, _items(value["rows"], "rows")))
     if not value:
         raise UnsupportedValueError("the map is empty; pass at least one column")
-    if all(isinstance(row, Mapping) for row in value.values()):
-        return _read_rows([{"": name, **row} for name, row in value.items()])
     if not any(_is_column(column) for column in value.values()):
-        return list(value), [list(value.values())]
+        if not any(isinstance(row, Mapping) for row in value.values()):
+            return list(value), [list(value.values())]
+        rows = {name: row if isinstance(row, Mapping) else {"value": row} for name, row in value.items()}
+        return _read_rows([{"": name, **row} for name, row in rows.items()])
     columns = {name: list(column) if _is_column(column) else [column] for name, column in value.items()}
     lengths = {str(name): len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:

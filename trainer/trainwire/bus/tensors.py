@@ -44,8 +44,10 @@ def describe(value: object) -> str:
             return short_repr(value)
         if isinstance(value, str):
             return f"the text {short_repr(value)}"
+        if isinstance(value, bytes):
+            return f"{len(value)} bytes that begin with {value[:8]!r}"
         name, shape, dtype = type(value).__name__, getattr(value, "shape", None), getattr(value, "dtype", None)
-        if isinstance(shape, tuple):
+        if isinstance(shape, tuple) and shape:
             return f"a {name} of shape {tuple(shape)}" + (f" and type {dtype}" if dtype is not None else "")
         return f"a {name} of {len(value)} items" if isinstance(value, Sized) else f"a {name}"
     except Exception:
@@ -56,13 +58,13 @@ def check_tensor(tensor: Any) -> None:
     """Raise UnsupportedValueError if the values of a tensor cannot be read, or are not real numbers."""
     torch = sys.modules["torch"]
     if tensor.is_meta:
-        raise UnsupportedValueError("it is a tensor on the device meta, which has no values")
+        raise UnsupportedValueError("the value is a tensor on the device meta, which has no values")
     if tensor.layout is not torch.strided:
-        raise UnsupportedValueError(f"it is a tensor of layout {tensor.layout}; pass value.to_dense()")
+        raise UnsupportedValueError(f"the value is a tensor of layout {tensor.layout}; pass value.to_dense()")
     if tensor.is_quantized:
-        raise UnsupportedValueError("it is a quantized tensor; pass value.dequantize()")
+        raise UnsupportedValueError("the value is a quantized tensor; pass value.dequantize()")
     if tensor.is_complex():
-        raise UnsupportedValueError("it is complex; pass value.abs(), value.real or value.imag")
+        raise UnsupportedValueError("the value is complex; pass value.abs(), value.real or value.imag")
 
 
 def readable(tensor: Any) -> Any:
@@ -112,13 +114,13 @@ def copy_array(value: Any, what: str) -> Any:
     try:
         array = np.array(value)
     except Exception:  # libraries raise errors of many types
-        raise UnsupportedValueError(f"it is {describe(value)}, which is not an array of numbers") from None
+        raise UnsupportedValueError(f"the value is {describe(value)}, which is not an array of numbers") from None
     if isinstance(value, np.ma.MaskedArray):
-        raise UnsupportedValueError("it is a masked array; pass value.filled(…) or value.compressed()")
+        raise UnsupportedValueError("the value is a masked array; pass value.filled(…) or value.compressed()")
     if array.dtype.kind == "c":
-        raise UnsupportedValueError("it is complex; pass abs(value), value.real or value.imag")
+        raise UnsupportedValueError("the value is complex; pass abs(value), value.real or value.imag")
     if array.dtype.kind == "V" and array.dtype.names is None:  # the small floats of ml_dtypes, which JAX uses
         array = array.astype(np.float32)
     if array.dtype.kind not in _NUMERIC_KINDS:
-        raise UnsupportedValueError(f"it is {describe(value)}, which is not an array of numbers")
+        raise UnsupportedValueError(f"the value is {describe(value)}, which is not an array of numbers")
     return array.astype(np.float32) if array.dtype == np.float16 else array
