@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_training import linear
+from support.tiny_training import linear, make_trainer, train
 from torch import nn
 
-from trainwire.training.models import checked_model, count_parameters, device_of, load_model, save_model
+from trainwire.training.models import checked_model, count_parameters, device_of, load_model, place, save_model
 from trainwire_protocol.errors import OptionError
 
 
@@ -54,3 +54,39 @@ def test_the_device_is_the_models_own_unless_given() -> None:
     for wrong in ("gpu", "cuda:99", 1.5):
         with pytest.raises(OptionError, match="device is"):
             device_of(linear(), wrong)  # type: ignore[arg-type]  # that is the test
+
+
+class Placed(nn.Linear):
+    """A model that cannot be moved, such as one with 8-bit weights."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def to(self, *_: object, **__: object) -> Placed:
+        raise ValueError("`.to` is not supported for quantized models")
+
+
+def test_a_model_is_moved_only_where_it_is_not(tmp_path: Path) -> None:
+    """One that is on its device, requested or not, is left alone; the error for one that cannot be moved says so."""
+    for device in (None, "cpu"):
+        assert train(tmp_path / str(device), trainer=make_trainer(Placed()), device=device).steps == 6
+    with pytest.raises(OptionError, match=r"the model cannot be moved to meta: `\.to` is .* omit device="):
+        train(tmp_path / "meta", trainer=make_trainer(Placed()), device="meta")
+    place(model := linear(), torch.device("meta"), "model")
+    assert model.weight.is_meta
+
+
+def test_a_spread_model_stays_where_it_is(tmp_path: Path) -> None:
+    """Batches go to the device of the first parameter that is loaded; another device is refused."""
+    model = nn.Sequential(nn.Linear(4, 4, device="meta"), linear())
+    model.hf_device_map = {"0": "disk", "1": "cpu"}  # type: ignore[assignment]  # what accelerate sets
+    assert device_of(model, None) == torch.device("cpu")
+    with pytest.raises(OptionError, match="device is cpu, but the model is spread over several devices: omit device="):
+        train(tmp_path, trainer=make_trainer(model), device="cpu")
+
+
+def test_a_loss_moves_to_the_device_of_the_model() -> None:
+    """Its weights are moved, and a loss without any is not asked to move."""
+    place(loss := nn.CrossEntropyLoss(weight=torch.ones(2)), torch.device("meta"), "loss")
+    assert loss.weight is not None
+    assert loss.weight.is_meta

@@ -81,10 +81,19 @@ class Processes:
         return int(values)
 
     def device(self, requested: torch.device) -> torch.device:
-        """Return the device to train on: in several processes, each one's own GPU of its host."""
-        if self.several and requested.type == "cuda":
-            return torch.device("cuda", self.local_rank)
-        return requested
+        """Return the device to train on: in several processes, each one's own GPU of its host.
+
+        Raises:
+            OptionError: if the host has fewer GPUs than processes.
+        """
+        if not self.several or requested.type != "cuda":
+            return requested
+        if self.local_rank >= torch.cuda.device_count():
+            raise OptionError(
+                f"the process has local rank {self.local_rank}, but this host has {torch.cuda.device_count()} GPUs: "
+                "start as many processes as there are GPUs"
+            )
+        return torch.device("cuda", self.local_rank)
 
 
 SINGLE: Final = Processes()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
@@ -37,19 +37,47 @@ def checked_model(model: object) -> nn.Module:
 
 
 def device_of(model: nn.Module, requested: str | torch.device | None) -> torch.device:
-    """Return the device to train on: the requested one, or by default the model's.
+    """Return the device of the batches: the requested one, or by default that of the model's first parameter.
 
     Raises:
         OptionError: if the device does not exist.
     """
     if requested is None:
-        return next(model.parameters()).device
+        # The meta device has no data: parameters that are on it are loaded when they are needed.
+        found = [tensor.device for tensor in _tensors(model) if not tensor.is_meta]
+        return found[0] if found else torch.device("cpu")
     try:
-        device = torch.device(requested)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=requested).device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was built for CUDA
         raise OptionError(f"device is {requested!r}, which is not available: {error}") from None
-    return device
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Return whether parts of the model were placed on several devices."""
+    places = {str(device) for device in dict(getattr(plain_model(model), "hf_device_map", {})).values()}
+    accelerators = {tensor.device for tensor in _tensors(model) if tensor.device.type not in ("cpu", "meta")}
+    return len(places) > 1 or len(accelerators) > 1
+
+
+def place(module: nn.Module, device: torch.device, name: str) -> None:
+    """Move a module to the device, unless all of it is there.
+
+    Raises:
+        OptionError: if it is spread over several devices, or cannot be moved. The message calls it `name`.
+    """
+    if all(tensor.device == device for tensor in _tensors(module)):
+        return
+    if is_spread(module):
+        raise OptionError(f"device is {device}, but the {name} is spread over several devices: omit device=")
+    try:
+        module.to(device)
+    except Exception as error:
+        raise OptionError(f"the {name} cannot be moved to {device}: {error}; omit device= if it is in place") from error
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -66,6 +94,18 @@ def plain_model(model: nn.Module) -> nn.Module:
     """Return the model without the wrappers around it: those of `torch.compile`, DataParallel and DDP."""
     while inner := _wrapped_as(model):
         model = model.get_submodule(inner)
+    return model
+
+
+def not_distributed(model: nn.Module) -> nn.Module:
+    """Return the model without the DistributedDataParallel around it, whose work the trainer does itself.
+
+    Raises:
+        OptionError: if there is one inside the model.
+    """
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise OptionError("the model contains a DistributedDataParallel: omit it, as the trainer wraps the whole model")
     return model
 
 

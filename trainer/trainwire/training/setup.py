@@ -18,7 +18,7 @@ from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
-from trainwire.training.models import count_parameters, device_of, name_of
+from trainwire.training.models import count_parameters, device_of, is_spread, name_of, not_distributed, place
 from trainwire.training.optimizers import make_optimizer
 from trainwire.training.options import TrainingOptions, plain
 from trainwire.training.precision import Precision
@@ -44,7 +44,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSetup:
-    """Everything that a training needs, checked. Nothing is opened yet; model, loss and metrics are on the device."""
+    """Everything that a training needs, checked. Nothing is opened yet; loss and metrics are on the device."""
 
     folder: Path
     model: nn.Module
@@ -104,13 +104,12 @@ def prepare(
         OptionError: if the arguments are not compatible.
     """
     seed = _seed(options, resumed_seed, processes)
-    device = processes.device(device_of(trainer.model, options.device))
+    if processes.several:
+        trainer.model = not_distributed(trainer.model)
+    device = _place(trainer, options, processes)
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
     monitored = tuple(split for split in splits if split != "test" or options.monitor_test)
-    for module in (trainer.model, trainer.loss, *trainer.metrics.values()):
-        if isinstance(module, nn.Module):
-            module.to(device)
     return TrainingSetup(
         folder=folder,
         model=trainer.model,
@@ -139,6 +138,23 @@ def _main_metric(
     if main is not None and any(plugin.compares_epochs for plugin in plugins):
         main.check_direction()
     return main
+
+
+def _place(trainer: Trainer, options: TrainingOptions, processes: Processes) -> torch.device:
+    """Return the device of the batches, and move loss and metrics to it; the model only if that was requested.
+
+    A model on a GPU is moved too if several processes train together, each on a GPU of its own.
+    """
+    device = own = device_of(trainer.model, options.device)
+    if options.device is not None or not is_spread(trainer.model):
+        device = processes.device(own)
+    if options.device is not None or device != own:
+        place(trainer.model, device, "model")
+    if isinstance(trainer.loss, nn.Module):
+        place(trainer.loss, device, "loss")
+    for metric in trainer.metrics.values():
+        metric.to(device)
+    return device
 
 
 def _evaluated_splits(corpus: Corpus, options: TrainingOptions, seed: int) -> dict[str, Data]:
