@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import math
 import re
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +20,7 @@ from support.strategies import normal
 from trainwire_protocol import events, wire
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import records
-from trainwire_protocol.journal.attempts import kept_ranges, read_resumed_from
+from trainwire_protocol.journal.attempts import LATEST, kept_ranges, read_resumed_from
 from trainwire_protocol.journal.records import decode_record, encode_record
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.segments import JournalReader
@@ -127,6 +129,39 @@ def test_the_run_of_this_version_is_followed() -> None:
             return [[b.header.attempt, b.header.channel, b.header.seq, b.header.count] async for b in subscription]
 
     assert asyncio.run(asyncio.wait_for(main(), 30)) == load("run")["batches"]
+
+
+def jsonable(value: Any) -> Any:
+    """Return a value in the form that the document describes under "Events as JSON"."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@pytest.mark.parametrize("skip_superseded", [False, True])
+def test_the_events_of_a_whole_run_are_read(skip_superseded: bool) -> None:
+    """Each event of a recorded run has its position and value, including those of unknown types."""
+    rows = [json.loads(line) for line in (GOLDEN / "recorded.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if not (skip_superseded and row["superseded"])]
+
+    async def main() -> list[Any]:
+        options: dict[str, Any] = {"channels": ("event", "media"), "superseded_by": LATEST if skip_superseded else None}
+        async with Subscription(Target(GOLDEN / "recorded"), **options) as subscription:
+            batches = [batch async for batch in subscription]
+            assert subscription.malformed == subscription.gaps == 0
+            return [
+                {"attempt": batch.header.attempt, "seq": batch.header.seq + place, "channel": batch.header.channel}
+                | {"event": jsonable(event)}
+                for batch in batches
+                for place, event in enumerate(batch.events)
+            ]
+
+    expected = [{key: value for key, value in row.items() if key != "superseded"} for row in kept]
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == expected
 
 
 def test_the_connection_file_of_this_version_is_read() -> None:
