@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
 # Files are not split between processes, because the tests of a file share runs that take a while to create.
+NODE_PACKAGES := examples/node-reader/node_modules
 IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -25,12 +26,17 @@ lint: $(VENV)/.installed  ## run the linter and check the format (ruff)
 types: $(VENV)/.installed  ## check the types (mypy --strict)
 	$(VENV)/bin/mypy
 
-pytest: $(VENV)/.installed  ## run every test
+pytest: $(VENV)/.installed $(NODE_PACKAGES)  ## run every test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(IN_PARALLEL)
 
 test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## test the protocol and the sinks without torch installed
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
 	$(VENV_WITHOUT_TORCH)/bin/python -m pytest $(IN_PARALLEL) --hypothesis-profile=few tests/protocol tests/sinks tests/architecture
+
+# Without npm or the registry, the tests of the reader in Node are skipped, and nothing else changes.
+$(NODE_PACKAGES): examples/node-reader/package-lock.json
+	if command -v npm >/dev/null; then cd examples/node-reader && \
+		npm ci --ignore-scripts --prefer-offline --fetch-retries=0 --no-audit --no-fund --loglevel=error && touch node_modules || true; fi
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Trainwire needs Python 3.11 or later")'
@@ -67,4 +73,4 @@ $(VENV)/.installed-benchmarks: $(VENV)/.installed
 	touch $@
 
 clean:  ## remove everything that the targets created
-	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) $(NODE_PACKAGES) .mypy_cache .ruff_cache .pytest_cache .hypothesis
