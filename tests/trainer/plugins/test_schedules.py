@@ -156,7 +156,7 @@ def test_any_torch_scheduler_is_stepped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [ReduceLROnPlateau, partial(ReduceLROnPlateau, factor=0.5, patience=1)])
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_a_plateau_scheduler_has_the_direction_of_the_main_metric(tmp_path: Path, make: Any, mode: Any) -> None:
-    """Given as a class or a partial, it lowers the rate after the same epochs as one of torch alone with that mode."""
+    """It lowers the rate after the same epochs as one of torch alone with that mode."""
     accuracies = [3, 4, 5, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
     scores = Scores(*((accuracy, 1.0) for accuracy in accuracies))
     alone = torch.optim.SGD(linear().parameters(), lr=0.8)
@@ -168,13 +168,16 @@ def test_a_plateau_scheduler_has_the_direction_of_the_main_metric(tmp_path: Path
     assert rates_by_epoch(tmp_path, TorchScheduler(make), scores, **options) == expected
 
 
-@pytest.mark.parametrize("make", [lambda o: ReduceLROnPlateau(o), partial(ReduceLROnPlateau, mode="min")])
-def test_a_plateau_scheduler_of_another_direction_is_refused(tmp_path: Path, make: Any) -> None:
-    """The error names both modes; a direction that is given for the main metric is the one that counts."""
-    with pytest.raises(OptionError, match=r"is 'min', but that of the main metric dev/accuracy is 'max': pass mode="):
-        train(tmp_path / "a", TorchScheduler(make))
+@pytest.mark.parametrize("make", [lambda o: ReduceLROnPlateau(o, patience=0), partial(ReduceLROnPlateau, mode="min")])
+def test_a_mode_that_is_replaced_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any) -> None:
+    """The log names both modes, unless the class was given without one, or the modes are equal."""
+    scores = Scores((1.0, 1.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0))
+    assert rates_by_epoch(tmp_path / "a", TorchScheduler(make), scores, max_epochs=4) == [0.8] * 4
+    assert "is set to 'max' instead of 'min', as the main metric is dev/accuracy (max)" in caplog.text
+    caplog.clear()
     train(tmp_path / "b", TorchScheduler(make), main_evaluation_metric="dev/loss")
-    train(tmp_path / "c", TorchScheduler(make), main_evaluation_mode="min")
+    train(tmp_path / "c", TorchScheduler(ReduceLROnPlateau))
+    assert "is set to" not in caplog.text
     with pytest.raises(OptionError, match="a main metric; pass dev= or main_evaluation_metric='train/loss'"):
         train(tmp_path / "d", TorchScheduler(make), train=points(16))
 

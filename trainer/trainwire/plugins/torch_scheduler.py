@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -15,14 +17,16 @@ from trainwire.training.optimizers import learning_rates, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 
+logger = logging.getLogger("trainwire")
+
 
 class TorchScheduler(Scheduler):
     """Steps a scheduler of `torch.optim.lr_scheduler`:
 
         TorchScheduler(lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=1000), per="batch")
 
-    `ReduceLROnPlateau` receives the main metric after each epoch. The class itself, or a `functools.partial` of it, is
-    created with the mode of that metric.
+    `ReduceLROnPlateau` receives the main metric after each epoch, and has the mode of that metric, whichever it was
+    created with.
 
     Args:
         make: Called with the optimizer when a training begins; returns the scheduler.
@@ -30,7 +34,7 @@ class TorchScheduler(Scheduler):
 
     Raises:
         OptionError: if `per` is neither "batch" nor "epoch", or, when a training begins, `make` does not return a
-            scheduler, or a `ReduceLROnPlateau` has another mode than the main metric.
+            scheduler, or there is no main metric for a `ReduceLROnPlateau`.
     """
 
     after = ("BestModel",)
@@ -53,17 +57,13 @@ class TorchScheduler(Scheduler):
     @property
     def compares_epochs(self) -> bool:  # type: ignore[override]  # an instance's choice
         """Whether the scheduler is known to compare scores."""
-        return self._make_class is ReduceLROnPlateau
-
-    @property
-    def _make_class(self) -> object:
-        return self.make.func if isinstance(self.make, partial) else self.make
+        return (self.make.func if isinstance(self.make, partial) else self.make) is ReduceLROnPlateau
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Create the scheduler, which may set the initial learning rate."""
         try:
-            made = self.make(self.run.optimizer, **self._default_mode())
+            made = self.make(self.run.optimizer)
         except TypeError as error:
             raise OptionError(f"TorchScheduler: {error}; make must be a function that takes the optimizer") from error
         if not isinstance(made, LRScheduler):
@@ -71,16 +71,11 @@ class TorchScheduler(Scheduler):
                 f"TorchScheduler: make returned {made!r}, which is not a scheduler of torch.optim.lr_scheduler"
             )
         if isinstance(made, ReduceLROnPlateau):
-            self._check_mode(made)
+            self._set_mode(made)
         self.scheduler = made
 
-    def _default_mode(self) -> dict[str, Any]:
-        """Return the argument that gives a `ReduceLROnPlateau` the direction of the main metric."""
-        given = isinstance(self.make, partial) and (self.make.args or "mode" in self.make.keywords)
-        main = self.run.main_metric
-        return {"mode": main.mode} if main and self.compares_epochs and not given else {}
-
-    def _check_mode(self, scheduler: ReduceLROnPlateau) -> None:
+    def _set_mode(self, scheduler: ReduceLROnPlateau) -> None:
+        """Give the scheduler the direction of the main metric, as torch's default suits losses only."""
         main = self.run.main_metric
         if self.per == "batch" or main is None:
             raise OptionError(
@@ -89,10 +84,14 @@ class TorchScheduler(Scheduler):
             )
         main.check_direction()
         if scheduler.mode != main.mode:
-            raise OptionError(
-                f"TorchScheduler: the mode of ReduceLROnPlateau is {scheduler.mode!r}, but that of the main metric "
-                f"{main.name} is {main.mode!r}: pass mode={main.mode!r} to it, or set main_evaluation_mode="
-            )
+            if not self.compares_epochs or "mode" in getattr(self.make, "keywords", ()):
+                logger.warning(
+                    "the mode of ReduceLROnPlateau is set to %r instead of %r, as the main metric is %s; pass "
+                    "mode=%r to it, or set main_evaluation_mode=%r if the metric's own direction is wrong",
+                    main.mode, scheduler.mode, main, main.mode, scheduler.mode,
+                )  # fmt: skip
+            worst = -math.inf if main.higher_is_better else math.inf
+            scheduler.mode, scheduler.mode_worse, scheduler.best = main.mode, worst, worst
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
