@@ -26,7 +26,7 @@ from trainwire.training.options import TrainingOptionsDict
 from trainwire.training.plugin import Functions, Plugin, checked_plugins
 from trainwire.training.run import TrainingRun
 from trainwire.training.session import session
-from trainwire.training.setup import checked_corpus, checked_folder, prepare
+from trainwire.training.setup import check_savable, checked_corpus, checked_folder, prepare
 from trainwire_protocol.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ class ModelTrainer:
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
         checkpoint = load_latest_checkpoint(folder, options, processes) if resume else None
         setup = prepare(self, folder, corpus, options, ordered, processes, checkpoint.seed if checkpoint else None)
+        check_savable(setup)
         if checkpoint:
             checkpoint.check(setup)
         bus_state = checkpoint.bus_state if checkpoint else None

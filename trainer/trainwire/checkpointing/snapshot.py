@@ -19,6 +19,7 @@ from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.models import BEST_MODEL, load_model_state, model_state
 from trainwire.training.options import TrainingOptions
 from trainwire.training.run import TrainingRun
+from trainwire.training.savable import as_before, savable
 from trainwire.training.setup import TrainingSetup
 from trainwire.training.state import random_states, restore_random_states
 from trainwire_protocol.errors import DamagedCheckpointError, OptionError, UsageError
@@ -29,20 +30,37 @@ logger = logging.getLogger("trainwire")
 
 
 def take_snapshot(run: TrainingRun) -> dict[str, Any]:
-    """Return a copy of everything that is needed to resume the training. Synchronizes with the GPU."""
+    """Return a copy of everything that is needed to resume the training. Synchronizes with the GPU.
+
+    Raises:
+        UsageError: if something in it cannot be saved.
+    """
+    copy = _state(run, copy=True)
+    # Last, so that everything recorded before precedes the mark in the journal.
+    return copy | {"bus": run.bus.state_dict()}
+
+
+def check_snapshot(run: TrainingRun) -> None:
+    """Check that snapshots can be saved, as far as that can be known now, without copying tensors.
+
+    Raises:
+        UsageError: if something in them cannot be saved; the message names it.
+    """
+    _state(run, copy=False)
+
+
+def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     progress, epoch = run.state.state_dict(), run.state.epoch
     random = epoch.resumed_random
     if random is None:  # otherwise no batch was read since the resumption, and both are unchanged
         progress["epoch"]["loader_state"] = loader_state(run.train_loader) if epoch.is_open else None
         random = random_states(generators_of(run))
-    state: dict[str, Any] = {"training": progress, "plugins": _plugin_states(run), "random": random}
-    state["modes"] = run.modes.state_dict()
+    parts = {"training": progress, "random": random, "modes": run.modes.state_dict()}
     if run.processes.is_first:
-        state |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
-        state["precision"] = run.precision.state_dict()
-    copy: dict[str, Any] = _copied(state)
-    # Last, so that everything recorded before precedes the mark in the journal.
-    return copy | {"bus": run.bus.state_dict()}
+        parts |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
+        parts["precision"] = run.precision.state_dict()
+    state = {name: savable(part, f"the state of the {name}", copy=copy) for name, part in parts.items()}
+    return state | {"plugins": _plugin_states(run, copy=copy)}
 
 
 def label_of(run: TrainingRun) -> Label:
@@ -120,12 +138,12 @@ class LoadedCheckpoint(NamedTuple):
         """
         load_model_state(run.model, self.shared["model"])
         run.modes.load_state_dict(self.state["modes"])
-        run.optimizer.load_state_dict(self.shared["optimizer"])
+        run.optimizer.load_state_dict(as_before(self.shared["optimizer"], run.optimizer.state_dict()))
         run.precision.load_state_dict(self.shared["precision"])
         saved = self.state["plugins"]
         for name, plugin in _named_plugins(run).items():
             if name in saved:
-                plugin.load_state_dict(saved[name])
+                plugin.load_state_dict(as_before(saved[name], plugin.state_dict()))
             else:
                 logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
         if run.state.epoch.is_open:
@@ -178,36 +196,17 @@ def _warn_of_later_attempts(folder: Path, checkpoint: Checkpoint) -> None:
         )  # fmt: skip
 
 
-def _plugin_states(run: TrainingRun) -> dict[str, Any]:
+def _plugin_states(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     """Return the state of each plugin; log and leave out invalid states of plugins that are not essential."""
     states = {}
     for name, plugin in _named_plugins(run).items():
         try:
-            states[name] = checked_state(plugin.state_dict())
+            states[name] = savable(plugin.state_dict(), "its state", copy=copy)
         except Exception as error:
             if plugin.essential:
                 raise UsageError(f"the state of the plugin {name} cannot be saved: {error}") from error
             logger.warning("the state of the plugin %s cannot be saved: %s", name, error)
     return states
-
-
-def checked_state(value: Any) -> Any:
-    """Return the value with its numbers as plain Python numbers, if a checkpoint can contain it.
-
-    Raises:
-        UsageError: if something in it is not None, a number, a string, bytes, a tensor, or a list or map of them.
-    """
-    if value is None or isinstance(value, (bool, str, bytes, Tensor)):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, Mapping):
-        return {key: checked_state(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(checked_state(item) for item in value)
-    raise UsageError(f"it contains a {type(value).__name__}; use numbers, strings, tensors, and lists and maps of them")
 
 
 def _named_plugins(run: TrainingRun) -> dict[str, BasePlugin[Any]]:
@@ -218,16 +217,6 @@ def _named_plugins(run: TrainingRun) -> dict[str, BasePlugin[Any]]:
         number = sum(1 for known in named.values() if type(known) is type(plugin))
         named[f"{name}-{number + 1}" if number else name] = plugin
     return named
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item) for item in value)
-    return value
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,12 +8,18 @@ from typing import Final
 
 from trainwire.bus.logging_context import in_this_context
 from trainwire.checkpointing.checkpoint import FOLDER, list_checkpoints
-from trainwire.checkpointing.snapshot import keep_best_model, label_of, take_snapshot
+from trainwire.checkpointing.snapshot import check_snapshot, keep_best_model, label_of, take_snapshot
 from trainwire.checkpointing.writer import CheckpointWriter, Snapshot
 from trainwire.training.hooks.hooks import hook
-from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch, TrainingFinally
+from trainwire.training.hooks.payloads import (
+    AfterSetup,
+    AfterTrainingBatch,
+    AfterTrainingEpoch,
+    BeforeTrainingEpoch,
+    TrainingFinally,
+)
 from trainwire.training.plugin import Plugin
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import OptionError, UsageError
 
 logger = logging.getLogger("trainwire")
 
@@ -49,6 +55,7 @@ class Checkpoints(Plugin):
         self.keep_last, self.keep_best = keep_last, keep_best
         self._writer: CheckpointWriter | None = None
         self._saved_at = 0.0
+        self._is_checked = False
 
     @property
     def compares_epochs(self) -> bool:  # type: ignore[override]  # an instance's choice
@@ -60,9 +67,16 @@ class Checkpoints(Plugin):
         """Start the writing thread."""
         self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
         in_this_context(self._writer).start()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._is_checked = time.monotonic(), False
         if self.run.train_loader.persistent_workers:
             logger.info("train has persistent workers: their random numbers are not resumed exactly")
+
+    @hook
+    def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
+        """Check before the first epoch that everything can be saved, now that all plugins are set up."""
+        if not self._is_checked:
+            check_snapshot(self.run)
+            self._is_checked = True
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
@@ -82,7 +96,11 @@ class Checkpoints(Plugin):
         if self._writer is None:
             return
         self._saved_at = time.monotonic()
-        snapshot = Snapshot(label_of(self.run), take_snapshot(self.run))
+        try:
+            snapshot = Snapshot(label_of(self.run), take_snapshot(self.run))
+        except UsageError as error:  # something that was not there before the first epoch
+            logger.error("the checkpoint of step %d could not be saved: %s", self.run.state.step, error)
+            return
         if self.run.processes.is_first:
             keep_best_model(self.run, self.run.folder / FOLDER / snapshot.label.name)
         self._writer.submit(snapshot)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
+from trainwire.training.savable import as_before, savable
 from trainwire_protocol.errors import OptionError
 
 BEST_MODEL = "best-model.pt"
@@ -164,8 +165,10 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Load what `model_state` returned, for a model with the same or other wrappers."""
-    wrapped = {plain: name for name, plain in plain_names(model, model.state_dict()).items() if plain != name}
-    model.load_state_dict({wrapped.get(name, name): value for name, value in state.items()} if wrapped else state)
+    current = model.state_dict()
+    wrapped = {plain: name for name, plain in plain_names(model, current).items() if plain != name}
+    renamed = {wrapped.get(name, name): value for name, value in state.items()} if wrapped else state
+    model.load_state_dict(as_before(renamed, current))
 
 
 def optimizer_path(path: Path) -> Path:
@@ -174,8 +177,12 @@ def optimizer_path(path: Path) -> Path:
 
 
 def save_model(model: nn.Module, path: Path) -> None:
-    """Save the model's weights, with their names in the model without wrappers: see `save_atomically`."""
-    save_atomically(model_state(model), path)
+    """Save the model's weights, with their names in the model without wrappers: see `save_atomically`.
+
+    Raises:
+        UsageError: if something in its `state_dict` cannot be saved.
+    """
+    save_atomically(savable(model_state(model), "the model's state_dict"), path)
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
+from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.transport.endpoints import Tcp
@@ -242,6 +243,8 @@ class TrainingOptions:
     bind: str | Tcp | None = None
 
     def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, python_numbers(getattr(self, option.name)))
         for name, requirement in REQUIREMENTS.items():
             if not requirement.is_met(value := getattr(self, name)):
                 raise OptionError(f"{name} is {value!r}; it must be {requirement.text}")

@@ -23,6 +23,7 @@ from trainwire.training.metrics import read_metric
 from trainwire.training.models import optimizer_path, save_atomically, save_model
 from trainwire.training.modes import Modes
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
+from trainwire.training.savable import savable
 from trainwire.training.setup import TrainingSetup
 from trainwire.training.state import EpochState, TrainingState
 from trainwire_protocol.errors import UsageError
@@ -188,7 +189,9 @@ class TrainingRun:
         if self.processes.is_first:
             save_model(self.model, path)
             if self.options.save_optimizer_state:
-                save_atomically(self.optimizer.state_dict(), optimizer_path(path))
+                save_atomically(
+                    savable(self.optimizer.state_dict(), "the state of the optimizer"), optimizer_path(path)
+                )
             epoch = self.state.epoch.number
             self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path

@@ -22,7 +22,8 @@ from trainwire.training.models import count_parameters, device_of, is_spread, na
 from trainwire.training.optimizers import make_optimizer
 from trainwire.training.options import TrainingOptions, plain
 from trainwire.training.precision import Precision
-from trainwire_protocol.errors import OptionError
+from trainwire.training.savable import savable
+from trainwire_protocol.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -177,6 +178,19 @@ def _seed(options: TrainingOptions, resumed: int | None, processes: Processes) -
         return 0 if processes.several else int(torch.randint(2**31, ()))
     torch.manual_seed(options.seed)
     return options.seed
+
+
+def check_savable(setup: TrainingSetup) -> None:
+    """Check that model and optimizer can be saved.
+
+    Raises:
+        OptionError: if not; the message names what cannot.
+    """
+    for name, state in (("model", setup.model.state_dict()), ("optimizer", setup.optimizer.state_dict())):
+        try:
+            savable(state, f"the {name}'s state_dict")
+        except UsageError as error:
+            raise OptionError(str(error)) from None
 
 
 def checked_folder(folder: str | PathLike[str]) -> Path:
