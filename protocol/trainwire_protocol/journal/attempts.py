@@ -104,8 +104,8 @@ def check_attempt(number: int, known: Collection[int], run: object) -> None:
     """
     if number not in known and number != LATEST:
         first, last = min(known, default=0), max(known, default=0)
-        found = f"attempts {first} to {last}" if last > first else f"attempt {first} only"
-        raise TargetError(f"{run} has no attempt {number}; it has {found}")
+        found = f"it has attempts {first} to {last}" if last > first else f"it has attempt {first} only"
+        raise TargetError(f"{run} has no attempt {number}; {found if known else 'it has not begun'}")
 
 
 def attempts_until(attempts: Sequence[Attempt], last: int, run: object) -> list[Attempt]:

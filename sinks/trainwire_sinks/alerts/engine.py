@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any, Final
 
 from trainwire_protocol.events import LAST_EVENTS, Event
-from trainwire_protocol.wire import Batch
+from trainwire_protocol.journal.attempts import NOTHING, resumed_from
+from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.alerts.alert import Alert, Position, render, truncate
 from trainwire_sinks.alerts.host_probe import HostSnapshot
 from trainwire_sinks.alerts.rule import ALL, Finding, Rule
@@ -16,6 +17,10 @@ from trainwire_sinks.runtime.sink import PublisherStatus, State
 
 MAX_KNOWN_NAMES: Final = 10_000
 """Maximum number of event names for which the matching rules are cached."""
+
+LOWEST: Final = -(2**63)
+HIGHEST: Final = 2**63 - 1
+"""The bounds of steps."""
 
 _NOTIFICATION_SETTINGS: Final = ("severity", "cool_down", "message", "notifiers")
 """Settings that do not influence what a rule finds; they may change between two starts."""
@@ -31,7 +36,9 @@ class RuleStatus:
     alert: Alert | None = None
     """The alert that has fired and has not cleared."""
     fired: float | None = None
-    """When the last alert fired, in seconds since the epoch."""
+    """When the last alert fired, in seconds since the epoch; None if its cause was superseded."""
+    fired_at: Cursor = START
+    """Position at which it fired."""
 
     @property
     def is_pending(self) -> bool:
@@ -57,7 +64,7 @@ class RuleStatus:
             "step": position.step,
         }  # fmt: skip
         occasion = finding.get("occasion") or position.seq
-        self.fired = walltime
+        self.fired, self.fired_at = walltime, Cursor(position.attempt, position.seq)
         self.alert = Alert(
             id=f"{position.run}/{position.rank}/{position.attempt}/{self.name}/{occasion}",
             state="fired",
@@ -76,15 +83,22 @@ class RuleStatus:
         )
         return self.alert
 
+    def resume(self, origin: Cursor, step: int) -> None:
+        """Handle the start of a new attempt; the cool-down of an alert that is superseded ends."""
+        self.rule.resume(origin, step)
+        if self.fired_at > origin:
+            self.fired = None
+
     def state(self) -> dict[str, Any]:
         """Return the state that `restore` needs."""
         alert = self.alert and asdict(self.alert)
-        return {"settings": self.settings, "state": self.rule.state(), "alert": alert, "fired": self.fired}
+        fired = {"fired": self.fired, "fired_at": list(self.fired_at)}
+        return {"settings": self.settings, "state": self.rule.state(), "alert": alert, **fired}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the alert, and the rule unless its kind or settings have changed."""
         self.alert = Alert.from_fields(state["alert"]) if state["alert"] else None
-        self.fired = state["fired"]
+        self.fired, self.fired_at = state["fired"], Cursor(*state["fired_at"])
         if state["settings"] == self.settings:
             self.rule.restore(state["state"])
 
@@ -117,6 +131,7 @@ class Engine:
         yield from self._begin_attempt(batch, events)
         for seq, event in enumerate(events, batch.header.seq):
             for status in self._rules_matching(event):
+                status.rule.position = Cursor(batch.header.attempt, seq)
                 status.rule.observe(event)
                 if status.is_pending:
                     self._advance(batch, seq, event)
@@ -176,11 +191,16 @@ class Engine:
         if self._position is None or batch.header.attempt == self._position.attempt or not events:
             return
         yield from self._end()
-        first = events[0]
+        last, first = Cursor(self._position.attempt, self._position.seq), events[0]
+        origin = resumed_from(first) or last
         step = first.value.get("from_step") if isinstance(first.value, Mapping) else None
+        if origin >= last:  # nothing is superseded
+            step = HIGHEST
+        elif origin == NOTHING or not isinstance(step, int):
+            step = LOWEST
         self._advance(batch, batch.header.seq, first)
         for status in self._rules:
-            status.rule.resume(step if isinstance(step, int) else -1)
+            status.resume(origin, step)
             yield from self._update(status)
 
     def _end(self, now: float | None = None) -> Iterator[Alert]:

@@ -20,6 +20,10 @@ IN_FLIGHT: Final = 4
 """Maximum number of alerts that one notifier sends at the same time."""
 
 
+MOMENT_SECONDS: Final = 1.0
+"""An alert that clears within this time is one message if it has not been sent yet."""
+
+
 class AlertsFile(Outbox):
     """The file `alerts.jsonl`: a line for each alert, written before its notifiers receive it.
 
@@ -58,14 +62,22 @@ class AlertsFile(Outbox):
             ValueError, TypeError, KeyError: the line is not an alert.
         """
         message = dict(json.loads(line))
-        message |= {"notifiers": list(message["notifiers"]), "walltime": float(message["walltime"])}
+        message |= {name: float(message[name]) for name in ("walltime", "fired_walltime")}
+        message |= {"notifiers": list(message["notifiers"])}
         return f"{message['id']}/{message['state']}", message
 
     def enqueue(self, key: str, message: Message) -> None:
-        """Pass an alert to its notifiers, except those that the rules file no longer has."""
+        """Pass an alert to its notifiers, except those that the rules file no longer has.
+
+        An alert that cleared at once is one message, unless it was sent as fired before.
+        """
+        fired = _predecessor(key)
+        is_momentary = fired is not None and message["walltime"] - message["fired_walltime"] < MOMENT_SECONDS
         for name in message["notifiers"]:
             if name in self._queues:
                 self._queues[name].add({key: message})
+                if fired is not None and is_momentary:
+                    self._queues[name].withdraw(fired)
 
 
 def _predecessor(key: str) -> str | None:

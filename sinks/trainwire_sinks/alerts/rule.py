@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeAlias
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.settings import Bounds
 from trainwire_sinks.runtime.sink import State
@@ -51,6 +52,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         self.finding: Finding | None = None
+        self.position = START
+        """Position of the event that is observed; set by the engine."""
 
     def matches(self, event: Event) -> bool:  # noqa: ARG002  # used by subclasses
         """Return whether the rule observes events of this type and name."""
@@ -65,8 +68,8 @@ class Rule:
     def end(self) -> None:
         """Handle the end of an attempt that has no last event."""
 
-    def resume(self, step: int) -> None:
-        """Handle the start of a new attempt, which supersedes what was recorded after `step`."""
+    def resume(self, origin: Cursor, step: int) -> None:
+        """Handle the start of a new attempt, which supersedes what was recorded after a position and its step."""
 
     def state(self) -> State:
         """Return the state that `restore` needs."""
@@ -92,6 +95,8 @@ class MetricRule(Rule):
         """The state of each metric."""
         self.findings: dict[str, Finding] = {}
         """The findings, by metric."""
+        self.began: dict[str, Cursor] = {}
+        """For each finding, the position of the event with which it began."""
 
     def matches(self, event: Event) -> bool:
         """Return whether the event may contain a value of one of the metrics."""
@@ -105,31 +110,37 @@ class MetricRule(Rule):
             finding = self.check(metric, value, event)
             if finding is None:
                 self.findings.pop(metric, None)
+                self.began.pop(metric, None)
             else:
                 self.findings[metric] = finding
+                self.began.setdefault(metric, self.position)
         self.finding = next(iter(self.findings.values()), None)
 
     def check(self, metric: str, value: float, event: Event) -> Finding | None:
         """Return what is wrong with a value of a metric, or None. `seen[metric]` may be used to keep state."""
         raise NotImplementedError
 
-    def resume(self, step: int) -> None:
-        """Discard what is superseded, and all findings."""
+    def resume(self, origin: Cursor, step: int) -> None:
+        """Discard what is superseded. A finding that began before holds until a value shows that it is gone."""
         self.seen = {metric: kept for metric, seen in self.seen.items() if (kept := self.rewind(seen, step))}
-        self.findings, self.finding = {}, None
+        self.began = {metric: position for metric, position in self.began.items() if position <= origin}
+        self.findings = {metric: found for metric, found in self.findings.items() if metric in self.began}
+        self.finding = next(iter(self.findings.values()), None)
 
     def rewind(self, seen: Any, step: int) -> Any:  # noqa: ARG002  # used by subclasses
-        """Return a metric's state as it was at `step`; a false value discards it."""
+        """Return a metric's state without the values after `step`; a false value discards it."""
         return None
 
     def state(self) -> State:
         """Return the state of the metrics and their findings."""
-        return {**super().state(), "seen": self.seen, "wrong": self.findings}
+        began = {metric: list(position) for metric, position in self.began.items()}
+        return {**super().state(), "seen": self.seen, "wrong": self.findings, "began": began}
 
     def restore(self, state: State) -> None:
         """Restore the state that `state` returned."""
         super().restore(state)
         self.seen, self.findings = state["seen"], state["wrong"]
+        self.began = {metric: Cursor(*position) for metric, position in state["began"].items()}
 
     def _has_room(self, metric: str) -> bool:
         return metric in self.seen or metric in self.findings or len(self.seen) + len(self.findings) < self.max_metrics

@@ -72,6 +72,11 @@ class DeliveryQueue:
         """Add messages by their keys, except those delivered before. `start` begins to send them."""
         self._pending |= {key: message for key, message in messages.items() if key not in self._delivered.keys}
 
+    def withdraw(self, key: str) -> None:
+        """Drop a pending message, unless its sending has begun."""
+        if key not in self._tasks:
+            self._pending.pop(key, None)
+
     def start(self) -> None:
         """Begin to send pending messages."""
         for key, message in list(self._pending.items()):

@@ -34,7 +34,7 @@ def _describe_start(fields: Fields) -> str:
 def _describe_resumption(fields: Fields) -> str:
     origin = fields.get("from")
     if not isinstance(origin, Mapping):
-        return "======== run restarted from its beginning: everything above is superseded ========"
+        return "======== new start of the run: everything above is superseded, and shown by --attempt ========"
     position = f"attempt {plain(origin.get('attempt'))}, event {plain(origin.get('seq'))}"
     step = plain(fields.get("from_step", "?"))
     return f"======== run resumed from step {step} ({position}): what was logged after it is superseded ========"

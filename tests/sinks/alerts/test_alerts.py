@@ -30,10 +30,10 @@ NAN_RULE = '[rules.nan]\nkind = "not-finite"\ncool_down = 0\n'
 WriteRun = Callable[..., Path]
 
 
-def losses(*values: float, walltime: float | None = None) -> list[Batch]:
-    """Return a batch for each loss, recorded now by default."""
+def losses(*values: float, walltime: float | None = None, apart: float = 0.0) -> list[Batch]:
+    """Return a batch for each loss, recorded now by default, and `apart` seconds from each other."""
     now = time.time() if walltime is None else walltime
-    return record([[Event("loss", value, "scalar", now, step)] for step, value in enumerate(values, 1)])
+    return record([[Event("loss", value, "scalar", now + step * apart, step)] for step, value in enumerate(values, 1)])
 
 
 def state_and_step(alert: dict[str, Any]) -> tuple[str, int]:
@@ -77,8 +77,21 @@ def test_an_alert_is_sent_as_cleared_after_it_was_sent_as_fired(
         return 500 if alert == ("fired", 2) and next(refusals, None) is not None else 200
 
     with Receiver(answer, state_and_step) as receiver:
-        run_sink(alerts(HOOK.format("hook", receiver.port) + NAN_RULE), tmp_path, losses(1, math.nan, 2, math.nan, 3))
+        batches = losses(1, math.nan, 2, math.nan, 3, apart=1.0)
+        run_sink(alerts(HOOK.format("hook", receiver.port) + NAN_RULE), tmp_path, batches)
         assert receiver.values == [("fired", 4), ("cleared", 5), ("fired", 2), ("cleared", 3)]
+
+
+def test_an_alert_that_clears_at_once_is_one_message(
+    tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]
+) -> None:
+    """The file has both lines, and a notifier receives only the second; a restart does not send the first."""
+    with Receiver(read=state_and_step) as receiver:
+        make = alerts(HOOK.format("hook", receiver.port) + NAN_RULE)
+        for _ in range(2):
+            run_sink(make, tmp_path, losses(1, math.nan, 2, math.inf))
+        assert in_file(tmp_path) == [("fired", 2), ("cleared", 3), ("fired", 4)]
+        assert sorted(receiver.values) == [("cleared", 3), ("fired", 4)]
 
 
 def test_an_unavailable_notifier_delays_no_other(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:
@@ -136,7 +149,12 @@ def test_no_alert_is_lost_when_the_sink_is_killed(tmp_path: Path, alerts: Callab
 def test_the_default_rules_pass_the_check(tmp_path: Path) -> None:
     """With the default rules the sink writes the same bytes wherever it is killed."""
     check_sink(Alerts, tmp_path)
-    assert in_file(tmp_path / "whole") == [("fired", 12), ("cleared", 4), ("fired", 12)]
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "alerts.jsonl").read_text().splitlines()]
+    assert [(line["rule"], line["state"], line["attempt"], line["step"]) for line in lines] == [
+        ("dead", "fired", 0, 12), ("dead", "cleared", 0, 4), ("finished", "fired", 1, 12),
+        ("finished", "cleared", 1, 0), ("failed", "fired", 2, 8), ("failed", "cleared", 2, 8),
+        ("finished", "fired", 3, 8), ("finished", "cleared", 3, 4), ("dead", "fired", 4, 8),
+    ]  # fmt: skip
 
 
 def test_a_resumed_run_keeps_its_alerts(tmp_path: Path, alerts: Callable[..., Callable[[], Alerts]]) -> None:

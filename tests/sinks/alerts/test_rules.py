@@ -180,6 +180,69 @@ def test_findings_are_discarded_when_a_run_is_resumed() -> None:
     assert bench.show([scalar(math.nan, 1)], [resumed, scalar(1.0, 2, "other")]) == ["fired 1", "cleared 0"]
 
 
+RULES = {
+    "not-finite": ('kind = "not-finite"', (math.nan,) * 8),
+    "threshold": ('kind = "threshold"\nmetric = "train/*"\noperator = ">"\nvalue = 5\nevents = 3', (6, 7, 8) * 3),
+    "plateau": ('kind = "plateau"\nmetric = "train/*"\nmode = "min"\nevaluations = 2', (1, 2, 2, 2, 2, 2, 2, 2)),
+    "spike": ('kind = "spike"\nmetric = "train/*"\nwindow = 11', (1, 2) * 6 + (90, 91)),
+}
+"""Rules on a metric, each with losses about which it fires and does not clear."""
+
+
+def from_mark(seq: int, walltime: float = 20.0) -> Event:
+    """Return the first event of an attempt that resumes after the loss at `seq`, which is that of the next step."""
+    return happened("run/resumed", walltime, seq + 1, **{"from": {"attempt": 0, "seq": seq}, "from_step": seq + 1})
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_finding_that_is_not_superseded_holds(kind: str) -> None:
+    """A resumed run, or one that is added to, neither clears an alert whose cause began before nor fires it again."""
+    rule, values = RULES[kind]
+    first, last = losses(*values), len(values) - 1
+    for kept in (last - 1, last):
+        bench = Bench(rule)
+        (fired,) = bench.show(first)
+        again = [scalar(values[-1], step, walltime=20.0 + step) for step in range(kept + 2, kept + 5)]
+        batches = record([[event] for event in first], [[event] for event in (from_mark(kept), *again)], run="run")
+        assert bench.handle(batches[len(first) :]) == []
+        assert bench.alerts[0].state == "fired", fired
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_finding_that_is_superseded_clears_and_is_reported_again(kind: str) -> None:
+    """A new start clears the alert, and fires another one if the cause returns, whatever the cool-down of the first."""
+    rule, values = RULES[kind]
+    anew = happened("run/resumed", 20.0, **{"from": None, "from_step": 0})
+    again = [event._replace(walltime=20.0 + event.step) for event in losses(*values)]
+    bench = Bench(f"{rule}\ncool_down = 3600")
+    (fired,) = Bench(rule).show(losses(*values))
+    assert bench.show(losses(*values), [anew, *again]) == [fired, "cleared 0", fired]
+    assert [alert.attempt for alert in bench.alerts] == [0, 0, 1]
+
+
+def test_a_resumed_finding_clears_with_the_next_good_value() -> None:
+    """An alert that was kept is cleared by the events of the resumed run."""
+    bench = Bench(RULES["threshold"][0])
+    assert bench.show(losses(6, 7, 8, 9), [from_mark(2), scalar(7, 4), scalar(1, 5)]) == ["fired 3", "cleared 5"]
+
+
+def test_values_before_the_mark_count_towards_a_threshold() -> None:
+    """Of three values in a row, two were recorded before the run was resumed; superseded ones do not count."""
+    for superseded in ([], [1.0], [1.0, 2.0]):
+        kept = Bench(RULES["threshold"][0])
+        assert kept.show(losses(1, 6, 7, *superseded), [from_mark(2), scalar(8, 4)]) == ["fired 4"]
+    cut = Bench(RULES["threshold"][0])
+    assert cut.show(losses(1, 6, 7), [from_mark(1), scalar(8, 3), scalar(8, 4)]) == ["fired 4"]
+
+
+def test_a_superseded_best_value_gives_way_to_the_one_before() -> None:
+    """Evaluations since the best value that is kept count after the run was resumed."""
+    bench = Bench('kind = "plateau"\nmetric = "train/loss"\nmode = "min"\nevaluations = 4')
+    again = [scalar(3, step) for step in (4, 5)]
+    assert bench.show(losses(2, 3, 3, 1, 0.5), [from_mark(2), *again]) == ["fired 5"]
+    assert bench.alerts[0].details["best"] == 2
+
+
 def test_a_plateau_fires() -> None:
     """`evaluations` values without an improvement fire, the next better one clears; small gains do not count."""
     rule = 'kind = "plateau"\nmetric = "train/loss"\nmode = "min"\nevaluations = 3\nmin_delta = 0.1\ncool_down = 0'

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.wire import Cursor
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
@@ -54,6 +55,6 @@ class Dead(Rule):
         """Report that the process is gone."""
         self.finding = self.finding or {"why": "its process is gone and did not report its end", "occasion": "gone"}
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # there is nothing to rewind
+    def resume(self, origin: Cursor, step: int) -> None:  # noqa: ARG002  # there is nothing to rewind
         """Clear: the run continues."""
         self.finding = None

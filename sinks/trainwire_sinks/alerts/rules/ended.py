@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from trainwire_protocol.events import Event
+from trainwire_protocol.wire import Cursor
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
@@ -29,7 +30,7 @@ class Ended(Rule):
         reason = event.value.get("reason") if isinstance(event.value, Mapping) else None
         self.finding = {"reason": "no reason given" if reason is None else reason}
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # there is nothing to rewind
+    def resume(self, origin: Cursor, step: int) -> None:  # noqa: ARG002  # there is nothing to rewind
         """Clear: the run continues."""
         self.finding = None
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.alerts.rule import Finding, MetricRule
 from trainwire_sinks.alerts.settings import Bounds
 
 Mode: TypeAlias = Literal["min", "max"]
+
+KEPT_BESTS: Final = 4
+"""Number of best values that are kept, each with those that followed it, as the last ones may be superseded."""
 
 
 @dataclass(kw_only=True)
@@ -29,20 +32,23 @@ class Plateau(MetricRule):
 
     def check(self, metric: str, value: float, event: Event) -> Finding | None:
         """Compare the value with the best one."""
-        history = self.seen.get(metric) or []
-        if not history or self._is_better(value, history[0][1]):
-            self.seen[metric] = [[event.step, value]]
+        histories = self.seen.setdefault(metric, [])
+        if not histories or self._is_better(value, histories[-1][0][1]):
+            histories.append([[event.step, value]])
+            del histories[:-KEPT_BESTS]
             return None
+        history = histories[-1]
         history.append([event.step, value])
         del history[1 : -self.evaluations]
-        if len(history) <= self.evaluations:
+        if len(history) <= self.evaluations and metric not in self.findings:
             return None
         step, best = history[0]
         return {"metric": metric, "value": value, "best": best, "best_step": step, "evaluations": self.evaluations}
 
     def rewind(self, seen: Any, step: int) -> Any:
-        """Return the best value and those after it, up to `step`; an empty list if the best one came later."""
-        return [[at, value] for at, value in seen or () if at <= step]
+        """Return the values up to `step`, in lists that each begin with the best one so far."""
+        kept = ([[at, value] for at, value in history if at <= step] for history in seen if history[0][0] <= step)
+        return [history for history in kept if history]
 
     def _is_better(self, value: float, best: float) -> bool:
         gain = best - value if self.mode == "min" else value - best

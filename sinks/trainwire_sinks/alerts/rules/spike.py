@@ -51,9 +51,9 @@ class Spike(MetricRule):
         return finding
 
     def rewind(self, seen: Any, step: int) -> Any:
-        """Return the values up to `step`."""
+        """Return the values up to `step`, with the median and deviation that hold until the window is full again."""
         kept = [[at, value] for at, value in seen["values"] if at <= step] if seen else []
-        return _empty_window() | {"values": kept} if kept else None
+        return {**seen, "values": kept} if kept else None
 
     def _compare(self, metric: str, value: float, seen: dict[str, Any]) -> Finding | None:
         if seen["median"] is None:

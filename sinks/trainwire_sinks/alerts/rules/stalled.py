@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_protocol.statistics import low_median
+from trainwire_protocol.wire import Cursor
 from trainwire_sinks.alerts.alert import Severity
 from trainwire_sinks.alerts.rule import Rule
 from trainwire_sinks.alerts.settings import Bounds
@@ -108,7 +109,7 @@ class Stalled(Rule):
             self._awake, self._is_silent = now if self._is_silent else self._awake, False
             self._compare(now - max(last, self._awake), last)
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # nothing is kept
+    def resume(self, origin: Cursor, step: int) -> None:  # noqa: ARG002  # nothing is kept
         """Measure again: the steps of the new process may take longer or shorter."""
         self.__post_init__()
 

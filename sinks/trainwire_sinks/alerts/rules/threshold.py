@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.alerts.rule import Finding, MetricRule
@@ -37,13 +37,23 @@ class Threshold(MetricRule):
 
     def check(self, metric: str, value: float, event: Event) -> Finding | None:
         """Compare the value, and count how many in a row satisfy the comparison."""
-        count, since = self.seen.get(metric) or (0, event.walltime)
         if math.isnan(value):
             return self.findings.get(metric)
+        since, steps, broken = self.seen.get(metric) or (event.walltime, [], None)
         if not _COMPARISONS[self.operator](value, self.value):
-            self.seen.pop(metric, None)
+            if steps and broken is None:
+                self.seen[metric] = (since, steps, event.step)
             return None
-        self.seen[metric] = (count + 1, since)
-        if count + 1 < self.events or event.walltime - since < self.seconds:
+        if broken is not None:
+            since, steps = event.walltime, []
+        self.seen[metric] = (since, [*steps, event.step][: self.events], None)
+        is_long = len(steps) + 1 >= self.events and event.walltime - since >= self.seconds
+        if not is_long and metric not in self.findings:
             return None
         return {"metric": metric, "value": value, "operator": self.operator, "threshold": self.value}
+
+    def rewind(self, seen: Any, step: int) -> Any:
+        """Return since when the comparison held, the first steps at which it did, and the step at which it ended."""
+        since, steps, broken = seen
+        kept = [at for at in steps if at <= step]
+        return (since, kept, broken if broken is not None and broken <= step else None) if kept else None
