@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from trainwire.checkpointing.earlier_models import keep_earlier_models
 from trainwire.checkpointing.snapshot import load_latest_checkpoint
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
+from trainwire.training.batches import BatchStructure, to_device
 from trainwire.training.control import Control
 from trainwire.training.data import Corpus, Data, inputs_and_target
 from trainwire.training.distributed import Processes
@@ -19,6 +22,7 @@ from trainwire.training.forward import Forward
 from trainwire.training.hooks.hooks import Filter, function_bindings
 from trainwire.training.hooks.payloads import Result
 from trainwire.training.loop import train_model
+from trainwire.training.losses import checked_loss
 from trainwire.training.metrics import named_metrics
 from trainwire.training.models import checked_model
 from trainwire.training.optimizers import in_decoder
@@ -32,6 +36,8 @@ from trainwire_protocol.errors import OptionError, UsageError
 if TYPE_CHECKING:
     from trainwire.training.metrics import Metrics
 
+logger = logging.getLogger("trainwire")
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -42,6 +48,7 @@ class ModelTrainer:
         model: Any module. By default, a batch consists of inputs followed by a target, and the model is called with the
             inputs; for anything else, override `forward`.
         loss: Called with the model's output and the target; returns the mean of the batch, a tensor without dimensions.
+            It is weighted by the number of samples or, if it is one of torch's losses, by what it is a mean over.
         metrics: The torchmetrics metrics to compute on the dev and test split: a mapping of names to metrics, a
             `MetricCollection`, or a list, whose metrics are named after their classes.
         plugins: The plugins that take part in each training.
@@ -62,6 +69,7 @@ class ModelTrainer:
             raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
         if loss is not None and (not callable(loss) or isinstance(loss, type)):
             raise OptionError(f"loss is {loss!r}; it must be a function of output and target")
+        checked_loss(loss)
         self.model = checked_model(model)
         self.loss = loss
         self.metrics = named_metrics(metrics)
@@ -69,6 +77,8 @@ class ModelTrainer:
         self._functions = Functions()
         self._run: TrainingRun | None = None
         self._is_training = False
+        self._batch_structure = BatchStructure()
+        self._warned_of_samples = False
 
     @property
     def run(self) -> TrainingRun:
@@ -124,6 +134,46 @@ class ModelTrainer:
     def overrides_forward(self) -> bool:
         """Whether a subclass overrides `forward`."""
         return type(self).forward is not ModelTrainer.forward
+
+    def samples_in_batch(self, batch: Any) -> int:
+        """Return the number of samples in a batch. Override this method if it is counted wrongly.
+
+        By default, it is the first dimension of the tensors, or the length of the lists of samples.
+        """
+        samples = self._batch_structure.count(batch)
+        if samples is not None:
+            return samples
+        kind = type(batch).__name__
+        if self._run is not None and self._run.options.mini_batch_chunk_size is not None:
+            raise UsageError(
+                f"mini_batch_chunk_size: it is unknown how many samples a batch, a {kind}, has: override "
+                "ModelTrainer.samples_in_batch and split_batch, or omit mini_batch_chunk_size"
+            )
+        if not self._warned_of_samples:
+            self._warned_of_samples = True
+            logger.warning(
+                "it is unknown how many samples a batch, a %s, has; each counts as one: override "
+                "ModelTrainer.samples_in_batch", kind,
+            )  # fmt: skip
+        return 1
+
+    def split_batch(self, batch: Any, size: int) -> Sequence[Any]:
+        """Split a batch into chunks of `size` samples, of which the last one may be smaller.
+
+        May be overridden. By default, everything with one row or item for each sample is split: tensors, lists, packed
+        sequences, in tuples, maps, dataclasses and the like.
+
+        Raises:
+            UsageError: if a part of the batch cannot be split.
+        """
+        return self._batch_structure.split(batch, self.samples_in_batch(batch), size)
+
+    def batch_to_device(self, batch: Any, device: torch.device) -> Any:
+        """Return the batch with everything in it on the device. May be overridden.
+
+        By default, tensors and objects with a method `to` are moved, in lists, tuples, maps, dataclasses and the like.
+        """
+        return to_device(batch, device)
 
     def is_decoder(self, name: str) -> bool:
         """Return whether `decoder_learning_rate` applies to the parameter of this name. May be overridden.

@@ -5,13 +5,28 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from support.paths import DOCS
 from support.tiny_training import linear, points
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from trainwire import TrainingOptions
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN
+
+
+class Last(nn.GRU):
+    """Returns the last state of each sequence; time is the first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+
+    def forward(self, inputs: torch.Tensor) -> Any:  # type: ignore[override]  # as a batch has one input
+        return super().forward(inputs)[1][-1]
+
 
 PAGE = (DOCS / "training.md").read_text()
 
@@ -35,12 +50,19 @@ def test_the_page_has_every_option_with_its_defaults() -> None:
 def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's examples run, given a model and data."""
     monkeypatch.chdir(tmp_path)
-    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     known = {"model": linear(), "data": points(32), "dev": points(16), "test": points(16)}
-    exec(first, known)
-    exec(second, known)
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(snippet, known)
     batches = [{"inputs": inputs, "label": label} for inputs, label in points(32)]
     result = known["MapTrainer"](linear(), loss=known["nn"].CrossEntropyLoss()).train(
         "runs/maps", train=batches, max_epochs=1, sinks=()
+    )
+    assert result.steps == 1
+    tokens: Any = TensorDataset(torch.randn(8, 5, 4), torch.randn(8, 5), torch.arange(8)[:, None] > torch.arange(5))
+    result = known["TokenTrainer"](nn.Linear(4, 1)).train("runs/tokens", train=tokens, max_epochs=1, sinks=())
+    assert result.steps == 1
+    batches = [(torch.randn(5, 8, 4), torch.randn(8, 1))]
+    result = known["TimeFirstTrainer"](Last(), loss=nn.MSELoss()).train(
+        "runs/time", train=DataLoader(batches, None), mini_batch_chunk_size=3, max_epochs=1, sinks=()
     )
     assert result.steps == 1

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
-from trainwire.training.data import length_of, to_device
+from trainwire.training.data import length_of
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -162,7 +162,7 @@ class SWA(Plugin):
         batches = islice(loader, self.run.state.epoch.batch if length_of(loader) is None else None)
         try:
             for batch in until_interrupted(self.run, batches):
-                yield [to_device(batch, self.run.device)]
+                yield [self.run.batches.batch_to_device(batch, self.run.device)]
         except InterruptedReadingError:
             self._is_interrupted = True
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-from trainwire.training.data import samples_in, to_device
 from trainwire.training.epoch_reader import generators_of
 from trainwire.training.failures import note_batch
-from trainwire.training.forward import checked_forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
 from trainwire.training.interruption import until_interrupted
 from trainwire.training.metrics import read_metric
@@ -50,19 +48,21 @@ def _scores(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     for metric in run.metrics.values():
         metric.reset()
     for batch in until_interrupted(run, run.evaluation_loaders[split]):
-        batch = to_device(batch, run.device)
+        batch = run.batches.batch_to_device(batch, run.device)
         try:
             with run.precision.autocast():
-                forward = checked_forward(run.forward.alone(batch))
-            mean_loss.add(forward.loss, samples_in(batch))
+                value, output, target, weight = run.forward.alone(batch)
+            mean_loss.add(value, run.batches.samples_in_batch(batch) if weight is None else weight)
             for metric in run.metrics.values():
-                metric.update(forward.output, forward.target)
+                metric.update(output, target)
         except Exception as error:
             note_batch(error, split, batch)
             raise
     loss = mean_loss.read_of_all(run.processes, run.device)
     if loss is None:
-        raise UsageError(f"{split} had no batches: check that its loader can be read again")
+        raise UsageError(
+            f"{split} had no batches, or only batches of weight 0: check that its loader can be read again"
+        )
     scores: dict[str, MetricValue] = {"loss": loss}
     for name, metric in run.metrics.items():
         scores |= read_metric(name, metric.compute())

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwire.training.failures import note_batch
+from trainwire.training.losses import TorchLoss, checked_weight
 from trainwire_protocol.errors import UsageError
 
 
@@ -17,46 +19,69 @@ class Forward(NamedTuple):
     """The result of a forward pass on a batch: see `ModelTrainer.forward`."""
 
     loss: Tensor
-    """The mean loss of the batch's samples: a tensor without dimensions."""
+    """The mean loss of the batch: a tensor without dimensions."""
     output: Any = None
     """The first argument of the metrics."""
     target: Any = None
     """The second argument of the metrics."""
+    weight: float | Tensor | None = None
+    """What the loss is a mean over, as a number or a tensor: for instance, the number of tokens that are not padding.
+
+    The losses of batches and of chunks are averaged with these weights. None: what the trainer's loss is a mean over,
+    if it is one of torch's, otherwise the number of samples.
+    """
 
 
-def checked_forward(result: object) -> Forward:
-    """Return the result of a `forward`, if it is valid.
+def checked_forward(result: object, loss: TorchLoss | None = None) -> Forward:
+    """Return the result of a `forward`, if it is valid, with a checked weight.
+
+    Args:
+        loss: The trainer's loss, if it is one of torch's: it determines a weight that is None.
 
     Raises:
-        UsageError: if it is not a `Forward`, or its loss is not a tensor without dimensions.
+        UsageError: if it is not a `Forward`, or its loss is not a tensor without dimensions, or its weight is invalid.
     """
     if not isinstance(result, Forward):
         what = "a tuple" if isinstance(result, tuple) else f"a {type(result).__name__}"
         raise UsageError(f"forward returned {what}: return trainwire.Forward(loss, output, target)")
-    loss: object = result.loss
-    if not isinstance(loss, Tensor) or loss.dim() != 0:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    value: object = result.loss
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise UsageError(f"the loss is {what}; it must be the batch's mean, a tensor without dimensions")
-    return result
+    weight = loss.weight(result.output, result.target) if result.weight is None and loss else result.weight
+    return result if weight is None else result._replace(weight=checked_weight(weight))
 
 
 class TrainingForward:
     """`ModelTrainer.forward` as the training step calls it; in several processes, wrapped in DistributedDataParallel.
 
     Args:
+        loss: The trainer's loss, if it is one of torch's. None: find out in the first training batch.
         first: Called with the result of the first call.
-
-    Attributes:
-        alone: Calls `forward` in this process only, as an evaluation does.
     """
 
     def __init__(
-        self, model: nn.Module, forward: Callable[[Any], Forward], first: Callable[[Forward], None] | None = None
+        self,
+        model: nn.Module,
+        forward: Callable[[Any], Forward],
+        loss: TorchLoss | None = None,
+        first: Callable[[Forward], None] | None = None,
     ) -> None:
-        self.alone = forward
         self._model = model
+        self._forward = forward
+        self._loss = loss
         self._first = first
         self._parallel: DistributedDataParallel | None = None
+        self._has_weight: bool | None = None
+        self._has_trained = False
+
+    def alone(self, batch: Any) -> Forward:
+        """Return the checked result of `forward` in this process only, as for an evaluation."""
+        result = self._forward(batch)
+        if not self._has_trained and isinstance(result, Forward) and torch.is_grad_enabled():
+            self._has_trained = True
+            self._loss = self._loss or TorchLoss.behind(result.loss, result.target)
+        return checked_forward(result, self._loss)
 
     def distribute(self) -> None:
         """Give every process the first one's weights, and average the gradients from now on."""
@@ -64,12 +89,20 @@ class TrainingForward:
         self._parallel = DistributedDataParallel(_ForwardModule(self._model, self.alone))
 
     def __call__(self, batch: Any) -> Forward:
-        """Return the loss of a batch, and the output and target for the metrics."""
+        """Return the checked result of `forward` on a batch.
+
+        Raises:
+            UsageError: if it is invalid, or it has a weight for some batches and none for others.
+        """
         try:
-            result = checked_forward(self._parallel(batch) if self._parallel else self.alone(batch))
+            result: Forward = self._parallel(batch) if self._parallel else self.alone(batch)
         except Exception as error:
             note_batch(error, "train", batch)
             raise
+        has_weight = result.weight is not None
+        if self._has_weight not in (None, has_weight):
+            raise UsageError("forward returned a weight for some batches and none for others: return one for each")
+        self._has_weight = has_weight
         if self._first:
             first, self._first = self._first, None
             first(result)

@@ -18,6 +18,7 @@ from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
 from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, MetricValue, Result, Status
+from trainwire.training.losses import checked_loss
 from trainwire.training.metric_trial import try_metrics
 from trainwire.training.metrics import read_metric
 from trainwire.training.models import optimizer_path, save_atomically, save_model
@@ -74,7 +75,8 @@ class TrainingRun:
         self.control = control
         self.agreement = Agreement(processes.group)
         """Combines the requests of all processes."""
-        self.forward = TrainingForward(setup.model, setup.forward, first=self._try_metrics)
+        self.forward = TrainingForward(setup.model, setup.forward, checked_loss(setup.loss), first=self._try_metrics)
+        self.batches = setup.batches
         self.modes = Modes(setup.model)
         self.state = TrainingState()
         self.hooks = Hooks(binding for plugin in setup.plugins for binding in isolated(plugin, self.publish))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from trainwire.training.batches import Batches
 from trainwire.training.data import Corpus, Data, evaluation_loader, sample_of, samples_of, training_loader
 from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
-class Trainer(Protocol):
+class Trainer(Batches, Protocol):
     """The parts of a `ModelTrainer` that a setup uses."""
 
     model: nn.Module
@@ -50,9 +51,11 @@ class TrainingSetup:
     folder: Path
     model: nn.Module
     loss: Callable[..., Tensor] | None
-    """The loss given to the trainer; None if its `forward` is overridden."""
+    """The loss given to the trainer; None if its `forward` computes one."""
     forward: Callable[[Any], Forward]
     """The trainer's `forward`."""
+    batches: Batches
+    """The trainer's methods for batches."""
     options: TrainingOptions
     seed: int
     """Determines the order of the samples."""
@@ -116,6 +119,7 @@ def prepare(
         model=trainer.model,
         loss=trainer.loss,
         forward=trainer.forward,
+        batches=trainer,
         options=options,
         seed=seed,
         device=device,

@@ -14,53 +14,61 @@ from torch import Tensor
 
 from trainwire.training.distributed import Processes
 from trainwire.training.hooks.payloads import EpochMetrics, MetricValue
+from trainwire.training.losses import Weight
 
 
 class MeanLoss:
-    """The mean loss of the samples seen, accumulated on the losses' device, so that adding does not synchronize."""
+    """The weighted mean of losses, accumulated on the losses' device, so that adding does not synchronize."""
 
     def __init__(self) -> None:
-        self.samples = 0
         self.finite_only = False
         """Whether to ignore losses that are not finite."""
         self._sum: Tensor | None = None
-        self._ignored: Tensor | int = 0
+        self.weight: Weight = 0
+        """The sum of the weights."""
 
-    def add(self, loss: Tensor, samples: int) -> None:
-        """Add the mean loss of `samples` samples: a detached tensor without dimensions."""
+    def add(self, loss: Tensor, weight: Weight) -> None:
+        """Add a batch's mean loss, a detached tensor without dimensions, unless its weight is 0."""
         if self._sum is None:
             # A sum of many small losses in single precision would lose digits; Apple's GPUs have no double.
             precision = torch.float32 if loss.device.type == "mps" else torch.float64
             self._sum = torch.zeros((), dtype=precision, device=loss.device)
         if self.finite_only:
-            is_finite = loss.isfinite()
-            self._ignored = self._ignored + samples * ~is_finite
-            loss = loss.where(is_finite, 0.0)
-        self._sum.add_(loss, alpha=samples)
-        self.samples += samples
+            weight = loss.isfinite() * weight
+        if isinstance(weight, Tensor):
+            weight = weight.to(self._sum)
+            self._sum.add_(loss.where(weight != 0, 0.0) * weight)
+        elif weight:
+            self._sum.add_(loss, alpha=weight)
+        self.weight = self.weight + weight
+
+    def tensor(self) -> Tensor:
+        """Return the mean of at least one loss as a tensor, without reading it; NaN if no loss has a weight."""
+        assert self._sum is not None
+        return self._sum / self.weight
 
     def read(self) -> float | None:
-        """Return the mean, or None if there is no loss. Synchronizes with the GPU."""
-        counted = self.samples - int(self._ignored)
-        return self._sum.item() / counted if self._sum is not None and counted else None
+        """Return the mean, or None if there is no loss with a weight. Synchronizes with the GPU."""
+        weight = float(self.weight)
+        return self._sum.item() / weight if self._sum is not None and weight else None
 
     def read_of_all(self, processes: Processes, device: torch.device) -> float | None:
-        """Return the mean over the samples of all processes, each of which must call this."""
+        """Return the mean over the batches of all processes, each of which must call this."""
         if not processes.several:
             return self.read()
         added = torch.zeros((), device=device) if self._sum is None else self._sum
-        total, samples = processes.add_up(
-            torch.stack([added.double(), added.new_tensor(self.samples - int(self._ignored)).double()])
+        total, weight = processes.add_up(
+            torch.stack([added.double(), added.new_tensor(float(self.weight)).double()])
         ).tolist()
-        return total / samples if samples else None
+        return total / weight if weight else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sum and the counts."""
-        return {"samples": self.samples, "sum": self._sum, "uncounted": int(self._ignored)}
+        """Return the sum and the weight."""
+        return {"sum": self._sum, "weight": float(self.weight)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Restore the sum, on `device`, and the counts."""
-        self.samples, self._ignored = state["samples"], state["uncounted"]
+        """Restore the sum, on `device`, and the weight."""
+        self.weight = state["weight"]
         self._sum = None if state["sum"] is None else state["sum"].to(device)
 
 

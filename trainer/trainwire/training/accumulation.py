@@ -1,0 +1,151 @@
+"""The gradients of a batch: computed at once or accumulated over chunks, and averaged over processes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainwire.training.losses import Weight
+from trainwire.training.optimizers import optimizer_parameters
+from trainwire.training.run import TrainingRun
+from trainwire.training.state import MeanLoss
+from trainwire_protocol.errors import UsageError
+
+
+def backward(run: TrainingRun, batch: Any, samples: int) -> tuple[Tensor, Weight]:
+    """Compute the gradients of a batch, and return its mean loss and the weight of that.
+
+    A batch of more than `mini_batch_chunk_size` samples is passed through the model in chunks. In several processes,
+    the gradients are those of the mean over all their batches, weighted if `forward` returns weights.
+    """
+    size = run.options.mini_batch_chunk_size
+    if size is None or samples <= size:
+        return _backward_whole(run, batch, samples)
+    *chunks, last = _chunks(run, batch, samples, size)
+    accumulation = _Accumulation(run, samples)
+    with run.forward.without_averaging():
+        for chunk in chunks:
+            accumulation.add(chunk, size)
+    accumulation.add(last, samples - size * len(chunks), is_last=True)
+    return accumulation.mean.tensor(), accumulation.mean.weight
+
+
+def gradient_values(parameter: Tensor) -> Tensor:
+    """Return the gradient; if it is sparse, as with `nn.Embedding(sparse=True)`, coalesce it and return its values."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if not gradient.is_sparse:
+        return gradient
+    parameter.grad = gradient.coalesce()
+    return parameter.grad.values()
+
+
+def _chunks(run: TrainingRun, batch: Any, samples: int, size: int) -> list[Any]:
+    """Return the chunks of a batch.
+
+    Raises:
+        UsageError: if `split_batch` returns another number of chunks.
+    """
+    chunks, expected = list(run.batches.split_batch(batch, size)), -(-samples // size)
+    if len(chunks) != expected:
+        raise UsageError(
+            f"mini_batch_chunk_size is {size}, so a batch of {samples} samples has {expected} chunks, but "
+            f"ModelTrainer.split_batch returned {len(chunks)}: each but the last one must have {size} samples"
+        )
+    return chunks
+
+
+def _backward_whole(run: TrainingRun, batch: Any, samples: int) -> tuple[Tensor, Weight]:
+    with run.precision.autocast():
+        loss, _, _, weight = run.forward(batch)
+    if weight is None or not run.processes.several:
+        run.precision.backward(loss)
+    else:
+        share = _ratio(weight, _mean_over_processes(run, weight))
+        run.precision.backward(_counted(loss, weight) * share)
+    return loss.detach(), samples if weight is None else weight
+
+
+class _Accumulation:
+    """The mean loss of the chunks so far, whose gradients the parameters hold.
+
+    A chunk's share of the batch is known beforehand if its weight is its number of samples. Otherwise each chunk makes
+    the shares of the earlier ones smaller, and their gradients are scaled down. They could be divided once at the end,
+    but would overflow in half precision until then.
+    """
+
+    def __init__(self, run: TrainingRun, samples: int) -> None:
+        self.mean = MeanLoss()
+        self._run = run
+        self._samples = samples
+        self._divisor: Weight = 0
+        """The gradients are those of the sum of the losses, each multiplied by its weight, divided by this number."""
+
+    def add(self, chunk: Any, samples: int, *, is_last: bool = False) -> None:
+        """Pass a chunk of so many samples through the model, and add its gradients and its loss."""
+        run = self._run
+        with run.precision.autocast():
+            loss, _, _, weight = run.forward(chunk)
+        if weight is None:
+            weight = samples
+            run.precision.backward(loss * (weight / self._samples))
+        elif not self._is_empty(weight, is_last):
+            run.precision.backward(_counted(loss, weight) * self._share(weight, is_last))
+        self.mean.add(loss.detach(), weight)
+
+    def _share(self, weight: Weight, is_last: bool) -> Weight:
+        """Return the factor of the loss of the next chunk, after scaling the gradients of the earlier ones."""
+        before, total = self._divisor, self.mean.weight + weight
+        self._divisor = _mean_over_processes(self._run, total) if is_last else total
+        _scale_gradients(self._run.optimizer, _ratio(before, self._divisor))
+        return _ratio(weight, self._divisor)
+
+    def _is_empty(self, weight: Weight, is_last: bool) -> bool:
+        """Return whether a chunk adds nothing and can be left out: its gradients may be NaN.
+
+        The last one is needed if the processes average the gradients in it, or if it would be the only one.
+        """
+        if isinstance(weight, Tensor) or weight:
+            return False
+        return not (is_last and (self._run.processes.several or self.mean.weight == 0))
+
+
+def _mean_over_processes(run: TrainingRun, weight: Weight) -> Weight:
+    """Return the mean of all processes' weights: a number on the CPU, otherwise a tensor, which is not read."""
+    if not run.processes.several:
+        return weight
+    value = torch.zeros((), dtype=torch.float64, device=run.device).add_(weight)
+    mean = run.processes.average(value)
+    return mean.item() if mean.device.type == "cpu" else mean
+
+
+def _counted(loss: Tensor, weight: Weight) -> Tensor:
+    """Return the loss or, if its weight is 0, a loss without gradients: the mean of nothing is NaN."""
+    if isinstance(weight, Tensor):
+        return loss.where(weight != 0, 0.0)
+    return loss if weight else loss.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _ratio(part: Weight, whole: Weight) -> Weight:
+    """Return how large a part is of a whole; 0 if both are 0."""
+    if isinstance(whole, Tensor):
+        return part / whole.masked_fill(whole == 0, 1.0)
+    return part / whole if whole else 0.0
+
+
+def _scale_gradients(optimizer: Optimizer, factor: Weight) -> None:
+    """Multiply the gradients, which may be on several devices, by a factor."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for parameter in optimizer_parameters(optimizer):
+        if parameter.grad is not None:
+            values = gradient_values(parameter)
+            groups[values.device, values.dtype].append(values)
+    for (device, kind), gradients in groups.items():
+        if isinstance(factor, Tensor):
+            torch._foreach_mul_(gradients, factor.to(device, kind))
+        else:
+            torch._foreach_mul_(gradients, factor)

@@ -1,0 +1,161 @@
+"""The weight of a batch's loss: what its mean is a mean over, such as samples, elements or unmasked tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainwire_protocol.errors import OptionError, UsageError
+
+Weight: TypeAlias = "float | Tensor"
+"""A number or, if it is on another device than the CPU, a tensor without dimensions."""
+
+IGNORED: Final = -100
+"""The target that the functions of torch ignore by default."""
+
+CLASSIFICATION: Final = {"CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "LinearCrossEntropyLoss"}
+"""Losses that are means over targets, weighted by their class."""
+
+ELEMENTWISE: Final = {
+    "BCELoss", "BCEWithLogitsLoss", "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss",
+    "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss",
+}  # fmt: skip
+"""Losses that are means over elements. All others are means over samples."""
+
+FUNCTIONS: Final = {
+    "binary_cross_entropy": "BCELoss", "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
+    "cross_entropy": "CrossEntropyLoss", "hinge_embedding_loss": "HingeEmbeddingLoss", "huber_loss": "HuberLoss",
+    "kl_div": "KLDivLoss", "l1_loss": "L1Loss", "mse_loss": "MSELoss", "nll_loss": "NLLLoss",
+    "poisson_nll_loss": "PoissonNLLLoss", "smooth_l1_loss": "SmoothL1Loss", "soft_margin_loss": "SoftMarginLoss",
+}  # fmt: skip
+"""The same losses as functions of `torch.nn.functional`."""
+
+NODES: Final = {
+    "BinaryCrossEntropyBackward0": "BCELoss", "BinaryCrossEntropyWithLogitsBackward0": "BCEWithLogitsLoss",
+    "HuberLossBackward0": "HuberLoss", "MseLossBackward0": "MSELoss",
+    "NllLossBackward0": "NLLLoss", "NllLoss2DBackward0": "NLLLoss",
+    "SmoothL1LossBackward0": "SmoothL1Loss", "SoftMarginLossBackward0": "SoftMarginLoss",
+}  # fmt: skip
+"""The nodes of the autograd graph that some of these losses are."""
+
+MEAN: Final = 1
+"""The reduction of a node whose loss is a mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchLoss:
+    """One of torch's losses, given as a module, as a function, or as a partial of one."""
+
+    name: str
+    """The name of the module's class."""
+    given: Any
+
+    @classmethod
+    def of(cls, loss: object) -> TorchLoss | None:
+        """Return the description of a loss, or None if it is not one of torch's."""
+        given = getattr(loss, "_orig_mod", loss)  # of a compiled module
+        if isinstance(given, nn.Module):
+            kind = next((base for base in type(given).__mro__ if base.__module__ == nn.modules.loss.__name__), None)
+            is_same = kind is not None and type(given).forward is vars(kind).get("forward")
+            return cls(kind.__name__, given) if kind is not None and is_same else None
+        function = given.func if isinstance(given, partial) else given
+        name = getattr(function, "__name__", "")
+        is_same = name in FUNCTIONS and function is getattr(functional, name)
+        return cls(FUNCTIONS[name], given) if is_same else None
+
+    @classmethod
+    def behind(cls, loss: Tensor, target: object) -> TorchLoss | None:
+        """Return torch's loss function that has returned this tensor and had this target; None if there is none.
+
+        Autograd has noted the function and its arguments, if gradients are enabled.
+        """
+        node: Any = getattr(loss, "grad_fn", None)
+        name = NODES.get(type(node).__name__)
+        if name is None or not isinstance(target, Tensor) or node._saved_reduction != MEAN:
+            return None
+        saved: Tensor = node._saved_target
+        if saved.data_ptr() != target.data_ptr() or saved.numel() != target.numel():
+            return None
+        if name not in CLASSIFICATION:
+            return cls(name, None)
+        # A negative number is returned as if it were an unsigned one.
+        ignored = (node._saved_ignore_index + 2**63) % 2**64 - 2**63
+        return cls(name, partial(functional.nll_loss, ignore_index=ignored, weight=node._saved_weight))
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """Return the value of one of the loss's arguments."""
+        if isinstance(self.given, nn.Module):
+            return getattr(self.given, name, default)
+        return self.given.keywords.get(name, default) if isinstance(self.given, partial) else default
+
+    def weight(self, output: Any, target: Any) -> Weight | None:
+        """Return what the loss of a batch is a mean over; None if that is its samples."""
+        if not isinstance(target, Tensor) or not isinstance(output, Tensor):
+            return None
+        if self.name in CLASSIFICATION:
+            return self._weight_of_classes(target)
+        if self.name in ELEMENTWISE:
+            return output.size(0) if self.setting("reduction") == "batchmean" else _elements(output, target)
+        return None
+
+    def _weight_of_classes(self, target: Tensor) -> Weight:
+        if target.is_floating_point():  # the probability of each class
+            return target.numel() / target.size(1 if target.dim() > 1 else 0)
+        ignored, classes = self.setting("ignore_index", IGNORED), self.setting("weight")
+        counts = target != (IGNORED if ignored is None else ignored)
+        if classes is None:
+            return counts.sum()
+        weights: Tensor = classes[target.where(counts, 0).long()]
+        return weights.where(counts, 0.0).sum()
+
+
+def _elements(output: Tensor, target: Tensor) -> int:
+    """Return the number of elements that are compared."""
+    if output.shape == target.shape:
+        return output.numel()
+    try:
+        return math.prod(torch.broadcast_shapes(output.shape, target.shape))  # type: ignore[no-untyped-call]  # torch's own
+    except RuntimeError:  # the output for the metrics is not the one of which the loss was computed
+        return target.numel()
+
+
+def checked_loss(loss: Callable[..., Tensor] | None) -> TorchLoss | None:
+    """Return the description of a loss if it is one of torch's.
+
+    Raises:
+        OptionError: if its result is not a mean.
+    """
+    known = TorchLoss.of(loss)
+    reduction = known.setting("reduction", "mean") if known else "mean"
+    if known and reduction not in ("mean", "batchmean"):
+        raise OptionError(
+            f"loss is a {known.name} with reduction={reduction!r}: the loss of a batch must be a mean, "
+            "so that batches can be split and averaged; use reduction='mean'"
+        )
+    return known
+
+
+def checked_weight(weight: object) -> Weight:
+    """Return the weight that a `forward` returned: a tensor on the CPU as a number, since reading it costs little.
+
+    Raises:
+        UsageError: if it is neither a number from 0 on nor a tensor with one element.
+    """
+    if isinstance(weight, Tensor) and weight.numel() == 1:
+        weight = weight.detach().reshape(())
+        if weight.device.type != "cpu":
+            return weight  # its value is not read, as that would synchronize
+        weight = weight.item()
+    number = float(weight) if isinstance(weight, Real) else -1.0
+    if not 0 <= number < math.inf:
+        what = f"a tensor of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else repr(weight)
+        raise UsageError(f"the weight that forward returned is {what}; it must be one number, 0 or larger")
+    return number
