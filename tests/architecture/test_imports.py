@@ -65,6 +65,7 @@ def run_program(program: str, *arguments: str) -> Any:
     return json.loads(completed.stdout.splitlines()[-1])
 
 
+@pytest.mark.timeout(240)  # it imports torch and every optional package
 def test_importing_all_modules_has_no_side_effects() -> None:
     """Importing all modules changes no threads, open files, signal handlers, loggers or environment variables."""
     ours = [module.name for module in modules()]
