@@ -1,14 +1,18 @@
-"""The environment variables of launchers (torchrun, Slurm, `trainwire launch`), and the command that starts a sink."""
+"""The environment variables of launchers (torchrun, Slurm, `trainwire launch`), and the sinks that can be started."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -72,6 +76,33 @@ def _read_number(environment: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
+SINK_GROUP: Final = "trainwire.sinks"
+"""The group of entry points with which other packages register sinks: each maps a name to a class."""
+
+BUILTIN_SINKS: Final = "trainwire_sinks.builtin"
+"""The package of the built-in sinks: a module for each, named after the sink, with "_" for "-"."""
+
+
+def builtin_sink_names() -> list[str]:
+    """Return the names of the built-in sinks, without importing them."""
+    package = find_spec(BUILTIN_SINKS)
+    assert package, f"{BUILTIN_SINKS} is part of this distribution"
+    modules = pkgutil.iter_modules(package.submodule_search_locations)
+    return [module.name.replace("_", "-") for module in modules]
+
+
+def sink_names() -> list[str]:
+    """Return the names of all sinks, sorted, without importing them."""
+    return sorted({*builtin_sink_names(), *(point.name for point in metadata.entry_points(group=SINK_GROUP))})
+
+
+def unknown_sink_message(name: str, names: Sequence[str]) -> str:
+    """Return the error for a name that no sink has, with the one that was probably meant."""
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"there is no sink {name!r}: {hint}the sinks are {', '.join(names)}"
+
+
 class SinkCommand(NamedTuple):
     """A sink's name and options, as written after `trainwire sink`."""
 
@@ -90,6 +121,15 @@ class SinkCommand(NamedTuple):
         except ValueError:
             raise OptionError(f"invalid sink {text!r}: write a name and options, quoted as in a shell") from None
         return cls(name, tuple(options))
+
+    def check_name(self) -> None:
+        """Check that the sink is installed, unless it is given as `module:Class`.
+
+        Raises:
+            OptionError: there is no sink of this name; the message lists all names.
+        """
+        if ":" not in self.name and self.name not in (names := sink_names()):
+            raise OptionError(unknown_sink_message(self.name, names))
 
     def start(self, folder: Path, rank: int) -> subprocess.Popen[bytes]:
         """Start the sink for one rank of a run, in its own session.

@@ -24,6 +24,7 @@ TrainwireError
 ├── IncompleteError                  events that were recorded but are unavailable
 ├── CursorAheadError                 a cursor past the end of what is recorded
 ├── SinkError                        a sink whose own code kept failing
+│   └── SinkBugError                 a sink whose own code has a bug
 ├── ScriptError                      a script that `trainwire launch` cannot start
 └── NothingMatchesError              a run that contains nothing of what was requested
 
@@ -153,6 +154,10 @@ class CursorAheadError(TrainwireError):
 
 class SinkError(TrainwireError):
     """A sink's own code kept failing; its cursor is intact, so the sink can be started again."""
+
+
+class SinkBugError(SinkError):
+    """A sink raised an error that is not among those it retries on, and so shows a bug; it was not run again."""
 
 
 class ScriptError(TrainwireError):

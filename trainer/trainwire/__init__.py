@@ -30,7 +30,7 @@ _HOMES = {
 
 def __dir__() -> list[str]:
     """Return the public names, whether they are imported yet or not."""
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +39,10 @@ def __getattr__(name: str) -> Any:
 
     from trainwire_protocol.errors import MissingExtraError
 
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trainwire")
     if name not in _HOMES:
         raise AttributeError(f"module 'trainwire' has no attribute {name!r}")
     try:

@@ -6,11 +6,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import zmq.asyncio
 
 from trainwire_protocol.errors import ConnectionFileError, IncompleteError, TargetError, UsageError
+from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.tail import batches_backwards, events_of
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.transport.connection import Connection, connection_path, read_connection
@@ -98,7 +101,18 @@ def _find_connection(target: Target, rank: int) -> Connection | None:
     try:
         connection = read_connection(connection_path(target.folder, rank))
     except ConnectionFileError as error:
-        raise TargetError(f"no training is running in {target}: {error}") from error
+        raise TargetError(f"no training is running in {target}: {_ending(target.folder, rank) or error}") from error
     if not connection.is_reachable():
-        raise TargetError(f"no training can be reached in {target}: its process has ended, or is on another host")
+        reason = _ending(target.folder, rank) or "its process has ended, or is on another host"
+        raise TargetError(f"no training can be reached in {target}: {reason}")
     return connection
+
+
+def _ending(folder: Path, rank: int) -> str:
+    """Return how the last attempt of a rank ended, or an empty text if it has recorded no end."""
+    attempts = list_attempts(folder, rank)
+    last = next(batches_backwards(attempts[-1]), None) if attempts else None
+    if last is None or not last.header.last or not (events := events_of(last)):
+        return ""
+    reason = events[-1].value.get("reason")
+    return f"the run is over: {events[-1].name.removeprefix('run/')}" + (f" ({reason})" if reason else "")

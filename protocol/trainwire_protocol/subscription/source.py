@@ -12,7 +12,7 @@ from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.segments import READ_BYTES
 from trainwire_protocol.subscription.history import ArchivedHistory, FetchHistory, History, JournalHistory
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, suggest_run
 from trainwire_protocol.transport.auth import ClientKeys
 from trainwire_protocol.transport.connection import Connection, connection_path, is_endpoint, read_connection
 from trainwire_protocol.transport.key_files import keys_to
@@ -72,7 +72,7 @@ class Source:
         target = self.options.target
         if target.folder is None:
             return IncompleteError(f"no publisher answers at {target}" + (f": {reason}" if reason else ""))
-        return TargetError(f"there is no run of rank {self.options.rank} in {target}")
+        return TargetError(f"there is no run of rank {self.options.rank} in {target}{suggest_run(target.folder)}")
 
     async def acknowledge(self, cursor: Cursor, name: str | None) -> bool:
         """Report the position of the reader called `name` to the publisher or to the archive.

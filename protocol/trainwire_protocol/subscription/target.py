@@ -1,5 +1,7 @@
 """TARGET, the argument with which commands name a run: its folder, a connection file, or an address.
 
+A folder that does not exist is searched for below `runs`, so that the names that `trainwire runs` lists can be used.
+
 An address is the ZeroMQ endpoint of a publisher, or a URL with a scheme that an installed package adds. A package whose
 name begins with `trainwire_` adds schemes by a module `target_schemes` with a mapping `RESOLVERS` from each scheme to a
 function from the address to its `Target`. The packages are searched only for an address that is not an endpoint.
@@ -7,9 +9,13 @@ function from the address to its `Target`. The packages are searched only for an
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import itertools
+import os
 import pkgutil
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trainwire_protocol.errors import OptionError, TargetError
-from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.run_folder import list_attempts, read_run_name
 from trainwire_protocol.transport.connection import Connection, connection_path, is_endpoint, read_connection
 
 if TYPE_CHECKING:
@@ -25,6 +31,12 @@ if TYPE_CHECKING:
 
 PACKAGE_PREFIX: Final = "trainwire_"
 SCHEMES_MODULE: Final = "target_schemes"
+
+RUNS_FOLDER: Final = Path("runs")
+"""The folder, below the working directory, in which a TARGET that is the name of a run is searched for too."""
+
+MAX_CANDIDATES: Final = 1000
+"""Maximum number of folders that are searched for a similar name."""
 
 _HOST_AND_PORT: Final = re.compile(r"[\w.-]+:[0-9]{2,5}")
 
@@ -113,13 +125,33 @@ def _from_address(text: str) -> Target:
     raise TargetError(f"the address {text!r:.200} is neither tcp://host:port nor ipc://path{failure}")
 
 
+def suggest_run(folder: Path) -> str:
+    """Return a question that names a run with a similar name, to be added to the error that a folder holds no run."""
+    if read_run_name(folder) is not None:
+        return ""
+    candidates = {name: place / name for place in (RUNS_FOLDER, folder.parent) for name in _runs_in(place)}
+    close = difflib.get_close_matches(folder.name, candidates, n=1)
+    return f"; did you mean {candidates[close[0]]}?" if close else ""
+
+
+def _runs_in(folder: Path) -> Iterator[str]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, MAX_CANDIDATES):
+            if read_run_name(Path(entry.path)) is not None:
+                yield entry.name
+
+
 def _from_path(path: Path) -> Target:
+    if not path.exists() and read_run_name(RUNS_FOLDER / path) is not None:
+        path = RUNS_FOLDER / path
     if path.is_file():
         return _from_file(path)
     if not path.exists() and _HOST_AND_PORT.fullmatch(str(path)):
         raise TargetError(f"there is no folder {path}; an address begins with tcp://, as in tcp://{path}")
     if not path.exists() and not path.absolute().parent.exists():
-        raise TargetError(f"the run {path.name!r} cannot be found: there is no folder {path.absolute().parent}")
+        raise TargetError(
+            f"the run {path.name!r} cannot be found: there is no folder {path.absolute().parent}{suggest_run(path)}"
+        )
     return Target(folder=path)
 
 

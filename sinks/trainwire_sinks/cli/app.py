@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Final
 
-from cyclopts import App, CycloptsError, MissingArgumentError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
-from trainwire_protocol.errors import TrainwireError
+from trainwire_protocol.errors import SinkBugError, TrainwireError
 from trainwire_sinks.cli.streams import tolerant_streams
 from trainwire_sinks.runtime.exit_codes import ExitCode, exit_code
 from trainwire_sinks.text.format import one_line
@@ -53,7 +53,8 @@ def run(arguments: Sequence[str]) -> int:
         help_command = " ".join(["trainwire", *(error.command_chain or ()), "--help"])
         return _fail(f"{_describe(error)} Try: {help_command}", ExitCode.USAGE, error if is_verbose else None)
     except TrainwireError as error:
-        return _fail(str(error), exit_code(error), error if is_verbose else None)
+        shown = error if is_verbose else error.__cause__ if isinstance(error, SinkBugError) else None
+        return _fail(str(error), exit_code(error), shown)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
@@ -105,9 +106,16 @@ def _version() -> str:
 
 
 def _describe(error: CycloptsError) -> str:
-    # TARGET is positional, but cyclopts would report a missing option --target.
-    if isinstance(error, MissingArgumentError) and error.argument and error.argument.name == "--target":
-        return "TARGET is missing: give a run's folder, a connection file or an address."
+    """Return what is wrong with a command line; positional arguments are named as in the help, not as options."""
+    if isinstance(error, MissingArgumentError) and error.argument and not error.argument.tokens:
+        name = error.argument.name.lstrip("-").upper()
+        if name == "TARGET":
+            return "TARGET is missing: give a run's folder, a connection file or an address."
+        if error.argument.field_info.is_positional:
+            return f"{name} is missing."
+        return f"the option {error.argument.name} is missing."
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument {' '.join(map(repr, error.unused_tokens))}."
     return str(error)
 
 

@@ -141,14 +141,15 @@ def _print_tables(labels: Sequence[str], summaries: Sequence[Summary]) -> None:
 def _add_rows(
     table: Table, maps: Sequence[Mapping[str, Any]], divergences: Sequence[Mapping[str, Divergence]] = ()
 ) -> None:
-    """Add a row for each name in any of the maps; rows whose values differ are marked."""
+    """Add a row for each name in any of the maps; values that differ from the first run's are marked."""
     for name in sorted({name for values in maps for name in values}):
         cells = [cut(plain(values[name]), MAX_CHARACTERS) if name in values else "" for values in maps]
         steps = [plain(found[name].step) if name in found else "" for found in divergences]
-        is_same = len({plain(values.get(name, "")) for values in maps}) == 1 and not any(steps)
-        style = "" if is_same else "bold"
+        texts = [plain(values.get(name, "")) for values in maps]
+        differs = [text != texts[0] for text in texts]
+        styles = ["bold" if differ else "" for differ in (any(differs) or any(steps), *differs, *map(bool, steps))]
         row = (cut(one_line(name), MAX_CHARACTERS), *cells, *steps)
-        table.add_row("" if is_same else "≠", *(Text(cell, style) for cell in row))
+        table.add_row("≠" if styles[0] else "", *map(Text, row, styles))
 
 
 def _sentences(labels: Sequence[str], summaries: Sequence[Summary]) -> Iterator[str]:

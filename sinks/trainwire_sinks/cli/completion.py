@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from trainwire_protocol.commands import VERBS
+from trainwire_protocol.environment import sink_names
 from trainwire_sinks.cli.app import make_app
-from trainwire_sinks.runtime.registry import sink_names
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> None:

@@ -12,7 +12,7 @@ from trainwire_protocol.errors import OptionError, ProtocolError, TargetError
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts, list_ranks
 from trainwire_protocol.subscription.follower import Watchdog
-from trainwire_protocol.subscription.target import Target
+from trainwire_protocol.subscription.target import Target, suggest_run
 from trainwire_protocol.transport.connection import Connection, read_connection
 
 POLL_SECONDS: Final = 0.1
@@ -52,7 +52,7 @@ def find_ranks(target: Target, rank: str) -> Sequence[int]:
     folder = folder_of_all_ranks(target)
     ranks = list_ranks(folder)
     if not ranks:
-        raise TargetError(f"there is no run in {folder}: it has no journal")
+        raise TargetError(f"there is no run in {folder}: it has no journal{suggest_run(folder)}")
     return ranks
 
 
@@ -65,9 +65,9 @@ async def wait_for_rank(target: Target, rank: int, give_up: float | None) -> Non
     """
     if target.folder is None:
         return
-    watchdog = Watchdog(str(target), give_up)
+    watchdog, suggestion = Watchdog(str(target), give_up), suggest_run(target.folder)
     while not await run_in_background(_has_begun, target.folder, rank):
-        watchdog.check("the run has not started", warn_at_once=True)
+        watchdog.check(f"the run has not started{suggestion}", warn_at_once=True)
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -77,9 +77,9 @@ async def wait_for_ranks(folder: Path, give_up: float | None) -> range:
     Raises:
         IncompleteError: no run began within `give_up` seconds.
     """
-    watchdog = Watchdog(str(folder), give_up)
+    watchdog, suggestion = Watchdog(str(folder), give_up), suggest_run(folder)
     while not (count := await run_in_background(_count_ranks, folder)):
-        watchdog.check("the run has not started", warn_at_once=True)
+        watchdog.check(f"the run has not started{suggestion}", warn_at_once=True)
         await asyncio.sleep(POLL_SECONDS)
     return range(count)
 

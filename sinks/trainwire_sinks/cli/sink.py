@@ -9,12 +9,12 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from trainwire_protocol.environment import SinkCommand
+from trainwire_protocol.environment import SinkCommand, sink_names
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.subscription.target import resolve_target
 from trainwire_sinks.cli.options import DEFAULT_READ_OPTIONS, ReadOptions
 from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
-from trainwire_sinks.runtime.registry import describe_sink, find_sink, sink_names
+from trainwire_sinks.runtime.registry import describe_sink, find_sink
 from trainwire_sinks.runtime.sink import Sink
 
 HELP: Final = """Run a sink on a run: it writes everything that the run publishes, from the beginning.

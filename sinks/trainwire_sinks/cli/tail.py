@@ -19,7 +19,7 @@ from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.tail import events_of
 from trainwire_protocol.subscription.subscription import Subscription
-from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_protocol.subscription.target import Target, resolve_target, suggest_run
 from trainwire_protocol.wire import START, Cursor
 from trainwire_sinks.cli.options import ALL_EVENTS, Filters, Selection, check_seconds
 from trainwire_sinks.cli.ranks import find_ranks, wait_for_rank, wait_for_ranks
@@ -133,7 +133,7 @@ class _Tail:
         """Read the last events from the end of the journal."""
         attempts = list_attempts(folder, rank)
         if not attempts:
-            raise TargetError(f"there is no run of rank {rank} in {self._target}")
+            raise TargetError(f"there is no run of rank {rank} in {self._target}{suggest_run(folder)}")
         batches = kept_backwards(attempts_until(attempts, self._attempt, self._target))
         last = next(batches, None)
         if last is None:

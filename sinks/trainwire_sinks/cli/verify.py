@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from trainwire_protocol.errors import IncompleteError, TargetError
 from trainwire_protocol.journal.run_folder import read_run_name
 from trainwire_protocol.journal.verification import AttemptReport, verify_run
-from trainwire_protocol.subscription.target import resolve_publisher
+from trainwire_protocol.subscription.target import resolve_publisher, suggest_run
 from trainwire_sinks.cli.progress_bars import count_events, progress_bar
 from trainwire_sinks.inspect.progress import SinkProgress, read_progress
 from trainwire_sinks.runtime.exit_codes import ExitCode
@@ -44,7 +44,7 @@ def verify(
     except OSError as error:
         raise IncompleteError(f"the record in {folder} cannot be read: {error}") from error
     if run is None or not reports:
-        raise TargetError(f"there is no run in {folder}: it has no journal")
+        raise TargetError(f"there is no run in {folder}: it has no journal{suggest_run(folder)}")
     folders = dict.fromkeys([folder, *(output or [])])
     sinks = [progress for place in folders for progress in read_progress(run, place, reports)]
     print(_as_json(run, reports, sinks) if as_json else "\n".join(_as_text(run, folder, reports, sinks)))

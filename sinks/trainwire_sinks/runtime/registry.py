@@ -6,33 +6,19 @@ class. A sink that is not registered is named as `module:Class`.
 
 from __future__ import annotations
 
-import difflib
-import pkgutil
 import sys
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from typing import Final
 
+from trainwire_protocol.environment import (
+    BUILTIN_SINKS,
+    SINK_GROUP,
+    builtin_sink_names,
+    sink_names,
+    unknown_sink_message,
+)
 from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageError
 from trainwire_sinks.runtime.sink import Sink
-
-BUILTIN_PACKAGE: Final = "trainwire_sinks.builtin"
-"""The package of the built-in sinks: a module for each, named after the sink, with "_" for "-"."""
-
-ENTRY_POINT_GROUP: Final = "trainwire.sinks"
-
-
-def builtin_sink_names() -> list[str]:
-    """Return the names of the built-in sinks, without importing them."""
-    package = find_spec(BUILTIN_PACKAGE)
-    assert package, f"{BUILTIN_PACKAGE} is part of this distribution"
-    modules = pkgutil.iter_modules(package.submodule_search_locations)
-    return [module.name.replace("_", "-") for module in modules]
-
-
-def sink_names() -> list[str]:
-    """Return the names of all sinks, sorted, without importing them."""
-    return sorted({*builtin_sink_names(), *(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP))})
 
 
 def find_sink(name: str) -> type[Sink]:
@@ -64,7 +50,7 @@ def summary(sink: type[Sink]) -> str:
 
 
 def _import_builtin(name: str) -> type[Sink]:
-    module = import_module(f"{BUILTIN_PACKAGE}.{name.replace('-', '_')}")
+    module = import_module(f"{BUILTIN_SINKS}.{name.replace('-', '_')}")
     defined = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     return next(value for value in defined if isinstance(value, type) and issubclass(value, Sink))
 
@@ -72,11 +58,11 @@ def _import_builtin(name: str) -> type[Sink]:
 def _import_third_party(name: str) -> type[Sink]:
     if ":" in name:
         sys.path.insert(0, "")
-        point = metadata.EntryPoint(name, name, ENTRY_POINT_GROUP)
+        point = metadata.EntryPoint(name, name, SINK_GROUP)
     else:
-        points = list(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name))
+        points = list(metadata.entry_points(group=SINK_GROUP, name=name))
         if not points:
-            raise UsageError(_unknown_sink_message(name))
+            raise UsageError(unknown_sink_message(name, sink_names()))
         point = points[0]
     try:
         sink = point.load()
@@ -85,10 +71,3 @@ def _import_third_party(name: str) -> type[Sink]:
     if not (isinstance(sink, type) and issubclass(sink, Sink)):
         raise SinkLoadError(f"the sink {name} ({point.value}) is not a subclass of trainwire_sinks.Sink")
     return sink
-
-
-def _unknown_sink_message(name: str) -> str:
-    names = sink_names()
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"there is no sink {name!r}: {hint}the sinks are {', '.join(names)}"

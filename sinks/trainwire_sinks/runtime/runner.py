@@ -16,6 +16,7 @@ from trainwire_protocol.errors import (
     CursorAheadError,
     IncompleteError,
     OutputError,
+    SinkBugError,
     SinkError,
     TrainwireError,
 )
@@ -60,7 +61,7 @@ class SinkRunner:
         run: the run's name, if it is known before its first event; an output of another run is then refused at once.
         wait_for_run: returns once the run exists; nothing is written before that.
         commit_interval: longest time between a batch and its commit, in seconds.
-        retry_policy: when and how often a sink that raises is run again.
+        retry_policy: when and how often a sink that raises one of its `retries_on` is run again.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class SinkRunner:
         Raises:
             OutputError: the output cannot be written, belongs to another run, or is being written by another process.
             IncompleteError: some events are unavailable; everything before them is committed.
-            SinkError: the sink kept raising; the last commit stands.
+            SinkError: the sink kept raising, or raised an error that shows a bug; the last commit stands.
         """
         if self._wait_for_run is not None and not await self._finish_or_stop(self._wait_for_run()):
             return
@@ -228,6 +229,9 @@ class SinkRunner:
         """Wait before the next attempt, or raise if there must not be one."""
         name, cursor = self._delivery.sink.name, self._delivery.cursor
         failure = f"{name} failed after attempt {cursor.attempt}, seq {cursor.seq}: {type(error).__name__}: {error}"
+        if not isinstance(error, self._delivery.sink.retries_on):
+            message = f"{failure}; once the sink is corrected, start it again to continue from the last commit"
+            raise SinkBugError(message) from error
         if isinstance(error, OSError) and error.errno in PERMANENT_ERRORS:
             raise OutputError(f"{failure}; choose another folder with --output, or make this one writable") from error
         waits = isinstance(error, OSError) and self._delivery.sink.waits_for_output

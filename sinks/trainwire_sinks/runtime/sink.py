@@ -62,6 +62,8 @@ class Sink:
     """The extra of Trainwire that installs `packages`."""
     tick_interval: ClassVar[float | None] = None
     """Seconds between calls of `tick`; None if it is never called."""
+    retries_on: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+    """Errors that may pass, after which the sink is run again from its last commit; any other error shows a bug."""
     waits_for_output: ClassVar[bool] = False
     """Whether an OSError is retried without limit, because the output may be unavailable for long."""
     options: object = NoOptions()

@@ -90,7 +90,9 @@ def _list(fields: object, leave_out: Sequence[str] = ()) -> str:
 
 def _duration(fields: Fields) -> str:
     seconds = fields.get("seconds")
-    return f" in {number(round(seconds, 1))} s" if isinstance(seconds, float) else ""
+    if not isinstance(seconds, float):
+        return ""
+    return f" in {seconds * 1000:.0f} ms" if 0 <= seconds < 1 else f" in {number(round(seconds, 1))} s"
 
 
 def _reason(fields: Fields) -> str:

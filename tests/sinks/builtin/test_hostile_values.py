@@ -16,13 +16,14 @@ import pytest
 from support.nats_servers import nats_servers
 from support.recorder import Recorder
 
+from trainwire_protocol.environment import sink_names
 from trainwire_protocol.errors import MissingExtraError
 from trainwire_protocol.events import EVENT_TYPES, LIFECYCLE_NAMES
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.cursor import CursorFile
-from trainwire_sinks.runtime.registry import find_sink, sink_names
+from trainwire_sinks.runtime.registry import find_sink
 
 MEDIA = ("image", "audio")
 OUTSIDE = "outside"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from trainwire_protocol.environment import sink_names
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
-from trainwire_sinks.runtime.registry import sink_names
 
 PROGRAM = """
 source "$1"; shift

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from trainwire_protocol.environment import sink_names
 from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageError
 from trainwire_sinks import Sink
 from trainwire_sinks.builtin.loss_file import LossFile
-from trainwire_sinks.runtime.registry import describe_sink, find_sink, sink_names, summary
+from trainwire_sinks.runtime.registry import describe_sink, find_sink, summary
 
 THIRD_PARTY = '''
 from trainwire_sinks import AppendSink

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from trainwire_protocol.errors import IncompleteError, OutputError, SinkError
+from trainwire_protocol.errors import IncompleteError, OutputError, SinkBugError, SinkError
 from trainwire_protocol.wire import START, Batch, Cursor, Header, encode_batch
 from trainwire_sinks import AppendSink, Event, Sink
 from trainwire_sinks.runtime import source
@@ -170,11 +170,15 @@ def test_an_unjournaled_batch_is_skipped(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a", "b"]
 
 
-def failing_at(name: str, times: int, error: Exception) -> Callable[[], Sink]:
+def failing_at(
+    name: str, times: int, error: Exception, retried: tuple[type[Exception], ...] = (OSError,)
+) -> Callable[[], Sink]:
     """Create sinks that raise when they receive an event of this name, `times` times in total."""
     left = [times]
 
     class Failing(Names):
+        retries_on = retried
+
         async def handle(self, events: Sequence[Event]) -> None:
             await super().handle(events)
             if events[0].name == name and left[0]:
@@ -190,26 +194,48 @@ def test_a_sink_that_fails_is_tried_again_from_its_last_commit(
 ) -> None:
     """A failure rolls back what was written since the commit, so that the retry writes it once."""
     with caplog.at_level(logging.WARNING, "trainwire"):
-        run(failing_at("b", 2, ValueError("no")), tmp_path)
+        run(failing_at("b", 2, ConnectionError("no")), tmp_path)
     assert names_in(tmp_path) == ["a", "b", "c"]
     assert [record.message.partition(";")[0] for record in caplog.records] == [
-        "names failed after attempt 0, seq 0: ValueError: no"
+        "names failed after attempt 0, seq 0: ConnectionError: no"
     ] * 2
 
 
 def test_a_sink_that_keeps_failing_stops_with_its_reason(tmp_path: Path) -> None:
     """After its retries a sink stops with an error that names the position; a later start continues."""
-    with pytest.raises(SinkError, match=r"seq 0: ValueError: no; gave up after 4 attempts") as caught:
-        run(failing_at("b", 99, ValueError("no")), tmp_path)
-    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(OutputError, match=r"seq 0: ConnectionError: no; gave up after 4 attempts") as caught:
+        run(failing_at("b", 99, ConnectionError("no")), tmp_path)
+    assert isinstance(caught.value.__cause__, ConnectionError)
     run(Names, tmp_path)
+    assert names_in(tmp_path) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", [KeyError("loss"), ValueError("no number"), ZeroDivisionError(), RuntimeError("odd")])
+def test_a_bug_in_a_sink_is_not_retried(tmp_path: Path, error: Exception) -> None:
+    """An error that waiting cannot cure ends the sink at once, with its cursor intact."""
+    with pytest.raises(SinkBugError, match=type(error).__name__) as caught:
+        run(failing_at("b", 1, error), tmp_path)
+    assert caught.value.__cause__ is error
+    run(Names, tmp_path)
+    assert names_in(tmp_path) == ["a", "b", "c"]
+
+
+def test_a_sink_names_the_errors_of_its_client(tmp_path: Path) -> None:
+    """An error in `retries_on` is retried, and reported as the sink's own once the retries are used up."""
+
+    class ClientError(Exception):
+        pass
+
+    with pytest.raises(SinkError, match="ClientError: busy; gave up after 4 attempts"):
+        run(failing_at("b", 99, ClientError("busy"), (OSError, ClientError)), tmp_path)
+    run(failing_at("b", 2, ClientError("busy"), (OSError, ClientError)), tmp_path)
     assert names_in(tmp_path) == ["a", "b", "c"]
 
 
 def test_failures_are_counted_from_the_last_progress(tmp_path: Path) -> None:
     """Only failures without a commit in between are added up."""
-    failing = failing_at("a", 3, ValueError("first"))
-    also = failing_at("c", 3, ValueError("later"))
+    failing = failing_at("a", 3, ConnectionError("first"))
+    also = failing_at("c", 3, ConnectionError("later"))
     instances = []
 
     def make() -> Sink:

@@ -9,13 +9,14 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from trainwire_protocol.environment import builtin_sink_names
 from trainwire_protocol.journal.records import decode_record, encode_record
 from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.exit_codes import ExitCode
-from trainwire_sinks.runtime.registry import builtin_sink_names, find_sink
+from trainwire_sinks.runtime.registry import find_sink
 from trainwire_sinks.testing.check_sink import record, run_sink
 
 WriteRun = Callable[..., Path]

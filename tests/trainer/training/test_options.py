@@ -146,3 +146,11 @@ def test_options_can_be_published() -> None:
     assert (values["optimizer"], values["device"]) == ("AdamW", "cpu")
     assert values["optimizer_arguments"] == {"betas": [0.9, 0.99]}
     assert TrainingOptions(optimizer=SGD(linear().parameters())).as_hyperparameters()["optimizer"] == "SGD"
+
+
+@pytest.mark.parametrize("sink", ["tensorbord", "loss_file", "alerts2 --rules alerts.toml"])
+def test_an_unknown_sink_is_refused_before_the_training(sink: str) -> None:
+    """A sink that is not installed is an error that suggests the closest name; a class of one's own is accepted."""
+    with pytest.raises(OptionError, match=r"there is no sink .*: did you mean (tensorboard|loss-file|alerts)\?"):
+        TrainingOptions(sinks=[sink])
+    TrainingOptions(sinks=["tensorboard", "mine.module:MySink --option 1"])

@@ -255,7 +255,7 @@ class TrainingOptions:
         if "lr" in self.optimizer_arguments:
             raise OptionError("optimizer_arguments contains 'lr'; use the option learning_rate instead")
         for sink in self.sinks:
-            SinkCommand.parse(sink)
+            SinkCommand.parse(sink).check_name()
         Tcp.from_environment(self.bind).check()
 
     @classmethod
