@@ -78,8 +78,10 @@ def _relay(pipe: IO[bytes], name: str) -> None:
     with contextlib.suppress(OSError, ValueError), pipe as lines:
         for line in lines:
             stream = getattr(sys, name)  # a test or a progress bar may replace it at any time
-            stream.write(line.decode(errors="replace"))
-            stream.flush()
+            # It is None if it is closed. The pipe is read in any case: otherwise the process would end by SIGPIPE.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.write(line.decode(errors="replace"))
+                stream.flush()
 
 
 def process_start_time(pid: int) -> str | None:

@@ -75,3 +75,11 @@ def test_the_output_of_a_detached_process_is_copied(capsys: pytest.CaptureFixtur
     assert process.wait(20) == 0
     wait_until_relayed([process])
     assert capsys.readouterr() == ("out\n", "err\n")
+
+
+def test_a_detached_process_survives_a_closed_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a detached process prints is discarded if this process's standard output is closed."""
+    monkeypatch.setattr(sys, "stdout", None)
+    process = start_detached([sys.executable, "-c", "print('x' * 1_000_000 + 'y')\nprint('z')"])
+    assert process.wait(20) == 0
+    wait_until_relayed([process])

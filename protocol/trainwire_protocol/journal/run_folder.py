@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from trainwire_protocol.errors import RunInUseError, UsageError
+from trainwire_protocol.errors import OptionError, RunInUseError, UsageError
 from trainwire_protocol.journal.files import create_atomically, read_json_map, write_atomically
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.wire import is_run_name
@@ -110,6 +111,32 @@ class Attempt:
             return lease.holds()
         # The owner may have created the folder and not written the lease yet.
         return abs(time.time() - self.folder.stat().st_mtime) < LEASE_SECONDS
+
+
+def parse_folder(value: object, name: str = "folder") -> Path:
+    """Return the absolute path of a folder, as a user names it: `~` is the home folder.
+
+    Args:
+        value: the path, of any type that Python accepts as a path.
+        name: the parameter, for the error message.
+
+    Raises:
+        OptionError: it is not a path, or one that no file system accepts.
+    """
+    try:
+        text = os.fsdecode(value)  # type: ignore[arg-type]  # hence TypeError below
+        if text and b"\0" not in os.fsencode(text):
+            return expand_home(text).absolute()
+    except (TypeError, ValueError):
+        pass
+    except FileNotFoundError:
+        raise OptionError(f"{name} is {value!r:.100}, but the working directory has been deleted") from None
+    raise OptionError(f"{name} is {value!r:.100}; it must be the path of a folder, such as 'runs/mine'")
+
+
+def expand_home(text: str) -> Path:
+    """Return a path; `~` and what begins with `~/` is in the home folder, as in a shell."""
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
 
 
 def journal_folder(run_folder: Path, rank: int) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trainwire_protocol.errors import OptionError, TargetError
-from trainwire_protocol.journal.run_folder import list_attempts, read_run_name
+from trainwire_protocol.journal.run_folder import expand_home, list_attempts, read_run_name
 from trainwire_protocol.transport.connection import Connection, connection_path, is_endpoint, read_connection
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ def resolve_target(text: str) -> Target:
     if "://" in text:
         return _from_address(text)
     try:
-        return _from_path(Path(text))
+        if not text:
+            raise TargetError("the target is empty: give a run's folder, a connection file or an address")
+        return _from_path(expand_home(text))
     except (OSError, ValueError) as error:
         raise TargetError(f"the target {text!r:.200} cannot be accessed: {error}") from error
 

@@ -16,6 +16,7 @@ from trainwire_protocol.environment import LaunchEnvironment
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, ServerKeys
 from trainwire_protocol.transport.key_files import read_server_keys
+from trainwire_protocol.transport.private_folder import make_private_folder
 
 BIND: Final = "TRAINWIRE_BIND"
 """Environment variable with the address to bind to if none is given."""
@@ -186,5 +187,5 @@ def _make_socket_folder() -> Path:
     for candidate in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
         if candidate and Path(candidate).is_absolute() and len(os.fsencode(candidate)) < LONGEST_SOCKET_PATH - 24:
             with contextlib.suppress(OSError):
-                return Path(tempfile.mkdtemp(prefix="trainwire-", dir=candidate))
+                return make_private_folder(candidate)
     raise UsageError("no folder for sockets can be created: set XDG_RUNTIME_DIR to a writable folder with a short path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import sys
@@ -14,7 +15,7 @@ from typing import Final
 from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from trainwire_protocol.errors import SinkBugError, TrainwireError
-from trainwire_sinks.cli.streams import tolerant_streams
+from trainwire_sinks.cli.streams import report_lost_output, tolerant_streams
 from trainwire_sinks.runtime.exit_codes import ExitCode, exit_code
 from trainwire_sinks.text.format import one_line
 
@@ -32,6 +33,9 @@ command line."""
 
 COLLECT_AFTER: Final = 50_000
 """Allocations before Python looks for reference cycles: a batch makes thousands of objects, which form no cycles."""
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk. Without a file's name they are those of standard output."""
 
 
 def main() -> None:
@@ -65,6 +69,8 @@ def run(arguments: Sequence[str]) -> int:
             return ExitCode.BROKEN_PIPE
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
+            return report_lost_output(error)
         hint = "" if is_verbose else ". Please report it, with the output of `trainwire --verbose`"
         message = f"unexpected {type(error).__name__}: {error}{hint}"
         return _fail(message, ExitCode.INTERNAL, error if is_verbose else None)
@@ -121,9 +127,9 @@ def _describe(error: CycloptsError) -> str:
 
 def _fail(message: str, code: ExitCode, error: BaseException | None) -> ExitCode:
     """Print an error, with its traceback if `error` is given, and return its exit code."""
-    if error is not None:
-        traceback.print_exception(error)
-    with contextlib.suppress(OSError):  # standard error may be closed
+    with contextlib.suppress(OSError):  # nobody may read standard error
+        if error is not None:
+            traceback.print_exception(error)
         print(f"trainwire: {one_line(message.strip())}", file=sys.stderr)
     return code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
@@ -18,9 +19,25 @@ UNLIMITED_WIDTH: Final = 10_000
 """Width of a table that is not printed on a terminal, so that no line is wrapped for programs."""
 
 
+def replace_closed_streams() -> None:
+    """Replace standard streams that were closed when this process started, as by `>&-` and some daemons.
+
+    Otherwise a file that is opened next would get their descriptor, and started programs would write to that file.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one, unless it is in use again
+            os.set_inheritable(nothing, nothing == descriptor)
+            setattr(sys, name, os.fdopen(nothing, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
+
+
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Escape characters that the terminal's encoding lacks, and exit with BROKEN_PIPE if the output is closed."""
+    """Escape characters that the terminal's encoding lacks, and exit if the output can no longer be written.
+
+    The exit code is BROKEN_PIPE if its reader has closed it, and OUTPUT if its disk is full.
+    """
+    replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a replaced stream may have no `reconfigure`
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # hence the line above
@@ -29,9 +46,21 @@ def tolerant_streams() -> Iterator[None]:
     finally:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
-            discard_output(sys.stdout)
-            sys.exit(ExitCode.BROKEN_PIPE)
+        except OSError as error:
+            sys.exit(report_lost_output(error))
+
+
+def report_lost_output(error: OSError) -> ExitCode:
+    """Discard the rest of standard output, which cannot be written; return the exit code.
+
+    A reader that closes it, as `head` does, has read enough; any other reason is reported.
+    """
+    discard_output(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return ExitCode.BROKEN_PIPE
+    with contextlib.suppress(OSError):
+        print(f"trainwire: standard output cannot be written: {error.strerror}", file=sys.stderr)
+    return ExitCode.OUTPUT
 
 
 def make_table(*columns: str, right: Collection[str] = ()) -> Table:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from typing import Final, NamedTuple
 from trainwire_protocol.environment import LAUNCHED_SINKS, RENDEZVOUS, SinkCommand
 from trainwire_protocol.errors import ScriptError
 from trainwire_protocol.process import wait_until_relayed
+from trainwire_protocol.transport.private_folder import OWNER, make_private_folder
 from trainwire_sinks.launch.signal_forwarding import forwarded_signals
 
 logger = logging.getLogger("trainwire")
@@ -66,20 +68,26 @@ class Launcher:
         Raises:
             ScriptError: the script cannot be started.
         """
-        with tempfile.TemporaryDirectory(prefix="trainwire-") as rendezvous:
+        rendezvous = make_private_folder(tempfile.gettempdir())
+        try:
             with forwarded_signals(FORWARDED, lambda: [self._start_script(rendezvous)]) as [script]:
                 while script.poll() is None:
-                    self._start_sinks(Path(rendezvous))
+                    self._start_sinks(rendezvous)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         script.wait(POLL_SECONDS)
-            self._start_sinks(Path(rendezvous))
+            self._start_sinks(rendezvous)
             with contextlib.suppress(KeyboardInterrupt):
                 self._wait_for_sinks()
+        finally:
+            shutil.rmtree(rendezvous, ignore_errors=True)
         self._report()
         return script.returncode if script.returncode >= 0 else 128 - script.returncode
 
-    def _start_script(self, rendezvous: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {RENDEZVOUS: rendezvous, LAUNCHED_SINKS: ",".join(sink.name for sink in self._sinks)}
+    def _start_script(self, rendezvous: Path) -> subprocess.Popen[bytes]:
+        environment = os.environ | {
+            RENDEZVOUS: str(rendezvous),
+            LAUNCHED_SINKS: ",".join(sink.name for sink in self._sinks),
+        }
         try:
             return subprocess.Popen(self._command, env=environment)
         except OSError as error:
@@ -87,7 +95,7 @@ class Launcher:
 
     def _start_sinks(self, rendezvous: Path) -> None:
         """Start the sinks of every bus that has opened since the last call."""
-        for pointer in sorted(rendezvous.glob("*.json")):
+        for pointer in sorted(path for path in rendezvous.glob("*.json") if path.name != OWNER):
             if pointer.name not in self._pointers:
                 self._pointers.add(pointer.name)
                 self._pending.update(self._read_jobs(pointer))

@@ -54,7 +54,8 @@ class Index:
     def tag(self, name: str, kind: str) -> str:
         """Return the tag of a value: the event's name, with the kind appended if another kind uses the name.
 
-        TensorBoard assigns a tag to the dashboard of its first value, and fails on later values of other kinds.
+        TensorBoard assigns a tag to the dashboard of its first value, and fails on later values of other kinds. Two
+        series of one dashboard are of two kinds as well, since it would show them as one.
         """
         tag = name
         while self._kinds.setdefault(tag, kind) != kind:

@@ -55,7 +55,7 @@ def add_scalar(summary: summary_pb2.Summary, event: Event, index: Index) -> None
 def add_scalars(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
     """Add a tag for each number, named by its label or position, and show all of them in one chart."""
     numbers = event.value.items() if isinstance(event.value, Mapping) else enumerate(event.value)
-    tagged = {index.tag(f"{event.name}/{label}", "scalar"): number for label, number in numbers}
+    tagged = {index.tag(f"{event.name}/{label}", f"of scalars {event.name}"): number for label, number in numbers}
     for tag, number in tagged.items():
         summary.value.add(tag=tag, simple_value=number)
     index.chart(event.name, tagged)
@@ -102,7 +102,7 @@ def add_text(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
 def add_table(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
     """Add a table to the text dashboard."""
     text = markdown_table(event.value["columns"], event.value["rows"])
-    _add_markdown(summary, index.tag(event.name, "text"), text)
+    _add_markdown(summary, index.tag(event.name, "table"), text)
 
 
 def add_hparams(summary: summary_pb2.Summary, event: Event, index: Index) -> None:
@@ -125,7 +125,7 @@ def add_hparams(summary: summary_pb2.Summary, event: Event, index: Index) -> Non
     index.has_hparams = True
     rows = ((name, cut(plain(value), MAX_HPARAM_CHARACTERS)) for name, value in _flatten(event.value))
     text = markdown_table(["hyperparameter", "value"], rows)
-    _add_markdown(summary, index.tag(event.name, "text"), text)
+    _add_markdown(summary, index.tag(event.name, "table of hparams"), text)
 
 
 def add_session_end(summary: summary_pb2.Summary, event: Event, index: Index) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainwire_protocol.errors import RunInUseError, UsageError
+from trainwire_protocol.errors import OptionError, RunInUseError, UsageError
 from trainwire_protocol.journal.run_folder import (
     LEASE_SECONDS,
     Attempt,
@@ -23,6 +23,7 @@ from trainwire_protocol.journal.run_folder import (
     begin_attempt,
     list_attempts,
     list_ranks,
+    parse_folder,
     read_run_name,
 )
 from trainwire_protocol.process import ProcessIdentity
@@ -234,3 +235,31 @@ def test_a_lease_with_a_time_out_of_range_is_none(tmp_path: Path) -> None:
     fields = json.loads(attempt.lease_path.read_bytes()) | {"renewed": 10**400}
     attempt.lease_path.write_text(json.dumps(fields))
     assert attempt.read_lease() is None
+
+
+def test_a_folder_is_named_as_users_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may be text, bytes or a path object, relative or in the home folder; it is absolute from then on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("runs/a", "runs/a/", b"runs/a", Path("runs/a"), "./runs//a"):
+        assert parse_folder(name) == tmp_path / "runs" / "a"
+    assert parse_folder("~/runs/a") == tmp_path / "home" / "runs" / "a"
+    assert parse_folder("./~") == tmp_path / "~"
+    assert parse_folder(b"\xff") == tmp_path / "\udcff"  # a name that is not UTF-8
+    assert parse_folder("two\nlines") == tmp_path / "two\nlines"
+
+
+@pytest.mark.parametrize("name", ["", b"", "a\0b", b"a\0b", None, 5, ["runs"], "\ud800"])
+def test_what_cannot_be_a_folder_is_refused(name: object) -> None:
+    """The error names the parameter and what was passed; an empty name is not the working directory."""
+    with pytest.raises(OptionError, match=r"^run_folder is .*; it must be the path of a folder"):
+        parse_folder(name, "run_folder")
+
+
+def test_a_deleted_working_directory_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder needs the working directory."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OptionError, match="the working directory has been deleted"):
+        parse_folder("runs/a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -153,6 +154,29 @@ def test_a_closed_standard_output_is_not_reported(trainwire: Trainwire, option: 
     os.close(writing)
     _, error = process.communicate(timeout=20)
     assert (process.returncode, error) == (ExitCode.BROKEN_PIPE, "")
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_command_works_with_closed_streams(write_run: Callable[..., Path], closed: str) -> None:
+    """With closed streams, as in some daemons, a command does its work; no file that it writes gets their output."""
+    folder = write_run(sample_run())
+    for command in ("sink jsonl", "sink console", "tail", "watch --plain"):
+        line = f'"$0" -m trainwire_sinks {command} "$1" {closed}'
+        run_line = ["sh", "-c", line, sys.executable, str(folder)]
+        ended = subprocess.run(run_line, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), (command, ended.stderr)
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    assert {"run/started", "run/finished"} <= {json.loads(line)["name"] for line in lines}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_standard_output_is_reported(trainwire: Trainwire, unbuffered: str) -> None:
+    """A command whose output cannot be written says so in one line, and exits with OUTPUT."""
+    with Path("/dev/full").open("w") as full:
+        process = trainwire("sink", "--list", stdout=full, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == ExitCode.OUTPUT
+    assert error == "trainwire: standard output cannot be written: No space left on device\n"
 
 
 def test_a_launched_script_keeps_its_own_verbose() -> None:

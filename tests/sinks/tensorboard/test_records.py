@@ -103,10 +103,31 @@ def test_a_name_with_several_types_has_a_tag_for_each(tmp_path: Path) -> None:
     )  # fmt: skip
     assert kinds(accumulator) == {
         "x": "scalars", "x (text)": "text", "x (text) (scalar)": "scalars", "x (image)": "images",
-        "y/0": "text", "y/0 (scalar)": "scalars", LAYOUT: "custom_scalars",
+        "x (table)": "text", "y/0": "text", "y/0 (of scalars y)": "scalars", LAYOUT: "custom_scalars",
     }  # fmt: skip
-    assert len(accumulator.Tensors("x (text)")) == 3
-    assert patterns(accumulator) == {"y": r"^(?:y/0\ \(scalar\))$"}
+    assert len(accumulator.Tensors("x (text)")) == 2
+    assert patterns(accumulator) == {"y": r"^(?:y/0\ \(of\ scalars\ y\))$"}
+
+
+def test_two_series_never_share_a_tag(tmp_path: Path) -> None:
+    """Series that TensorBoard would show as one keep their own values: one value at each step for each tag."""
+    accumulator = load(
+        tmp_path,
+        [
+            event("loss", {"train/all": 1.0, "dev": 2.0}, "scalars"), event("loss/train", {"all": 3.0}, "scalars"),
+            event("loss/dev", 4.0), event("hparams", "words", "text"), event("hparams", {"lr": 0.1}, "hparams"),
+            event("loss", {"train/all": 5.0, "dev": 6.0}, "scalars", step=2),
+        ],
+    )  # fmt: skip
+    tags = [tag for tag, kind in kinds(accumulator).items() if kind == "scalars"]
+    points = {tag: [(point.step, *point.tensor_proto.float_val) for point in accumulator.Tensors(tag)] for tag in tags}
+    assert points == {
+        "loss/train/all": [(1, 1.0), (2, 5.0)],
+        "loss/dev": [(1, 2.0), (2, 6.0)],
+        "loss/train/all (of scalars loss/train)": [(1, 3.0)],
+        "loss/dev (scalar)": [(1, 4.0)],
+    }
+    assert [len(accumulator.Tensors(tag)) for tag in ("hparams", "hparams (table of hparams)")] == [1, 1]
 
 
 def test_no_event_uses_a_reserved_tag(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from trainwire.bus.process_end import process_end
 from trainwire_protocol.environment import RENDEZVOUS, LaunchEnvironment
 from trainwire_protocol.errors import OptionError, TrainwireError, UsageError
 from trainwire_protocol.journal.files import write_atomically
-from trainwire_protocol.journal.run_folder import Attempt, begin_attempt
+from trainwire_protocol.journal.run_folder import Attempt, begin_attempt, parse_folder
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.transport.connection import Connection, connection_path, write_connection
 from trainwire_protocol.transport.endpoints import Endpoints, Tcp
@@ -82,7 +82,7 @@ def open_bus(
     world_size = launched.world_size if world_size is None else world_size
     _check_options(rank, world_size, state, append, flush_interval, high_water_mark)
     close_timeout = _choose_close_timeout(close_timeout)
-    run_folder, session = Path(folder).absolute(), secrets.token_hex(8)
+    run_folder, session = parse_folder(folder), secrets.token_hex(8)
     fields = {"world_size": world_size, "python": platform.python_version()}
     fields |= {"job": launched.job} if launched.job else {}
     origin = NEW_START if state is None else find_state(run_folder, rank, state)

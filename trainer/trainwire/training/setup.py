@@ -25,6 +25,7 @@ from trainwire.training.options import TrainingOptions, plain
 from trainwire.training.precision import Precision
 from trainwire.training.savable import savable
 from trainwire_protocol.errors import OptionError, UsageError
+from trainwire_protocol.journal.run_folder import parse_folder
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -201,11 +202,9 @@ def checked_folder(folder: str | PathLike[str]) -> Path:
     """Return the run's folder, if it exists or can be created.
 
     Raises:
-        OptionError: if it, or one of its parents, is a file.
+        OptionError: if it, or one of its parents, is a file, or if it is not a path.
     """
-    if not isinstance(folder, (str, PathLike)) or not str(folder):
-        raise OptionError(f"run_folder is {folder!r}; it must be a path")
-    path = Path(folder)
+    path = parse_folder(folder, "run_folder")
     for part in (path, *path.parents):
         if part.is_dir():
             break
