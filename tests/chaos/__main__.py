@@ -34,7 +34,8 @@ def print_report(total: Report, failed: list[int]) -> None:
     print(f"\nrounds {total.rounds}, attempts {total.attempts}, events {total.events}")
     for fault, count in sorted(total.faults.items()):
         print(f"  {fault:<32} {count:>5}")
-    print(f"lost {total.lost}, duplicated {total.duplicated}, failed rounds {len(failed)} {failed or ''}")
+    print(f"lost {total.lost}, duplicated {total.duplicated}, hidden {total.hidden}", end="")
+    print(f", failed rounds {len(failed)} {failed or ''}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from chaos.attempts import count_hidden
 from chaos.processes import Worker, run_command
 from chaos.proxy import Proxy
-from chaos.training import STEPS_PER_EPOCH, loss_at, train
+from chaos.training import STEPS_PER_EPOCH, append, loss_at, train
 from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.journal.verification import verify_run
 from trainwire_protocol.transport.connection import connection_path, read_connection, write_connection
@@ -23,9 +24,13 @@ SINKS = ("loss-file", "log-file", "tensorboard", "jsonl")
 REMOTE = "jsonl"
 FAULTS = (
     "kill sink", "stop sink", "terminate sink", "kill trainer", "stop trainer",
-    "kill trainer, forget checkpoint", "cut connection", "drop connection", "delay connection",
+    "kill trainer, start anew", "kill trainer, append", "kill trainer, return to an earlier start",
+    "cut connection", "drop connection", "delay connection",
 )  # fmt: skip
+SEQUELS = ("finish, start anew", "finish, append", "finish, return to an earlier start")
+"""What may be done to a run that has finished."""
 ROUND_SECONDS = 60.0
+BIND = "tcp://127.0.0.1:0"
 
 
 class RoundFailedError(Exception):
@@ -42,6 +47,8 @@ class Report:
     events: int = 0
     lost: int = 0
     duplicated: int = 0
+    hidden: int = 0
+    """Events that were recorded and are in no output that was kept aside, or not shown by `--attempt`."""
 
     def add(self, other: Report) -> None:
         """Add the results of another report."""
@@ -51,6 +58,7 @@ class Report:
         self.events += other.events
         self.lost += other.lost
         self.duplicated += other.duplicated
+        self.hidden += other.hidden
 
 
 class Round:
@@ -64,7 +72,8 @@ class Round:
             place.mkdir(parents=True)
         self.log = folder / "processes.log"
         self.context = context
-        self.trainer = Worker(context, "trainer", self.log, train, self.run, self.steps, "tcp://127.0.0.1:0")
+        self.trainer = Worker(context, "trainer", self.log, train, self.run, self.steps, BIND)
+        self.checkpoint, self.earlier = self.run / "checkpoint.json", self.run / "earlier.json"
         self.sinks = [self._sink(name, self.run, self.outputs) for name in SINKS]
         self.proxies = [Proxy(seed), Proxy(seed + 1)]
         self.remote_target = folder / "copied-connection.json"
@@ -94,7 +103,9 @@ class Round:
         while True:
             self._keep_running()
             if self.trainer.wait(self.random.uniform(0.02, 0.2)) == 0:
-                return
+                if not faults or self.random.random() < 0.25 or not self._go_on():
+                    return
+                faults -= 1
             if faults and self.trainer.is_running():
                 faults -= 1
                 self._inflict(self.random.choice(FAULTS))
@@ -118,8 +129,29 @@ class Round:
                     self.trainer if what.startswith("trainer") else self.random.choice([*self.sinks, self.remote_sink])
                 )
                 self._hurt(victim, verb)
-                if "forget" in what:
-                    (self.run / "checkpoint.json").unlink(missing_ok=True)
+                self._prepare_next(what)
+
+    def _go_on(self) -> bool:
+        """Do something to the run that has finished; return whether it is to be trained again."""
+        sequel = self.random.choice(SEQUELS)
+        self.report.faults[sequel] += 1
+        self._prepare_next(sequel)
+        return "append" not in sequel
+
+    def _prepare_next(self, what: str) -> None:
+        """Decide how the next attempt begins: the checkpoint is kept unless `what` says something else."""
+        if "start anew" in what and self.checkpoint.exists():
+            self.checkpoint.replace(self.earlier)
+        elif "return" in what and self.earlier.exists():
+            shutil.copy(self.earlier, self.checkpoint)
+        elif "return" in what:
+            self.checkpoint.unlink(missing_ok=True)
+        elif "append" in what:
+            appending = Worker(self.context, "append", self.log, append, self.run, BIND)
+            # It is refused for a while if the trainer was killed before it wrote its lease.
+            while appending.wait(20) != 0:
+                appending.start()
+                self._check_time()
 
     def _hurt(self, victim: Worker, verb: str) -> None:
         if verb != "stop":
@@ -178,6 +210,7 @@ class Round:
         self._check_journal()
         self._check_events(self.outputs / "events.jsonl")
         self._check_rows()
+        self._check_hidden()
         self._check_bytes()
 
     def _check_journal(self) -> None:
@@ -206,6 +239,13 @@ class Round:
         if [row[0] for row in rows] != expected:
             raise RoundFailedError(f"loss.tsv has the epochs {[row[0] for row in rows]}")
 
+    def _check_hidden(self) -> None:
+        """Check that whatever was superseded as a whole is kept aside, and every attempt can be read."""
+        for folder in (self.outputs, self.remote):
+            self.report.hidden += count_hidden(self.run, folder)
+        if self.report.hidden:
+            raise RoundFailedError(f"{self.report.hidden} hidden")
+
     def _check_bytes(self) -> None:
         replay = self.run.parent / "replay"
         for name in SINKS:
@@ -216,6 +256,9 @@ class Round:
                 is_output = path.is_file() and ".trainwire" not in path.parts
                 if is_output and (not twin.exists() or path.read_bytes() != twin.read_bytes()):
                     raise RoundFailedError(f"{path} and its replay {twin} differ")
+        for twin in sorted(replay.rglob("*")):
+            if ".trainwire" not in twin.parts and not (self.outputs / twin.relative_to(replay)).exists():
+                raise RoundFailedError(f"{twin} is not among the outputs")
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:

@@ -38,3 +38,9 @@ def train(folder: Path, steps: int, bind: str | None) -> None:
                 write_atomically(checkpoint, json.dumps({"step": step, "bus": state}).encode())
         time.sleep(0.0005)
     bus.close(timeout=5)
+
+
+def append(folder: Path, bind: str | None) -> None:
+    """Add a score to the run, whether it has finished or was killed."""
+    with trainwire.open_bus(folder, append=True, bind=bind) as bus:
+        bus.log({"test/score": 1.0})

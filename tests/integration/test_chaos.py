@@ -15,4 +15,4 @@ def test_random_faults_lose_and_duplicate_nothing(tmp_path: Path, seed: int) -> 
     """After processes are killed and stopped and connections cut at random, every output equals that of a replay."""
     report = play_round(make_context(), tmp_path, seed)
     assert report.events > 0
-    assert (report.lost, report.duplicated) == (0, 0)
+    assert (report.lost, report.duplicated, report.hidden) == (0, 0, 0)

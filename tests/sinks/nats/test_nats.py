@@ -30,6 +30,8 @@ from trainwire_sinks.nats.connection import connect
 from trainwire_sinks.nats.stream_output import StreamOutput
 from trainwire_sinks.nats.subjects import PART_BYTES, escape, message_id, parse_message_id, unescape
 from trainwire_sinks.runtime.exit_codes import ExitCode
+from trainwire_sinks.testing.check_sink import record
+from trainwire_sinks.testing.sample import sample_attempts, sample_restarts
 
 Trainwire = Callable[..., "subprocess.Popen[str]"]
 WriteRun = Callable[..., Path]
@@ -265,6 +267,28 @@ def test_every_command_reads_a_stream(
         shown = ["".join(line for line in text.splitlines() if not line.startswith("-- ")) for text in shown]
     assert shown[0]
     assert shown[0] == shown[1]
+
+
+def test_earlier_starts_are_read_from_a_stream(
+    write_run: WriteRun, server: NatsServer, stream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sink keeps the same files aside as one that reads the folder, and `--attempt` exports the same rows."""
+    folder = write_run(record(*sample_attempts(), *sample_restarts(), run="digits"))
+    publish(folder, server, stream)
+    address = f"{server.url}/digits?stream={stream}"
+    for target, output in ((str(folder), tmp_path / "near"), (address, tmp_path / "far")):
+        assert run_command(["sink", "loss-file", target, "--output", str(output)]) == 0
+    names = [path.name for path in sorted((tmp_path / "near").glob("loss*"))]
+    assert names == ["loss.attempt-1.tsv", "loss.attempt-3.tsv", "loss.tsv"]
+    for name in names:
+        assert (tmp_path / "far" / name).read_bytes() == (tmp_path / "near" / name).read_bytes()
+    for attempt in range(5):
+        exported = []
+        for target in (str(folder), address):
+            capsys.readouterr()
+            assert run_command(["export", target, "--attempt", str(attempt)]) == 0
+            exported.append(capsys.readouterr().out)
+        assert exported[0] == exported[1] != ""
 
 
 def test_a_stream_is_compared_with_a_folder(
