@@ -256,6 +256,7 @@ class ModelTrainer:
         given: Mapping[str, Any],
     ) -> Result:
         options = recipe.options(given)
+        self._batch_structure = BatchStructure()
         attached = [*checked_plugins([*self.plugins, *checked_plugins(plugins)]), self._functions]
         ordered = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)

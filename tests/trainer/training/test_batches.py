@@ -124,6 +124,8 @@ COUNTED: list[tuple[str, Any, int | None]] = [
     ("images with labels", [(image, 5) for image in images(4, 5, 6, 4)], 4),
     ("images with tensors", [(image, torch.tensor(1)) for image in images(4, 4)], 2),
     ("maps", boxes(1, 2, 3, 1, 1), 5),
+    ("token ids", {"ids": [[1, 2], [3, 4], [5, 6]], "mask": [[1, 1], [1, 0], [1, 1]]}, 3),
+    ("images with numbers", [images(4, 4), (1, 2)], 2),
     ("strings", ["a", "bb", "ccc"], 3),
     ("numbers", [1.5, 2.5], 2),
     ("sentences", [Sentence(), Sentence("a")], 2),
@@ -272,10 +274,20 @@ class ByKeyword(Movable):
         return self
 
 
+class Nested(Movable):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = InPlace()
+
+    def to(self, *args: Any, **kwargs: Any) -> None:
+        self.inner.to(*args, **kwargs)
+        self.tensor = self.inner.tensor
+
+
 @pytest.mark.parametrize(
     ("kind", "given"),
     [(Returning, {}), (InPlace, {"pin_memory": False}), (Forwarding, {"non_blocking": True}),
-     (ByKeyword, {"non_blocking": True})],
+     (ByKeyword, {"non_blocking": True}), (Nested, {})],
 )  # fmt: skip
 def test_objects_move_themselves(kind: type[Movable], given: dict[str, Any]) -> None:
     """A method `to` is called with the arguments that it takes, and may return nothing if it moves in place."""
@@ -348,6 +360,17 @@ def test_an_unknown_number_of_samples_is_reported_once(tmp_path: Path, caplog: p
     found = [record.message for record in caplog.records if "how many samples" in record.message]
     assert len(found) == 1
     assert "a Rows, has; each counts as one: override ModelTrainer.samples_in_batch" in found[0]
+
+
+def test_a_number_of_samples_that_is_none_is_refused(tmp_path: Path) -> None:
+    """An override of `samples_in_batch` returns a whole number."""
+
+    class Uncounted(RowTrainer):
+        def samples_in_batch(self, batch: Rows) -> int:
+            return None  # type: ignore[return-value]  # what the test is about
+
+    with pytest.raises(UsageError, match="samples_in_batch returned None: return the number of samples, an int"):
+        train(tmp_path, trainer=Uncounted(linear()), train=row_loader())
 
 
 class Wrong(SplittingRowTrainer):

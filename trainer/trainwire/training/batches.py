@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from operator import index
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
@@ -35,6 +36,19 @@ class Batches(Protocol):
 
     def batch_to_device(self, batch: Any, device: torch.device) -> Any:
         """Return the batch with everything in it on the device."""
+
+
+def samples_in(batches: Batches, batch: Any) -> int:
+    """Return what `samples_in_batch` returns.
+
+    Raises:
+        UsageError: if that is not a whole number.
+    """
+    samples = batches.samples_in_batch(batch)
+    try:
+        return index(samples)
+    except TypeError:
+        raise UsageError(f"samples_in_batch returned {samples!r}: return the number of samples, an int") from None
 
 
 class BatchStructure:
@@ -90,11 +104,22 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    if not isinstance(batch, type) and callable(getattr(batch, "to", None)):
-        arguments, keywords = _arguments_of_to(type(batch), device)  # type: ignore[arg-type]  # classes are hashable
-        moved = batch.to(*arguments, **keywords)
+    if batch is None or isinstance(batch, (str, bytes, int, float, type)):
+        return batch
+    if callable(getattr(batch, "to", None)):
+        moved = _moved(batch, device)
         return batch if moved is None else moved  # it was moved in place
     return _rebuilt(batch, lambda part: to_device(part, device))
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    arguments, keywords = _arguments_of_to(type(batch), device)  # type: ignore[arg-type]  # classes are hashable
+    try:
+        return batch.to(*arguments, **keywords)
+    except TypeError as error:  # it takes any arguments, and passes them on to something that does not
+        if "non_blocking" in keywords and "non_blocking" in str(error):
+            return batch.to(*arguments, **{name: value for name, value in keywords.items() if name != "non_blocking"})
+        raise
 
 
 @lru_cache(maxsize=256)
@@ -176,7 +201,8 @@ def _column_counts(items: Sequence[Any]) -> Counts:
     if len(lengths) == 1 and None not in lengths:  # as if collated by torch
         return _shared(map(_counts, items))
     if all(isinstance(item, (list, tuple)) and not isinstance(item, PackedSequence) for item in items):
-        return () if _are_records(items) else _shared(map(_counts, items), strict=True)
+        is_each_a_sample = _are_records(items) or _are_lists_of_numbers(items)
+        return () if is_each_a_sample else _shared(map(_counts, items), strict=True)
     is_batched = isinstance(items[0], PackedSequence) or _own_count(items[0]) is not None
     if len(set(map(_kind, items))) == 1 and not is_batched:
         return ()
@@ -187,6 +213,11 @@ def _are_records(items: Sequence[Sequence[Any]]) -> bool:
     """Return whether the items are samples with the same fields, such as images with their labels."""
     kinds = {tuple(map(_kind, item)) for item in items}
     return len(kinds) == 1 and len(set(kinds.pop())) > 1
+
+
+def _are_lists_of_numbers(items: Sequence[Any]) -> bool:
+    """Return whether the items are rows, such as token ids; columns of numbers would be tensors or tuples."""
+    return all(isinstance(item, list) and item and isinstance(item[0], (int, float)) for item in items)
 
 
 def _lengths(value: Any) -> Iterable[int | None]:

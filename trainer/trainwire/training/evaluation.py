@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from trainwire.training.batches import samples_in
 from trainwire.training.epoch_reader import generators_of
 from trainwire.training.failures import note_batch
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
@@ -52,7 +53,7 @@ def _scores(run: TrainingRun, split: str) -> dict[str, MetricValue]:
         try:
             with run.precision.autocast():
                 value, output, target, weight = run.forward.alone(batch)
-            mean_loss.add(value, run.batches.samples_in_batch(batch) if weight is None else weight)
+            mean_loss.add(value, samples_in(run.batches, batch) if weight is None else weight)
             for metric in run.metrics.values():
                 metric.update(output, target)
         except Exception as error:

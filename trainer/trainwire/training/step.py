@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from trainwire.training.accumulation import backward, gradient_values
+from trainwire.training.batches import samples_in
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.optimizers import optimizer_parameters
 from trainwire.training.run import TrainingRun
@@ -25,7 +26,7 @@ def training_step(run: TrainingRun, batch: Any) -> None:
             return
 
     run.optimizer.zero_grad(set_to_none=True)
-    samples = run.batches.samples_in_batch(batch)
+    samples = samples_in(run.batches, batch)
     loss, weight = backward(run, batch, samples)
     run.precision.unscale(run.optimizer)
     gradient_norm = _clip_gradients(run.optimizer, run.options.max_grad_norm)
