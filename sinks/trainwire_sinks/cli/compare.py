@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -14,8 +13,9 @@ from rich.text import Text
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import LATEST
-from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.wire import Batch
+from trainwire_sinks.cli.named_targets import resolve_targets
 from trainwire_sinks.cli.options import Filters, Selection
 from trainwire_sinks.cli.ranks import parse_rank
 from trainwire_sinks.cli.record_reader import read_record
@@ -55,20 +55,20 @@ def compare(
     targets, attempts = _pair(targets, attempt or [])
     number = parse_rank(str(rank))
     selection = Selection(Filters(name))
-    runs = [resolve_target(target) for target in targets]
-    # The text of an address may contain a password; that of its target does not.
-    targets = tuple(str(run) if run.archive else target for run, target in zip(runs, targets, strict=True))
+    runs = resolve_targets(targets)
     recordings = [
-        _read(run, number, selection, "comparing" if run is runs[0] else None, last)
+        _read(run.target, number, selection, "comparing" if run is runs[0] else None, last)
         for run, last in zip(runs, attempts, strict=True)
     ]
     summaries = asyncio.run(compare_runs(recordings))
     if name:
-        selection.check(" and ".join(map(str, runs)))
+        selection.check(" and ".join(run.text for run in runs))
     if as_json:
-        print(to_json(_as_json(list(map(_with_attempt, targets, attempts)), summaries), indent=2))
+        texts = [run.text for run in runs]
+        print(to_json(_as_json(list(map(_with_attempt, texts, attempts)), summaries), indent=2))
     else:
-        _print_tables(list(map(_with_attempt, _labels(targets), attempts)), summaries)
+        labels = [run.label for run in runs]
+        _print_tables(list(map(_with_attempt, labels, attempts)), summaries)
     for gap in (summary.gap for summary in summaries if summary.gap):
         raise gap
     return 0
@@ -101,12 +101,6 @@ async def _read(
 ) -> AsyncIterator[tuple[Batch, Sequence[Event]]]:
     async for batch in read_record(target, rank, ("event",), activity, attempt=attempt):
         yield batch, selection.select([event for event in batch.events if event.type in METRIC_TYPES])
-
-
-def _labels(targets: Sequence[str]) -> list[str]:
-    """Return the names of the runs, or the targets if two names are equal."""
-    names = [target if "://" in target else Path(target).resolve().name for target in targets]
-    return [one_line(label) for label in (names if len(set(names)) == len(set(targets)) else targets)]
 
 
 def _as_json(targets: Sequence[str], summaries: Sequence[Summary]) -> dict[str, Any]:

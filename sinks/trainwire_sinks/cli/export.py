@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from trainwire_protocol.errors import IncompleteError, OptionError, OutputError
 from trainwire_protocol.journal.attempts import LATEST
-from trainwire_protocol.subscription.target import Target, resolve_target
+from trainwire_sinks.cli.named_targets import NamedTarget, resolve_targets
 from trainwire_sinks.cli.options import ALL_EVENTS, Filters, Selection
 from trainwire_sinks.cli.ranks import find_ranks
 from trainwire_sinks.cli.record_reader import read_record
@@ -28,8 +28,7 @@ logger = logging.getLogger("trainwire")
 
 
 def export(
-    target: str,
-    *,
+    *targets: str,
     form: Annotated[Format | None, Parameter("--format")] = None,
     output: Annotated[Path | None, Parameter(["--output", "-o"], allow_leading_hyphen=True)] = None,
     filters: Annotated[Filters, Parameter("*")] = ALL_EVENTS,
@@ -37,13 +36,13 @@ def export(
     rank: str = "0",
     attempt: int | None = None,
 ) -> int:
-    """Write a run's events to one file: trainwire export RUN --type scalar -o run.parquet
+    """Write the events of one or more runs to one file: trainwire export RUN --type scalar -o run.parquet
 
     All events recorded so far are written, without those that a resumed run has superseded. Each event is a row with
-    its name, value, type, walltime, step and rank.
+    its name, value, type, walltime, step and rank; of several runs, also with the run.
 
     Args:
-        target: A run's folder, a connection file or an address.
+        targets: Runs' folders, connection files or addresses.
         form: csv, jsonl or parquet; by default that of the output's suffix, or csv if there is none.
         output: The file, which appears only when it is complete; by default, or if it is "-", standard output.
         filters: Which events.
@@ -51,20 +50,23 @@ def export(
         rank: The rank to read, or "all".
         attempt: Write the run as it stood when this attempt ended, with what it had resumed.
     """
-    resolved = resolve_target(target)
+    if not targets:
+        raise OptionError("the run is missing: trainwire export RUN")
     output = None if output == STANDARD_OUTPUT else output
     if output is not None and str(output).startswith("-"):
         raise OptionError(f"-o needs a file, and {output} looks like an option: write ./{output} if it is a file")
+    runs = resolve_targets(targets)
     form = form or _format_of(output)
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise OptionError("parquet cannot be written to a terminal: name a file with -o")
     selection = Selection(filters, from_step)
-    ranks = find_ranks(resolved, rank)
-    with _open_output(output) as file, _closing(make_writer(form, file, is_terminal=file.isatty())) as writer:
+    streams = [(run, number) for run in runs for number in find_ranks(run.target, rank)]
+    with _open_output(output) as file:
         activity = None if file.isatty() else "exporting"
         last = LATEST if attempt is None else attempt
-        gaps = [asyncio.run(_write(writer, resolved, number, selection, activity, last)) for number in ranks]
-        selection.check(resolved)
+        with _closing(make_writer(form, file, with_run=len(runs) > 1, is_terminal=file.isatty())) as writer:
+            gaps = [asyncio.run(_write(writer, run, number, selection, activity, last)) for run, number in streams]
+            selection.check(" and ".join(run.text for run in runs))
     for pattern in selection.unmatched:
         logger.warning("no event's name matches %r", one_line(pattern))
     for gap in filter(None, gaps):
@@ -73,13 +75,13 @@ def export(
 
 
 async def _write(
-    writer: ExportWriter, target: Target, rank: int, selection: Selection, activity: str | None, attempt: int
+    writer: ExportWriter, run: NamedTarget, rank: int, selection: Selection, activity: str | None, attempt: int
 ) -> IncompleteError | None:
-    """Write the selected events of a rank; return the error if events are missing from the record."""
+    """Write the selected events of a run's rank; return the error if events are missing from the record."""
     try:
-        async for batch in read_record(target, rank, selection.channels, activity, attempt=attempt):
+        async for batch in read_record(run.target, rank, selection.channels, activity, attempt=attempt):
             if events := selection.select(batch.events):
-                writer.write(rank, events)
+                writer.write(run.label, rank, events)
     except IncompleteError as error:
         if not selection.count:
             raise

@@ -24,27 +24,30 @@ class CsvWriter:
     value is JSON, in which the bytes of an image or sound are replaced by their number.
     """
 
-    def __init__(self, file: BinaryIO, *, is_terminal: bool = False) -> None:
+    def __init__(self, file: BinaryIO, *, with_run: bool = False, is_terminal: bool = False) -> None:
         self._file = file
+        self._with_run = with_run
         self._escape = one_line if is_terminal else str
         self._text = lru_cache(4096)(self._format_text)
         self._has_header = False
 
-    def write(self, rank: int, events: Sequence[Event]) -> None:
-        """Append the events of a rank, after the header if it is the first call."""
+    def write(self, run: str, rank: int, events: Sequence[Event]) -> None:
+        """Append the events of a run's rank, after the header if it is the first call."""
         if not self._has_header:
             self._has_header = True
-            self._file.write((",".join(map(_quote, COLUMNS)) + "\n").encode())
-        self._file.write("".join([self._row(rank, event) for event in events]).encode())
+            columns = (*COLUMNS, "run") if self._with_run else COLUMNS
+            self._file.write((",".join(map(_quote, columns)) + "\n").encode())
+        ending = f",{rank},{self._text(run)}\n" if self._with_run else f",{rank}\n"
+        self._file.write("".join([self._row(event, ending) for event in events]).encode())
 
     def close(self) -> None:
         """Do nothing: nothing is buffered."""
 
-    def _row(self, rank: int, event: Event) -> str:
+    def _row(self, event: Event, ending: str) -> str:
         # Four times as fast as the `csv` module with QUOTE_NONNUMERIC, whose output it equals.
         name, value, kind, walltime, step = event
         cell = value if kind == "scalar" else self._value_cell(kind, value)
-        return f"{self._text(name)},{cell},{self._text(kind)},{walltime},{step},{rank}\n"
+        return f"{self._text(name)},{cell},{self._text(kind)},{walltime},{step}{ending}"
 
     def _value_cell(self, kind: str, value: Any) -> str:
         if kind == "text":

@@ -10,14 +10,16 @@ from trainwire_sinks.text.json_lines import format_events
 
 
 class JsonlWriter:
-    """Writes the same lines as the sink `jsonl`, with the rank added to each."""
+    """Writes the same lines as the sink `jsonl`, with the rank, and if wanted the run, added to each."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, with_run: bool = False) -> None:
         self._file = file
+        self._with_run = with_run
 
-    def write(self, rank: int, events: Sequence[Event]) -> None:
-        """Append the events of a rank."""
-        self._file.write(format_events(events, rank=rank).encode())
+    def write(self, run: str, rank: int, events: Sequence[Event]) -> None:
+        """Append the events of a run's rank."""
+        identity: dict[str, int | str] = {"rank": rank, "run": run} if self._with_run else {"rank": rank}
+        self._file.write(format_events(events, **identity).encode())
 
     def close(self) -> None:
         """Do nothing: nothing is buffered."""

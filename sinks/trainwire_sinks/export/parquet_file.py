@@ -27,6 +27,9 @@ SCHEMA: Final = pa.schema(
 JSON. An integer that a double cannot represent exactly is in `text` as well, with all its digits.
 """
 
+RUN_FIELD: Final = pa.field("run", pa.string(), nullable=False)
+"""The last column, if several runs are exported."""
+
 ROW_GROUP_ROWS: Final = 1 << 17
 """Maximum number of rows in a row group."""
 
@@ -37,19 +40,22 @@ ROW_GROUP_BYTES: Final = 64 << 20
 class ParquetWriter:
     """Writes a row for each event, compressed with zstd."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._writer = pq.ParquetWriter(file, SCHEMA, compression="zstd")
+    def __init__(self, file: BinaryIO, *, with_run: bool = False) -> None:
+        self._with_run = with_run
+        self._schema = SCHEMA.append(RUN_FIELD) if with_run else SCHEMA
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
-    def write(self, rank: int, events: Sequence[Event]) -> None:
-        """Append the events of a rank."""
+    def write(self, run: str, rank: int, events: Sequence[Event]) -> None:
+        """Append the events of a run's rank."""
+        source = (rank, run) if self._with_run else (rank,)
         for name, value, kind, walltime, step in events:
             if kind == "scalar" and type(value) is float:
-                self._rows.append((name, value, None, None, kind, walltime, step, rank))
+                self._rows.append((name, value, None, None, kind, walltime, step, *source))
             else:
                 number, text, data = _value_columns(kind, value)
-                self._rows.append((name, number, text, data, kind, walltime, step, rank))
+                self._rows.append((name, number, text, data, kind, walltime, step, *source))
                 self._bytes += len(text or "") + len(data or b"")
             if len(self._rows) >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
                 self._write_group()
@@ -63,9 +69,10 @@ class ParquetWriter:
         rows, self._rows, self._bytes = self._rows, [], 0
         if rows:
             columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
+                pa.array(column, field.type)
+                for column, field in zip(zip(*rows, strict=True), self._schema, strict=True)
             ]
-            self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA), row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema), row_group_size=ROW_GROUP_ROWS)
 
 
 def _value_columns(kind: str, value: Any) -> tuple[float | None, str | None, bytes | None]:

@@ -12,9 +12,9 @@ from typing import Final
 from trainwire_protocol.events import Event
 
 
-def format_events(events: Iterable[Event], **identity: int) -> str:
+def format_events(events: Iterable[Event], **identity: int | str) -> str:
     """Return a line for each event with its name, value, type, walltime and step, and the fields in `identity`."""
-    ending = "".join(f', "{name}": {number}' for name, number in identity.items()) + "}\n"
+    ending = "".join(f', "{name}": {_ONE_LINE.encode(value)}' for name, value in identity.items()) + "}\n"
     return "".join([_format(event, ending) for event in events])
 
 

@@ -36,8 +36,8 @@ Row = dict[str, Any]
 def write(form: Format, recorded: Sequence[Event]) -> bytes:
     file = io.BytesIO()
     writer = make_writer(form, file)
-    writer.write(3, recorded[:2])
-    writer.write(3, recorded[2:])
+    writer.write("run", 3, recorded[:2])
+    writer.write("run", 3, recorded[2:])
     writer.close()
     return file.getvalue()
 
@@ -215,7 +215,7 @@ def test_the_output_name_determines_the_format(tmp_path: Path, write_run: WriteR
         (["RUN", "--from-step", "soon"], ExitCode.USAGE, "--from"),
         (["RUN", "--rank", "x"], ExitCode.USAGE, "--rank must be a number, 0 or more"),
         (["RUN", "--rank", "7"], ExitCode.USAGE, "no run of rank 7"),
-        (["RUN", "-o", "--type", "scalar"], ExitCode.USAGE, "Try: trainwire export --help"),
+        (["RUN", "-o", "--type", "scalar"], ExitCode.USAGE, "-o needs a file, and --type looks like an option"),
         (["RUN", "-o", "--verbos"], ExitCode.USAGE, "-o needs a file, and --verbos looks like an option"),
         (["RUN", "-o", "."], ExitCode.OUTPUT, "cannot write ."),
         (["RUN", "-o", "/no/such/folder/a.csv"], ExitCode.OUTPUT, "/no/such/folder/a.csv"),
@@ -251,6 +251,27 @@ def test_all_ranks_are_exported_to_one_file(write_run: WriteRun, capfdbinary) ->
     write_run([Recorder(rank=2).scalars(3)])
     _, rows, _ = exported(capfdbinary, folder, "--rank", "all")
     assert [row["rank"] for row in rows] == [0] * 4 + [2] * 3
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_several_runs_are_exported_with_a_run_column(tmp_path: Path, write_run: WriteRun, form: str) -> None:
+    """The run is the last column: the name of its folder, or the TARGET if two folders have the same name."""
+    folders = [tmp_path / "a" / "first", tmp_path / "b" / "second", tmp_path / "c" / "first"]
+    for count, folder in enumerate(folders, start=1):
+        write_run([Recorder().scalars(count)], folder)
+
+    def runs(*chosen: Path) -> list[str]:
+        output = tmp_path / f"all.{form}"
+        assert run(["export", *map(str, chosen), "-o", str(output)]) == 0
+        if form == "csv":
+            header, *rows = csv.reader(output.read_text().splitlines())
+            return [row[header.index("run")] for row in rows]
+        if form == "jsonl":
+            return [json.loads(line)["run"] for line in output.read_text().splitlines()]
+        return pq.read_table(output).column("run").to_pylist()
+
+    assert runs(*folders[:2]) == ["first", "second", "second"]
+    assert runs(*folders) == [str(folders[0]), *[str(folders[1])] * 2, *[str(folders[2])] * 3]
 
 
 def test_a_closed_pipe_ends_the_export(write_run: WriteRun, trainwire) -> None:

@@ -27,7 +27,7 @@ WriteRun = Callable[..., Path]
         ("completion", "SHELL is missing."),
         ("replay runs/a", "the option --to is missing."),
         ("relay", "the option --output is missing."),
-        ("export a b", "unexpected argument 'b'."),
+        ("verify a b", "unexpected argument 'b'."),
         ("tail a b c", "unexpected argument 'b' 'c'."),
     ],
 )
