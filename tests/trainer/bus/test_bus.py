@@ -189,6 +189,24 @@ def test_logging_records_become_events(tmp_path: Path) -> None:
     assert "stack" not in logs[1]
 
 
+def test_what_the_last_flush_rejects_is_recorded(tmp_path: Path) -> None:
+    """A handler of the bus records the message about a value that is rejected while the bus closes."""
+    logger = logging.getLogger("trainwire")
+    bus = trainwire.open_bus(tmp_path, flush_interval=1000)
+    handler = bus.logging_handler()
+    logger.addHandler(handler)
+    try:
+        bus.log({"loss": None}, step=1)
+        bus.close()
+        logger.warning("after the end")
+    finally:
+        logger.removeHandler(handler)
+    events = read_events(tmp_path)
+    assert [(event.name, event.value.get("message", "")[:30]) for event in events[-2:]] == [
+        ("log", "not recorded: event 'loss' of "), ("run/finished", "")
+    ]  # fmt: skip
+
+
 def test_watchers_see_every_event_on_a_thread_of_their_own(tmp_path: Path) -> None:
     """An async handler is called with each event in order, neither on the caller's thread nor on the bus's."""
     seen, threads = [], set()

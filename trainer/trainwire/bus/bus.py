@@ -131,7 +131,7 @@ class EventBus:
 
     def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
         """Record an event of any type; most other methods call this one."""
-        if not self._open:
+        if not self._open and not (type == "log" and self.is_open):
             if type != "log":  # a handler of `logging` may stay attached
                 self._refuse(name)
             return
@@ -206,8 +206,9 @@ class EventBus:
 
     @property
     def is_open(self) -> bool:
-        """Whether events are recorded."""
-        return self._open
+        """Whether log messages are recorded: also while the bus closes, since they may be about the last values."""
+        is_closing = self._close_deadline is not None and not self._thread.writer.is_finished
+        return self._open or is_closing
 
     def watch(self, handler: Handler) -> None:
         """Call an `async def` function with every event, on a thread that the training does not wait for.

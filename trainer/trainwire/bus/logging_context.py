@@ -20,7 +20,7 @@ class OpenBus(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether events are recorded."""
+        """Whether log messages are recorded."""
 
     def publish(self, name: str, value: object, type: str, step: int | None = None) -> None:
         """Record an event."""

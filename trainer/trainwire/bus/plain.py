@@ -213,6 +213,8 @@ class _Reading:
         """Replace the largest items of a map by texts, until it is not too large to be recorded."""
         sizes = {name: size_of(item) for name, item in plain.items()}
         total = sum(sizes.values())
+        if total <= MAX_HPARAMS_BYTES:
+            return
         for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
             if total <= MAX_HPARAMS_BYTES:
                 return

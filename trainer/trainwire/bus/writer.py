@@ -126,12 +126,13 @@ class Writer(threading.Thread):
         """Start of the disk operation that has not succeeded yet, on the monotonic clock; None if there is none."""
         self.taken_over = False
         """Whether another trainer has taken over the run; nothing is written from then on."""
+        self.is_finished = False
+        """Whether the last event was added; nothing is taken after it."""
         self._attempt, self._session = attempt, session
         self._queue, self._batcher, self._watchers, self._rejections = queue, batcher, watchers, rejections
         self._journal = JournalWriter(attempt.folder)
         self._take_lock = threading.Lock()
         self._reported_drops = 0
-        self._is_finished = False
         self._pending_lock = threading.Lock()
         self._pending: deque[Batch] = deque()
         self._pending_bytes = 0
@@ -207,7 +208,7 @@ class Writer(threading.Thread):
             value = {"last_seq": last_seq, "reason": reason}
             self._batcher.add((f"run/{status}", value, "lifecycle", time.time(), self._queue.last_step, 0))
             self._add_pending(self._packed())
-            self._is_finished = True
+            self.is_finished = True
             return last_seq
 
     # The thread.
@@ -275,7 +276,7 @@ class Writer(threading.Thread):
     def take(self) -> bool:
         """Make about as many records pending as are written at once; return whether there are more."""
         with self._take_lock:
-            return not self._is_finished and self._take()
+            return not self.is_finished and self._take()
 
     def _take(self) -> bool:
         queue = self._queue
