@@ -153,6 +153,7 @@ def test_a_map_that_contains_itself_ends(tmp_path: Path) -> None:
     """Maps nested too deep end in a text."""
     endless: dict[str, Any] = {"lr": 0.1}
     endless["self"] = endless
+    endless["tensor"], endless["array"] = torch.zeros([1] * 9), np.zeros([1] * 9)
     assert hparams(tmp_path, endless)["lr"] == 0.1
 
 

@@ -15,7 +15,7 @@ from trainwire.bus.coercion import read_iterator
 from trainwire.bus.gpu import copy_to_host
 from trainwire.bus.pending import PendingEncoding
 from trainwire.bus.plain import coerce_plain
-from trainwire.bus.tensors import copy_array, describe, is_array, is_tensor, readable
+from trainwire.bus.tensors import copy_array, describe, is_array, is_on_gpu, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 
 BINS: Final = 64
@@ -91,6 +91,8 @@ def _counts_and_edges(value: Any) -> tuple[list[float], list[float]] | None:
     counts, edges = value
     if len(counts.shape) != 1 or len(edges.shape) != 1 or edges.shape[0] != counts.shape[0] + 1:
         return None
+    if is_on_gpu(counts) or is_on_gpu(edges):
+        raise UnsupportedValueError("the counts and edges are on a GPU; pass (counts.cpu(), edges.cpu())")
     return counts.tolist(), edges.tolist()
 
 

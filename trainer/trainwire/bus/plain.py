@@ -139,10 +139,10 @@ class _Reading:
             return int(value) if _fits(value) else self._read_text(str(value), path)
         if isinstance(value, float):
             return float(value)
+        if is_tensor(value):
+            return self._read_tensor(value, path, depth)
         if depth == MAX_NESTING:
             return self._read_text(short_repr(value), path)
-        if is_tensor(value):
-            return self._read_tensor(value, path)
         if hasattr(value, "tolist"):
             # NumPy's times become integers otherwise.
             is_time = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
@@ -186,10 +186,12 @@ class _Reading:
             return self._replace(path, f"cannot be read ({short_repr(error)})", f"<{type(error).__name__}>")
         return self.read(item, path, depth + 1)
 
-    def _read_tensor(self, tensor: Any, path: _Path) -> Any:
+    def _read_tensor(self, tensor: Any, path: _Path, depth: int) -> Any:
         try:
             tensor = readable(tensor)
         except UnsupportedValueError:
+            return self._read_text(describe(tensor), path)
+        if depth + tensor.dim() > MAX_NESTING:
             return self._read_text(describe(tensor), path)
         if not is_on_gpu(tensor):
             return tensor.tolist()

@@ -83,8 +83,15 @@ def explain(error: Exception) -> str:
 
 
 def short_repr(value: object) -> str:
-    """Return a `repr` of at most 100 characters; never fails, whatever the value does."""
+    """Return a `repr` of at most 100 characters, of a map only its keys.
+
+    It never fails, whatever the value does, and does not read tensors, because reading one on a GPU waits for it.
+    """
     try:
+        if isinstance(value, dict):
+            return f"{list(value)!r:.100}"
+        if hasattr(value, "is_cuda"):
+            return f"<{type(value).__name__} of shape {tuple(getattr(value, 'shape', ()))}>"
         return f"{value!r:.100}"
     except Exception:
         return f"<{type(value).__name__}>"
