@@ -327,7 +327,7 @@ def _parse(frames: list[bytes]) -> dict[str, Any]:
     request = unpack_map(frames[0])
     identifier = request.get("id")
     if identifier is not None and type(identifier) is not int and not isinstance(identifier, (str, bytes)):
-        raise RequestError("the id is neither a number nor a string")
+        raise RequestError("the id is neither an integer, a string nor bytes")
     return request
 
 

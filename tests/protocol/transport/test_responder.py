@@ -313,7 +313,8 @@ def test_sinks_are_limited(responder: Responder) -> None:
         ({"verb": "command"}, "command is None, not a map of id, verb and arguments"),
         ({"verb": "command", "command": {"id": "a", "verb": ""}}, "not a map of id, verb and arguments"),
         ({"verb": "command", "command": {"id": "a", "verb": "stop"}}, "commands are not accepted"),
-        ({"verb": "hello", "id": [1]}, "the id is neither a number nor a string"),
+        ({"verb": "hello", "id": [1]}, "the id is neither an integer, a string nor bytes"),
+        ({"verb": "hello", "id": 1.5}, "the id is neither an integer, a string nor bytes"),
     ],
 )
 def test_invalid_request_gets_an_error(responder: Responder, request_: dict[str, Any], message: str) -> None:
