@@ -7,7 +7,6 @@ import { Dealer } from 'zeromq'
 import { decodeEvents, pack, scanRecords, unpack } from './wire.mjs'
 
 const [CREDIT, REPLY_MS] = [1 << 20, 5000]
-
 const readJson = (file) => (fs.existsSync(file) ? JSON.parse(fs.readFileSync(file)) : null)
 const list = (folder, names) => (fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => names.test(name)) : [])
 
@@ -17,13 +16,10 @@ export const curve = ({ keys }) =>
 // Returns whether a process is known to be gone. One of another host, or of a system without procfs, never is.
 function isGone({ host, pid, started }) {
   if (host !== os.hostname() || !fs.existsSync('/proc/self/stat')) return false
-  try {
-    const fields = fs.readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ').at(-1).split(' ')
-    const boot = fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
-    return 'ZX'.includes(fields[0]) || `${boot}:${fields[19]}` !== started
-  } catch {
-    return true
-  }
+  if (!fs.existsSync(`/proc/${pid}/stat`)) return true
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ').at(-1).split(' ')
+  const boot = fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+  return 'ZX'.includes(fields[0]) || `${boot}:${fields[19]}` !== started
 }
 
 // Returns the content of a connection file, or null if it is absent or its publisher cannot be reached.
@@ -45,13 +41,12 @@ export class JournalFiles {
   }
 
   async isOver(attempt) {
-    if (fs.existsSync(`${this.folder}/attempt-${attempt + 1}`)) return true
     const lease = readJson(`${this.folder}/attempt-${attempt}/lease.json`)
-    return lease !== null && (lease.released === true || (lease.relay !== true && isGone(lease.process)))
+    const isContinued = fs.existsSync(`${this.folder}/attempt-${attempt + 1}`)
+    return isContinued || lease?.released === true || (lease !== null && lease.relay !== true && isGone(lease.process))
   }
 
-  async *read(cursor, isOver) {
-    const { attempt, seq } = cursor
+  async *read({ attempt, seq }, isOver) {
     if (this.attempt !== attempt) Object.assign(this, { attempt, ended: false, head: -1n, place: null })
     for (;;) {
       const segments = this.#segments(attempt) // listed first: what another segment follows has its final size
@@ -106,13 +101,12 @@ export class Fetch {
 
   async *read({ attempt, seq }) {
     if (this.attempt !== attempt) Object.assign(this, { attempt, head: -1n })
-    for (;;) {
-      const after = seq > this.head ? seq : this.head
+    for (let after = null; this.head !== after; ) {
+      after = seq > this.head ? seq : this.head
       const reply = await this.request('fetch', { attempt, after, channels: this.channels, credit: CREDIT })
       yield* scanRecords(reply.frames[0], true).batches
       this.ended = reply.ended
       this.head = BigInt(reply.scanned_to) // beyond its last record, if events of other channels follow
-      if (this.head <= after) return
     }
   }
 

@@ -7,30 +7,26 @@ import { Subscriber } from 'zeromq'
 import { Fetch, JournalFiles, curve, readConnection } from './history.mjs'
 import { decodeBatch, decodeEvents, toJson } from './wire.mjs'
 
-const [SILENCE_MS, ACKNOWLEDGE_MS] = [500, 10_000]
 const text = (value) => ({ type: 'string', default: value })
 const known = { fetch: { type: 'boolean' }, channels: text('event,media'), rank: text('0'), queue: text('1000') }
 const { values: options, positionals: [target] } = parseArgs({ allowPositionals: true, options: known })
 const channels = options.channels.split(',')
-const isFolder = fs.statSync(target).isDirectory() // otherwise it is a connection file
+const isFolder = !fs.existsSync(target) || fs.statSync(target).isDirectory() // otherwise it is a connection file
 const file = isFolder ? `${target}/connection-rank${options.rank}.json` : target
 const publisher = new Fetch(file, channels)
 const history = isFolder && !options.fetch ? new JournalFiles(target, options.rank) : publisher
-const quietMs = history === publisher ? 3000 : SILENCE_MS // asking the publisher costs it time
-let [gaps, acknowledgeAt, live, liveAttempt] = [0, 0]
+const quietMs = history === publisher ? 3000 : 500 // asking the publisher costs it time
+let [cursor, gaps, acknowledgeAt, live, liveAttempt] = [{ attempt: -1, seq: -1n }, 0, 0]
 
 let attempts = await history.attempts()
 for (; attempts.size === 0; attempts = await history.attempts()) await sleep(100) // the run has not begun
 const kept = keptRanges(attempts)
-let cursor = { attempt: Math.min(...attempts.keys()), seq: -1n }
-for (;;) {
-  while (!(await readToEnd())); // until the attempt is over
-  acknowledgeAt = 0
-  await acknowledge()
-  attempts = await history.attempts().catch(() => new Map()) // after its last event, the publisher may be gone
-  const later = [...attempts.keys()].filter((attempt) => attempt > cursor.attempt)
-  if (later.length === 0) break
+for (let later = [...attempts.keys()]; later.length > 0; ) {
   cursor = { attempt: Math.min(...later), seq: -1n }
+  while (!(await readToEnd())); // until the attempt is over
+  await acknowledge(true)
+  attempts = await history.attempts().catch(() => new Map()) // after its last event, the publisher may be gone
+  later = [...attempts.keys()].filter((attempt) => attempt > cursor.attempt)
 }
 live?.close()
 publisher.dealer?.close()
@@ -57,22 +53,21 @@ async function listen() {
   if (connection?.attempt !== cursor.attempt) return sleep(100, false)
   if (liveAttempt !== cursor.attempt) {
     live?.close()
-    live = new Subscriber({ receiveHighWaterMark: +options.queue, receiveTimeout: SILENCE_MS, ...curve(connection) })
-    live.subscribe(...[...channels, 'heartbeat'].map((channel) => `tw1/${channel}/${connection.run}/${options.rank}/`))
+    live = new Subscriber({ receiveHighWaterMark: +options.queue, receiveTimeout: 500, ...curve(connection) })
+    live.subscribe(...[...channels, 'heartbeat'].map((channel) => topic({ ...connection, channel })))
     live.connect(connection.publish)
     liveAttempt = cursor.attempt
-    acknowledgeAt = 0
+    await acknowledge(true)
   }
   for (let taken = Date.now(); Date.now() - taken < quietMs; await acknowledge()) {
     const frames = await live.receive().catch((error) => (error.code === 'EAGAIN' ? [] : Promise.reject(error)))
     const batch = frames.length === 3 ? decodeBatch(frames[1], frames[2]) : null
-    if (batch === null || batch.attempt < cursor.attempt || batch.isUnjournaled) continue
+    if (batch === null || topic(batch) !== frames[0].toString()) continue
+    if (batch.attempt < cursor.attempt || batch.isUnjournaled) continue
     if (batch.attempt > cursor.attempt || isAhead(batch)) return false
     if (take(batch)) taken = Date.now()
-    if (batch.isLast) {
-      cursor.seq = batch.end // of a heartbeat: the last batch is on a channel that is not read
-      return true
-    }
+    if (batch.isLast) cursor.seq = batch.end // of a heartbeat: the last batch is on a channel that is not read
+    if (batch.isLast) return true
   }
   return false
 }
@@ -89,12 +84,16 @@ function take(batch) {
 
 // Returns whether something is missing between the cursor and a batch or heartbeat of the same attempt.
 function isAhead({ before }) {
-  return channels.some((channel) => (before.get(channel) ?? -1n) > cursor.seq)
+  return channels.some((channel) => (before[channel] ?? -1) > cursor.seq)
 }
 
-async function acknowledge() {
-  if (Date.now() < acknowledgeAt) return
-  acknowledgeAt = Date.now() + ACKNOWLEDGE_MS
+function topic({ channel, run, rank }) {
+  return `tw1/${channel}/${run}/${rank}/`
+}
+
+async function acknowledge(isDue = Date.now() >= acknowledgeAt) {
+  if (!isDue) return
+  acknowledgeAt = Date.now() + 10_000
   await publisher.request('ack', { sink: 'node-reader', ...cursor }).catch(() => {}) // nobody waits for it then
 }
 

@@ -1,67 +1,55 @@
 // The bytes of the wire, as docs/wire-protocol.md specifies them: MessagePack, batches, events and journal records.
 // Sequence numbers have 64 bits, more than a JavaScript number holds, so they are BigInts.
 import { crc32 } from 'node:zlib'
-import { Decoder, ExtData, encode } from '@msgpack/msgpack'
+import { Decoder, encode } from '@msgpack/msgpack'
 
-const [VERSION, HEAD_BYTES, MAX_HEADER_BYTES, MAX_BODY_BYTES, MAX_NESTING] = [1, 20, 16_384, 67_108_864, 8]
+const [VERSION, HEAD_BYTES, MAX_HEADER_BYTES, MAX_BODY_BYTES] = [1, 20, 16_384, 67_108_864]
 
 // The decoder refuses the key `__proto__`, since assigning to it changes an object's prototype. It is kept under
 // another name, and so is any key that begins like that name; `toJson` restores both.
-const keyDecoder = {
-  canBeCached: () => true,
-  decode(bytes, start, length) {
-    const key = Buffer.from(bytes.buffer, bytes.byteOffset + start, length).toString()
-    return key === '__proto__' || key.startsWith('\0') ? `\0${key}` : key
-  },
+function decodeKey(bytes, start, length) {
+  const key = Buffer.from(bytes.buffer, bytes.byteOffset + start, length).toString()
+  return key === '__proto__' || key.startsWith('\0') ? `\0${key}` : key
 }
+const decoding = { useBigInt64: true, keyDecoder: { canBeCached: () => true, decode: decodeKey } }
 
-export const unpack = (bytes) => new Decoder({ useBigInt64: true, keyDecoder }).decode(bytes)
 export const pack = (value) => encode(value, { useBigInt64: true })
-
-const isNumber = (value) => typeof value === 'number' || typeof value === 'bigint'
-const isInteger = (value) => typeof value === 'bigint' || Number.isInteger(value)
-const isMap = (value) => value !== null && Object.getPrototypeOf(Object(value)) === Object.prototype
-
-function unpackOr(fallback, bytes) {
+export function unpack(bytes) {
   try {
-    return unpack(bytes)
+    return new Decoder(decoding).decode(bytes)
   } catch {
-    return fallback
+    return undefined // not MessagePack
   }
 }
 
+const isNumber = (value) => typeof value === 'number' || typeof value === 'bigint'
+const isInteger = (value) => typeof value === 'bigint' || Number.isInteger(value)
+const isMap = (value) => value != null && Object.getPrototypeOf(value) === Object.prototype
+
 // Returns a batch or heartbeat, or null if it is malformed. Throws if a newer major version wrote it.
 export function decodeBatch(headerBytes, body) {
-  const fields = unpackOr(null, headerBytes)
-  if (!isMap(fields) || !isInteger(fields.version)) return null
+  const fields = unpack(headerBytes)
+  if (!isMap(fields) || !isMap(fields.before) || !isInteger(fields.version)) return null
   if (fields.version > VERSION) throw new Error(`written by version ${fields.version} of the wire: update this reader`)
   const { run, rank, attempt, channel, seq, count, before, last, unjournaled } = fields
-  if (typeof run !== 'string' || typeof channel !== 'string' || !isMap(before)) return null
   if (![rank, attempt, seq, count, ...Object.values(before)].every(isInteger)) return null
   return {
-    run, channel, body, count: Number(count), rank: Number(rank), attempt: Number(attempt),
-    before: new Map(Object.entries(before).map(([name, seq]) => [name, BigInt(seq)])),
+    run, channel, before, body, rank: Number(rank), attempt: Number(attempt), count: Number(count),
     end: BigInt(seq) + BigInt(count) - 1n, // seq of its last event; of a heartbeat, of the last event of all channels
     isLast: last === true, isUnjournaled: unjournaled === true,
   }
 }
 
-// Returns the valid events of a batch, each as [name, value, type, walltime, step].
-export function decodeEvents(batch) {
-  const items = unpackOr(null, batch.body)
-  return Array.isArray(items) && items.length === batch.count ? items.filter(isEvent) : []
+// Returns the events of a batch that are valid, as far as they are checked here: [name, value, type, walltime, step].
+export function decodeEvents({ body, count }) {
+  const items = unpack(body)
+  return Array.isArray(items) && items.length === count ? items.filter(isEvent) : []
 }
 
 function isEvent(item) {
   const [name, value, type, walltime, step] = Array.isArray(item) ? item : []
   if (typeof name !== 'string' || name === '' || typeof type !== 'string' || !isInteger(step)) return false
-  if (!isNumber(walltime) || !Number.isFinite(Number(walltime))) return false
-  return type === 'scalar' ? isNumber(value) : isPlain(value)
-}
-
-function isPlain(value, depth = 0) {
-  if (!Array.isArray(value) && !isMap(value)) return !(value instanceof ExtData || value instanceof Date)
-  return depth < MAX_NESTING && Object.values(value).every((item) => isPlain(item, depth + 1))
+  return isNumber(walltime) && Number.isFinite(Number(walltime)) && (type !== 'scalar' || isNumber(value))
 }
 
 // Returns the batches in a part of a journal, the bytes that were read, and how many of these were damaged. Unless
@@ -71,14 +59,10 @@ export function scanRecords(data, isFinal) {
   while (found.read < data.length) {
     const record = decodeRecord(data.subarray(found.read))
     if (record === 'incomplete' && !isFinal) break
-    if (record?.batch) {
-      found.batches.push(record.batch)
-      found.read += record.length
-      continue
-    }
-    let next = data.indexOf('TWJ1', found.read + 1)
+    if (record?.batch) found.batches.push(record.batch)
+    let next = record?.batch ? found.read + record.length : data.indexOf('TWJ1', found.read + 1)
     if (next < 0) next = isFinal ? data.length : Math.max(found.read + 1, data.length - 3) // it may end within a marker
-    found.damaged += next - found.read
+    if (!record?.batch) found.damaged += next - found.read
     found.read = next
   }
   return found
@@ -99,9 +83,8 @@ function decodeRecord(data) {
 // Returns a value as JSON, in the forms of `trainwire export`.
 export function toJson(value) {
   if (typeof value === 'bigint') return `${value}`
-  if (Number.isNaN(value)) return '"nan"'
-  if (Math.abs(value) === Infinity) return value > 0 ? '"inf"' : '"-inf"'
-  if (Math.abs(value) > 0xffffffff && typeof value === 'number') return value.toExponential() // else it were a BigInt
+  if (typeof value === 'number' && !Number.isFinite(value)) return `"${value}"`.toLowerCase().replace('infinity', 'inf')
+  if (typeof value === 'number' && Math.abs(value) > 0xffffffff) return value.toExponential() // or it were a BigInt
   if (value instanceof Uint8Array) return `"${Buffer.from(value).toString('base64')}"`
   if (Array.isArray(value)) return `[${value.map(toJson).join(', ')}]`
   if (!isMap(value)) return JSON.stringify(value)

@@ -172,6 +172,15 @@ def test_live_from_the_start(tmp_path: Path, read: StartReader, train: StartTrai
     assert reader.finish() == export(tmp_path / "run")
 
 
+def test_a_run_that_has_not_begun(tmp_path: Path, read: StartReader, train: StartTrainer) -> None:
+    """A reader of a folder that does not exist yet waits for it."""
+    reader = read(tmp_path / "run")
+    trainer = train(count=20)
+    trainer.record()
+    trainer.end()
+    assert reader.finish() == export(tmp_path / "run")
+
+
 @HISTORIES
 def test_late(tmp_path: Path, read: StartReader, train: StartTrainer, history: list[str]) -> None:
     """A reader that starts when most was recorded reads everything, and waits for the end."""
@@ -242,6 +251,17 @@ def test_a_resumed_run(tmp_path: Path, read: StartReader, train: StartTrainer, h
     reader = read(tmp_path / "run", *history)
     third.record()
     third.end()
+    assert reader.finish() == export(tmp_path / "run")
+
+
+def test_over_tcp_with_a_copied_connection_file(tmp_path: Path, read: StartReader, train: StartTrainer) -> None:
+    """On another host the connection file is sufficient: it contains the addresses and the keys."""
+    trainer = train(bind="tcp://127.0.0.1:0")
+    shutil.copy(tmp_path / "run" / "connection-rank0.json", tmp_path / "away.json")
+    reader = read(tmp_path / "away.json")
+    wait_until(reader.printed)
+    trainer.record()
+    trainer.end()
     assert reader.finish() == export(tmp_path / "run")
 
 
