@@ -55,12 +55,13 @@ async def send_command(
 
 
 async def _request(requester: Requester, target: Target, verb: str, **arguments: Any) -> dict[str, Any]:
+    reason = ""
     for _ in range(TRIES):
         try:
             return (await requester.request(verb, **arguments))[0]
-        except TimeoutError:
-            continue
-    raise IncompleteError(f"the training in {target} did not reply within {TRIES * REPLY_SECONDS:.0f} s")
+        except TimeoutError as error:
+            reason = f": {error}" if str(error) else ""
+    raise IncompleteError(f"the training in {target} did not reply within {TRIES * REPLY_SECONDS:.0f} s{reason}")
 
 
 async def _wait_for_answer(subscription: Subscription, identifier: str) -> None:

@@ -97,7 +97,10 @@ def keys_to(endpoint: str) -> ClientKeys | None:
     if not endpoint.startswith("tcp://"):
         return None
     if not path:
-        raise KeyFileError(f"{endpoint} needs keys: set {CLIENT_KEY} to a key file, or give a connection file")
+        raise KeyFileError(
+            f"{endpoint} needs keys: set {CLIENT_KEY} to a key file, which trainwire keygen creates, or give "
+            "the run's connection file"
+        )
     fields = _read_fields(Path(path), "public", "secret")
     if not is_key(fields.get("server")):
         raise KeyFileError(

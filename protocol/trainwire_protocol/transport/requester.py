@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import operator
 from itertools import count
 from typing import Any, Final
 
@@ -26,6 +28,18 @@ MAX_FRAME_BYTES: Final = 2 * MAX_BODY_BYTES
 """Maximum size of a frame of a reply, in bytes; libzmq disconnects a publisher that sends a larger one."""
 
 
+REASONS: Final[dict[int, str]] = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the client's key is refused",
+    # ZeroMQ does not report which: it drops a peer of another socket type as it drops one with a wrong key.
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: (
+        "the connection fails: either this is the port for events, and requests have another, or the publisher's key "
+        "is not the one in the key file"
+    ),
+    zmq.EVENT_CLOSED: "nothing accepts connections there",
+}
+"""Why there is no reply, by the last event of the connection."""
+
+
 class Requester:
     """Sends requests to one publisher at a time."""
 
@@ -34,8 +48,10 @@ class Requester:
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._monitor = SocketMonitor(context, self._socket, zmq.EVENT_HANDSHAKE_FAILED_AUTH, self._note_refusal)
-        self._is_refused = False
+        self._connection_event = 0
+        """The last event of `REASONS`, or that of a connection; 0 before the first one."""
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | functools.reduce(operator.or_, REASONS)
+        self._monitor = SocketMonitor(context, self._socket, events, self._note_connection_event)
         self.endpoint: str | None = None
         self.keys: ClientKeys | None = None
         self.connect(endpoint, keys)
@@ -49,7 +65,7 @@ class Requester:
             return
         if self.endpoint is not None:
             self._socket.disconnect(self.endpoint)
-        self.endpoint, self.keys, self._is_refused = endpoint, keys, False
+        self.endpoint, self.keys, self._connection_event = endpoint, keys, 0
         secure_client(self._socket, keys)
         self._socket.connect(endpoint)
 
@@ -74,7 +90,8 @@ class Requester:
         """Send a request, and return the head and the remaining frames of the reply.
 
         Raises:
-            TimeoutError: there was no reply in time; the publisher may be gone, or busy.
+            TimeoutError: there was no reply in time; gives the reason if the connection failed, and otherwise the
+                publisher may be busy.
             RefusedError: the publisher refused the request; gives its reason.
             RequestError: the publisher refused the connection, since the client's key is not on its list.
         """
@@ -85,9 +102,9 @@ class Requester:
                 await self._socket.send(msgpack.packb({"verb": verb, "id": identifier, **arguments}))
                 head, frames = await reply
         except TimeoutError:
-            if self._is_refused:
+            if self._connection_event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise RequestError(f"{self.endpoint} refused this client's key: it is not on its list") from None
-            raise
+            raise TimeoutError(REASONS.get(self._connection_event, "")) from None
         finally:
             del self._pending[identifier]
         if "error" in head:
@@ -102,8 +119,8 @@ class Requester:
         self._monitor.close()
         self._socket.close()
 
-    def _note_refusal(self, event: int, value: int) -> None:  # noqa: ARG002  # the monitor's interface
-        self._is_refused = True
+    def _note_connection_event(self, event: int, value: int) -> None:  # noqa: ARG002  # the monitor's interface
+        self._connection_event = event
 
     async def _receive(self) -> None:
         while True:

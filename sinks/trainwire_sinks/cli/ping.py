@@ -33,7 +33,7 @@ async def _request_hello(target: Target, rank: int) -> dict[str, Any]:
         if source.requester is None:
             raise IncompleteError(f"no reply from {target}: it has no connection file of a run that has begun")
         return await source.requester.hello()
-    except TimeoutError:
-        raise IncompleteError(f"no reply from {target}") from None
+    except TimeoutError as error:
+        raise IncompleteError(f"no reply from {target}" + (f": {error}" if str(error) else "")) from None
     finally:
         await source.close()
