@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.gpu_values import GPU_RECORDERS
 from support.run_reader import read_events, wait_until
 
 import trainwire
@@ -49,6 +52,40 @@ def test_plain_copies_anything() -> None:
     """Arrays become lists, keys become strings, and so does any other value."""
     plain = coerce_plain({"path": Path("/x"), 3: (1, {2}), "array": np.arange(2), "tensor": torch.ones(1), "n": None})
     assert plain == {"path": "/x", "3": [1, [2]], "array": [0, 1], "tensor": [1.0], "n": None}
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that counts as one on a GPU: reading it fails, as that would wait."""
+
+    is_cuda = True  # type: ignore[assignment]  # a property of the base class
+
+    def tolist(self) -> Any:
+        raise AssertionError("reading a tensor waits for the GPU")
+
+    item = numpy = cpu = __array__ = __bool__ = __float__ = __int__ = __index__ = __repr__ = tolist  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("way", GPU_RECORDERS)
+def test_every_way_of_recording_a_tensor_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """No method reads it on the training thread, and the value is recorded once its copy is complete."""
+    record, is_right = GPU_RECORDERS[way]
+    arrived, copies = FakeCudaEvent(), list[DeviceCopy]()
+
+    def copy(tensor: torch.Tensor) -> DeviceCopy:
+        copies.append(DeviceCopy(tensor.as_subclass(torch.Tensor).clone(), arrived))
+        return copies[-1]
+
+    for module in ("gpu", "coercion", "plain", "tensors", "histograms"):
+        monkeypatch.setattr(f"trainwire.bus.{module}.copy_to_host", copy)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    with trainwire.open_bus(tmp_path) as bus:
+        tensor = torch.tensor([1.0, 3.0]).as_subclass(OnGpu)
+        record(bus, tensor)
+        tensor.zero_()
+        assert not any(event.name == "x" for event in read_events(tmp_path)) or not copies
+        arrived.arrived = True
+    (value,) = [event.value for event in read_events(tmp_path) if event.name == "x"]
+    assert is_right(value)
 
 
 def test_an_unresolved_value_holds_back_what_follows_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.gpu_values import GPU_RECORDERS
 from support.run_reader import read_events
 from support.tiny_training import corpus, linear, make_trainer, train
 from torch import Tensor, nn
@@ -95,6 +96,18 @@ def test_beside_a_captured_graph(tmp_path: Path) -> None:
             graph.replay()
             bus.log({"output": output}, step=step)
     assert values(tmp_path, "output") == [8.0 * step for step in range(100)]
+
+
+@pytest.mark.parametrize("way", GPU_RECORDERS)
+def test_every_way_of_recording_a_tensor(tmp_path: Path, way: str) -> None:
+    """No method waits for the GPU, and a later change of the tensor does not alter what was recorded."""
+    record, is_right = GPU_RECORDERS[way]
+    tensor = torch.tensor([1.0, 3.0], device="cuda")
+    with trainwire.open_bus(tmp_path) as bus, without_synchronisation():
+        record(bus, tensor)
+        tensor.zero_()
+    (value,) = values(tmp_path, "x")
+    assert is_right(value)
 
 
 class Watched(Plugin):

@@ -126,7 +126,8 @@ def test_a_batch_is_a_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "images", [list(torch.rand(3, 1, 5, 4)), list(np.random.default_rng(1).random((3, 5, 4, 1))),
-               [Image.new("L", (4, 5), shade) for shade in (0, 100, 200)]],
+               [Image.new("L", (4, 5), shade) for shade in (0, 100, 200)], list(torch.rand(3, 5, 4)),
+               list(np.random.default_rng(1).random((3, 5, 4)))],
 )  # fmt: skip
 def test_a_list_of_images_is_a_grid_too(tmp_path: Path, images: list[Any]) -> None:
     """Tensors, arrays and images of Pillow may come in a list."""

@@ -117,17 +117,21 @@ def _coerce_pillow(image: Any) -> PendingEncoding:
 
 def _coerce_list(images: list[Any] | tuple[Any, ...]) -> PendingEncoding:
     """Return pixels in nested lists, or a list of images of the same size."""
+    # Gray images get a channel, so that three of them are not taken for one image with three channels.
     try:
         if images and all(map(is_tensor, images)):
-            torch = sys.modules["torch"]
-            return _encode_later(torch.stack([readable(image) for image in images]), is_tensor=True)
+            tensors = sys.modules["torch"].stack([readable(image) for image in images])
+            return _encode_later(tensors[:, None] if tensors.ndim == 3 else tensors, is_tensor=True)
         if images and all(map(_is_pillow, images)):
+            images = [image.convert("RGB") for image in images]
+        if images and all(_is_pillow(image) or is_array(image) for image in images):
             import numpy as np
 
-            return _encode_later(np.stack([np.asarray(image.convert("RGB")) for image in images]), is_tensor=False)
-        return _encode_later(images, is_tensor=False)
+            arrays = np.stack(list(map(np.asarray, images)))
+            return _encode_later(arrays[..., None] if arrays.ndim == 3 else arrays, is_tensor=False)
     except (RuntimeError, ValueError):
         raise UnsupportedValueError("the images of a list must have the same shape; record each by itself") from None
+    return _encode_later(images, is_tensor=False)
 
 
 def _encode_later(pixels: Any, is_tensor: bool) -> PendingEncoding:
