@@ -185,15 +185,16 @@ class Reader:
 
     def _read_sinks(self) -> Sequence[SinkProgress]:
         view, folder = self.view, self.target.folder
-        if folder is None or view.run is None or self.attempt is not None:
+        if folder is None or view.run is None:
             return ()
         reports = [
             AttemptReport(self.rank, attempt, head=max(heads.values(), default=-1), heads=dict(heads))
             for attempt, heads in list(view.heads.items())
         ]
         sinks = [sink for sink in read_progress(view.run, folder, reports) if sink.rank == self.rank]
-        # While the run continues, a sink may have read events that this reader has not received yet.
-        return sinks if view.is_over else [replace(sink, ahead=0) for sink in sinks]
+        # A sink may have read events that this reader has not received yet, or does not read.
+        is_whole = view.is_over and self.attempt is None
+        return sinks if is_whole else [replace(sink, ahead=0) for sink in sinks]
 
 
 @contextlib.contextmanager

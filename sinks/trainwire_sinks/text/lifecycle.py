@@ -37,7 +37,7 @@ def _describe_resumption(fields: Fields) -> str:
         return "======== new start of the run: everything above is superseded, and shown by --attempt ========"
     position = f"attempt {plain(origin.get('attempt'))}, event {plain(origin.get('seq'))}"
     step = plain(fields.get("from_step", "?"))
-    return f"======== run resumed from step {step} ({position}): what was logged after it is superseded ========"
+    return f"======== run resumed from step {step} ({position}): anything logged after it is superseded ========"
 
 
 def _describe_epoch_start(fields: Fields) -> str:

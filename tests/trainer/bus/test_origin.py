@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -63,9 +64,10 @@ def test_a_new_start_says_what_it_supersedes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: BaseException | None, how: str
 ) -> None:
     """One warning names the folder, how its last attempt ended, where it stays, and every other choice."""
-    bus = trainwire.open_bus(tmp_path)
-    bus.log({"loss": 1.0}, step=5)
-    bus.close_after(ending)
+    with contextlib.suppress(type(ending)), trainwire.open_bus(tmp_path) as bus:
+        bus.log({"loss": 1.0}, step=5)
+        if ending:
+            raise ending
     train(tmp_path)
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert str(tmp_path) in message
@@ -79,6 +81,15 @@ def test_a_new_start_after_a_kill_says_so_on_standard_error(tmp_path: Path) -> N
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert "attempt 0 stopped at step 30 without reporting its end" in process.stderr
     assert len(process.stderr.splitlines()) == 1
+
+
+def test_a_live_run_that_is_taken_over_is_called_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The message does not say that a training has ended that is still recorded."""
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.log({"loss": 1.0}, step=3)
+        assert bus.wait_until_journaled(bus.state_dict(), 10)
+        trainwire.open_bus(tmp_path, take_over=True).close()
+    assert "attempt 0 is taken over at step 3" in caplog.text
 
 
 def test_only_one_rank_says_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

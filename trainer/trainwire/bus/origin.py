@@ -74,6 +74,8 @@ def report_superseded(run_folder: Path, attempt: Attempt, origin: Origin) -> Non
         if origin.position.attempt in _kept(earlier):
             _log.info("%s: %s", run_folder, _describe_resumption(end, origin))
             return
+        if end.ending is None and earlier[-1].is_held():
+            end = end._replace(ending="is taken over")
     except (OSError, ProtocolError) as error:
         _log.warning("%s: its journal cannot be read (%s)", run_folder, error)
         end = RunEnd(Cursor(earlier[-1].number, -1), 0, "unreadable")
