@@ -278,8 +278,10 @@ class Follower:
             if batch is None:
                 self._watchdog.check("its publisher is silent")
                 continue
-            self._watchdog.reset()
             header = batch.header
+            if header.attempt < self._cursor.attempt:
+                continue
+            self._watchdog.reset()
             if header.channel == HEARTBEAT:
                 self.heartbeat = read_heartbeat(batch) or self.heartbeat
             if header.unjournaled:

@@ -627,6 +627,36 @@ def test_a_later_publisher_that_is_busy_loses_nothing(tmp_path: Path, monkeypatc
     run(main())
 
 
+def test_live_messages_of_an_earlier_attempt_are_ignored(tmp_path: Path) -> None:
+    """Neither a batch nor a heartbeat of an attempt before the cursor's is delivered, counted or taken for a gap."""
+
+    async def main() -> None:
+        async with Publisher(tmp_path) as first:
+            first.scalars(2)
+        async with Publisher(tmp_path, take_over=True) as second, Subscription(Target(tmp_path)) as subscription:
+            second.scalars(2)
+            found = [await anext(subscription), await anext(subscription)]
+            while subscription.heartbeat is None:
+                await asyncio.sleep(0.01)
+            late = first.recorder.scalars(500)
+            header = Header(late.header.run, 0, 0, HEARTBEAT, 900, 0, {"event": 899}, last=True)
+            for frames_ in (
+                [late.topic, late.header_bytes, late.body],
+                [topic(HEARTBEAT, header.run, 0), encode_header(header), b"\x80"],
+            ):
+                second.server._publisher.send_multipart(frames_)
+            second.rest()
+            second.scalars(2)
+            found.append(await anext(subscription))
+            assert subscription.heartbeat.header.attempt == 1
+            second.end()
+            found += await collect(subscription)
+            assert frames(found) == frames([*first.recorded, *second.recorded])
+            assert subscription.gaps == subscription.malformed == 0
+
+    run(main())
+
+
 def test_subscriber_that_never_reads_delays_nobody(tmp_path: Path) -> None:
     """A subscriber that never reads does not affect another one."""
 
