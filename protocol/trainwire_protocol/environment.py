@@ -64,6 +64,8 @@ class LaunchEnvironment:
                     raise OptionError(f"invalid environment: {rank_name} is {rank}, but {size_name} is {world_size}")
                 local_rank = _read_number(environment, local_name) if local_name in environment else rank
                 return cls(rank, world_size, local_rank, job, launcher)
+        if "RANK" in environment:
+            raise OptionError("invalid environment: RANK is set, but WORLD_SIZE is missing: set both or neither")
         return cls(job=job)
 
 

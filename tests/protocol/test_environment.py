@@ -24,7 +24,6 @@ STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2", 
         (TORCHRUN | STEP, LaunchEnvironment(5, 8, 1, "77", "torchrun")),
         # A batch script is a single process, however many tasks the job has.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, LaunchEnvironment(job="77")),
-        ({"RANK": "3"}, LaunchEnvironment()),
         ({"RANK": "3", "WORLD_SIZE": "4"}, LaunchEnvironment(3, 4, 3, None, "torchrun")),
     ],
 )
@@ -48,6 +47,7 @@ def test_any_environment_is_read_or_rejected(name: str, value: str) -> None:
     ("environment", "problem"),
     [
         ({"WORLD_SIZE": "2"}, "RANK is missing"),
+        ({"RANK": "3"}, "RANK is set, but WORLD_SIZE is missing"),
         ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a number, not '-1'"),
         ({"WORLD_SIZE": "9" * 5000, "RANK": "1"}, "WORLD_SIZE must be a number"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),

@@ -216,7 +216,7 @@ class ModelTrainer:
                 main_evaluation_mode=None, try_metrics=True, monitor_test=False, monitor_train_sample=0.0,
                 use_final_model_for_eval=False, sampler=None, shuffle=True, shuffle_first_epoch=True,
                 save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
-                create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None,
+                create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={},
                 attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev',
                 default_plugins=True, sinks=('loss-file', 'log-file'), bind=None.
 

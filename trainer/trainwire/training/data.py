@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data.distributed import DistributedSampler
 
 from trainwire.training.distributed import SINGLE, Processes
 from trainwire.training.options import TrainingOptions
@@ -68,6 +69,16 @@ def length_of(data: object) -> int | None:
         return len(data) if isinstance(data, Sized) else None
     except TypeError:  # a DataLoader of an IterableDataset without a length
         return None
+
+
+def divides_samples(loader: DataLoader[Any]) -> bool:
+    """Return whether the loader divides its samples evenly among processes that train together."""
+    return isinstance(loader.sampler, (EpochSampler, SharedSampler, DistributedSampler))
+
+
+def has_exact_length(loader: DataLoader[Any]) -> bool:
+    """Return whether the loader yields as many batches as its length, which may otherwise be an estimate."""
+    return not isinstance(loader.dataset, IterableDataset) and type(loader.batch_sampler) is BatchSampler
 
 
 def samples_of(data: Data | None) -> int | None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from trainwire_protocol.environment import LaunchEnvironment
 from trainwire_protocol.errors import OptionError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +35,17 @@ class Processes:
 
     @classmethod
     def from_environment(cls, multi_gpu: bool | None) -> Processes:
-        """Return what torchrun's environment variables say, unless `multi_gpu` is False.
+        """Return what the program's process group or else torchrun's variables say, unless `multi_gpu` is False.
 
         Raises:
-            OptionError: if `multi_gpu` is True and torchrun did not start this process.
+            OptionError: if `multi_gpu` is True and torchrun did not start this process, or its variables are invalid.
         """
         if multi_gpu is False:
             return cls()
+        if distributed.is_initialized():
+            rank, local = distributed.get_rank(), os.environ.get("LOCAL_RANK", "")
+            local_rank = int(local) if local.isdecimal() else rank % max(1, torch.cuda.device_count())
+            return cls(rank, distributed.get_world_size(), local_rank=local_rank)
         launched = LaunchEnvironment.read()
         if launched.launcher != "torchrun":
             if multi_gpu:
@@ -72,13 +83,26 @@ class Processes:
         if self.several:
             distributed.broadcast(values, 0)
 
-    def largest(self, value: int) -> int:
-        """Return the largest value of all processes."""
+    def gather(self, value: int) -> list[int]:
+        """Return the values of all processes, in the order of their ranks."""
         if not self.several:
-            return value
-        values = torch.tensor(value)
-        distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.group)
-        return int(values)
+            return [value]
+        values = [torch.tensor(0) for _ in range(self.world_size)]
+        distributed.all_gather(values, torch.tensor(int(value)), group=self.group)
+        return [int(each) for each in values]
+
+    def while_all_have(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield items for as long as every process has another one; the processes wait for each other before each."""
+        for item in items:
+            if not self._all(True):
+                return
+            yield item
+        self._all(False)
+
+    def _all(self, value: bool) -> bool:
+        values = torch.tensor(int(value))
+        distributed.all_reduce(values, distributed.ReduceOp.MIN, group=self.group)
+        return bool(values)
 
     def device(self, requested: torch.device) -> torch.device:
         """Return the device to train on: in several processes, each one's own GPU of its host.
@@ -102,15 +126,53 @@ SINGLE: Final = Processes()
 
 @contextmanager
 def connected(processes: Processes, device: torch.device) -> Iterator[Processes]:
-    """Initialize the process group, unless the program has done so, and yield the processes with a gloo group."""
+    """Initialize the process group, unless the program has done so, and yield the processes with a gloo group.
+
+    Raises:
+        OptionError: if the processes cannot be connected.
+    """
     if not processes.several:
         yield processes
         return
     is_ours = not distributed.is_initialized()
     if is_ours:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _initialize(processes, "nccl" if device.type == "cuda" else "gloo")
     try:
         yield replace(processes, group=distributed.new_group(backend="gloo"))
     finally:
         if is_ours:
             distributed.destroy_process_group()
+
+
+def _initialize(processes: Processes, backend: str) -> None:
+    rank, size = processes.rank, processes.world_size
+    try:
+        store = _store(rank, size)
+        # The keys of an earlier process group would be taken for those of this one.
+        training = store.add(f"trainings/{rank}", 1)
+        distributed.init_process_group(
+            backend, store=PrefixStore(f"training-{training}", store), rank=rank, world_size=size
+        )
+    except (ValueError, RuntimeError) as error:  # a variable is missing, or a host cannot be reached
+        reason = str(error).partition("\n")[0]
+        raise OptionError(
+            f"process {rank} of {size} cannot connect to the others: {reason}; start them with torchrun, or pass "
+            "multi_gpu=False"
+        ) from error
+
+
+@functools.cache
+def _store(rank: int, size: int) -> Store:
+    """Connect to the store in which the processes find each other; later trainings of the process use it too."""
+    store: Store = next(rendezvous("env://", rank, size))[0]
+    store.set_timeout(default_pg_timeout)
+    return store
+
+
+def note_remedy(error: BaseException) -> None:
+    """Add a note to an error of DistributedDataParallel that an argument of it prevents: which one to pass."""
+    # torch has no classes for these errors.
+    if isinstance(error, RuntimeError) and "find_unused_parameters=True" in str(error):
+        error.add_note("pass ddp_arguments={'find_unused_parameters': True} to train")
+    elif isinstance(error, RuntimeError) and "mark a variable ready only once" in str(error):
+        error.add_note("pass ddp_arguments={'static_graph': True} to train, or checkpoint with use_reentrant=False")

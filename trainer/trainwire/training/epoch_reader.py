@@ -40,6 +40,8 @@ def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:
     if resumed is not None:
         restore_random_states(resumed, generators_of(run))
         epoch.resumed_random = None  # only now, as a checkpoint that is saved before needs it
+    if run.is_uneven:
+        batches = run.processes.while_all_have(batches)
     try:
         yield from enumerate(batches, start=epoch.batch + 1)
     except LOADER_ERRORS as error:

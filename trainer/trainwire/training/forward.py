@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainwire.training.failures import note_batch
 from trainwire.training.losses import TorchLoss, checked_weight
+from trainwire.training.models import plain_model
 from trainwire_protocol.errors import UsageError
 
 
@@ -74,6 +75,9 @@ class TrainingForward:
         self._parallel: DistributedDataParallel | None = None
         self._has_weight: bool | None = None
         self._has_trained = False
+        self._arguments: Mapping[str, Any] = {}
+        self._parameters = list(model.parameters())
+        self._trainable: list[bool] = []
 
     def alone(self, batch: Any) -> Forward:
         """Return the checked result of `forward` in this process only, as for an evaluation."""
@@ -83,10 +87,30 @@ class TrainingForward:
             self._loss = self._loss or TorchLoss.behind(result.loss, result.target)
         return checked_forward(result, self._loss)
 
-    def distribute(self) -> None:
-        """Give every process the first one's weights, and average the gradients from now on."""
-        # The module contains all of `forward`, so that it may call the model in any way.
-        self._parallel = DistributedDataParallel(_ForwardModule(self._model, self.alone))
+    def distribute(self, arguments: Mapping[str, Any]) -> None:
+        """Give every process the first one's weights, and average the gradients from now on.
+
+        Args:
+            arguments: Those of DistributedDataParallel. By default, parameters may be unused in a step, unless the
+                graph is static, or activations are checkpointed, which in torch may exclude each other.
+        """
+        is_checkpointing = getattr(plain_model(self._model), "is_gradient_checkpointing", False)
+        finds_unused = not is_checkpointing and not arguments.get("static_graph")
+        self._arguments = {"find_unused_parameters": finds_unused, **arguments}
+        self._wrap()
+
+    def _wrap(self) -> None:
+        # DistributedDataParallel averages the gradients of the parameters that are trainable when it is created.
+        self._trainable = [parameter.requires_grad for parameter in self._parameters]
+        self._parallel = DistributedDataParallel(_ForwardModule(self._model, self.alone), **self._arguments)
+
+    def _in_all(self, batch: Any) -> Forward:
+        if self._trainable != [parameter.requires_grad for parameter in self._parameters]:
+            self._wrap()
+        assert self._parallel is not None
+        loss = self._parallel(batch)
+        module: _ForwardModule = self._parallel.module
+        return module.take_result()._replace(loss=loss)
 
     def __call__(self, batch: Any) -> Forward:
         """Return the checked result of `forward` on a batch.
@@ -95,7 +119,7 @@ class TrainingForward:
             UsageError: if it is invalid, or it has a weight for some batches and none for others.
         """
         try:
-            result: Forward = self._parallel(batch) if self._parallel else self.alone(batch)
+            result = self._in_all(batch) if self._parallel else self.alone(batch)
         except Exception as error:
             note_batch(error, "train", batch)
             raise
@@ -114,12 +138,25 @@ class TrainingForward:
 
 
 class _ForwardModule(nn.Module):
-    """A trainer's `forward` as a module that has the model's parameters."""
+    """A trainer's `forward` as a module that has the model's parameters.
+
+    It returns only the loss. DistributedDataParallel would expect a gradient of every parameter that the output depends
+    on, even if the loss does not.
+    """
 
     def __init__(self, model: nn.Module, forward: Callable[[Any], Forward]) -> None:
         super().__init__()
+        # It contains all of `forward`, so that this may call the model in any way.
         self.model = model
         self._forward = forward
+        self._result: Forward | None = None
 
-    def forward(self, batch: Any) -> Forward:
-        return self._forward(batch)
+    def forward(self, batch: Any) -> Tensor:
+        self._result = self._forward(batch)
+        return self._result.loss
+
+    def take_result(self) -> Forward:
+        """Return the result of the last call, and release it."""
+        result, self._result = self._result, None
+        assert result is not None
+        return result

@@ -54,7 +54,7 @@ def _start(run: TrainingRun, resumption: Resumption | None) -> None:
             _announce_epoch(run)  # before plugins are restored, so that what they do here is replaced
         resumption.restore_parts(run)
     if run.processes.several:
-        run.forward.distribute()
+        run.forward.distribute(run.options.ddp_arguments)
     _handle_requests(run, run.agreement.now)
 
 

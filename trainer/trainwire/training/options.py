@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
@@ -90,6 +92,8 @@ class TrainingOptionsDict(TypedDict, total=False):
     otherwise."""
     multi_gpu: bool | None
     """Train in the processes that torchrun started, as one training; None: if it started more than one."""
+    ddp_arguments: Mapping[str, Any]
+    """Further arguments for DistributedDataParallel, which several processes use, such as `{"static_graph": True}`."""
     attach_default_scheduler: bool
     """Attach the default learning rate schedule of `train` or `fine_tune`, unless a plugin sets the learning rate."""
     seed: int | None
@@ -181,6 +185,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "write_weights": FLAG,
     "use_amp": one_of(True, False, "bf16", "fp16"),
     "multi_gpu": FLAG.or_none(),
+    "ddp_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
     "attach_default_scheduler": FLAG,
     "seed": at_least(0).or_none(),
     "num_workers": at_least(0),
@@ -233,6 +238,7 @@ class TrainingOptions:
     write_weights: bool = False
     use_amp: bool | Literal["bf16", "fp16"] = False
     multi_gpu: bool | None = None
+    ddp_arguments: Mapping[str, Any] = field(default_factory=dict)
     attach_default_scheduler: bool = True
     seed: int | None = None
     num_workers: int = 0
@@ -254,6 +260,7 @@ class TrainingOptions:
             raise OptionError("optimizer_arguments apply to an optimizer class only: omit them")
         if "lr" in self.optimizer_arguments:
             raise OptionError("optimizer_arguments contains 'lr'; use the option learning_rate instead")
+        _check_ddp_arguments(self.ddp_arguments)
         for sink in self.sinks:
             SinkCommand.parse(sink).check_name()
         Tcp.from_environment(self.bind).check()
@@ -285,6 +292,15 @@ class TrainingOptions:
         if self.write_weights and all(sink.name != "weights-file" for sink in sinks):
             sinks.append(SinkCommand("weights-file"))
         return sinks
+
+
+def _check_ddp_arguments(arguments: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(DistributedDataParallel).parameters if name != "module"]
+    for name in arguments:
+        if name not in known:
+            raise OptionError(
+                f"ddp_arguments contains {name!r}; the arguments of DistributedDataParallel are {', '.join(known)}"
+            )
 
 
 def plain(value: object) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainwire.bus.bus import EventBus
 from trainwire.training.control import Agreement, Control
-from trainwire.training.data import length_of
+from trainwire.training.data import has_exact_length, length_of
 from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
@@ -83,12 +83,23 @@ class TrainingRun:
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
         self.checkpointer: Checkpointer | None = savers[-1] if savers else None
         """The plugin that saves checkpoints, if one is attached."""
-        self.attempt = processes.largest(bus.attempt)
+        self.attempt = max(processes.gather(bus.attempt))
         """The number of this attempt at the run, counted from 0; the same in all processes."""
+        length = length_of(setup.train_loader)
+        lengths = processes.gather(-1 if length is None else length)
+        self._fewest_batches = None if -1 in lengths else min(lengths)
+        is_exact = all(processes.gather(has_exact_length(setup.train_loader)))
+        self.is_uneven = processes.several and (len(set(lengths)) > 1 or not is_exact)
+        """Whether processes that train together may have different numbers of batches in an epoch."""
         self.first_attempt = self.attempt
         """The attempt in which the training started from the beginning: this one, unless the training is resumed."""
         self.status: Status = "finished"
         self.reason = ""
+
+    @property
+    def batches_in_epoch(self) -> int | None:
+        """Batches in the next epoch, of the process that has the fewest; None if the number is unknown."""
+        return self._fewest_batches if self.processes.several else length_of(self.train_loader)
 
     @property
     def continues(self) -> bool:
@@ -100,7 +111,7 @@ class TrainingRun:
     @property
     def planned_steps(self) -> int | None:
         """The number of updates if nothing stops the training; None if it is unknown."""
-        batches = length_of(self.train_loader)
+        batches = self.batches_in_epoch
         in_epochs = None if batches is None else batches * self.options.max_epochs
         known = [steps for steps in (in_epochs, self.options.max_steps) if steps is not None]
         return min(known, default=None)
@@ -202,7 +213,7 @@ class TrainingRun:
     def epoch(self) -> Iterator[EpochState]:
         """Open the next epoch, or continue the resumed one; publish its start and its end, even after an error."""
         if not self.state.epoch.is_open:
-            batches, number = length_of(self.train_loader), self.state.epoch.number + 1
+            batches, number = self.batches_in_epoch, self.state.epoch.number + 1
             self.state.epoch = EpochState(number, self.options.max_epochs, batches, is_open=True)
             about = {"epoch": number, "max_epochs": self.options.max_epochs, "batches": batches}
             self.publish("epoch/started", about)

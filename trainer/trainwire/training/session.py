@@ -19,15 +19,14 @@ from trainwire.bus.bus import EventBus
 from trainwire.bus.open_bus import open_bus
 from trainwire.bus.process_end import is_default_handler
 from trainwire.training.control import Control
-from trainwire.training.data import EpochLoader, length_of
-from trainwire.training.distributed import Processes, connected
+from trainwire.training.data import divides_samples
+from trainwire.training.distributed import Processes, connected, note_remedy
 from trainwire.training.failures import with_notes
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.training.run import TrainingRun
 from trainwire.training.setup import TrainingSetup
 from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
-from trainwire_protocol.errors import UsageError
 from trainwire_protocol.process import wait_until_relayed
 
 SINK_TIMEOUT = 10.0
@@ -50,12 +49,9 @@ def session(setup: TrainingSetup, bus_state: Mapping[str, Any] | None = None) ->
 
     Args:
         bus_state: The position in the journal from which the run is resumed; None if it is not.
-
-    Raises:
-        UsageError: if processes that train together have different numbers of batches.
     """
     with connected(setup.processes, setup.device) as processes, published(setup, processes, bus_state) as run:
-        check_batch_counts(run)
+        warn_of_shared_data(run)
         with logging_to(run.bus), attached(run), interruptible(run.control):
             yield run
 
@@ -134,20 +130,12 @@ class SinkProcesses:
         return running
 
 
-def check_batch_counts(run: TrainingRun) -> None:
-    """Check that processes that train together have the same number of batches; otherwise one would wait forever.
-
-    Raises:
-        UsageError: if the numbers differ.
-    """
-    if not run.processes.several:
-        return
-    batches = length_of(run.train_loader) or 0
-    most, fewest = run.processes.largest(batches), -run.processes.largest(-batches)
-    if most != fewest:
-        raise UsageError(f"one process has {fewest} batches and another {most}: give each the same number")
-    if not isinstance(run.train_loader, EpochLoader):
-        logger.warning("train is a DataLoader: each process reads all of it, unless its sampler divides the samples")
+def warn_of_shared_data(run: TrainingRun) -> None:
+    """Warn if processes that train together may read the same samples, or have different numbers of batches."""
+    if run.processes.several and not divides_samples(run.train_loader):
+        logger.warning("each process reads all of train, unless its sampler or its dataset divides the samples")
+    if run.is_uneven:
+        logger.info("each epoch ends in all processes when one of them has no more batches")
 
 
 @contextmanager
@@ -252,6 +240,8 @@ def ending_hooks(run: TrainingRun) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if run.processes.several:
+            note_remedy(error)
         run.end(*ending_of(error))
         is_interrupt = isinstance(error, KeyboardInterrupt)
         _dispatch_safely(run, TrainingInterrupt(run.reason) if is_interrupt else TrainingException(error))
