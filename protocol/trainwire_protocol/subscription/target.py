@@ -35,7 +35,7 @@ SCHEMES_MODULE: Final = "target_schemes"
 RUNS_FOLDER: Final = Path("runs")
 """The folder, below the working directory, in which a TARGET that is the name of a run is searched for too."""
 
-MAX_CANDIDATES: Final = 1000
+SEARCHED_ENTRIES: Final = 1000
 """Maximum number of folders that are searched for a similar name."""
 
 _HOST_AND_PORT: Final = re.compile(r"[\w.-]+:[0-9]{2,5}")
@@ -138,7 +138,7 @@ def suggest_run(folder: Path) -> str:
 
 def _runs_in(folder: Path) -> Iterator[str]:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in itertools.islice(entries, MAX_CANDIDATES):
+        for entry in itertools.islice(entries, SEARCHED_ENTRIES):
             if read_run_name(Path(entry.path)) is not None:
                 yield entry.name
 
