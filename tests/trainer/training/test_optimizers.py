@@ -8,6 +8,7 @@ from torch.optim import SGD, Adagrad, AdamW
 
 from trainwire.training.optimizers import make_optimizer, optimizer_metrics
 from trainwire.training.options import TrainingOptions
+from trainwire.training.parameters import TrainedModules
 from trainwire_protocol.errors import OptionError
 
 
@@ -16,7 +17,7 @@ def test_an_optimizer_class_is_called_with_the_trainable_parameters() -> None:
     model = linear()
     model.bias.requires_grad_(False)
     options = TrainingOptions(optimizer=AdamW, learning_rate=0.5, optimizer_arguments={"weight_decay": 0.25})
-    (group,) = make_optimizer(model, options).param_groups
+    (group,) = make_optimizer(TrainedModules(model), options).param_groups
     assert (group["params"], group["lr"], group["weight_decay"]) == ([model.weight], 0.5, 0.25)
 
 
@@ -24,7 +25,7 @@ def test_an_optimizer_class_is_called_with_the_trainable_parameters() -> None:
 def test_invalid_optimizer_arguments_are_refused(arguments: dict[str, float]) -> None:
     """The error names the optimizer and all its arguments."""
     with pytest.raises(OptionError, match=f"SGD cannot be created with .*{next(iter(arguments))}"):
-        make_optimizer(linear(), TrainingOptions(optimizer_arguments=arguments))
+        make_optimizer(TrainedModules(linear()), TrainingOptions(optimizer_arguments=arguments))
 
 
 def test_learning_rate_and_momentum_are_recorded() -> None:

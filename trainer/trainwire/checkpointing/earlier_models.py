@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainwire.training.models import MODEL_CARD, optimizer_path
+from trainwire.training.models import MODEL_CARD, loss_path, optimizer_path
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import UnsupportedVersionError
 from trainwire_protocol.journal.run_folder import list_attempts
@@ -48,7 +48,7 @@ def keep_aside(run: TrainingRun, names: Iterable[str], description: str) -> None
     """Rename files in the run's folder after the attempt before this one, and log their names."""
     kept = []
     for path in (run.folder / name for name in names):
-        for file in (path, optimizer_path(path)):
+        for file in (path, optimizer_path(path), loss_path(path)):
             if file.is_file():
                 aside = file.with_name(f"{file.stem}.attempt-{run.attempt - 1}{file.suffix}")
                 file.replace(aside)

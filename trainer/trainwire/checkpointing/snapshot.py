@@ -16,7 +16,7 @@ from trainwire.checkpointing.earlier_models import keep_aside
 from trainwire.training.distributed import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
-from trainwire.training.models import BEST_MODEL, load_model_state, model_state
+from trainwire.training.models import BEST_MODEL, load_model_state, loss_path, model_state
 from trainwire.training.options import TrainingOptions
 from trainwire.training.run import TrainingRun
 from trainwire.training.savable import as_before, savable
@@ -58,7 +58,8 @@ def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     parts = {"training": progress, "random": random, "modes": run.modes.state_dict()}
     if run.processes.is_first:
         parts |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
-        parts["precision"] = run.precision.state_dict()
+        parts |= {"precision": run.precision.state_dict(), "parameters": run.parameters.state_dict()}
+        parts["loss"] = model_state(run.modules.loss) if run.modules.loss else {}
     state = {name: savable(part, f"the state of the {name}", copy=copy) for name, part in parts.items()}
     return state | {"plugins": _plugin_states(run, copy=copy)}
 
@@ -81,7 +82,7 @@ def keep_best_model(run: TrainingRun, folder: Path) -> None:
     if run.state.best_model:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _link(run.folder / run.state.best_model, folder / BEST_MODEL)
+            _link_model(run, run.folder / run.state.best_model, folder / BEST_MODEL)
         except OSError as error:
             logger.warning("the best model could not be saved with the checkpoint: %s", error)
 
@@ -115,10 +116,8 @@ class LoadedCheckpoint(NamedTuple):
         label, saved, model = self.checkpoint.label, self.shared["model"], model_state(setup.model)
         _check_same("the optimizer", type(setup.optimizer).__name__, label.optimizer)
         _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
-        for name in sorted(saved.keys() | model.keys()):
-            now, before = _shape(model.get(name)), _shape(saved.get(name))
-            if now != before:
-                raise OptionError(f"the model's {name} is {now}, but in the training to resume it was {before}")
+        _check_shapes("model", model, saved)
+        _check_shapes("loss", model_state(setup.modules.loss) if setup.modules.loss else {}, self.shared["loss"])
 
     def restore_progress(self, run: TrainingRun) -> None:
         """Restore the run's counters and its best model."""
@@ -128,7 +127,7 @@ class LoadedCheckpoint(NamedTuple):
         if run.state.best_model is None and run.processes.is_first:
             keep_aside(run, [BEST_MODEL], "of the epochs after the checkpoint")
         elif run.state.best_model and run.processes.is_first:
-            _link(self.checkpoint.folder / BEST_MODEL, run.folder / run.state.best_model)
+            _link_model(run, self.checkpoint.folder / BEST_MODEL, run.folder / run.state.best_model)
         run.processes.wait_for_all()
 
     def restore_parts(self, run: TrainingRun) -> None:
@@ -138,6 +137,9 @@ class LoadedCheckpoint(NamedTuple):
         """
         load_model_state(run.model, self.shared["model"])
         run.modes.load_state_dict(self.state["modes"])
+        if run.modules.loss is not None:
+            load_model_state(run.modules.loss, self.shared["loss"])
+        run.parameters.load_state_dict(self.shared["parameters"])
         run.optimizer.load_state_dict(as_before(self.shared["optimizer"], run.optimizer.state_dict()))
         run.precision.load_state_dict(self.shared["precision"])
         saved = self.state["plugins"]
@@ -180,6 +182,13 @@ def _check_same(name: str, now: object, before: object) -> None:
         raise OptionError(f"{name} is {now}, but in the training to resume it was {before}")
 
 
+def _check_shapes(module: str, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    for name in sorted(now.keys() | before.keys()):
+        shape, former = _shape(now.get(name)), _shape(before.get(name))
+        if shape != former:
+            raise OptionError(f"the {module}'s {name} is {shape}, but in the training to resume it was {former}")
+
+
 def _shape(value: object) -> str:
     if isinstance(value, Tensor):
         return f"of shape {tuple(value.shape)}"
@@ -217,6 +226,12 @@ def _named_plugins(run: TrainingRun) -> dict[str, BasePlugin[Any]]:
         number = sum(1 for known in named.values() if type(known) is type(plugin))
         named[f"{name}-{number + 1}" if number else name] = plugin
     return named
+
+
+def _link_model(run: TrainingRun, source: Path, target: Path) -> None:
+    _link(source, target)
+    if run.modules.loss is not None:
+        _link(loss_path(source), loss_path(target))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.training.metrics import TRAINING_LOSS, BestSoFar, checked_min_delta, format_metric
-from trainwire.training.models import load_model
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
@@ -91,7 +90,7 @@ class AnnealingOnPlateau(Scheduler):
         logger.info("learning rate lowered to %s: %s", format_metric(max(rates)), reason)
         if self.back_to_best and self.run.state.best_model is not None:
             self.run.processes.wait_for_all()  # the first one writes the file
-            load_model(self.run.model, self.run.folder / self.run.state.best_model)
+            self.run.load_model(self.run.state.best_model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best rank, the number of epochs since, and the limits in use."""

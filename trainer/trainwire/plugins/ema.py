@@ -60,7 +60,7 @@ class EMA(Plugin):
         """Start with a copy of the weights."""
         self._weights = [
             parameter.detach()
-            for parameter in self.run.model.parameters()
+            for parameter in self.run.modules.parameters()
             if parameter.is_floating_point() or parameter.is_complex()
         ]
         self._others = [weights.clone() for weights in self._weights]

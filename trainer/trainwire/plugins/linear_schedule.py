@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwire.training.hooks.hooks import hook
-from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.optimizers import learning_rates, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
@@ -42,6 +42,14 @@ class LinearSchedule(Scheduler):
         self._steps, self._warmup = steps, round(steps * self.warmup_fraction)
         self._peaks = learning_rates(self.run.optimizer)
         self._set(0)
+
+    @hook
+    def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
+        """Include groups that were added to the optimizer: their learning rate is their peak."""
+        added = learning_rates(self.run.optimizer)[len(self._peaks) :]
+        if added:
+            self._peaks += added
+            self._set(step.step - 1)
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:

@@ -22,7 +22,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.models import name_of
+from trainwire.training.models import count_parameters, name_of
 from trainwire.training.optimizers import optimizer_metrics
 from trainwire.training.plugin import Plugin
 
@@ -51,6 +51,9 @@ class RegularLogging(Plugin):
         """Log the model, the data and the optimizer."""
         run, model = self.run, name_of(self.run.model)
         logger.info("model: %s with %s trainable parameters, on %s", model, f"{setup.parameters:,}", setup.device)
+        if run.modules.loss is not None:
+            own = count_parameters(run.modules) - count_parameters(run.model)
+            logger.info("loss: %s with %s trainable parameters of its own", name_of(run.modules.loss), f"{own:,}")
         logger.info("samples: %s", ", ".join(f"{name} {size}" for name, size in setup.split_sizes.items()))
         logger.info("optimizer: %s, learning rate %s", type(run.optimizer).__name__, self._learning_rate())
         if run.main_metric:

@@ -23,6 +23,7 @@ from trainwire.training.hooks.payloads import (
 from trainwire.training.interruption import until_interrupted
 from trainwire.training.models import load_model_state, model_state, plain_model
 from trainwire.training.optimizers import learning_rates
+from trainwire.training.parameters import TrainedModules
 from trainwire.training.plugin import Plugin
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import InterruptedReadingError, OptionError
@@ -83,7 +84,7 @@ class SWA(Plugin):
         self._first = min(1 + last * 3 // 4, last) if self.start is None else self.start
         if self._first > last:
             raise OptionError(f"SWA: start is {self._first}, but max_epochs is {last}")
-        self._average, self._scheduler = AveragedModel(plain_model(self.run.model)), None
+        self._average, self._scheduler = AveragedModel(self._modules()), None
         self._is_interrupted = False
 
     @hook
@@ -100,9 +101,11 @@ class SWA(Plugin):
         if not epoch.complete:
             return
         if self._average is not None and epoch.epoch >= self._first:
-            self._average.update_parameters(self.run.model)  # synchronizes with the GPU
+            self._average.update_parameters(self._modules())  # synchronizes with the GPU
         if self._scheduler is not None:
             before = learning_rates(self.run.optimizer)
+            for group in self.run.optimizer.param_groups:  # a hook may have added one
+                group.setdefault("swa_lr", self.learning_rate)
             self._scheduler.step()
             self.run.publish_learning_rates(before, REASON)
 
@@ -114,13 +117,13 @@ class SWA(Plugin):
         """
         if self._average is None or self._average.n_averaged == 0:
             return
-        model = plain_model(self.run.model)
-        trained = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self._average.module.state_dict())
+        modules = self._modules()
+        trained = {name: value.clone() for name, value in modules.state_dict().items()}
+        modules.load_state_dict(self._average.module.state_dict())
         self.run.modes.train()
         update_bn(self._batches(), _Forward(self.run))
         if self._is_interrupted:
-            model.load_state_dict(trained)
+            modules.load_state_dict(trained)
         else:
             self._average_statistics()
 
@@ -143,6 +146,9 @@ class SWA(Plugin):
         if self.learning_rate is not None and state["scheduler"] is not None:
             self._scheduler = self._make_scheduler(self.learning_rate)
             self._scheduler.load_state_dict(state["scheduler"])
+
+    def _modules(self) -> TrainedModules:
+        return TrainedModules(plain_model(self.run.model), self.run.modules.loss)
 
     def _make_scheduler(self, learning_rate: float) -> SWALR:
         return SWALR(self.run.optimizer, learning_rate, self.anneal_epochs, self.anneal_strategy)

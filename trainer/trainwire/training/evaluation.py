@@ -26,7 +26,7 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     about = {"split": split, "epoch": epoch}
     run.hooks.dispatch(BeforeEvaluation(split, epoch))
     run.publish("evaluation/started", about)
-    for buffer in run.model.buffers():  # such as the running means of batch norm, which differ between processes
+    for buffer in run.modules.buffers():  # such as the running means of batch norm, which differ between processes
         run.processes.copy_from_first(buffer)
     generators = generators_of(run)
     before = random_states(generators)

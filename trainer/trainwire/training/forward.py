@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainwire.training.failures import note_batch
 from trainwire.training.losses import TorchLoss, checked_weight
 from trainwire.training.models import plain_model
+from trainwire.training.parameters import TrainedModules
 from trainwire_protocol.errors import UsageError
 
 
@@ -63,12 +64,12 @@ class TrainingForward:
 
     def __init__(
         self,
-        model: nn.Module,
+        modules: TrainedModules,
         forward: Callable[[Any], Forward],
         loss: TorchLoss | None = None,
         first: Callable[[Forward], None] | None = None,
     ) -> None:
-        self._model = model
+        self._modules = modules
         self._forward = forward
         self._loss = loss
         self._first = first
@@ -76,7 +77,7 @@ class TrainingForward:
         self._has_weight: bool | None = None
         self._has_trained = False
         self._arguments: Mapping[str, Any] = {}
-        self._parameters = list(model.parameters())
+        self._parameters = list(modules.parameters())
         self._trainable: list[bool] = []
 
     def alone(self, batch: Any) -> Forward:
@@ -94,15 +95,20 @@ class TrainingForward:
             arguments: Those of DistributedDataParallel. By default, parameters may be unused in a step, unless the
                 graph is static, or activations are checkpointed, which in torch may exclude each other.
         """
-        is_checkpointing = getattr(plain_model(self._model), "is_gradient_checkpointing", False)
+        is_checkpointing = getattr(plain_model(self._modules.model), "is_gradient_checkpointing", False)
         finds_unused = not is_checkpointing and not arguments.get("static_graph")
         self._arguments = {"find_unused_parameters": finds_unused, **arguments}
         self._wrap()
 
+    def include_new_parameters(self) -> None:
+        """Average the gradients of parameters that were added to the modules too."""
+        self._parameters = list(self._modules.parameters())
+
     def _wrap(self) -> None:
         # DistributedDataParallel averages the gradients of the parameters that are trainable when it is created.
+        self._parallel = None  # if there was one, its hooks on the parameters are removed with it
         self._trainable = [parameter.requires_grad for parameter in self._parameters]
-        self._parallel = DistributedDataParallel(_ForwardModule(self._model, self.alone), **self._arguments)
+        self._parallel = DistributedDataParallel(_ForwardModule(self._modules, self.alone), **self._arguments)
 
     def _in_all(self, batch: Any) -> Forward:
         if self._trainable != [parameter.requires_grad for parameter in self._parameters]:
@@ -138,7 +144,7 @@ class TrainingForward:
 
 
 class _ForwardModule(nn.Module):
-    """A trainer's `forward` as a module that has the model's parameters.
+    """A trainer's `forward` as a module that has the parameters that are trained.
 
     It returns only the loss. DistributedDataParallel would expect a gradient of every parameter that the output depends
     on, even if the loss does not.

@@ -19,7 +19,7 @@ from trainwire.training.hooks.payloads import (
     Result,
     TrainingInterrupt,
 )
-from trainwire.training.models import FINAL_MODEL, count_parameters, load_model
+from trainwire.training.models import FINAL_MODEL, count_parameters
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.run import Resumption, TrainingRun
 from trainwire.training.session import ending_hooks
@@ -47,7 +47,7 @@ def train_model(run: TrainingRun, resumption: Resumption | None) -> Result:
 
 def _start(run: TrainingRun, resumption: Resumption | None) -> None:
     run.modes.warn_of_evaluation()
-    run.hooks.dispatch(AfterSetup(run.device, count_parameters(run.model), run.split_sizes))
+    run.hooks.dispatch(AfterSetup(run.device, count_parameters(run.modules), run.split_sizes))
     if resumption:
         resumption.restore_progress(run)
         if run.state.epoch.is_open:
@@ -64,6 +64,7 @@ def _train_epoch(run: TrainingRun) -> None:
     with run.epoch() as epoch:
         if not is_resumed:
             _announce_epoch(run)
+        run.update_parameters(thorough=True)
         run.modes.keep()
         _train_batches(run, epoch)
         run.record_training_metrics()
@@ -159,7 +160,7 @@ def _end(run: TrainingRun) -> dict[str, MetricValue]:
         return {}
     if state.best_model is not None and not run.options.use_final_model_for_eval:
         run.processes.wait_for_all()  # the first one has written the file
-        load_model(run.model, run.folder / state.best_model)
+        run.load_model(state.best_model)
     test_metrics = _evaluate(run, ["test"] if "test" in run.evaluation_loaders else [])
     if control.interrupted:
         run.end("interrupted", control.stop_reason or "")

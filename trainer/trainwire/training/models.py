@@ -26,14 +26,12 @@ def checked_model(model: object) -> nn.Module:
     """Return the model, if it can be trained.
 
     Raises:
-        OptionError: if it is not an `nn.Module`, or has no trainable parameter.
+        OptionError: if it is not an `nn.Module`, or has parameters without a shape.
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"model is {model!r}; it must be a torch.nn.Module")
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise OptionError("the model has lazy parameters without a shape: call it with a batch first")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise OptionError(f"the model {name_of(model)} has no trainable parameter")
     return model
 
 
@@ -174,6 +172,11 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 def optimizer_path(path: Path) -> Path:
     """Return where the state of the optimizer is saved with a model."""
     return path.with_suffix(".optimizer.pt")
+
+
+def loss_path(path: Path) -> Path:
+    """Return the file, beside a model's, that holds the weights of the loss that belongs to it."""
+    return path.with_suffix(".loss.pt")
 
 
 def save_model(model: nn.Module, path: Path) -> None:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
-from trainwire.training.models import name_of, plain_parameters, trainable_parameters
+from trainwire.training.models import name_of
 from trainwire.training.options import TrainingOptions
+from trainwire.training.parameters import TrainedModules
 from trainwire_protocol.errors import OptionError
 
 
@@ -20,9 +21,9 @@ def in_decoder(name: str) -> bool:
 
 
 def make_optimizer(
-    model: nn.Module, options: TrainingOptions, is_decoder: Callable[[str], bool] = in_decoder
+    modules: TrainedModules, options: TrainingOptions, is_decoder: Callable[[str], bool] = in_decoder
 ) -> Optimizer:
-    """Return the optimizer of the model's trainable parameters.
+    """Return the optimizer of the trainable parameters.
 
     Args:
         is_decoder: Called with a parameter's name; returns whether `decoder_learning_rate` applies to it.
@@ -32,9 +33,9 @@ def make_optimizer(
             optimizer is for another model.
     """
     if isinstance(options.optimizer, Optimizer):
-        return _checked_optimizer(options.optimizer, model, options.decoder_learning_rate)
+        return _checked_optimizer(options.optimizer, modules.model, options.decoder_learning_rate)
     arguments: dict[str, Any] = {"lr": options.learning_rate, **options.optimizer_arguments}
-    parameters = _parameter_groups(model, options.decoder_learning_rate, is_decoder)
+    parameters = _parameter_groups(modules, options.decoder_learning_rate, is_decoder)
     try:
         return options.optimizer(parameters, **arguments)
     except (TypeError, ValueError) as error:
@@ -51,16 +52,23 @@ def _checked_optimizer(optimizer: Optimizer, model: nn.Module, decoder_rate: flo
     return optimizer
 
 
-def _parameter_groups(model: nn.Module, decoder_rate: float | None, is_decoder: Callable[[str], bool]) -> list[Any]:
-    """Return the parameters, or two groups of them if the decoder has its own learning rate."""
+def _parameter_groups(
+    modules: TrainedModules, decoder_rate: float | None, is_decoder: Callable[[str], bool]
+) -> list[Any]:
+    """Return the parameters, or two groups of them if the decoder has its own learning rate.
+
+    Frozen ones are left out: `ParameterGroups` adds them when they are unfrozen.
+    """
+    named = [(name, parameter) for name, parameter in modules.named().items() if parameter.requires_grad]
+    if not named:
+        raise OptionError(f"the model {name_of(modules.model)} has no trainable parameter, and neither has the loss")
     if decoder_rate is None:
-        return trainable_parameters(model)
-    named = [(name, parameter) for name, parameter in plain_parameters(model) if parameter.requires_grad]
+        return [parameter for _, parameter in named]
     decoder = [parameter for name, parameter in named if is_decoder(name)]
     others = [parameter for name, parameter in named if not is_decoder(name)]
     if not decoder:
         raise OptionError(
-            f"decoder_learning_rate is {decoder_rate}, but {name_of(model)} has no part named decoder, head or "
+            f"decoder_learning_rate is {decoder_rate}, but {name_of(modules.model)} has no part named decoder, head or "
             "classifier: override ModelTrainer.is_decoder"
         )
     groups: list[Any] = [{"params": others}, {"params": decoder, "lr": decoder_rate}]

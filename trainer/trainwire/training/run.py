@@ -21,9 +21,10 @@ from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, Metr
 from trainwire.training.losses import checked_loss
 from trainwire.training.metric_trial import try_metrics
 from trainwire.training.metrics import read_metric
-from trainwire.training.models import optimizer_path, save_atomically, save_model
+from trainwire.training.models import load_model, loss_path, optimizer_path, save_atomically, save_model
 from trainwire.training.modes import Modes
 from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
+from trainwire.training.parameters import ParameterGroups
 from trainwire.training.savable import savable
 from trainwire.training.setup import TrainingSetup
 from trainwire.training.state import EpochState, TrainingState
@@ -75,7 +76,10 @@ class TrainingRun:
         self.control = control
         self.agreement = Agreement(processes.group)
         """Combines the requests of all processes."""
-        self.forward = TrainingForward(setup.model, setup.forward, checked_loss(setup.loss), first=self._try_metrics)
+        self.modules = setup.modules
+        """The modules whose parameters are trained: the model, and the loss if it has parameters of its own."""
+        self.parameters = ParameterGroups(setup.modules, setup.optimizer, setup.options, setup.is_decoder)
+        self.forward = TrainingForward(setup.modules, setup.forward, checked_loss(setup.loss), first=self._check_first)
         self.batches = setup.batches
         self.modes = Modes(setup.model)
         self.state = TrainingState()
@@ -170,7 +174,14 @@ class TrainingRun:
             self.record_epoch({} if loss is None else {"train/loss": loss})
             self.record_epoch(optimizer_metrics(self.optimizer))
 
-    def _try_metrics(self, first: Forward) -> None:
+    def update_parameters(self, *, thorough: bool = False) -> None:
+        """Complete the optimizer's groups after parameters were unfrozen or added: see `ParameterGroups`."""
+        self.parameters.update(thorough=thorough)
+        if thorough:
+            self.forward.include_new_parameters()
+
+    def _check_first(self, first: Forward) -> None:
+        self.parameters.check_graph(first.loss)
         if self.options.try_metrics and self.evaluation_loaders:
             try_metrics(self.metrics, self.main_metric, first)
 
@@ -201,6 +212,8 @@ class TrainingRun:
         path = self.folder / file_name
         if self.processes.is_first:
             save_model(self.model, path)
+            if self.modules.loss is not None:
+                save_model(self.modules.loss, loss_path(path))
             if self.options.save_optimizer_state:
                 save_atomically(
                     savable(self.optimizer.state_dict(), "the state of the optimizer"), optimizer_path(path)
@@ -208,6 +221,13 @@ class TrainingRun:
             epoch = self.state.epoch.number
             self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path
+
+    def load_model(self, file_name: str) -> None:
+        """Load the weights that `save_model` saved, in every process."""
+        path = self.folder / file_name
+        load_model(self.model, path)
+        if self.modules.loss is not None:
+            load_model(self.modules.loss, loss_path(path))
 
     @contextmanager
     def epoch(self) -> Iterator[EpochState]:

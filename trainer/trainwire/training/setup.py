@@ -22,6 +22,7 @@ from trainwire.training.metrics import MainMetric, main_metric
 from trainwire.training.models import count_parameters, device_of, is_spread, name_of, not_distributed, place
 from trainwire.training.optimizers import make_optimizer
 from trainwire.training.options import TrainingOptions, plain
+from trainwire.training.parameters import TrainedModules
 from trainwire.training.precision import Precision
 from trainwire.training.savable import savable
 from trainwire_protocol.errors import OptionError, UsageError
@@ -57,6 +58,10 @@ class TrainingSetup:
     """The trainer's `forward`."""
     batches: Batches
     """The trainer's methods for batches."""
+    is_decoder: Callable[[str], bool]
+    """The trainer's `is_decoder`."""
+    modules: TrainedModules
+    """The modules whose parameters are trained: the model, and the loss if it has parameters of its own."""
     options: TrainingOptions
     seed: int
     """Determines the order of the samples."""
@@ -83,7 +88,7 @@ class TrainingSetup:
             "seed": self.seed,
             "device": str(self.device),
             "model": name_of(self.model),
-            "trainable_parameters": count_parameters(self.model),
+            "trainable_parameters": count_parameters(self.modules),
             "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
             "metrics": list(self.metrics),
             "main_evaluation_metric": self.main_metric.name if self.main_metric else None,
@@ -112,6 +117,7 @@ def prepare(
     if processes.several:
         trainer.model = not_distributed(trainer.model)
     device = _place(trainer, options, processes)
+    modules = TrainedModules(trainer.model, trainer.loss)
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
     monitored = tuple(split for split in splits if split != "test" or options.monitor_test)
@@ -121,11 +127,13 @@ def prepare(
         loss=trainer.loss,
         forward=trainer.forward,
         batches=trainer,
+        is_decoder=trainer.is_decoder,
+        modules=modules,
         options=options,
         seed=seed,
         device=device,
         processes=processes,
-        optimizer=make_optimizer(trainer.model, options, trainer.is_decoder),
+        optimizer=make_optimizer(modules, options, trainer.is_decoder),
         precision=Precision(device, options.use_amp),
         metrics=trainer.metrics,
         main_metric=_main_metric(options, trainer, monitored, plugins),

@@ -25,6 +25,7 @@ def training_step(run: TrainingRun, batch: Any) -> None:
         if run.control.take_skip_batch():
             return
 
+    run.update_parameters()
     run.optimizer.zero_grad(set_to_none=True)
     samples = samples_in(run.batches, batch)
     loss, weight = backward(run, batch, samples)
