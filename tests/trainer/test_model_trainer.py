@@ -121,11 +121,11 @@ def test_without_a_dev_split_the_final_model_is_tested(tmp_path: Path) -> None:
 
 
 def test_training_ends_at_max_steps(tmp_path: Path) -> None:
-    """The last epoch is cut short, and evaluated."""
+    """The last epoch is ended, and evaluated, as it counts."""
     recorder = Recorder()
     result = train(tmp_path, recorder, max_epochs=10, max_steps=5)
     assert (result.steps, result.epochs, result.reason) == (5, 2, "max_steps reached: 5")
-    assert [epoch.complete for epoch in recorder.of(AfterTrainingEpoch)] == [True, False]
+    assert [epoch.complete for epoch in recorder.of(AfterTrainingEpoch)] == [True, True]
     assert "dev/accuracy" in result.history[1]
 
 
@@ -169,7 +169,7 @@ def test_control_can_skip_a_batch_and_end_an_epoch(tmp_path: Path) -> None:
     result = train(tmp_path, Impatient(), recorder)
     assert result.steps == 2
     assert [(batch.epoch, batch.number) for batch in recorder.of(AfterTrainingBatch)] == [(1, 2), (2, 2)]
-    assert [epoch.complete for epoch in recorder.of(AfterTrainingEpoch)] == [False, False]
+    assert [epoch.complete for epoch in recorder.of(AfterTrainingEpoch)] == [True, True]
     assert all("dev/accuracy" in epoch for epoch in result.history)
 
 
