@@ -29,11 +29,11 @@ def messages(pilot: Pilot[None]) -> list[str]:
     return [notification.message for notification in pilot.app._notifications]
 
 
-def watch(folder: Path, steps: Steps) -> None:
+def watch(folder: Path, steps: Steps, attempt: int | None = None) -> None:
     """Perform some steps in an app that watches a run."""
 
     async def main() -> None:
-        app = WatchApp([Reader(Target(folder), 0, "[digits]")])
+        app = WatchApp([Reader(Target(folder), 0, "[digits]", attempt=attempt)])
         async with app.run_test(size=(80, 24), notifications=True) as pilot:
             await until(lambda: app.view.is_caught_up)
             await steps(pilot)
@@ -99,3 +99,24 @@ def test_a_run_that_is_over_takes_no_commands(tmp_path: Path) -> None:
         await until(lambda: any("no training" in text for text in messages(pilot)))
 
     watch(tmp_path, steps)
+
+
+def test_an_earlier_attempt_takes_no_commands(tmp_path: Path) -> None:
+    """The training that runs now is not stopped from the view of an earlier attempt, which stays as it was."""
+    with trainwire.open_bus(tmp_path) as first:
+        first.log({"loss": 1.0}, step=7)
+    with trainwire.open_bus(tmp_path) as bus:
+        received: list[str] = []
+        bus.on_command(lambda command: received.append(command.verb))
+        bus.log({"loss": 2.0, "other": 1.0}, step=9)
+        assert bus.wait_until_journaled(bus.state_dict(), 10)
+
+        async def steps(pilot: Pilot[None]) -> None:
+            await pilot.press("S")
+            assert not isinstance(pilot.app.screen, Confirmation)
+            await until(lambda: any("watch the run to send commands" in text for text in messages(pilot)))
+            view = pilot.app.view  # type: ignore[attr-defined]  # the app is a WatchApp
+            assert (view.step, list(view.metrics.series), view.is_over) == (7, ["loss"], True)
+
+        watch(tmp_path, steps, attempt=0)
+        assert not received
