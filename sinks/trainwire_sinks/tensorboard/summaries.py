@@ -84,7 +84,7 @@ def add_histogram(summary: summary_pb2.Summary, event: Event, index: Index) -> N
         raise InvalidEventError("all its values are NaN or infinite")
     if not max(abs(value["min"]), abs(value["max"])) <= MAX_FLOAT32:
         raise InvalidEventError(
-            f"its values from {value['min']:.6g} to {value['max']:.6g} exceed the 32-bit floats that TensorBoard stores"
+            f"its range from {value['min']:.6g} to {value['max']:.6g} exceeds the 32-bit floats that TensorBoard stores"
         )
     histogram = summary.value.add(tag=index.tag(event.name, "histogram")).histo
     histogram.min, histogram.max = value["min"], value["max"]
