@@ -256,13 +256,13 @@ class ModelTrainer:
         given: Mapping[str, Any],
     ) -> Result:
         options = recipe.options(given)
-        self._batch_structure = BatchStructure()
         attached = [*checked_plugins([*self.plugins, *checked_plugins(plugins)]), self._functions]
         ordered = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
         checkpoint = load_latest_checkpoint(folder, options, processes) if resume else None
         setup = prepare(self, folder, corpus, options, ordered, processes, checkpoint.seed if checkpoint else None)
         check_savable(setup)
+        self._batch_structure = BatchStructure(setup.train_loader.batch_size)
         if checkpoint:
             checkpoint.check(setup)
         bus_state = checkpoint.bus_state if checkpoint else None

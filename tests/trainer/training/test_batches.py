@@ -176,6 +176,17 @@ def test_samples_of_equal_sizes_are_counted_like_those_before() -> None:
     assert BatchStructure().count([torch.zeros(5)]) == 5  # as a TensorDataset of one tensor is collated
 
 
+def test_the_batch_size_of_the_loader_tells_images_from_columns() -> None:
+    """A list with as many images as a batch has samples is a list of samples, although each has three channels."""
+    structure = BatchStructure(4)
+    assert structure.count(images(4, 5, 6, 4)) == 4
+    assert [len(chunk) for chunk in structure.split(images(4, 4, 4, 4), 4, 3)] == [3, 1]
+    assert structure.count(images(4, 5)) == 2
+    structure = BatchStructure(2)
+    assert structure.count([torch.zeros(2, 9, 4), torch.zeros(2, 7, 4)]) == 2
+    assert structure.count([torch.zeros(1, 9, 4), torch.zeros(1, 7, 4)]) == 1
+
+
 def test_parts_without_rows_are_in_every_chunk() -> None:
     """Single values and tensors of another length are the same in each chunk."""
     batch = {"pair": Pair(torch.arange(3), ["a", "b", "c"]), "scale": torch.tensor(2.0), "kind": "abc", "old": [1, 2]}

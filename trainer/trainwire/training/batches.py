@@ -55,12 +55,17 @@ class BatchStructure:
     """What the batches of a trainer consist of: how many samples are in one, and how it is split.
 
     A batch that is a list of tensors can hold columns, such as inputs and target, or one tensor for each sample. It
-    holds samples if their sizes differ. That is remembered, as some batches may have equal sizes by chance.
+    holds samples if their lengths differ, or if the first batch has as many items as the loader's `batch_size`. That is
+    remembered, as some batches may have equal lengths by chance.
+
+    Args:
+        batch_size: The number of samples in the first batch, if it is known.
     """
 
-    def __init__(self) -> None:
-        self._has_no_columns = False
-        """Whether the batches are lists of samples."""
+    def __init__(self, batch_size: int | None = None) -> None:
+        self._batch_size = batch_size
+        self._has_no_columns: bool | None = None
+        """Whether the batches are lists of samples; None before the first batch."""
 
     def count(self, batch: Any) -> int | None:
         """Return the number of samples in a batch, or None if it is unknown.
@@ -68,10 +73,14 @@ class BatchStructure:
         The parts of a batch are searched for a number that they share: the length of a tensor or of a list of samples.
         If they share none, most of them, or else the first one, determine it.
         """
-        counts = _column_counts(batch) if _is_plain_list(batch) else _counts(batch)
-        if _is_plain_list(batch) and self._is_list_of_samples(counts):
-            return len(batch)
-        return counts[0] if counts else None
+        if not _is_plain_list(batch):
+            counts = _counts(batch)
+            return counts[0] if counts else None
+        columns = _column_counts(batch)
+        if self._has_no_columns is None:
+            self._has_no_columns = len(batch) == self._batch_size and len(batch) not in columns
+        self._has_no_columns = self._has_no_columns or not columns
+        return len(batch) if self._has_no_columns else columns[0]
 
     def split(self, batch: Any, samples: int, size: int) -> list[Any]:
         """Split a batch into chunks of `size` samples, of which the last one may be smaller.
@@ -85,16 +94,12 @@ class BatchStructure:
             UsageError: if a part of the batch cannot be split.
         """
         slices = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-        if _is_plain_list(batch) and self._is_list_of_samples(_column_counts(batch)) and len(batch) == samples:
+        if _is_plain_list(batch) and self._has_no_columns and len(batch) == samples:
             return [batch[rows] for rows in slices]
         chunks = [_part(batch, rows, samples) for rows in slices]
         if len(chunks) > 1 and chunks[0] is batch:
             raise _cannot_split(batch)
         return chunks
-
-    def _is_list_of_samples(self, columns: Counts) -> bool:
-        self._has_no_columns = self._has_no_columns or not columns
-        return self._has_no_columns
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
