@@ -196,8 +196,9 @@ class ModelTrainer:
     ) -> Result:
         """Train the model, and write everything about the training to the run's folder.
 
-        At the end, the model has the best epoch's weights if there is a dev split. The learning rate is lowered when
-        the model stops improving, and training stops when the rate is too low.
+        At the end, the model has the best epoch's weights if there is a dev split. Unless a plugin sets the learning
+        rate, it is halved when the model has not improved for more than three epochs, and the training stops before
+        `max_epochs` when the rate would fall below 0.0001: `attach_default_scheduler=False` keeps it constant.
 
         Args:
             run_folder: Holds the journal, the models and the output of the sinks. If it contains a run, this training
@@ -218,7 +219,7 @@ class ModelTrainer:
                 save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
                 create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={},
                 attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev',
-                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None.
+                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None, quiet=False.
 
         Raises:
             OptionError: if an argument is invalid; no batch was read yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import signal
 import subprocess
 import sys
@@ -24,8 +25,11 @@ from trainwire_sinks.cli.ranks import folder_of_all_ranks, parse_rank, wait_for_
 from trainwire_sinks.cli.record_reader import check_gaps
 from trainwire_sinks.cli.signals import run_until_signal
 from trainwire_sinks.launch.signal_forwarding import forwarded_signals
+from trainwire_sinks.runtime.output import AppendOutput, Output, ReplaceOutput, SeriesOutput
 from trainwire_sinks.runtime.runner import SinkRunner
 from trainwire_sinks.runtime.sink import NoOptions, Sink
+
+logger = logging.getLogger("trainwire")
 
 
 def with_options_of(sink: type[Sink], command: Callable[..., int]) -> Callable[..., int]:
@@ -92,11 +96,19 @@ def run_sink(
         runner = SinkRunner(make_sink, subscribe, output, rank, run=run_name, wait_for_run=wait_for_run)
         return await run_until_signal(runner)
 
+    if activity is None and sys.stderr.isatty():
+        logger.info("%s: reading %s%s", sink.name, target, _describe_output(sink.make_output(output, rank)))
     with progress_bar(activity, length.total) as report:
         code = asyncio.run(run())
     for subscription in subscriptions:
         check_gaps(subscription, target)
     return code
+
+
+def _describe_output(output: Output) -> str:
+    if isinstance(output, SeriesOutput):
+        return f", writing event files to {output.folder}; to see them: tensorboard --logdir {output.folder}"
+    return f", writing to {output.path}" if isinstance(output, (AppendOutput, ReplaceOutput)) else ""
 
 
 class _ReportingSubscription(Subscription):

@@ -23,10 +23,12 @@ def messages(folder: Path) -> list[str]:
 def test_the_start_is_logged(tmp_path: Path) -> None:
     """The first messages describe model, data and optimizer; a small learning rate keeps its digits."""
     train(tmp_path, learning_rate=5e-5)
-    assert messages(tmp_path)[:4] == [
+    assert messages(tmp_path)[:5] == [
         "model: Linear with 10 trainable parameters, on cpu",
         "samples: train 48, dev 16, test 16",
         "optimizer: SGD, learning rate 5e-05",
+        "learning rate schedule: multiplied by 0.5 when dev/accuracy has not improved for more than 3 epochs; "
+        "the training stops when it would fall below 5e-06",
         "the best model is chosen by dev/accuracy",
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
+from trainwire.bus.notice import print_notice
 from trainwire.bus.origin import NEW_START, find_append, find_state, report_superseded
 from trainwire.bus.process_end import process_end
 from trainwire_protocol.environment import RENDEZVOUS, LaunchEnvironment
@@ -49,6 +50,7 @@ def open_bus(
     flush_interval: float = FLUSH_SECONDS,
     high_water_mark: int = HIGH_WATER_MARK,
     close_timeout: float | None = None,
+    quiet: bool = False,
 ) -> EventBus:
     """Begin a run in a folder, or the next attempt of the run in it.
 
@@ -71,6 +73,8 @@ def open_bus(
         high_water_mark: number of messages queued for a subscriber that does not read; further ones are dropped.
         close_timeout: seconds that `close` waits by default for the journal's disk and for sinks. Default: the
             environment variable TRAINWIRE_CLOSE_TIMEOUT, or 2.
+        quiet: do not print on a terminal where the run is recorded; the environment variable TRAINWIRE_QUIET does the
+            same.
 
     Raises:
         RunInUseError: a live trainer holds the run.
@@ -113,6 +117,7 @@ def open_bus(
     if rendezvous and Path(rendezvous).is_dir():
         pointer = {"folder": str(bus.folder), "rank": bus.rank}
         write_atomically(Path(rendezvous) / f"{session}.json", json.dumps(pointer).encode())
+    print_notice(bus.folder, bus.rank, quiet=quiet)
     return bus
 
 

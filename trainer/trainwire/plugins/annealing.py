@@ -79,6 +79,14 @@ class AnnealingOnPlateau(Scheduler):
         if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
             self._anneal(main.name)
 
+    def describe(self) -> str:
+        """Return when the rate is lowered, and when the training stops."""
+        metric = (self.run.main_metric or TRAINING_LOSS).name
+        return (
+            f"multiplied by {self.factor:g} when {metric} has not improved for more than {self._patience} epochs; "
+            f"the training stops when it would fall below {self._least:g}"
+        )
+
     def _anneal(self, metric: str) -> None:
         rates = [rate * self.factor for rate in learning_rates(self.run.optimizer)]
         reason = f"{metric} has not improved for {self._best.bad_epochs} epochs"

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from torch.optim import AdamW
 
+from trainwire.bus.notice import is_shown
 from trainwire.plugins.annealing import AnnealingOnPlateau
 from trainwire.plugins.best_model import BestModel
 from trainwire.plugins.checkpoints import Checkpoints
@@ -17,6 +18,7 @@ from trainwire.plugins.weight_extraction import WeightExtraction
 from trainwire.training.hooks.base_plugin import in_order
 from trainwire.training.options import TrainingOptions
 from trainwire.training.plugin import Plugin, Scheduler
+from trainwire_protocol.environment import LaunchEnvironment
 from trainwire_protocol.errors import OptionError
 
 CHECKPOINT_MINUTES: Final = 15.0
@@ -72,6 +74,10 @@ def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, re
         last.append(WeightExtraction())
     if options.save_model_each_k_epochs:
         last.append(EpochModels(options.save_model_each_k_epochs))
+    if options.default_plugins and is_shown(LaunchEnvironment.read().rank, quiet=options.quiet):
+        from trainwire.plugins.progress_bar import ProgressBar  # imports rich, for a terminal only
+
+        last.append(ProgressBar())
     if options.default_plugins:
         last += [RegularLogging(), Checkpoints(minutes=CHECKPOINT_MINUTES)]
 

@@ -43,6 +43,10 @@ class LinearSchedule(Scheduler):
         self._peaks = learning_rates(self.run.optimizer)
         self._set(0)
 
+    def describe(self) -> str:
+        """Return in which updates the rate rises and falls."""
+        return f"rises for {self._warmup:,} updates, then falls to zero at update {self._steps:,}"
+
     @hook
     def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
         """Include groups that were added to the optimizer: their learning rate is their peak."""

@@ -13,7 +13,8 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.plugin import Plugin
+from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.plugin import Plugin, describe_schedule
 from trainwire_protocol.errors import MissingExtraError
 
 try:
@@ -26,10 +27,10 @@ except ModuleNotFoundError as error:
 class ProgressBar(Plugin):
     """Shows a progress bar of the batches of the epoch, with the loss and the latest scores, on standard error.
 
-    Nothing is shown if standard error is not a terminal.
+    Nothing is shown if standard error is not a terminal, or in a process other than the first.
 
     Args:
-        seconds: The minimum time between updates of the loss. Each update synchronizes with the GPU.
+        seconds: The minimum time between updates. Each update synchronizes with the GPU.
         console: The console to draw on, instead of standard error.
     """
 
@@ -46,10 +47,12 @@ class ProgressBar(Plugin):
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
-        """Show the bar, if the console is a terminal."""
+        """Show the schedule and the bar, if the console is a terminal."""
         console = self._console or Console(stderr=True)
-        if not console.is_terminal:
+        if not console.is_terminal or not self.run.processes.is_first:
             return
+        rates = format_metric(optimizer_metrics(self.run.optimizer)["learning_rate"])
+        console.print(f"learning rate {rates}: {describe_schedule(self.run.plugins)}", highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[metrics]}"), console=console,
@@ -66,11 +69,10 @@ class ProgressBar(Plugin):
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
-        """Advance the bar, and update the loss if it is time."""
-        if self._progress:
-            if time.monotonic() - self._last_update >= self.seconds:
-                self._last_update = time.monotonic()
-                self._loss = f"loss {format_metric(batch.loss.item())}"  # synchronizes with the GPU
+        """Advance the bar and update the loss, if it is time or the epoch's last batch."""
+        if self._progress and (batch.number == batch.batches or time.monotonic() - self._last_update >= self.seconds):
+            self._last_update = time.monotonic()
+            self._loss = f"loss {format_metric(batch.loss.item())}"  # synchronizes with the GPU
             self._progress.update(self._task, completed=batch.number, metrics=f"{self._loss} {self._scores}")
 
     @hook

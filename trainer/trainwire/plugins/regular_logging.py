@@ -24,7 +24,7 @@ from trainwire.training.hooks.payloads import (
 from trainwire.training.metrics import format_metric
 from trainwire.training.models import count_parameters, name_of
 from trainwire.training.optimizers import optimizer_metrics
-from trainwire.training.plugin import Plugin
+from trainwire.training.plugin import Plugin, describe_schedule
 
 ON_THE_WIRE: Final = {"on_the_wire": True}
 
@@ -56,6 +56,7 @@ class RegularLogging(Plugin):
             logger.info("loss: %s with %s trainable parameters of its own", name_of(run.modules.loss), f"{own:,}")
         logger.info("samples: %s", ", ".join(f"{name} {size}" for name, size in setup.split_sizes.items()))
         logger.info("optimizer: %s, learning rate %s", type(run.optimizer).__name__, self._learning_rate())
+        logger.info("learning rate schedule: %s", describe_schedule(run.plugins))
         if run.main_metric:
             logger.info("the best model is chosen by %s", run.main_metric.name)
 

@@ -74,6 +74,10 @@ class TorchScheduler(Scheduler):
             self._set_mode(made)
         self.scheduler = made
 
+    def describe(self) -> str:
+        """Return the scheduler's class, and when it is stepped."""
+        return f"{type(self.scheduler).__name__}, stepped after each {self.per}"
+
     def _set_mode(self, scheduler: ReduceLROnPlateau) -> None:
         """Give the scheduler the direction of the main metric, as torch's default suits losses only."""
         main = self.run.main_metric

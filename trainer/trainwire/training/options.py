@@ -106,12 +106,16 @@ class TrainingOptionsDict(TypedDict, total=False):
     dev_name: Literal["dev", "val"]
     """The name of the dev split in metrics: `dev` or `val`."""
     default_plugins: bool
-    """Attach the plugins that save the best model and checkpoints, and the one that logs."""
+    """Attach the plugins that save the best model and checkpoints, the one that logs, and on a terminal the progress
+    bar."""
     sinks: list[str] | tuple[str, ...]
     """The sinks to start as processes, each with its command line options, such as `alerts --rules alerts.toml`."""
     bind: str | Tcp | None
     """The address for encrypted connections from other hosts: `tcp://address:port`, port 0 for any free port, or a
     `Tcp` with further settings; None: the environment variable TRAINWIRE_BIND, or connections from this host only."""
+    quiet: bool
+    """Print nothing on a terminal: neither where the run is recorded, nor a progress bar. The environment variable
+    TRAINWIRE_QUIET does the same."""
 
 
 class Requirement(NamedTuple):
@@ -195,6 +199,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
         lambda value: isinstance(value, (list, tuple)) and all(isinstance(sink, str) and sink for sink in value),
         "a list of names such as ['loss-file']",
     ),
+    "quiet": FLAG,
 }
 """One for each option, except for `device` and `bind`, which torch and `Tcp` check."""
 
@@ -247,6 +252,7 @@ class TrainingOptions:
     default_plugins: bool = True
     sinks: list[str] | tuple[str, ...] = ("loss-file", "log-file")
     bind: str | Tcp | None = None
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from trainwire.training.hooks.base_plugin import BasePlugin
@@ -22,6 +23,16 @@ class Scheduler(Plugin):
 
     sets_each_step: ClassVar[bool] = False
     """Whether it sets the rate at each step, so that nothing else can set it."""
+
+    def describe(self) -> str:
+        """Return the schedule in one line, for the log; called when the plugin is set up."""
+        return type(self).__name__
+
+
+def describe_schedule(plugins: Iterable[object]) -> str:
+    """Return what the plugins do to the learning rate, in one line."""
+    schedulers = [plugin.describe() for plugin in plugins if isinstance(plugin, Scheduler)]
+    return schedulers[0] if schedulers else "constant"
 
 
 class Functions(Plugin):

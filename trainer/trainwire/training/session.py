@@ -62,7 +62,7 @@ def published(setup: TrainingSetup, processes: Processes, bus_state: Mapping[str
     control, sinks, timeout = Control(), SinkProcesses(), SINK_TIMEOUT
     bus = open_bus(
         setup.folder, hparams=setup.hyperparameters(), rank=processes.rank, world_size=processes.world_size,
-        state=bus_state, bind=setup.options.bind,
+        state=bus_state, bind=setup.options.bind, quiet=setup.options.quiet,
     )  # fmt: skip
     bus.on_command(control.send)
     try:
