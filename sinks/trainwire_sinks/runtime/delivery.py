@@ -179,6 +179,8 @@ class Delivery:
             return
         await self._flush()
         ended = self.cursor.attempt
+        if self.sink.output.length:
+            logger.info("%s: a new start follows; the output up to attempt %d is kept aside", self.sink.name, ended)
         await self._save(Commit(self._commit.run, Savepoint(self.cursor), start=start, ended=ended))
         await self._finish_aside(ended)
         await self._roll_back(self._commit.point)

@@ -49,7 +49,7 @@ class Output(Protocol):
         """Close the output; data that was not flushed is dropped."""
 
     async def keep_aside(self, attempt: int) -> None:
-        """Rename the closed output to that of an attempt, which `aside_path` names; do nothing if it is missing."""
+        """Rename the closed output to that of an attempt; do nothing if it is empty or missing."""
 
 
 class NoOutput:
@@ -203,8 +203,8 @@ class SeriesOutput:
         await self._last.close()
 
     async def keep_aside(self, attempt: int) -> None:
-        """Rename the folder to that of an attempt."""
-        await asyncio.to_thread(_keep_aside, self.folder, attempt)
+        """Move the files to the subfolder of an attempt, for sinks that do not keep what a new start supersedes."""
+        await asyncio.to_thread(self._move, self.folder / f"attempt-{attempt}")
 
     def _name(self, number: int) -> str:
         return self.pattern.format(f"{number:010d}")
@@ -239,6 +239,11 @@ class SeriesOutput:
         if len(data) < end - begin:
             raise OutputChangedError(f"{path} lacks {end - begin - len(data)} bytes that were written")
         return data
+
+    def _move(self, folder: Path) -> None:
+        for path in self._paths_from(1):
+            folder.mkdir(exist_ok=True)
+            path.replace(folder / path.name)
 
     def _remove_from(self, number: int) -> None:
         for path in reversed(self._paths_from(number)):

@@ -205,7 +205,7 @@ def _kept(batches: Sequence[Batch], superseded_by: int = LATEST) -> list[Batch]:
 
 def _is_aside(name: str) -> bool:
     """Return whether a file is the output of an earlier start, which was kept aside."""
-    return re.search(r"\.attempt-\d+\b", name) is not None
+    return re.search(r"[./]attempt-\d+\b", name) is not None
 
 
 def _read_output(folder: Path) -> dict[str, bytes]:

@@ -145,8 +145,9 @@ def test_a_mark_is_known_after_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stops", [range(0), range(1, 8)])
-def test_a_new_start_keeps_the_output_aside(tmp_path: Path, stops: range) -> None:
+def test_a_new_start_keeps_the_output_aside(tmp_path: Path, stops: range, caplog: pytest.LogCaptureFixture) -> None:
     """A run that starts anew begins an empty output; each earlier start keeps its own, with what it had resumed."""
+    caplog.set_level(logging.INFO)
     attempts = (ATTEMPT, [[resumed(0, 1), *named("d")]], [[resumed(None), *named("e")]], [[resumed(None)]])
     batches = record(*attempts)
     for stop in stops:
@@ -156,6 +157,8 @@ def test_a_new_start_keeps_the_output_aside(tmp_path: Path, stops: range) -> Non
     assert (tmp_path / "names.attempt-1.txt").read_text().split() == ["a", "run/marked", "run/resumed", "d"]
     assert (tmp_path / "names.attempt-2.txt").read_text().split() == ["run/resumed", "e"]
     assert len(list(tmp_path.glob("names*"))) == 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"names: a new start follows; the output up to attempt {n} is kept aside" for n in (1, 2)]
 
 
 def test_a_return_to_an_earlier_start_keeps_the_later_one_aside(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from trainwire_protocol.errors import OutputChangedError
+from trainwire_sinks import Event, Sink
 from trainwire_sinks.runtime.output import BUFFER_BYTES, AppendOutput, ReplaceOutput, SeriesOutput
+from trainwire_sinks.runtime.sink import rank_folder
+from trainwire_sinks.testing.check_sink import check_sink
 
 
 def test_an_append_output_creates_its_folder_and_an_empty_file(tmp_path: Path) -> None:
@@ -190,3 +194,43 @@ def test_a_range_of_a_series_can_be_repeated(tmp_path: Path) -> None:
 
     asyncio.run(repeat())
     assert _contents(tmp_path) == [b"0000", b"1111", b"2222000011"]
+
+
+class Parts(Sink):
+    """Writes the names of events, in a new file after each epoch, and removes what is superseded."""
+
+    name = "parts"
+    output: SeriesOutput
+
+    def make_output(self, folder: Path, rank: int) -> SeriesOutput:
+        return SeriesOutput(rank_folder(folder, rank) / "parts", "part-{}.txt")
+
+    async def handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            await self.output.write(f"{event.name}\n".encode())
+            if event.name == "epoch/finished":
+                await self.output.begin_next()
+
+
+def test_a_series_is_kept_aside(tmp_path: Path) -> None:
+    """The files of earlier starts are in folders of their own, wherever the sink is killed."""
+    check_sink(Parts, tmp_path)
+    folders = sorted(path.name for path in (tmp_path / "whole" / "parts").iterdir() if path.is_dir())
+    assert folders == ["attempt-1", "attempt-3"]
+    for folder, count in (("attempt-1", 4), ("attempt-3", 3), (".", 3)):
+        assert len(list((tmp_path / "whole" / "parts" / folder).glob("part-*"))) == count
+
+
+@pytest.mark.parametrize("make", [AppendOutput, ReplaceOutput])
+def test_a_file_is_kept_aside_once(tmp_path: Path, make: type[AppendOutput | ReplaceOutput]) -> None:
+    """A second rename, as after a crash, does nothing; the suffix stays."""
+
+    async def keep() -> None:
+        output = make(tmp_path / "a.b.tsv")
+        await output.keep_aside(3)
+        await output.keep_aside(3)
+
+    (tmp_path / "a.b.tsv").write_text("rows")
+    asyncio.run(keep())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.b.attempt-3.tsv"]
+    assert (tmp_path / "a.b.attempt-3.tsv").read_text() == "rows"
