@@ -99,7 +99,7 @@ def test_hyperparameters_are_listed_one_to_a_line() -> None:
         (
             "evaluation/finished",
             {"split": "dev", "epoch": 1, "metrics": {"loss": 5e-5}, "seconds": 0.5},
-            "INFO     evaluation on dev in 0.5 s: loss 5e-05",
+            "INFO     evaluation on dev in 500 ms: loss 5e-05",
         ),
         (
             "checkpoint/saved",
