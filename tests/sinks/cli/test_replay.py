@@ -135,4 +135,4 @@ def test_only_a_replay_shows_a_progress_bar(tmp_path: Path, write_run: WriteRun)
         return read
 
     assert b"replaying" in on_terminal("replay", folder, "--to", "jsonl")
-    assert on_terminal("sink", "loss-file", folder) == b"end"
+    assert b"replaying" not in on_terminal("sink", "loss-file", folder)
