@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from trainwire_protocol.errors import TargetError
@@ -24,12 +25,19 @@ LATEST: Final = 2**63 - 1
 """Stands for the last attempt that has begun, where a function takes the number of an attempt."""
 
 
+MAX_LAST_BATCHES: Final = 100
+"""Maximum number of batches that `last_events` reads."""
+
+MAX_LAST_EVENTS: Final = 10_000
+"""Maximum number of events that `last_events` yields; reading them takes about 20 ms."""
+
+
 class RunEnd(NamedTuple):
     """The end of what a rank has recorded."""
 
     cursor: Cursor
     step: int
-    """Step of the last event."""
+    """The largest of the last steps."""
     ending: str | None
     """How the attempt reported its end, such as `finished`; None if it did not."""
 
@@ -92,7 +100,8 @@ def find_end(attempts: Sequence[Attempt]) -> RunEnd | None:
         for batch in batches_backwards(attempt):
             events = events_of(batch)
             ending = events[-1].name.removeprefix("run/") if events and batch.header.last else None
-            return RunEnd(batch.cursor, events[-1].step if events else 0, ending)
+            step = max((event.step for event in last_events(attempts)), default=0)
+            return RunEnd(batch.cursor, step, ending)
     return None
 
 
@@ -153,3 +162,16 @@ def kept_backwards(attempts: Sequence[Attempt], content: bytes = MARKER, limit: 
         for batch in batches_backwards(attempt, content, limit) if last != -1 else ():
             if last is None or batch.cursor.seq <= last:
                 yield batch
+
+
+def last_events(attempts: Sequence[Attempt]) -> Iterator[Event]:
+    """Yield the last events of a rank that are not superseded, the last one first, in a limited number.
+
+    The last step of a rank is the largest of theirs: the very last event may be about an earlier step.
+
+    Raises:
+        OSError: a journal cannot be read.
+        UnsupportedVersionError: a newer version wrote it.
+    """
+    batches = islice(kept_backwards(attempts), MAX_LAST_BATCHES)
+    yield from islice((event for batch in batches for event in reversed(events_of(batch))), MAX_LAST_EVENTS)

@@ -128,14 +128,16 @@ class Values:
                 self._update(event)
 
     def _update(self, event: Event) -> None:
-        self._facts |= {"step": event.step, "last_event_timestamp_seconds": event.walltime}
+        begins_attempt = event.type == "lifecycle" and event.name in ("run/started", "run/resumed")
+        step = event.step if begins_attempt else max(event.step, self._facts.get("step", event.step))
+        self._facts |= {"step": step, "last_event_timestamp_seconds": event.walltime}
         if event.type in ("scalar", "scalars"):
             for item, value in _items(event.value):
                 self._set((event.name, item), float(value))
         elif event.type == "lifecycle":
             if event.name in LAST_EVENTS:
                 self._state = event.name.removeprefix("run/")
-            elif event.name in ("run/started", "run/resumed"):
+            elif begins_attempt:
                 self._state = STATES[0]
             epoch = event.value.get("epoch")
             if event.name.startswith("epoch/") and type(epoch) in (int, float):

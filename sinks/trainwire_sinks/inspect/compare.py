@@ -92,8 +92,8 @@ def _add_batch(summary: Summary, batch: Batch) -> None:
         for event in batch.events:
             if event.type == "hparams":
                 summary.hparams |= event.value
-    if batch.events:
-        summary.last_step = batch.events[-1].step
+    for event in batch.events:
+        summary.last_step = event.step if summary.last_step is None else max(summary.last_step, event.step)
 
 
 def _add_divergences(divergences: dict[str, Divergence], step: int, first: Metrics, other: _Step | None) -> None:

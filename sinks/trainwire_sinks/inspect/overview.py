@@ -14,7 +14,7 @@ from trainwire_protocol.journal.attempts import LATEST, kept_backwards
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts, list_ranks, read_run_name
 from trainwire_protocol.journal.tail import events_of, read_first, read_head
 from trainwire_sinks.inspect.progress import SinkProgress, read_progress
-from trainwire_sinks.inspect.ranks import RankOverview, State, last_event_of, read_ranks, state_of_all
+from trainwire_sinks.inspect.ranks import RankOverview, State, read_ranks, state_of_all
 
 LOOK_BACK_BYTES: Final = 64 << 20
 """How far from an attempt's end to search for lifecycle events, in bytes of its journal: over a million scalars."""
@@ -91,7 +91,8 @@ def _read(folder: Path, run: str, ranks: Sequence[int], attempt: int) -> RunOver
     attempts = [found for found in recorded if found.number <= attempt]
     first = read_first(attempts[0]) if attempts else None
     first_events = events_of(first) if first else ()
-    last, overviews = last_event_of(attempts), read_ranks(folder, attempt)
+    overviews = read_ranks(folder, attempt)
+    shown = overviews[0] if overviews else RankOverview(0, "unreadable")
     started, finished = (next(_lifecycle_events(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
     heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
     return RunOverview(
@@ -100,10 +101,10 @@ def _read(folder: Path, run: str, ranks: Sequence[int], attempt: int) -> RunOver
         state_of_all(overviews),
         epoch=max((epoch for event in (started, finished) if (epoch := _int_field(event, "epoch"))), default=None),
         max_epochs=_int_field(started, "max_epochs"),
-        step=last and last.step,
+        step=shown.step,
         best=_best_of_epoch(finished) or _best_saved(attempts),
         started=first_events[0].walltime if first_events else None,
-        last_event=last and last.walltime,
+        last_event=shown.last_event,
         attempts=len(attempts),
         ranks=overviews,
         sinks=tuple(read_progress(run, folder, heads)) if attempt == LATEST else (),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.attempts import LATEST, kept_backwards
+from trainwire_protocol.journal.attempts import LATEST, last_events
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts, list_ranks
 from trainwire_protocol.journal.tail import batches_backwards, events_of, read_first
 
@@ -35,9 +34,6 @@ OVERDUE_FACTOR: Final = 3.0
 
 STRAGGLING_STEPS: Final = 2
 """Ranks that train in lockstep differ by up to one step in what they have recorded."""
-
-MAX_BATCHES: Final = 100
-"""Maximum number of batches that are searched for a rank's last two steps."""
 
 MAX_LISTED: Final = 4
 """Maximum number of ranks that are listed on a line."""
@@ -94,11 +90,6 @@ def state_of(attempts: Sequence[Attempt]) -> State:
     return "running" if last and last.is_held() else "died"
 
 
-def last_event_of(attempts: Sequence[Attempt]) -> Event | None:
-    """Return the last event of a rank that is not superseded."""
-    return next((event for batch in kept_backwards(attempts) for event in reversed(events_of(batch))), None)
-
-
 def describe_ranks(ranks: Sequence[RankOverview]) -> str:
     """Return the number of ranks, the stragglers, and the ranks whose state differs from the run's, on one line."""
     state = state_of_all(ranks)
@@ -117,29 +108,32 @@ def describe_lag(rank: RankOverview) -> str:
 def _read_position(folder: Path, rank: int, attempt: int) -> _Position:
     try:
         attempts = [found for found in list_attempts(folder, rank) if found.number <= attempt]
-        last, before = _last_steps(attempts)
+        last, reached, before = _last_steps(attempts)
         batch = read_first(attempts[-1]) if attempts else None
-        overview = RankOverview(rank, state_of(attempts), last and last.step, last and last.walltime)
+        overview = RankOverview(rank, state_of(attempts), reached and reached.step, last and last.walltime)
     except (OSError, ProtocolError):
         return _Position(RankOverview(rank, "unreadable"))
-    if last is None:
+    if last is None or reached is None:
         return _Position(overview)
     first = events_of(batch)[0] if batch and events_of(batch) else last
     seconds = last.walltime - first.walltime
-    steps_per_second = max(0.0, (last.step - first.step) / seconds) if seconds > 0 else 0.0
-    step_seconds = last.walltime - before.walltime if before else inf
-    return _Position(overview, last.step, last.walltime, steps_per_second, step_seconds)
+    steps_per_second = max(0.0, (reached.step - first.step) / seconds) if seconds > 0 else 0.0
+    step_seconds = reached.walltime - before.walltime if before else inf
+    return _Position(overview, reached.step, last.walltime, steps_per_second, step_seconds)
 
 
-def _last_steps(attempts: Sequence[Attempt]) -> tuple[Event | None, Event | None]:
-    """Return the last event of a rank, and the last event before it that is of another step."""
+def _last_steps(attempts: Sequence[Attempt]) -> tuple[Event | None, Event | None, Event | None]:
+    """Return the last event of a rank, the last one of its largest step, and the last one of the step before that."""
     last: Event | None = None
-    for batch in islice(kept_backwards(attempts), MAX_BATCHES):
-        for event in reversed(events_of(batch)):
-            last = last or event
-            if event.step != last.step:
-                return last, event
-    return last, None
+    reached: Event | None = None
+    before: Event | None = None
+    for event in last_events(attempts):
+        last = last or event
+        if reached is None or event.step > reached.step:
+            reached, before = event, None
+        elif before is None and event.step < reached.step:
+            before = event
+    return last, reached, before
 
 
 def _steps_behind(position: _Position, foremost: _Position) -> int:

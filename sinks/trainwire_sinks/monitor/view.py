@@ -75,7 +75,7 @@ class View:
         # After the lifecycle events: `run/resumed` removes superseded points.
         self.metrics.add(events, batch.cursor)
         if events:
-            self._advance(events[-1])
+            self._advance(max(event.step for event in events), events[-1].walltime)
 
     def add_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Add the last heartbeat; adding the same one again changes nothing."""
@@ -110,21 +110,21 @@ class View:
             return f"silent for {now - received:.0f} s"
         return f"{self._state}: {self._reason}" if self._reason else self._state
 
-    def _advance(self, event: Event) -> None:
-        self.step = event.step
-        self.progress.advance(event.step, event.walltime)
+    def _advance(self, step: int, walltime: float) -> None:
+        self.step = max(self.step, step)  # an event may be about an earlier step
+        self.progress.advance(self.step, walltime)
 
     def _add_lifecycle(self, event: Event) -> None:
         value: Mapping[str, Any] = event.value
         if event.name in ("run/started", "run/resumed"):
             self._begin_attempt(event)
         elif event.name == "epoch/started":
-            self._advance(event)
+            self._advance(event.step, event.walltime)
             epoch, *numbers = (_positive_int(value.get(name)) for name in ("epoch", "max_epochs", "batches"))
             if epoch is not None:
                 self.progress.begin_epoch(epoch, *numbers)
         elif event.name == "epoch/finished":
-            self._advance(event)
+            self._advance(event.step, event.walltime)
             self.progress.end_epoch(is_complete=value.get("complete") is not False)
         elif event.name in LAST_EVENTS:
             self._state = event.name.removeprefix("run/")
@@ -132,6 +132,7 @@ class View:
 
     def _begin_attempt(self, event: Event) -> None:
         self._state, self._reason, self._heartbeat = "running", "", None
+        self.step = event.step
         self.progress.begin_attempt(event.step, event.walltime)
         origin = resumed_from(event)
         if origin is not None:

@@ -114,7 +114,7 @@ class EventBus:
         Args:
             metrics: numbers or tensors of one element, by name. Tensors on a GPU are read without synchronization. In
                 a nested map, `{"dev": {"f1": 0.9}}` is named `dev/f1`.
-            step: number of completed optimizer updates. Default: the last step that was passed.
+            step: number of completed optimizer updates. Default: the largest step that was passed.
         """
         if not self._open:
             self._refuse(metrics)

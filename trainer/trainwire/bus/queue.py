@@ -47,9 +47,9 @@ class RecordQueue:
         self.dropped = 0
         """Number of values dropped because the queue was full, since the start."""
         self.last_step = 0
-        """The last step that was passed. Only the training passes steps, so it shows its progress."""
+        """The largest step that was passed: an event about an earlier step does not move it back."""
         self.last_walltime = time()
-        """When it was passed, in seconds since the epoch."""
+        """When a step was last passed, in seconds since the epoch. Only the training passes steps."""
         # No lock: the threads that record add what they append, and the writer raises the limits by what it takes.
         # Two threads that append at the same time may lose a count, which `reset_limits` corrects.
         self._values = self._bytes = 0
@@ -65,7 +65,7 @@ class RecordQueue:
             name: the event's name.
             value: what was recorded; nothing else may change it.
             kind: the event's type, or the kind of a record of `log`.
-            step: None for the last step that was passed.
+            step: None for the largest step that was passed.
             values: number of values in the record.
             size: size of its encoded values, in bytes.
 
@@ -78,7 +78,9 @@ class RecordQueue:
         else:
             if type(step) is not int or not -(2**63) <= step < 2**63:
                 step = _check_step(step)
-            self.last_step, self.last_walltime = step, walltime
+            self.last_walltime = walltime
+            if step > self.last_step:
+                self.last_step = step
         if (self._values >= self._values_limit or self._bytes >= self._bytes_limit) and kind != "lifecycle":
             self.dropped += values
             return
