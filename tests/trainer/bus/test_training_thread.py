@@ -26,7 +26,7 @@ ALLOWED = {
     "max", "min", "isfinite", "isascii", "encode", "startswith", "keys", "values", "join", "str", "bool", "item", "dim",
     "numel", "detach", "cpu", "tolist", "is_cuda", "all", "any", "next", "update", "copy", "tuple", "list", "dict",
     "_abc_instancecheck", "_abc_subclasscheck", "__new__", "__contains__", "_make", "setprofile", "exception", "format",
-    "callable",
+    "callable", "setdefault",
 }  # fmt: skip
 """Functions written in C that touch memory alone."""
 

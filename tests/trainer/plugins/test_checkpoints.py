@@ -123,7 +123,9 @@ def test_a_checkpoint_is_loaded_without_executing_code(tmp_path: Path) -> None:
     """torch loads it with `weights_only`; it contains model, optimizer, plugins and random states."""
     train(tmp_path, Checkpoints(epochs=1), use_amp="fp16")
     state = torch.load(list_checkpoints(tmp_path)[0].folder / "rank-0.pt", weights_only=True)
-    assert state.keys() == {"model", "modes", "optimizer", "precision", "training", "plugins", "random", "bus"}
+    assert state.keys() == {
+        "model", "modes", "loss", "parameters", "optimizer", "precision", "training", "plugins", "random", "bus",
+    }  # fmt: skip
     assert {"BestModel", "AnnealingOnPlateau"} <= state["plugins"].keys()
 
 
