@@ -41,9 +41,22 @@ class ProcessIdentity(NamedTuple):
             return cls(host, pid, started)
         return None
 
+    def is_on_this_host(self) -> bool:
+        """Return whether the process runs, or ran, on this host."""
+        return self.host == socket.gethostname()
+
     def is_gone(self) -> bool:
         """Whether the process is known to have ended. False for one on another host, and for a suspended one."""
-        return self.host == socket.gethostname() and process_start_time(self.pid) != self.started
+        return self.is_on_this_host() and process_start_time(self.pid) != self.started
+
+    def is_ancestor(self) -> bool:
+        """Return whether the process has started this one, directly or through others that still run."""
+        pid = os.getppid()
+        while self.is_on_this_host() and pid > 1:
+            if pid == self.pid:
+                return process_start_time(pid) == self.started
+            pid = _parent_of(pid)
+        return False
 
 
 def start_detached(command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -82,6 +95,14 @@ def _relay(pipe: IO[bytes], name: str) -> None:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.write(line.decode(errors="replace"))
                 stream.flush()
+
+
+def _parent_of(pid: int) -> int:
+    """Return the pid of a process's parent, or 0 if it is not known."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def process_start_time(pid: int) -> str | None:

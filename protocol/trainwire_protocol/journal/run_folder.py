@@ -40,14 +40,16 @@ class Lease:
     """The owner has ended the attempt."""
     relay: bool = False
     """The owner is a relay. If it dies it may be started again, so its end is not that of the attempt."""
+    copied_from: str | None = None
+    """Where the owner records if the lease was read in a copy of that folder, which the owner never writes."""
 
     def is_over(self) -> bool:
         """Return whether the attempt is known to be over."""
-        return self.released or (not self.relay and self.process.is_gone())
+        return self.released or self.copied_from is not None or (not self.relay and self.process.is_gone())
 
     def holds(self) -> bool:
-        """Return whether the owner may be alive."""
-        if self.released or self.process.is_gone():
+        """Return whether the owner may be alive, and writes this folder."""
+        if self.released or self.copied_from is not None or self.process.is_gone():
             return False
         return abs(time.time() - self.renewed) < LEASE_SECONDS
 
@@ -62,6 +64,11 @@ class Attempt:
     folder: Path
 
     @property
+    def run_folder(self) -> Path:
+        """The run's folder."""
+        return self.folder.parents[2]
+
+    @property
     def lease_path(self) -> Path:
         """The path of the lease."""
         return self.folder / "lease.json"
@@ -71,8 +78,11 @@ class Attempt:
         try:
             fields = read_json_map(self.lease_path)
             process = ProcessIdentity.from_fields(fields["process"])
-            flags = {flag: fields.get(flag) is True for flag in ("released", "relay")}
-            return Lease(process, str(fields["session"]), float(fields["renewed"]), **flags) if process else None
+            released, relay = (fields.get(flag) is True for flag in ("released", "relay"))
+            session, renewed = str(fields["session"]), float(fields["renewed"])
+            if process is None:
+                return None
+            return Lease(process, session, renewed, released, relay, self._copied_from(process, fields.get("folder")))
         except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return None
 
@@ -82,8 +92,21 @@ class Attempt:
         Raises:
             OSError: the folder cannot be written.
         """
-        fields = asdict(lease) | {"process": lease.process._asdict()}
+        folder = {"path": str(self.run_folder.resolve()), "inode": self.folder.stat().st_ino}
+        fields = asdict(lease) | {"process": lease.process._asdict(), "folder": folder}
+        del fields["copied_from"]
         write_atomically(self.lease_path, json.dumps(fields).encode())
+
+    def _copied_from(self, process: ProcessIdentity, origin: object) -> str | None:
+        """Return the run's folder for which a lease was written if this one is a copy of it.
+
+        A moved folder has another path but the same inode; a copy differs in both. On another host neither is known.
+        """
+        if not isinstance(origin, dict) or not process.is_on_this_host():
+            return None
+        inode, path = origin.get("inode"), origin.get("path")
+        is_here = inode == self.folder.stat().st_ino or path == str(self.run_folder.resolve())
+        return None if is_here else str(path)
 
     def release(self, session: str) -> None:
         """Release the lease, because its owner has ended. If it cannot be written, it expires."""
@@ -167,13 +190,14 @@ def _numbers(folder: Path, prefix: str) -> list[int]:
 def read_run_name(run_folder: Path) -> str | None:
     """Return the name of the run in a folder, or None if the folder contains no run."""
     try:
-        name = read_json_map(_name_path(run_folder))["run"]
+        name = read_json_map(name_path(run_folder))["run"]
     except (OSError, ValueError, KeyError):
         return None
     return name if is_run_name(name) else None
 
 
-def _name_path(run_folder: Path) -> Path:
+def name_path(run_folder: Path) -> Path:
+    """Return the path of the file that contains the run's name."""
     return run_folder / "journal" / "run.json"
 
 
@@ -212,7 +236,7 @@ def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool 
 
 def _make_run(run_folder: Path) -> str:
     """Return the run's name. A new run is named after its folder, with eight random hexadecimal digits."""
-    path = _name_path(run_folder)
+    path = name_path(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run_folder.resolve().name).strip("-.")[:64] or "run"
     create_atomically(path, json.dumps({"run": f"{stem}-{secrets.token_hex(4)}"}).encode())
@@ -225,11 +249,17 @@ def _make_run(run_folder: Path) -> str:
 def _in_use(attempt: Attempt) -> RunInUseError:
     lease = attempt.read_lease()
     holder = f"process {lease.process.pid} on {lease.process.host}" if lease else "another process"
-    run_folder = attempt.folder.parents[2]
-    return RunInUseError(
-        f"{run_folder} is in use: {holder} is recording attempt {attempt.number} of rank {attempt.rank}; "
-        "stop it, choose another folder, or pass take_over=True"
-    )
+    advice = "stop it, choose another folder, or pass take_over=True"
+    if lease and lease.process == ProcessIdentity.of_this_process():
+        holder, advice = f"{holder}, which is this one,", "close that bus first, or choose another folder"
+    elif lease and lease.process.is_ancestor():
+        holder = f"{holder}, which has started this one,"
+        advice = (
+            "give this process a folder or rank of its own. If multiprocessing or a DataLoader has started it, it has "
+            "run the main script again: put open_bus under `if __name__ == '__main__':`"
+        )
+    run_folder, number, rank = attempt.run_folder, attempt.number, attempt.rank
+    return RunInUseError(f"{run_folder} is in use: {holder} is recording attempt {number} of rank {rank}; {advice}")
 
 
 def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
@@ -239,7 +269,7 @@ def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
         UsageError: the folder contains another run.
         OSError: the folder cannot be written.
     """
-    path = _name_path(run_folder)
+    path = name_path(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     create_atomically(path, json.dumps({"run": run}).encode())
     existing = read_run_name(run_folder)

@@ -42,7 +42,7 @@ class JournalWriter:
         self.folder = folder
         self.segment_bytes = segment_bytes
         self._descriptor: int | None = None
-        self._size = 0
+        self._size = self._first_seq = 0
 
     def append(self, batches: Sequence[Batch]) -> None:
         """Append at least one batch, in one system call unless the system accepts only part of the data.
@@ -64,6 +64,13 @@ class JournalWriter:
             raise
         self._size += len(data)
 
+    @property
+    def deleted_from(self) -> int | None:
+        """Seq of the first event of the current segment if its file was deleted; what is appended to it is lost."""
+        if self._descriptor is None or os.fstat(self._descriptor).st_nlink:
+            return None
+        return self._first_seq
+
     def close(self) -> None:
         """Close the segment. A later `append` opens another."""
         descriptor, self._descriptor = self._descriptor, None
@@ -75,7 +82,8 @@ class JournalWriter:
         if self._size > self.segment_bytes:
             self.close()
         if self._descriptor is None:
-            path = self.folder / f"{first.header.seq:020d}.journal"
+            self._first_seq = first.header.seq
+            path = self.folder / f"{self._first_seq:020d}.journal"
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = os.fstat(self._descriptor).st_size
         return self._descriptor

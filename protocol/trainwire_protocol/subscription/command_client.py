@@ -16,7 +16,7 @@ from trainwire_protocol.journal.run_folder import list_attempts
 from trainwire_protocol.journal.tail import batches_backwards, events_of
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
-from trainwire_protocol.transport.connection import Connection, connection_path, read_connection
+from trainwire_protocol.transport.connection import Connection, read_connection_of
 from trainwire_protocol.transport.key_files import keys_to
 from trainwire_protocol.transport.requester import REPLY_SECONDS, Requester
 from trainwire_protocol.wire import Cursor
@@ -100,7 +100,7 @@ def _find_connection(target: Target, rank: int) -> Connection | None:
     if target.folder is None:
         return target.connection
     try:
-        connection = read_connection(connection_path(target.folder, rank))
+        connection = read_connection_of(target.folder, rank)
     except ConnectionFileError as error:
         raise TargetError(f"no training is running in {target}: {_ending(target.folder, rank) or error}") from error
     if not connection.is_reachable():

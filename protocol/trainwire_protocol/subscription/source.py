@@ -14,7 +14,7 @@ from trainwire_protocol.journal.segments import READ_BYTES
 from trainwire_protocol.subscription.history import ArchivedHistory, FetchHistory, History, JournalHistory
 from trainwire_protocol.subscription.target import Target, suggest_run
 from trainwire_protocol.transport.auth import ClientKeys
-from trainwire_protocol.transport.connection import Connection, connection_path, is_endpoint, read_connection
+from trainwire_protocol.transport.connection import Connection, is_endpoint, read_connection_of
 from trainwire_protocol.transport.key_files import keys_to
 from trainwire_protocol.transport.live import HIGH_WATER_MARK, LiveFeed
 from trainwire_protocol.transport.polling import CoalescingSelector
@@ -177,6 +177,6 @@ class Source:
         if folder is None:
             return self.options.target.connection
         try:
-            return await run_in_background(read_connection, connection_path(folder, self.options.rank))
+            return await run_in_background(read_connection_of, folder, self.options.rank)
         except ConnectionFileError:
             return None

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from trainwire_protocol.errors import ConnectionFileError
 from trainwire_protocol.journal.files import read_json_map, write_atomically
+from trainwire_protocol.journal.run_folder import Attempt, journal_folder
 from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.transport.auth import ClientKeys, KeyPair, is_key
 from trainwire_protocol.wire import VERSION, is_run_name, refuse_newer
@@ -94,6 +95,22 @@ def read_connection(path: Path) -> Connection:
         found = "not a map of three keys" if invalid == "keys" else f"{fields.get(invalid)!r:.60}"
         raise ConnectionFileError(f"{path} is not a connection file: {invalid} is {found}")
     return _from_fields({name: fields[name] for name in _CHECKS if name in fields})
+
+
+def read_connection_of(run_folder: Path, rank: int) -> Connection:
+    """Read the connection file of a rank in a run's folder.
+
+    Raises:
+        ConnectionFileError: it cannot be read, is not a valid connection file, or belongs to the folder of which this
+            one is a copy.
+        UnsupportedVersionError: a newer major version wrote it.
+    """
+    connection = read_connection(connection_path(run_folder, rank))
+    folder = journal_folder(run_folder, rank) / f"attempt-{connection.attempt}"
+    lease = Attempt(connection.run, rank, connection.attempt, folder).read_lease()
+    if lease and lease.copied_from is not None:
+        raise ConnectionFileError(f"{run_folder} is a copy; its training records in {lease.copied_from}")
+    return connection
 
 
 def is_endpoint(value: object) -> bool:

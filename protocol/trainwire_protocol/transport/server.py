@@ -21,6 +21,7 @@ import zmq.asyncio
 from trainwire_protocol.errors import UsageError
 from trainwire_protocol.journal.run_folder import Attempt
 from trainwire_protocol.transport.auth import Authenticator, ServerKeys, secure_server
+from trainwire_protocol.transport.connection import Connection
 from trainwire_protocol.transport.endpoints import Endpoints
 from trainwire_protocol.transport.responder import Responder
 from trainwire_protocol.wire import HEARTBEAT, Batch, Cursor, Header, encode_header, topic
@@ -100,6 +101,8 @@ class Server:
             zmq.ZMQError: an endpoint cannot be bound.
         """
         self.heads: dict[str, int] = {}
+        self.connection: Connection | None = None
+        """The content of the connection file, once it is known."""
         self.responder = Responder(attempt, self.heads, self._describe)
         self._attempt, self._is_over = attempt, False
         self._status, self._identity = status, identity

@@ -88,7 +88,7 @@ def test_the_first_attempt_names_the_run(tmp_path: Path) -> None:
 def test_a_second_live_trainer_is_refused(tmp_path: Path) -> None:
     """While a live process holds the run, another attempt is refused, and the message names the process."""
     begin_attempt(tmp_path, 0, "first")
-    with pytest.raises(RunInUseError, match=f"process {os.getpid()} on .* is recording attempt 0 of rank 0"):
+    with pytest.raises(RunInUseError, match=f"process {os.getpid()} on .*, which is this one, is recording"):
         begin_attempt(tmp_path, 0, "second")
     assert [attempt.number for attempt in list_attempts(tmp_path, 0)] == [0]
 

@@ -178,13 +178,13 @@ def _open_server(
         attempt, endpoints, bus.describe, lambda: known | {"hparams": bus.hyperparameters}, high_water_mark
     )
     server.responder.on_command = bus.receive_command
-    connection = Connection(
+    server.connection = Connection(
         server.publish_endpoint, server.request_endpoint,
         attempt.run, attempt.rank, world_size, bus.session, attempt.number, process,
         endpoints.client_keys,
     )  # fmt: skip
     try:
-        write_connection(connection_path(bus.folder, attempt.rank), connection)
+        write_connection(connection_path(bus.folder, attempt.rank), server.connection)
     except OSError as error:
         server.close(linger=0)
         raise UsageError(f"the connection file in {bus.folder} cannot be written: {error}") from error

@@ -11,6 +11,7 @@ that are pending.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import threading
@@ -21,6 +22,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
+from trainwire.bus.attempt_folder import AttemptFolder, Change
 from trainwire.bus.batcher import SLICE_EVENTS, Batcher
 from trainwire.bus.queue import FLOATS, Record, RecordQueue, names_of, values_of
 from trainwire.bus.rejections import Rejections
@@ -29,6 +31,7 @@ from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Attempt, Lease
 from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.process import ProcessIdentity
+from trainwire_protocol.transport.connection import connection_path, write_connection
 from trainwire_protocol.transport.server import Server
 from trainwire_protocol.wire import Batch, encode_header
 
@@ -128,8 +131,9 @@ class Writer(threading.Thread):
         """Whether another trainer has taken over the run; nothing is written from then on."""
         self.is_finished = False
         """Whether the last event was added; nothing is taken after it."""
-        self._attempt, self._session = attempt, session
+        self._session = session
         self._queue, self._batcher, self._watchers, self._rejections = queue, batcher, watchers, rejections
+        self._folder = AttemptFolder(attempt, session)
         self._journal = JournalWriter(attempt.folder)
         self._take_lock = threading.Lock()
         self._reported_drops = 0
@@ -227,7 +231,9 @@ class Writer(threading.Thread):
         finally:
             with contextlib.suppress(OSError):
                 self._journal.close()
-            self._attempt.release(self._session)
+            if not self.taken_over:
+                self._attempt.release(self._session)
+            self._folder.close()
 
     def _work(self) -> bool:
         """Take and write once; return whether there is more to take at once."""
@@ -375,6 +381,9 @@ class Writer(threading.Thread):
 
     def _write(self) -> bool:
         """Write the oldest pending batches and publish them; return False if the disk refuses them."""
+        # The last events must not go to a folder that has just been deleted.
+        if self.deadline < math.inf and not self._check_folder():
+            return False
         is_first_try = self.stalled_since is None
         # A failing disk is tried with one batch: encoding all of them for each try would take a core.
         batches = self._oldest_pending(SLICE_BYTES if is_first_try else 0)
@@ -383,7 +392,9 @@ class Writer(threading.Thread):
         try:
             self._journal.append(batches)
         except OSError as error:
-            if is_first_try:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                self._check_folder()  # which reports what has happened
+            elif is_first_try:
                 _log.warning("the journal %s cannot be written: %s; trying again", self._attempt.folder, error.strerror)
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
@@ -433,12 +444,65 @@ class Writer(threading.Thread):
         if self.taken_over or time.monotonic() - self._renewed < RENEWAL_SECONDS:
             return
         self._renewed = time.monotonic()
+        if not self._check_folder():
+            return
         with contextlib.suppress(OSError), self._noting_stall():
             if self._attempt.is_superseded():
                 self.taken_over = True
                 _log.error("another trainer has taken over %s: nothing more is journaled here", self._attempt.folder)
             else:
                 self._attempt.write_lease(Lease(ProcessIdentity.of_this_process(), self._session, time.time()))
+
+    @property
+    def _attempt(self) -> Attempt:
+        return self._folder.attempt
+
+    def _check_folder(self) -> bool:
+        """Follow the attempt's folder if it was moved, and make it again if it was deleted.
+
+        Return whether the run is still recorded there.
+        """
+        before, deleted_from = self._attempt, self._journal.deleted_from
+        if deleted_from is not None:
+            # Should the folder not be made again, writing to it fails from now on, as on a disk that fails.
+            self._journal.close()
+        try:
+            with self._noting_stall():
+                change = self._folder.check()
+        except OSError as error:
+            message = "the folder %s is gone, or cannot be read: %s; trying again"
+            self._rejections.add("folder", message, before.run_folder, error.strerror, count=0)
+            return True
+        if change is Change.REPLACED:
+            self.taken_over = True
+            message = "%s was deleted, and another run is recorded there: nothing more of this one is journaled"
+            _log.error(message, before.run_folder)
+        elif change is Change.MOVED:
+            self._journal.folder, self.server.responder.attempt = self._attempt.folder, self._attempt
+            self._write_own_files()
+            message = "the folder %s was moved to %s: the run is recorded there"
+            _log.warning(message, before.run_folder, self._attempt.run_folder)
+        elif change is Change.MADE_AGAIN or deleted_from is not None:
+            self._journal.close()
+            self._write_own_files()
+            self._report_deleted(0 if change is Change.MADE_AGAIN else deleted_from or 0)
+        return not self.taken_over
+
+    def _write_own_files(self) -> None:
+        """Write the lease and the connection file, which tell readers where the run is recorded."""
+        attempt = self._attempt
+        with contextlib.suppress(OSError), self._noting_stall():
+            attempt.write_lease(Lease(ProcessIdentity.of_this_process(), self._session, time.time()))
+            if self.server.connection:
+                write_connection(connection_path(attempt.run_folder, attempt.rank), self.server.connection)
+
+    def _report_deleted(self, first: int) -> None:
+        """Report that the events from `first` on were deleted."""
+        message = "the journal in %s was deleted: it lacks the events %d to %d, and is continued there"
+        _log.error(message, self._attempt.run_folder, first, self.written)
+        if self.written >= first:
+            value = {"first_seq": first, "last_seq": self.written}
+            self._queue.append("journal/missing", value, "lifecycle", None)
 
     @contextlib.contextmanager
     def _noting_stall(self) -> Iterator[None]:
