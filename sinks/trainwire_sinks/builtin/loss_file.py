@@ -35,7 +35,7 @@ class LossFile(ReplaceSink):
     """Writes loss.tsv: one row for each epoch, with its losses, scores and learning rate.
 
     The values of an epoch are those in its `epoch/finished`, and for metrics missing there, the last scalars since the
-    epoch began. A hand-written loop therefore needs only `bus.log` and an `epoch/finished` with the epoch's number.
+    epoch began. A hand-written loop therefore needs only `bus.log` and `bus.finish_epoch`.
     """
 
     name = "loss-file"

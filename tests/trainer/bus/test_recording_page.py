@@ -31,6 +31,7 @@ def test_the_examples_record_what_the_page_says(tmp_path: Path, caplog: pytest.L
         "loss": torch.tensor(0.5), "step": 3.0, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
         "batch": torch.rand(16, 3, 8, 8), "logits": torch.rand(2, 8, 8), "figure": Figure(), "parameter": weight,
         "waveform": torch.zeros(1, 100), "texts": ["a", "bcd"], "arguments": argparse.Namespace(lr=0.5),
+        "epoch": 1, "dev_loss": 0.5, "accuracy": 0.75, "best": ("dev/loss", 1.0, 0),
     }  # fmt: skip
     with trainwire.open_bus(tmp_path) as bus:
         for block in re.findall(r"```python\n(.*?)```", (DOCS / "recording.md").read_text(), re.DOTALL):
@@ -38,7 +39,7 @@ def test_the_examples_record_what_the_page_says(tmp_path: Path, caplog: pytest.L
     events = [event for event in read_events(tmp_path) if event.type != "lifecycle"]
     assert [event.name for event in events] == [
         "train/loss", "dev/f1", "dev/accuracy", "learning_rate", "sample", "mask", "confusion", "speech", "weights",
-        "lengths", "scores", "hparams",
+        "lengths", "scores", "hparams", "dev/loss", "dev/accuracy",
     ]  # fmt: skip
     assert {event.step for event in events} == {3}
     assert not caplog.records

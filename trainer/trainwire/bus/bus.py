@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from trainwire.bus import logging_context
 from trainwire.bus.batcher import Batcher
 from trainwire.bus.bus_thread import BusThread
-from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_scalars
+from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_scalars, whole_number
 from trainwire.bus.histograms import coerce_histogram
 from trainwire.bus.images import coerce_image
 from trainwire.bus.logging_handler import BusHandler
@@ -25,6 +25,7 @@ from trainwire.bus.queue import FLOATS, Logged, RecordQueue
 from trainwire.bus.rejections import Rejections, short_repr
 from trainwire.bus.sounds import coerce_audio
 from trainwire.bus.tables import coerce_table
+from trainwire.bus.tensors import is_on_gpu
 from trainwire.bus.watchers import Handler, Watchers
 from trainwire.bus.writer import Writer
 from trainwire_protocol.commands import Command
@@ -196,6 +197,45 @@ class EventBus:
     def lifecycle(self, name: str, step: int | None = None, **value: Any) -> None:
         """Record a lifecycle event; `docs/wire-protocol.md` lists the names and fields."""
         self.publish(name, value, "lifecycle", step)
+
+    def start_epoch(self, epoch: int, max_epochs: int | None = None) -> None:
+        """Record that a loop of one's own begins an epoch, so that monitors show its progress.
+
+        Args:
+            epoch: its number, from 1.
+            max_epochs: how many epochs there will be, from which the remaining time is estimated.
+        """
+        try:
+            fields = {"epoch": whole_number(epoch, "epoch")}
+            fields |= {} if max_epochs is None else {"max_epochs": whole_number(max_epochs, "max_epochs")}
+            self.lifecycle("epoch/started", **fields)
+        except Exception as error:
+            self._rejections.add_event("epoch/started", "lifecycle", error)
+
+    def finish_epoch(
+        self, epoch: int, metrics: Mapping[str, Any] | None = None, best: tuple[str, Any, int] | None = None
+    ) -> None:
+        """Record the end of an epoch: the sink `loss-file` then adds a row to loss.tsv.
+
+        Args:
+            epoch: its number.
+            metrics: recorded as by `log`, such as the scores of an evaluation. What was logged during the epoch need
+                not be repeated.
+            best: the best epoch so far, as its metric, score and number: `("dev/loss", 0.25, 3)`. Its score is read at
+                once, also from a GPU.
+        """
+        try:
+            fields: dict[str, Any] = {"epoch": whole_number(epoch, "epoch")}
+            if metrics:
+                self.log(metrics)
+                numbers = coerce_scalars({name: value for name, value in metrics.items() if not is_on_gpu(value)})
+                fields["metrics"] = {name: value for name, value in numbers.items() if type(value) in (int, float)}
+            if best is not None:
+                metric, score, number = best
+                fields["best"] = {"metric": metric, "score": float(score), "epoch": whole_number(number, "epoch")}
+            self.lifecycle("epoch/finished", **fields)
+        except Exception as error:
+            self._rejections.add_event("epoch/finished", "lifecycle", error)
 
     def logging_handler(self, level: int = logging.INFO) -> logging.Handler:
         """Return a handler that records the messages of Python's `logging`; add it to a logger.

@@ -77,7 +77,8 @@ def open_bus(
             same.
 
     Raises:
-        RunInUseError: a live trainer holds the run.
+        RunInUseError: a live trainer holds the run. In an interactive session, an earlier bus of this process is
+            closed instead.
         OptionError: the value of an argument or environment variable is invalid.
         UsageError: the folder cannot be written, the state belongs to another run, or `bind` cannot be bound.
     """
@@ -89,6 +90,8 @@ def open_bus(
     run_folder, session = parse_folder(folder), secrets.token_hex(8)
     fields = {"world_size": world_size, "python": platform.python_version()}
     fields |= {"job": launched.job} if launched.job else {}
+    if not take_over:
+        process_end().close_earlier(run_folder, rank)
     origin = NEW_START if state is None else find_state(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
