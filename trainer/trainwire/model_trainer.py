@@ -209,7 +209,8 @@ class ModelTrainer:
             corpus: All three splits, instead of `train`, `dev` and `test`.
             plugins: More plugins, for this training only.
             resume: Continue from the latest checkpoint in the folder, as if the training had not been interrupted;
-                start from the beginning if there is none. All other arguments must be the same as before.
+                start from the beginning if there is none. A training that has ended returns its result, unless
+                `max_epochs` or `max_steps` is larger than before. `docs/training.md` lists what else may differ.
             **options: The options and their defaults; `TrainingOptionsDict` documents each of them:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},

@@ -69,7 +69,7 @@ def test_a_restored_count_continues(tmp_path: Path) -> None:
         @hook
         def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
             state = stopping.state_dict()
-            stopping.load_state_dict({"best": None, "bad_epochs": 0})
+            stopping.load_state_dict({**state, "best": None, "bad_epochs": 0})
             stopping.load_state_dict(state)
 
     stopping = EarlyStopping(patience=1)

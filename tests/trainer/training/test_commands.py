@@ -54,7 +54,7 @@ def test_checkpoint_evaluate_and_set(tmp_path: Path) -> None:
     """Each is carried out after the step, and published."""
     plugin = Commands(2, ("checkpoint", {}), ("evaluate", {}), ("set", {"learning_rate": 0.025}))
     train(tmp_path, plugin)
-    assert [checkpoint.label.step for checkpoint in list_checkpoints(tmp_path)] == [2]
+    assert [checkpoint.label.step for checkpoint in list_checkpoints(tmp_path)] == [6, 2]
     events = read_events(tmp_path)
     assert next(event.step for event in events if event.name == "evaluation/finished") == 2
     changed = [event.value for event in events if event.name == "learning_rate/changed"]

@@ -65,10 +65,10 @@ def test_a_run_is_complete_in_the_first_hook(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [[], [Checkpoints()]])
 def test_any_plugin_can_save_checkpoints(tmp_path: Path, others: list[Plugin]) -> None:
-    """The last attached plugin with a method `save_checkpoint` is called when a checkpoint is requested."""
+    """The last attached plugin with a method `save_checkpoint` is called when one is requested, and at the end."""
     saver = Saver()
     train(tmp_path, Request(), *others, saver, default_plugins=False)
-    assert saver.saved == [2]
+    assert saver.saved == [2, 6]
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from trainwire.checkpointing.changes import apply_settings, asks_for_more, choose_again, report_changes
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
 from trainwire.checkpointing.earlier_models import keep_aside
 from trainwire.training.distributed import Processes
@@ -18,6 +20,7 @@ from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.models import BEST_MODEL, load_model_state, loss_path, model_state
 from trainwire.training.options import TrainingOptions
+from trainwire.training.plugin import Scheduler
 from trainwire.training.run import TrainingRun
 from trainwire.training.savable import as_before, savable
 from trainwire.training.setup import TrainingSetup
@@ -55,12 +58,16 @@ def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     if random is None:  # otherwise no batch was read since the resumption, and both are unchanged
         progress["epoch"]["loader_state"] = loader_state(run.train_loader) if epoch.is_open else None
         random = random_states(generators_of(run))
-    parts = {"training": progress, "random": random, "modes": run.modes.state_dict()}
+    progress["stopped"] = None if epoch.is_open or run.control.interrupted else run.control.stop_reason
+    parts: dict[str, Any] = {"training": progress, "random": random, "modes": run.modes.state_dict()}
+    parts |= {"options": run.options.as_hyperparameters(), "initial_groups": run.initial_groups}
     if run.processes.is_first:
         parts |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
         parts |= {"precision": run.precision.state_dict(), "parameters": run.parameters.state_dict()}
         parts["loss"] = model_state(run.modules.loss) if run.modules.loss else {}
-    state = {name: savable(part, f"the state of the {name}", copy=copy) for name, part in parts.items()}
+    state = {
+        name: savable(part, f"the state of the {name.replace('_', ' ')}", copy=copy) for name, part in parts.items()
+    }
     return state | {"plugins": _plugin_states(run, copy=copy)}
 
 
@@ -118,16 +125,50 @@ class LoadedCheckpoint(NamedTuple):
         _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
         _check_shapes("model", model, saved)
         _check_shapes("loss", model_state(setup.modules.loss) if setup.modules.loss else {}, self.shared["loss"])
+        report_changes(setup.options, self.state["options"])
+        if str(setup.main_metric) != label.main_metric:
+            logger.warning(
+                "the main metric is now %s, and was %s: epochs are compared by the new one, also those before the "
+                "checkpoint", setup.main_metric, label.main_metric,
+            )  # fmt: skip
+        self._report_end(setup)
+
+    def _report_end(self, setup: TrainingSetup) -> None:
+        """Report if the training has ended, so that nothing remains to be trained."""
+        label, options, stopped = self.checkpoint.label, setup.options, self.state["training"]["stopped"]
+        is_stopped = stopped is not None and not asks_for_more(options, self.state["options"])
+        is_complete = label.epoch >= options.max_epochs or label.step >= (options.max_steps or math.inf)
+        if is_stopped or (is_complete and label.epoch_is_over):
+            logger.warning(
+                "the training in %s has ended at epoch %d, step %d%s: its result is returned, and nothing is trained; "
+                "to go on, pass a larger max_epochs or max_steps",
+                setup.folder, label.epoch, label.step, f" ({stopped})" if is_stopped else "",
+            )  # fmt: skip
 
     def restore_progress(self, run: TrainingRun) -> None:
-        """Restore the run's counters and its best model."""
-        run.state.load_state_dict(self.state["training"], run.device)
-        run.state.epoch.max_epochs = run.options.max_epochs
+        """Restore the run's counters and its best model.
+
+        A training that has ended is stopped again, unless more epochs or steps are requested.
+        """
+        state, before = run.state, self.state["options"]
+        state.load_state_dict(self.state["training"], run.device)
+        state.epoch.max_epochs = run.options.max_epochs
         run.first_attempt = self.checkpoint.label.first_attempt
-        if run.state.best_model is None and run.processes.is_first:
-            keep_aside(run, [BEST_MODEL], "of the epochs after the checkpoint")
-        elif run.state.best_model and run.processes.is_first:
-            _link_model(run, self.checkpoint.folder / BEST_MODEL, run.folder / run.state.best_model)
+        self._restore_best_model(run)
+        if state.stopped is not None and not asks_for_more(run.options, before):
+            run.control.stop(state.stopped)
+
+    def _restore_best_model(self, run: TrainingRun) -> None:
+        state, saved = run.state, self.checkpoint.folder / BEST_MODEL
+        if state.best_model and not saved.exists():
+            logger.warning("%s is missing: the best model is chosen among the following epochs", saved)
+            state.best_epoch = state.best_score = state.best_model = None
+        if str(run.main_metric) != self.checkpoint.label.main_metric:
+            choose_again(run)
+        if run.processes.is_first and state.best_model:
+            _link_model(run, saved, run.folder / state.best_model)
+        elif run.processes.is_first:
+            keep_aside(run, [BEST_MODEL], "that the resumed training does not use")
         run.processes.wait_for_all()
 
     def restore_parts(self, run: TrainingRun) -> None:
@@ -140,20 +181,32 @@ class LoadedCheckpoint(NamedTuple):
         if run.modules.loss is not None:
             load_model_state(run.modules.loss, self.shared["loss"])
         run.parameters.load_state_dict(self.shared["parameters"])
+        fresh = [dict(group) for group in run.optimizer.param_groups]
         run.optimizer.load_state_dict(as_before(self.shared["optimizer"], run.optimizer.state_dict()))
+        for group, made in zip(run.optimizer.param_groups, fresh, strict=False):
+            group.update({name: value for name, value in made.items() if name not in group})  # of another schedule
         run.precision.load_state_dict(self.shared["precision"])
-        saved = self.state["plugins"]
-        for name, plugin in _named_plugins(run).items():
-            if name in saved:
-                plugin.load_state_dict(as_before(saved[name], plugin.state_dict()))
-            else:
-                logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
+        self._restore_plugins(run, [group["lr"] for group in fresh])
+        apply_settings(run, self.shared["initial_groups"])
         if run.state.epoch.is_open:
             run.state.epoch.resumed_random = self.state["random"]
         else:
             restore_random_states(self.state["random"], generators_of(run))
         label = self.checkpoint.label
         logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
+
+    def _restore_plugins(self, run: TrainingRun, initial_rates: list[float]) -> None:
+        saved, plugins = self.state["plugins"], _named_plugins(run)
+        for name, plugin in plugins.items():
+            if name in saved:
+                plugin.load_state_dict(as_before(saved[name], plugin.state_dict()))
+                continue
+            logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
+            if isinstance(plugin, Scheduler):
+                run.set_learning_rates(initial_rates, f"{name} starts")
+        for name in saved.keys() - plugins.keys():
+            if saved[name]:
+                logger.warning("the state of the plugin %s in the checkpoint is not used: it is not attached", name)
 
 
 def load_latest_checkpoint(folder: Path, options: TrainingOptions, processes: Processes) -> LoadedCheckpoint | None:
@@ -162,18 +215,21 @@ def load_latest_checkpoint(folder: Path, options: TrainingOptions, processes: Pr
     Raises:
         OptionError: if the training was saved with another batch size or number of processes.
     """
+    is_damaged = False
     for checkpoint in list_checkpoints(folder):
         try:
             state = checkpoint.read(processes.rank)
             shared = state if processes.is_first else checkpoint.read(0)
         except DamagedCheckpointError as error:
-            logger.warning("%s; using the checkpoint before it", error)
+            logger.warning("%s; using the checkpoint before it, if there is one", error)
+            is_damaged = True
             continue
         _check_same("mini_batch_size", options.mini_batch_size, checkpoint.label.mini_batch_size)
         _check_same("the number of processes", processes.world_size, checkpoint.label.world_size)
         _warn_of_later_attempts(folder, checkpoint)
         return LoadedCheckpoint(checkpoint, state, shared)
-    logger.warning("there is no checkpoint in %s: the training starts from the beginning", folder)
+    other = "other " if is_damaged else ""
+    logger.warning("there is no %scheckpoint in %s: the training starts from the beginning", other, folder)
     return None
 
 

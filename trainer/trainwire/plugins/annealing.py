@@ -8,7 +8,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
-from trainwire.training.metrics import TRAINING_LOSS, BestSoFar, checked_min_delta, format_metric
+from trainwire.training.metrics import TRAINING_LOSS, BestSoFar, MainMetric, checked_min_delta, format_metric
 from trainwire.training.optimizers import learning_rates
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
@@ -73,7 +73,7 @@ class AnnealingOnPlateau(Scheduler):
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Compare the epoch with the best one, unless it was cut short or not evaluated."""
-        main = self.run.main_metric or TRAINING_LOSS
+        main = self._metric
         if main.name not in epoch.metrics or not epoch.complete:
             return
         if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
@@ -81,11 +81,14 @@ class AnnealingOnPlateau(Scheduler):
 
     def describe(self) -> str:
         """Return when the rate is lowered, and when the training stops."""
-        metric = (self.run.main_metric or TRAINING_LOSS).name
         return (
-            f"multiplied by {self.factor:g} when {metric} has not improved for more than {self._patience} epochs; "
-            f"the training stops when it would fall below {self._least:g}"
+            f"multiplied by {self.factor:g} when {self._metric.name} has not improved for more than {self._patience} "
+            f"epochs; the training stops when it would fall below {self._least:g}"
         )
+
+    @property
+    def _metric(self) -> MainMetric:
+        return self.run.main_metric or TRAINING_LOSS
 
     def _anneal(self, metric: str) -> None:
         rates = [rate * self.factor for rate in learning_rates(self.run.optimizer)]
@@ -102,9 +105,9 @@ class AnnealingOnPlateau(Scheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best rank, the number of epochs since, and the limits in use."""
-        return {**self._best.state_dict(), "patience": self._patience, "least": self._least}
+        return {**self._best.state_dict(self._metric), "patience": self._patience, "least": self._least}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._best.load_state_dict(state)
+        self._best.load_state_dict(state, self._metric, self.run.state.history)
         self._patience, self._least = state["patience"], state["least"]

@@ -53,8 +53,10 @@ class BestModel(Plugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best rank, and the number of epochs since."""
-        return self._best.state_dict()
+        return self._best.state_dict(self.run.main_metric)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._best.load_state_dict(state)
+        """Restore what `state_dict` returned, if the best model is still the one that was saved then."""
+        best = self.run.state.best_epoch
+        if best is not None:
+            self._best.load_state_dict(state, self.run.main_metric, self.run.state.history[best - 1 : best])

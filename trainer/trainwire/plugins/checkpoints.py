@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from trainwire.bus.logging_context import in_this_context
 from trainwire.checkpointing.checkpoint import FOLDER, list_checkpoints
@@ -31,7 +32,7 @@ class Checkpoints(Plugin):
     """Saves everything that `train(resume=True)` needs, in `checkpoints/` of the run's folder.
 
     The training waits while the state is copied in memory, and does not wait for the disk. A checkpoint is also saved
-    when a training is interrupted, and when `run.control.checkpoint()` or `trainwire send` requests one.
+    when a training ends or is interrupted, and when `run.control.checkpoint()` or `trainwire send` requests one.
 
     Args:
         epochs: Save after this number of epochs; 0 disables it, as for `steps` and `minutes`.
@@ -55,6 +56,7 @@ class Checkpoints(Plugin):
         self.keep_last, self.keep_best = keep_last, keep_best
         self._writer: CheckpointWriter | None = None
         self._saved_at = 0.0
+        self._position: tuple[object, ...] = ()
         self._is_checked = False
 
     @property
@@ -67,7 +69,7 @@ class Checkpoints(Plugin):
         """Start the writing thread."""
         self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
         in_this_context(self._writer).start()
-        self._saved_at, self._is_checked = time.monotonic(), False
+        self._saved_at, self._is_checked, self._position = time.monotonic(), False, ()
         if self.run.train_loader.persistent_workers:
             logger.info("train has persistent workers: their random numbers are not resumed exactly")
 
@@ -93,8 +95,8 @@ class Checkpoints(Plugin):
 
     def save_checkpoint(self) -> None:
         """Take a snapshot and submit it to the writing thread: called by the loop between two steps."""
-        if self._writer is None:
-            return
+        if self._writer is None or (self.run.reason and self._position == self._position_now()):
+            return  # or the training has ended, and nothing has changed since the last checkpoint
         self._saved_at = time.monotonic()
         try:
             snapshot = Snapshot(label_of(self.run), take_snapshot(self.run))
@@ -104,6 +106,15 @@ class Checkpoints(Plugin):
         if self.run.processes.is_first:
             keep_best_model(self.run, self.run.folder / FOLDER / snapshot.label.name)
         self._writer.submit(snapshot)
+        self._position = self._position_now()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Note that there is a checkpoint of the current position."""
+        self._position = self._position_now()
+
+    def _position_now(self) -> tuple[object, ...]:
+        state = self.run.state
+        return state.step, state.epoch.number, state.epoch.is_open, self.run.control.stop_reason or state.stopped
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:

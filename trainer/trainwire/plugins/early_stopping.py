@@ -50,8 +50,8 @@ class EarlyStopping(Plugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best rank, and the number of epochs since."""
-        return self._best.state_dict()
+        return self._best.state_dict(self.run.main_metric)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._best.load_state_dict(state)
+        self._best.load_state_dict(state, self.run.main_metric, self.run.state.history)

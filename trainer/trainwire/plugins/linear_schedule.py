@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainwire.training.hooks.hooks import hook
@@ -72,6 +72,11 @@ class LinearSchedule(Scheduler):
         if step < self._warmup:
             return (step + 1) / (self._warmup + 1)
         return max(0.0, (self._steps - step) / max(1, self._steps - self._warmup))
+
+    def change_initial_rates(self, rates: Sequence[float | None]) -> None:
+        """Continue with other peaks."""
+        self._peaks = [peak if rate is None else rate for peak, rate in zip(self._peaks, rates, strict=True)]
+        self._set(self.run.state.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the peak learning rate of each parameter group."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -15,7 +15,14 @@ from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
 from trainwire.training.optimizers import learning_rates, one_or_each
 from trainwire.training.plugin import Scheduler
+from trainwire.training.savable import savable
 from trainwire_protocol.errors import OptionError
+
+PROGRESS: Final = {
+    "base_lrs", "last_epoch", "_last_lr", "_step_count", "_schedulers", "best", "num_bad_epochs", "cooldown_counter",
+    "T_cur",
+}  # fmt: skip
+"""What changes in a scheduler while it is stepped; everything else is how it was made."""
 
 logger = logging.getLogger("trainwire")
 
@@ -48,6 +55,10 @@ class TorchScheduler(Scheduler):
             raise OptionError(f"TorchScheduler: per is {per!r}; it must be 'batch' or 'epoch'")
         self.make, self.per = make, per
         self.scheduler: LRScheduler | None = None
+        self._made: dict[str, Any] = {}
+        """The state of the scheduler and of the optimizer's groups after it was created."""
+        self._base_rates: list[float] = []
+        """The initial rates of the training to resume."""
 
     @property
     def sets_each_step(self) -> bool:  # type: ignore[override]  # an instance's choice
@@ -73,6 +84,12 @@ class TorchScheduler(Scheduler):
         if isinstance(made, ReduceLROnPlateau):
             self._set_mode(made)
         self.scheduler = made
+        groups = [dict(group) for group in self.run.optimizer.param_groups]
+        self._made = {
+            "scheduler": savable(made.state_dict(), "the state of the scheduler", copy=True),
+            "groups": [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in groups],
+            "rates": learning_rates(self.run.optimizer),
+        }
 
     def describe(self) -> str:
         """Return the scheduler's class, and when it is stepped."""
@@ -123,10 +140,81 @@ class TorchScheduler(Scheduler):
             scheduler.step(score)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scheduler's state."""
-        return {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict()}
+        """Return the scheduler's state, and how it was made."""
+        if self.scheduler is None:
+            return {}
+        about = {"class": type(self.scheduler).__name__, "metric": str(self.run.main_metric), "made": self._made}
+        return {"scheduler": self.scheduler.state_dict(), **about}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        """Restore what `state_dict` returned, except for what this scheduler was made with and that one was not."""
+        scheduler, made = self.scheduler, self._made
+        if scheduler is None:
+            return
+        if state["class"] != (name := type(scheduler).__name__):
+            logger.warning("the schedule is now %s, and was %s: it starts from the beginning", name, state["class"])
+            for group, settings in zip(self.run.optimizer.param_groups, made["groups"], strict=False):
+                group.update(settings)
+            self.run.set_learning_rates(made["rates"], f"{name} starts")
+            return
+        before = state["made"]
+        changed = {key: value for key, value in made["scheduler"].items() if before["scheduler"].get(key) != value}
+        scheduler.load_state_dict(state["scheduler"] | {key: changed[key] for key in changed.keys() - PROGRESS})
+        for group, now, then in zip(self.run.optimizer.param_groups, made["groups"], before["groups"], strict=False):
+            group.update({key: value for key, value in now.items() if then.get(key) != value})
+        self._base_rates = _base_rates(before["scheduler"])
+        if isinstance(scheduler, ReduceLROnPlateau) and state["metric"] != str(self.run.main_metric):
+            self._compare_again(scheduler)
+
+    def _compare_again(self, scheduler: ReduceLROnPlateau) -> None:
+        """Compare with the best of the epochs so far by another main metric."""
+        main = self.run.main_metric
+        if main is None:
+            return
+        self._set_mode(scheduler)
+        scheduler.num_bad_epochs, scheduler.best = 0, scheduler.mode_worse
+        scores = [score for epoch in self.run.state.history if (score := main.score(epoch)) is not None]
+        scheduler.best = (max if main.higher_is_better else min)(
+            [score for score in scores if score == score] or [scheduler.best]
+        )
+
+    def change_initial_rates(self, rates: Sequence[float | None]) -> None:
+        """Continue the schedule from other initial rates: the current ones change in proportion.
+
+        `ReduceLROnPlateau` continues from the given rates. A schedule with rates of its own, such as `OneCycleLR`, does
+        not depend on them.
+        """
+        now, before = _base_rates(self._made["scheduler"]), self._base_rates
+        if not now or self.scheduler is None:
+            super().change_initial_rates(rates)
+            return
+        if not before:
+            return  # it starts from its beginning, with the new rates
+        if now == before:
+            logger.warning(
+                "learning_rate has no effect: %s has learning rates of its own", type(self.scheduler).__name__
+            )
+            return
+        for part in _parts(self.scheduler):
+            part.base_lrs = list(now)
+        current = learning_rates(self.run.optimizer)
+        factors = [new / old if old else 1.0 for new, old in zip(now, before, strict=True)]
+        scaled = [rate * factor for rate, factor in zip(current, factors, strict=True)]
+        for group, rate in zip(self.run.optimizer.param_groups, now, strict=True):
+            group["initial_lr"] = rate
+        self.run.set_learning_rates(scaled, "learning_rate was changed")
+
+
+def _parts(scheduler: LRScheduler) -> list[LRScheduler]:
+    """Return the schedulers with base rates: the scheduler itself, or those that it combines."""
+    combined = getattr(scheduler, "_schedulers", ())
+    return [part for each in combined for part in _parts(each)] or (
+        [scheduler] if hasattr(scheduler, "base_lrs") else []
+    )
+
+
+def _base_rates(state: Mapping[str, Any]) -> list[float]:
+    """Return the rates from which a scheduler of this state started; an empty list if it has none."""
+    if "base_lrs" in state:
+        return list(state["base_lrs"])
+    return next((rates for part in state.get("_schedulers", ()) if (rates := _base_rates(part))), [])

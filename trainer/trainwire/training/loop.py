@@ -153,6 +153,8 @@ def _end(run: TrainingRun) -> dict[str, MetricValue]:
     if control.interrupted:
         run.hooks.dispatch_to_all(TrainingInterrupt(run.reason))
     else:
+        if run.checkpointer is not None:
+            run.checkpointer.save_checkpoint()
         run.hooks.dispatch_to_all(AfterTrainingLoop(run.reason, state.epoch.number, state.step))
     if run.options.save_final_model:
         run.save_model(FINAL_MODEL, "final")

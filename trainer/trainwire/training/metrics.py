@@ -170,14 +170,25 @@ class BestSoFar:
     def _exceeds(self, rank: Rank, best: Rank) -> bool:
         return rank[0] - self.min_delta > best[0] if self.min_delta else rank > best
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rank and the count."""
-        return {"best": self._rank and list(self._rank), "bad_epochs": self.bad_epochs}
+    def state_dict(self, main: MainMetric | None) -> dict[str, Any]:
+        """Return the rank, by the given metric, and the count."""
+        return {"metric": str(main), "best": self._rank and list(self._rank), "bad_epochs": self.bad_epochs}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        best, self.bad_epochs = state["best"], state["bad_epochs"]
-        self._rank = None if best is None else (best[0], best[1])
+    def load_state_dict(
+        self, state: Mapping[str, Any], main: MainMetric | None, history: Sequence[Mapping[str, MetricValue]]
+    ) -> None:
+        """Restore what `state_dict` returned; if it is about another metric, start from the best epoch by this one.
+
+        Args:
+            main: The metric by which epochs are compared from now on.
+            history: The metrics of each epoch so far.
+        """
+        if state["metric"] == str(main):
+            best, self.bad_epochs = state["best"], state["bad_epochs"]
+            self._rank = None if best is None else (best[0], best[1])
+        else:
+            ranks = [main.rank(epoch) for epoch in history] if main else []
+            self._rank, self.bad_epochs = max((rank for rank in ranks if rank is not None), default=None), 0
 
 
 def checked_min_delta(owner: str, value: float) -> float:

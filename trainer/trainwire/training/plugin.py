@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from trainwire.training.hooks.base_plugin import BasePlugin
@@ -27,6 +27,16 @@ class Scheduler(Plugin):
     def describe(self) -> str:
         """Return the schedule in one line, for the log; called when the plugin is set up."""
         return type(self).__name__
+
+    def change_initial_rates(self, rates: Sequence[float | None]) -> None:
+        """Continue with other initial learning rates, which a resumed training was given.
+
+        By default, they become the current ones.
+
+        Args:
+            rates: The rate of each parameter group; None if it was not changed.
+        """
+        self.run.change_learning_rates(rates, "learning_rate was changed")
 
 
 def describe_schedule(plugins: Iterable[object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -64,6 +64,10 @@ class TrainingRun:
         self.device = setup.device
         self.processes = processes
         self.optimizer = setup.optimizer
+        self.initial_groups = [
+            {name: value for name, value in group.items() if name != "params"} for group in setup.optimizer.param_groups
+        ]
+        """The settings of each parameter group as they were given, before schedules change them."""
         self.precision = setup.precision
         self.metrics = setup.metrics
         self.main_metric = setup.main_metric
@@ -195,6 +199,11 @@ class TrainingRun:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.publish_learning_rates(before, reason)
+
+    def change_learning_rates(self, rates: Sequence[float | None], reason: str) -> None:
+        """Set the learning rates of those parameter groups for which one is given."""
+        pairs = zip(learning_rates(self.optimizer), rates, strict=True)
+        self.set_learning_rates([current if rate is None else rate for current, rate in pairs], reason)
 
     def publish_learning_rates(self, before: list[float], reason: str) -> None:
         """Publish `learning_rate/changed` if a learning rate differs from `before`."""

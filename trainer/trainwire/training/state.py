@@ -139,6 +139,8 @@ class TrainingState:
     """The file, in the run's folder, that holds the weights of that epoch."""
     bad_epochs: int = 0
     """Epochs since the best one."""
+    stopped: str | None = None
+    """In a checkpoint of the end: why a plugin or a command ended the training before its last epoch."""
     history: list[dict[str, MetricValue]] = field(default_factory=list)
     """The metrics of each finished epoch."""
 

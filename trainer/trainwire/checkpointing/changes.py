@@ -1,0 +1,68 @@
+"""What differs between a training and the checkpoint from which it is resumed, and what counts then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from trainwire.training.options import TrainingOptions
+from trainwire.training.plugin import Scheduler
+from trainwire.training.run import TrainingRun
+
+IGNORED: Final = {
+    "bind", "create_file_logs", "create_loss_file", "default_plugins", "device", "main_evaluation_metric",
+    "main_evaluation_mode", "multi_gpu", "num_workers", "seed", "sinks", "write_weights",
+}  # fmt: skip
+"""Options that are not reported, because they do not change the training or are checked separately."""
+
+LENGTH: Final = {"max_epochs", "max_steps"}
+
+logger = logging.getLogger("trainwire")
+
+
+def asks_for_more(options: TrainingOptions, before: Mapping[str, Any]) -> bool:
+    """Return whether more epochs or steps are requested than in the training to resume."""
+    steps = before["max_steps"]
+    more_steps = steps is not None and (options.max_steps is None or options.max_steps > steps)
+    return more_steps or options.max_epochs > before["max_epochs"]
+
+
+def report_changes(options: TrainingOptions, before: Mapping[str, Any]) -> None:
+    """Log the options that differ from those of the training to resume; the new values count."""
+    now = options.as_hyperparameters()
+    changed = {name for name in now if now[name] != before.get(name)} - IGNORED
+    if changed:
+        text = ", ".join(f"{name} {now[name]!r} (was {before.get(name)!r})" for name in now if name in changed)
+        level = logging.INFO if changed <= LENGTH else logging.WARNING
+        logger.log(level, "resumed with other options, which count from now on: %s", text)
+
+
+def choose_again(run: TrainingRun) -> None:
+    """Keep the best model only if its epoch is the best one by another main metric too."""
+    state, main = run.state, run.main_metric
+    ranks = {number: main.rank(epoch) for number, epoch in enumerate(state.history, start=1)} if main else {}
+    ranked = {number: rank for number, rank in ranks.items() if rank is not None}
+    best = max(ranked, key=lambda number: ranked[number], default=None)
+    if main is None or best is None or best != state.best_epoch:
+        state.best_epoch = state.best_score = state.best_model = None
+        logger.warning("the best model is chosen among the epochs after epoch %d", len(state.history))
+    else:
+        state.best_score = main.score(state.history[best - 1])
+
+
+def apply_settings(run: TrainingRun, before: Sequence[Mapping[str, Any]]) -> None:
+    """Apply the settings of the optimizer that were given anew: they count, and not those of the checkpoint."""
+    groups, rates = run.optimizer.param_groups, list[float | None]()
+    for group, now, then in zip(groups, run.initial_groups, before, strict=False):
+        changed = {name: value for name, value in now.items() if name not in then or then[name] != value}
+        rate = changed.pop("lr", None)
+        rates.append(None if rate is None else float(rate))
+        group.update(changed)
+    if any(rate is not None for rate in rates):
+        rates += [None] * (len(groups) - len(rates))
+        schedulers = [plugin for plugin in run.plugins if isinstance(plugin, Scheduler)]
+        if schedulers:
+            schedulers[0].change_initial_rates(rates)
+        else:
+            run.change_learning_rates(rates, "learning_rate was changed")
