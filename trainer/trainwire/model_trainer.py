@@ -220,7 +220,8 @@ class ModelTrainer:
                 save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
                 create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={},
                 attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev',
-                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None, quiet=False.
+                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None, hparams=None,
+                quiet=False.
 
         Raises:
             OptionError: if an argument is invalid; no batch was read yet.

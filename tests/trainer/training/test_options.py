@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -15,7 +16,8 @@ import pytest
 import torch
 from mypy import api
 from support.paths import DOCS, ROOT
-from support.tiny_training import linear
+from support.run_reader import read_events
+from support.tiny_training import linear, points
 from torch.optim import SGD, AdamW
 
 from trainwire import ModelTrainer
@@ -146,6 +148,19 @@ def test_options_can_be_published() -> None:
     assert (values["optimizer"], values["device"]) == ("AdamW", "cpu")
     assert values["optimizer_arguments"] == {"betas": [0.9, 0.99]}
     assert TrainingOptions(optimizer=SGD(linear().parameters())).as_hyperparameters()["optimizer"] == "SGD"
+
+
+def test_own_hyperparameters_come_first(tmp_path: Path) -> None:
+    """Then come the options that were changed, then all others; an option has the value that the training has."""
+    own = argparse.Namespace(note="x", depth=3, learning_rate="slow")
+    trainer = ModelTrainer(linear(), loss=torch.nn.CrossEntropyLoss())
+    trainer.train(tmp_path, train=points(8), hparams=own, learning_rate=0.5, max_epochs=1, sinks=(), quiet=True)
+    (recorded,) = [event.value for event in read_events(tmp_path) if event.type == "hparams"]
+    assert list(recorded)[:6] == ["note", "depth", "learning_rate", "max_epochs", "sinks", "quiet"]
+    assert (recorded["note"], recorded["depth"], recorded["learning_rate"]) == ("x", 3, 0.5)
+    assert {name for name in FIELDS if name != "hparams"} <= recorded.keys()
+    with pytest.raises(OptionError, match="hparams is 3; it must be a mapping of names to values"):
+        TrainingOptions(hparams=3)
 
 
 @pytest.mark.parametrize("sink", ["tensorbord", "loss_file", "alerts2 --rules alerts.toml"])

@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
+from trainwire.bus.plain import coerce_hparams
 from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import OptionError, UnsupportedValueError
 from trainwire_protocol.transport.endpoints import Tcp
 
 
@@ -113,6 +114,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     bind: str | Tcp | None
     """The address for encrypted connections from other hosts: `tcp://address:port`, port 0 for any free port, or a
     `Tcp` with further settings; None: the environment variable TRAINWIRE_BIND, or connections from this host only."""
+    hparams: Any
+    """Hyperparameters of your own, to be recorded before the options: a mapping, or an object with fields, such as an
+    `argparse.Namespace`. Where one has the name of an option, the option is recorded."""
     quiet: bool
     """Print nothing on a terminal: neither where the run is recorded, nor a progress bar. The environment variable
     TRAINWIRE_QUIET does the same."""
@@ -199,6 +203,9 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
         lambda value: isinstance(value, (list, tuple)) and all(isinstance(sink, str) and sink for sink in value),
         "a list of names such as ['loss-file']",
     ),
+    "hparams": Requirement(
+        lambda value: _is_recordable(value), "a mapping of names to values, or an object with fields"
+    ).or_none(),
     "quiet": FLAG,
 }
 """One for each option, except for `device` and `bind`, which torch and `Tcp` check."""
@@ -252,6 +259,7 @@ class TrainingOptions:
     default_plugins: bool = True
     sinks: list[str] | tuple[str, ...] = ("loss-file", "log-file")
     bind: str | Tcp | None = None
+    hparams: Any = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -287,8 +295,13 @@ class TrainingOptions:
         return cls(**keywords)
 
     def as_hyperparameters(self) -> dict[str, Any]:
-        """Return the options as plain values for the run's `hparams` event."""
-        return {option.name: plain(getattr(self, option.name)) for option in dataclasses.fields(self)}
+        """Return the user's own hyperparameters, the options that differ from the defaults, and all other options."""
+        own = {} if self.hparams is None else coerce_hparams(self.hparams).value
+        defaults = TrainingOptions()
+        names = [option.name for option in dataclasses.fields(self) if option.name != "hparams"]
+        values = {name: plain(getattr(self, name)) for name in names}
+        names.sort(key=lambda name: values[name] == plain(getattr(defaults, name)))
+        return own | {name: values[name] for name in names}
 
     @property
     def sinks_to_start(self) -> list[SinkCommand]:
@@ -307,6 +320,14 @@ def _check_ddp_arguments(arguments: Mapping[str, Any]) -> None:
             raise OptionError(
                 f"ddp_arguments contains {name!r}; the arguments of DistributedDataParallel are {', '.join(known)}"
             )
+
+
+def _is_recordable(value: object) -> bool:
+    try:
+        coerce_hparams(value)
+    except UnsupportedValueError:
+        return False
+    return True
 
 
 def plain(value: object) -> Any:
