@@ -51,9 +51,10 @@ def test_channels_are_the_shorter_dimension(tmp_path: Path, samples: Any) -> Non
 
 
 def test_the_rate_may_come_first(tmp_path: Path) -> None:
-    """`scipy.io.wavfile.read` returns the sample rate first; it may also be a whole float or a number of NumPy."""
-    for number, rate in enumerate((16000, 16000.0, np.int32(16000), torch.tensor(16000))):
-        found, sample_rate = heard(tmp_path / str(number), (rate, TONE))
+    """`scipy.io.wavfile.read` returns it first, datasets of Hugging Face return a map; it may be a whole float."""
+    values: list[Any] = [(rate, TONE) for rate in (16000, 16000.0, np.int32(16000), torch.tensor(16000))]
+    for number, value in enumerate([*values, {"array": TONE.numpy(), "sampling_rate": 16000, "path": None}]):
+        found, sample_rate = heard(tmp_path / str(number), value)
         assert (sample_rate, len(found)) == (16000, 4000)
 
 
@@ -98,6 +99,7 @@ def test_what_is_changed_is_said(tmp_path: Path, caplog: Any, samples: torch.Ten
         ((TONE.to(torch.complex64), 8000), "complex"),
         ((torch.zeros(0), 8000), "shape (0,)"),
         ((torch.rand(80, 300), 8000), "16 channels"),
+        ((torch.zeros((1 << 24) + 1, dtype=torch.int8), 16000), "at most 1049 seconds"),
         ((torch.rand(4, 1, 300), 8000), "one sound"),
         ((TONE, 0), "sample_rate is 0"),
         ((TONE, 44100.5), "sample_rate is 44100.5"),

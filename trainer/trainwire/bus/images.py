@@ -16,6 +16,7 @@ from trainwire.bus.pending import Noted, PendingEncoding
 from trainwire.bus.plain import coerce_plain
 from trainwire.bus.tensors import describe, encode_later, is_array, is_tensor, readable
 from trainwire_protocol.errors import MissingExtraError, UnsupportedValueError
+from trainwire_protocol.events import MAX_VALUE_BYTES
 
 CHANNELS: Final = (1, 3, 4)
 """Numbers of channels: gray, RGB, RGB with alpha."""
@@ -160,6 +161,11 @@ def _png(image: Any, channels: int) -> dict[str, Any]:
     file = io.BytesIO()
     image.save(file, "PNG")
     width, height = image.size
+    if len(file.getvalue()) > MAX_VALUE_BYTES:
+        raise UnsupportedValueError(
+            f"the image of {width} x {height} pixels has {len(file.getvalue())} bytes as PNG, and at most "
+            f"{MAX_VALUE_BYTES} are allowed; pass a smaller one, or the bytes of a JPEG file"
+        )
     return {"data": file.getvalue(), "format": "png", "width": width, "height": height, "channels": channels}
 
 

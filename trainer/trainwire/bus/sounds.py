@@ -13,6 +13,7 @@ from trainwire.bus.pending import Noted
 from trainwire.bus.plain import coerce_plain
 from trainwire.bus.tensors import describe, encode_later, is_array, is_tensor
 from trainwire_protocol.errors import UnsupportedValueError
+from trainwire_protocol.events import MAX_VALUE_BYTES
 
 MAX_CHANNELS: Final = 16
 """Maximum number of channels; more are several sounds, or a spectrogram."""
@@ -38,6 +39,8 @@ def coerce_audio(value: Any) -> Any:
     Raises:
         UnsupportedValueError: it is none of these.
     """
+    if isinstance(value, Mapping) and {"array", "sampling_rate"} <= value.keys():  # a sample of Hugging Face's datasets
+        value = value["array"], value["sampling_rate"]
     if isinstance(value, Mapping):
         if value.get("format") == "wav":
             _check_wav(value.get("data"))
@@ -70,6 +73,9 @@ def _check_wav(data: object) -> None:
 def _encode(samples: Any, sample_rate: int) -> Noted:
     tracks = _channels_first(samples)
     channels, frames = tracks.shape
+    if 2 * tracks.size > MAX_VALUE_BYTES:
+        seconds = MAX_VALUE_BYTES / 2 / channels / sample_rate
+        raise UnsupportedValueError(f"the sound has {frames} frames; pass a part of at most {seconds:.0f} seconds")
     levels, notes = _to_levels(tracks)
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
