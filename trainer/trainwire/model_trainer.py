@@ -184,7 +184,7 @@ class ModelTrainer:
 
     def train(
         self,
-        run_folder: str | PathLike[str],
+        run_folder: str | PathLike[str] = "",
         *,
         train: Data | None = None,
         dev: Data | None = None,
@@ -232,7 +232,7 @@ class ModelTrainer:
 
     def fine_tune(
         self,
-        run_folder: str | PathLike[str],
+        run_folder: str | PathLike[str] = "",
         *,
         train: Data | None = None,
         dev: Data | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, Be
 from trainwire.training.optimizers import learning_rates, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
+
+logger = logging.getLogger("trainwire")
 
 
 class LinearSchedule(Scheduler):
@@ -59,6 +62,11 @@ class LinearSchedule(Scheduler):
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
         """Set and record the learning rate of the next update."""
         self._set(batch.step)
+        if batch.step == self._steps + 1:
+            logger.warning(
+                "the learning rate is 0 since step %d, the end that LinearSchedule expected from the length of the "
+                "loader or max_steps: pass max_steps= if the loader has another length", self._steps,
+            )  # fmt: skip
         self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
         if batch.step == self._warmup:
             self.run.publish_learning_rates([0.0] * len(self._peaks), "the warm-up is over")

@@ -26,6 +26,13 @@ PROGRESS: Final = {
 
 logger = logging.getLogger("trainwire")
 
+_LENGTHS: Final = {
+    "total_steps": ("OneCycleLR",),
+    "T_max": ("CosineAnnealingLR",),
+    "total_iters": ("PolynomialLR",),
+}
+"""The schedulers that have a length, by the parameter that sets it."""
+
 
 class TorchScheduler(Scheduler):
     """Steps a scheduler of `torch.optim.lr_scheduler`:
@@ -84,12 +91,30 @@ class TorchScheduler(Scheduler):
         if isinstance(made, ReduceLROnPlateau):
             self._set_mode(made)
         self.scheduler = made
+        self._check_length(made)
         groups = [dict(group) for group in self.run.optimizer.param_groups]
         self._made = {
             "scheduler": savable(made.state_dict(), "the state of the scheduler", copy=True),
             "groups": [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in groups],
             "rates": learning_rates(self.run.optimizer),
         }
+
+    def _check_length(self, scheduler: LRScheduler) -> None:
+        """Compare the length of a schedule with that of the training, as far as both are known."""
+        steps = self.run.planned_steps if self.per == "batch" else self.run.options.max_epochs
+        name, what = type(scheduler).__name__, "batches" if self.per == "batch" else "epochs"
+        parameter = next((each for each in ("total_steps", "T_max", "total_iters") if name in _LENGTHS[each]), None)
+        if steps is None or parameter is None:
+            return
+        length = getattr(scheduler, parameter)
+        facts = f"{name} has {parameter}={length}, and the training has {steps} {what}"
+        if parameter == "total_steps" and length < steps:
+            raise OptionError(f"TorchScheduler: {facts}: torch does not step it further; pass {parameter}={steps}")
+        if length < steps:
+            after = "it rises again after its minimum" if parameter == "T_max" else "the learning rate is 0 after it"
+            logger.warning("%s: %s", facts, after)
+        elif parameter == "total_steps" and self.per == "epoch" and length > steps:
+            logger.warning("%s: it does not come to its end; pass per='batch' if it counts batches", facts)
 
     def describe(self) -> str:
         """Return the scheduler's class, and when it is stepped."""

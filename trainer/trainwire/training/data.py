@@ -41,7 +41,7 @@ class Corpus:
             if not is_list and not isinstance(data, (Dataset, DataLoader)):
                 raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
             if length_of(data) == 0:
-                raise OptionError(f"{name} is empty: it has no samples")
+                raise OptionError(f"{name} is empty: {_why_empty(data)}")
 
     def merged(self, *, dev: bool, test: bool) -> Corpus:
         """Return a corpus with the dev or test split, or both, merged into the training split.
@@ -61,6 +61,16 @@ class Corpus:
             parts.append(part)
         everything: Dataset[Any] = ConcatDataset(parts)
         return Corpus(everything, None if dev else self.dev, None if test else self.test)
+
+
+def _why_empty(data: object) -> str:
+    samples = length_of(data.dataset) if isinstance(data, DataLoader) else 0
+    if not samples or not isinstance(data, DataLoader):
+        return "it has no samples"
+    if data.drop_last or getattr(data.batch_sampler, "drop_last", False):
+        size = data.batch_size or getattr(data.batch_sampler, "batch_size", None)
+        return f"its loader drops batches of less than {size} samples (drop_last=True), and there are {samples} samples"
+    return f"its sampler selects none of its {samples} samples"
 
 
 def length_of(data: object) -> int | None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from torch import Tensor
 
+REMEDIES: Final = {
+    "Expected more than 1 value per channel": "a batch norm in training mode needs more than one sample: change "
+    "mini_batch_size so that the last batch has more, or pass a DataLoader with drop_last=True",
+}
+"""What to do about an error of torch, by a part of its message."""
+
 
 def note_batch(error: Exception, split: str, batch: object) -> None:
-    """Add a note to an exception: that it was raised for a batch of `split`, and what the batch contains."""
+    """Add a note to an exception: that it was raised for a batch of `split`, what that contains, and what may help."""
     error.add_note(f"in a batch of {split}: {describe(batch)}")
+    for part, remedy in REMEDIES.items():
+        if part in str(error):
+            error.add_note(remedy)
 
 
 def with_notes(error: BaseException) -> str:

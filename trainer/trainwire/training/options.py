@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
@@ -16,6 +16,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire.bus.plain import coerce_hparams
+from trainwire.training.other_trainers import REPLACEMENTS, replacements
 from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError, UnsupportedValueError
@@ -287,11 +288,9 @@ class TrainingOptions:
             OptionError: if there is no option of such a name, or a value is invalid.
         """
         names = [option.name for option in dataclasses.fields(cls)]
-        for name in keywords:
-            if name not in names:
-                close = " or ".join(map(repr, difflib.get_close_matches(name, names)))
-                hint = f" (did you mean {close}?)" if close else ""
-                raise OptionError(f"{caller}() has no option {name!r}{hint}; its options are {', '.join(names)}")
+        unknown = [name for name in keywords if name not in names]
+        if unknown:
+            raise OptionError(_about_unknown(unknown, names, caller))
         return cls(**keywords)
 
     def as_hyperparameters(self) -> dict[str, Any]:
@@ -328,6 +327,18 @@ def _is_recordable(value: object) -> bool:
     except UnsupportedValueError:
         return False
     return True
+
+
+def _about_unknown(unknown: Sequence[str], names: Sequence[str], caller: str) -> str:
+    """Return a message about options that do not exist, with what replaces them or what they may be meant to be."""
+    message = f"{caller}() has no option {', '.join(map(repr, unknown))}"
+    if known := replacements(unknown):
+        message += f"; use instead of {', of '.join(known)}"
+    for name in unknown:
+        close = " or ".join(map(repr, difflib.get_close_matches(name, names)))
+        if close and name not in REPLACEMENTS:
+            message += f" (did you mean {close}?)" if len(unknown) == 1 else f" (by {name!r}, did you mean {close}?)"
+    return f"{message}; its options are {', '.join(names)}"
 
 
 def plain(value: object) -> Any:

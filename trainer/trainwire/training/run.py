@@ -172,7 +172,10 @@ class TrainingRun:
         """Record the epoch's mean loss and the optimizer's metrics. Synchronizes with the GPU, once an epoch."""
         epoch = self.state.epoch
         if epoch.batch == 0:
-            raise UsageError(f"train had no batches in epoch {epoch.number}: check that its loader can be read again")
+            raise UsageError(
+                f"train had no batches in epoch {epoch.number}: check that its loader can be read again, and "
+                "does not drop all batches (drop_last=True)"
+            )
         if "learning_rate" not in epoch.metrics:
             loss = epoch.loss.read_of_all(self.processes, self.device)
             self.record_epoch({} if loss is None else {"train/loss": loss})
