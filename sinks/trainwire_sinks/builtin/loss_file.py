@@ -1,17 +1,20 @@
 """Writes a table of the run's epochs, for people, spreadsheets and plotting scripts.
 
-The sink fills an open row from the events of an epoch, and adds it to the table when the epoch has finished. The table
-is rewritten as a whole at the next flush, because a new metric adds a column. What has to survive a restart is in
-`state`: the columns, the number of committed rows, and the open row. The committed rows themselves are in the file.
+ModelTrainer lists the metrics of an epoch in its `epoch/finished`, which says whether the epoch is complete. A
+hand-written loop lists few or none: its values are the last ones of all its scalars. The sink fills an open row from
+them, and adds it to the table when the epoch has finished. The table is rewritten as a whole at the next flush: a new
+metric adds a column. What has to survive a restart is in `state`; the committed rows are in the file.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from trainwire_protocol.errors import OutputChangedError
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import LAST_EVENTS, Event
 from trainwire_sinks.runtime.sink import ReplaceSink, State
 from trainwire_sinks.text.format import timestamp
 
@@ -28,14 +31,34 @@ FIXED_COLUMNS: Final = {
 """The columns of every loss file, with their headings."""
 
 METRIC_PREFIXES: Final = ("dev/", "val/", "test/", "train_sample/")
-"""Metrics with one of these prefixes get a column when they first appear; columns are grouped in this order."""
+"""Scalars that belong to an epoch of a ModelTrainer even if its `epoch/finished` does not list them."""
+
+ALIASES: Final = {"train_loss": "train/loss"}
+"""Names that other trainers use for a fixed column; it takes their values if the run has none of its own name."""
+
+MAX_COLUMNS: Final = 100
+"""Number of metrics beyond which only those that name a split get a column."""
+
+MAX_SPLIT_COLUMNS: Final = 1000
+"""Number of metrics beyond which none gets a column."""
+
+_GROUPS: Final = {
+    "train": 0, "training": 0, "dev": 1, "val": 2, "valid": 2, "validation": 2, "eval": 2, "evaluation": 2, "test": 3,
+}  # fmt: skip
+"""Words at the beginning or end of a name that tell its split; columns are grouped in this order."""
+
+_OTHER: Final = 4
+_TRAIN_SAMPLE: Final = 5
+
+logger = logging.getLogger("trainwire")
 
 
 class LossFile(ReplaceSink):
     """Writes loss.tsv: one row for each epoch, with its losses, scores and learning rate.
 
-    The values of an epoch are those in its `epoch/finished`, and for metrics missing there, the last scalars since the
-    epoch began. A hand-written loop therefore needs only `bus.log` and `bus.finish_epoch`.
+    The values of an epoch are those in its `epoch/finished` and, in a hand-written loop, the last ones of all scalars
+    since the epoch began; it therefore needs only `bus.log` and `bus.finish_epoch`. A last row has what such a loop
+    recorded after its last epoch, or without any epoch.
     """
 
     name = "loss-file"
@@ -46,6 +69,10 @@ class LossFile(ReplaceSink):
         self._columns: list[str] = state.get("columns", [])
         self._row_count: int = state.get("count", 0)
         self._open_row: Row = state.get("open", {})
+        self._has_last_row: bool = state.get("has_last_row", True)
+        """Whether what follows the last epoch gets a row: not if the epochs are those of a ModelTrainer."""
+        self._left_out: str | None = None
+        self._has_reported = False
         self._new_rows: list[Row] = []
         self._must_write = True
         if state:
@@ -53,17 +80,18 @@ class LossFile(ReplaceSink):
 
     def state(self) -> State:
         """Return the columns beyond the fixed ones, the number of rows and the open row."""
-        return {"columns": self._columns, "count": self._row_count, "open": self._open_row}
+        return {
+            "columns": self._columns, "count": self._row_count, "open": self._open_row,
+            "has_last_row": self._has_last_row,
+        }  # fmt: skip
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Collect the values of the epoch, and add its row when it has finished."""
         for event in events:
             if event.type in ("scalar", "scalars"):
-                self._collect({event.name: event.value})
-            elif event.name == "epoch/started" and event.type == "lifecycle":
-                self._open_row = {}
-            elif event.name == "epoch/finished" and event.type == "lifecycle":
-                self._finish_row(event)
+                self._collect(_items(event))
+            elif event.type == "lifecycle":
+                self._handle_lifecycle(event)
 
     async def flush(self) -> None:
         """Rewrite the table if it has changed."""
@@ -74,18 +102,55 @@ class LossFile(ReplaceSink):
             await self.output.replace(_format_table(_headings(self._columns), rows))
             self._row_count, self._new_rows, self._must_write = len(rows), [], False
 
-    def _collect(self, metrics: Mapping[str, object]) -> None:
-        """Add the metrics that have a column and are numbers to the open row."""
-        for name, value in metrics.items():
-            has_column = name in FIXED_COLUMNS or name.startswith(METRIC_PREFIXES)
-            if has_column and isinstance(value, (int, float, list, tuple)):
-                self._open_row[name] = _format_cell(value)
+    def _handle_lifecycle(self, event: Event) -> None:
+        if event.name == "epoch/started":
+            self._open_row = {}
+        elif event.name == "epoch/finished":
+            self._finish_epoch(event)
+        elif event.name in LAST_EVENTS and self._open_row and self._has_last_row:
+            if not self._row_count and not self._new_rows:
+                message = "loss.tsv has one row, as the run has no epochs; after each, call bus.finish_epoch(number)"
+                logger.info(message)
+            self._add_row(event)
 
-    def _finish_row(self, event: Event) -> None:
+    def _collect(self, metrics: Mapping[str, object]) -> None:
+        """Add the metrics that are numbers to the open row, as far as there are columns for them."""
+        for name, value in metrics.items():
+            if isinstance(value, (int, float, list, tuple)):
+                if name in self._open_row or name in FIXED_COLUMNS or self._has_room(name):
+                    self._open_row[name] = _format_cell(value)
+                else:
+                    self._left_out = self._left_out or name
+
+    def _has_room(self, name: str) -> bool:
+        taken = max(len(self._open_row), len(self._columns))
+        is_known = name in self._columns
+        return is_known or taken < (MAX_COLUMNS if _group(name) == _OTHER else MAX_SPLIT_COLUMNS)
+
+    def _finish_epoch(self, event: Event) -> None:
         metrics = event.value.get("metrics")
+        if "complete" in event.value:  # the epoch of a ModelTrainer
+            self._has_last_row, self._left_out = False, None
+            kept = [name for name in self._open_row if name in FIXED_COLUMNS or name.startswith(METRIC_PREFIXES)]
+            self._open_row = {name: self._open_row[name] for name in kept}
         if isinstance(metrics, Mapping):
-            self._collect(metrics)
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float, list, tuple))}
+            self._open_row |= {name: _format_cell(value) for name, value in numbers.items()}
         self._collect({"epoch": event.value.get("epoch"), "bad_epochs": event.value.get("bad_epochs")})
+        self._add_row(event)
+
+    def _add_row(self, event: Event) -> None:
+        """Add the open row to the table, and begin another."""
+        for alias, name in ALIASES.items():
+            if alias in self._open_row and name not in self._open_row:
+                self._open_row[name] = self._open_row.pop(alias)
+        if self._left_out is not None and not self._has_reported:
+            self._has_reported = True
+            message = (
+                "loss.tsv leaves out %r and other metrics: beyond %d columns it takes only names that begin or end "
+                "with train, dev, val, valid, eval or test"
+            )
+            logger.warning(message, self._left_out, MAX_COLUMNS)
         self._open_row["timestamp"] = timestamp(event.walltime)
         self._new_rows.append(self._open_row)
         self._open_row = {}
@@ -109,7 +174,18 @@ class LossFile(ReplaceSink):
 
 
 def _group(name: str) -> int:
-    return next(position for position, prefix in enumerate(METRIC_PREFIXES) if name.startswith(prefix))
+    """Return the number of the group of a metric's column: its name begins or ends with its split."""
+    if name.startswith("train_sample/"):
+        return _TRAIN_SAMPLE
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((_GROUPS[word] for word in (words[0], words[-1]) if word in _GROUPS), _OTHER)
+
+
+def _items(event: Event) -> Mapping[str, object]:
+    """Return the metrics in a scalar or in scalars; those that have labels are one metric for each label."""
+    if isinstance(event.value, Mapping):
+        return {f"{event.name}/{label}": number for label, number in event.value.items()}
+    return {event.name: event.value}
 
 
 def _format_cell(value: float | Sequence[float]) -> str:

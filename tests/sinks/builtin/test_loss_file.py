@@ -8,7 +8,7 @@ import pytest
 
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event
-from trainwire_sinks.builtin.loss_file import LossFile
+from trainwire_sinks.builtin.loss_file import MAX_COLUMNS, LossFile
 from trainwire_sinks.testing.check_sink import check_sink, record, run_sink
 
 NOON = 1_767_355_200.0
@@ -55,11 +55,15 @@ def test_a_row_has_full_precision(tmp_path: Path) -> None:
 
 
 def test_columns_are_grouped(tmp_path: Path) -> None:
-    """Columns of dev, test and train sample are in this order, and within a group in order of appearance."""
+    """Columns of dev, test, others and train sample are in this order, and within a group in order of appearance."""
     first: dict[str, object] = {"train_sample/loss": 1.0, "test/loss": 2.0, "dev/loss": 3.0, "other/loss": 4.0}
     rows = table(tmp_path, record([[finished(1, first), finished(2, {"dev/micro avg/f1-score": 0.5, "dev/b": 0.0})]]))
-    assert rows[0][5:] == ["DEV_LOSS", "DEV_MICRO_AVG_F1-SCORE", "DEV_B", "TEST_LOSS", "TRAIN_SAMPLE_LOSS"]
-    assert [row[5:] for row in rows[1:]] == [["3.0", "", "", "2.0", "1.0"], ["", "0.5", "0.0", "", ""]]
+    assert rows[0][5:] == [
+        "DEV_LOSS", "DEV_MICRO_AVG_F1-SCORE", "DEV_B", "TEST_LOSS", "OTHER_LOSS", "TRAIN_SAMPLE_LOSS",
+    ]  # fmt: skip
+    assert [row[5:] for row in rows[1:]] == [
+        ["3.0", "", "", "2.0", "4.0", "1.0"], ["", "0.5", "0.0", "", "", ""],
+    ]  # fmt: skip
 
 
 def test_scalars_are_enough(tmp_path: Path) -> None:
@@ -110,7 +114,6 @@ def test_similar_names_have_separate_columns(tmp_path: Path) -> None:
 def test_values_other_than_numbers_are_omitted(tmp_path: Path) -> None:
     """Maps and texts among the metrics lead to no cell and no error."""
     events = [
-        Event("dev/each", {"a": 1.0}, "scalars", NOON, 0),
         Event("dev/note", "text", "text", NOON, 0),
         finished(1, {"dev/map": {"a": 1}, "dev/none": None, "dev/ok": 1}),
     ]
@@ -137,3 +140,85 @@ def test_a_table_newer_than_the_commit_is_rolled_back(tmp_path: Path) -> None:
     assert table(tmp_path, batches[:1]) == [[*FIXED, "TEST_LOSS"], [*expected[1][:5], "1.0"]]
     cursor.write_bytes(committed)
     assert table(tmp_path, batches) == expected
+
+
+def ended(name: str = "run/finished") -> Event:
+    return Event(name, {"last_seq": 0, "reason": None}, "lifecycle", NOON + 600, 0)
+
+
+def test_what_people_log_has_a_column(tmp_path: Path) -> None:
+    """In a hand-written loop every scalar has a column, whatever convention its name follows, grouped by its split."""
+    values = scalars(
+        epoch_time=1.0, Loss__validation=2.0, val_acc=3.0, Accuracy__train=4.0, test__f1=5.0, perplexity=6.0,
+        dev_loss=7.0, eval__rougeL=8.0, lr=9.0,
+    )  # fmt: skip
+    labelled = [Event("error", {"train": 0.5, "valid": 0.25}, "scalars", NOON, 0)]
+    rows = table(tmp_path, record([values, labelled, [finished(1)], scalars(val_acc=3.5), [finished(2)], [ended()]]))
+    assert rows[0][5:] == [
+        "ACCURACY_TRAIN", "ERROR_TRAIN", "DEV_LOSS", "LOSS_VALIDATION", "VAL_ACC", "EVAL_ROUGEL", "ERROR_VALID",
+        "TEST_F1", "EPOCH_TIME", "PERPLEXITY", "LR",
+    ]  # fmt: skip
+    assert rows[1][5:] == ["4.0", "0.5", "7.0", "2.0", "3.0", "8.0", "0.25", "5.0", "1.0", "6.0", "9.0"]
+    assert (rows[2][0], [cell for cell in rows[2][5:] if cell]) == ("2", ["3.5"])
+
+
+def test_train_loss_has_one_column_by_either_name(tmp_path: Path) -> None:
+    """`train_loss` fills the column of the training loss, unless `train/loss` is recorded too."""
+    assert table(tmp_path / "a", record([scalars(train_loss=1.5), [finished(1)]]))[1][4:] == ["1.5"]
+    both = table(tmp_path / "b", record([scalars(train_loss=1.5, train__loss=2.5), [finished(1)]]))
+    assert (both[0][4:], both[1][4:]) == (["TRAIN_LOSS", "TRAIN_LOSS_2"], ["2.5", "1.5"])
+
+
+@pytest.mark.parametrize("name", ["run/finished", "run/failed", "run/interrupted"])
+def test_a_loop_without_epochs_has_a_row_of_its_last_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """The row has no epoch, and the sink says once how to get one for each epoch."""
+    with caplog.at_level("INFO"):
+        rows = table(tmp_path, record([scalars(val_loss=3.0), scalars(val_loss=2.0, train__loss=1.0), [ended(name)]]))
+    assert rows == [[*FIXED, "VAL_LOSS"], ["", "2026-01-02T12:10:00.000+00:00", "", "", "1.0", "2.0"]]
+    assert [message for message in caplog.messages if "loss.tsv" in message] == [
+        "loss.tsv has one row, as the run has no epochs; after each, call bus.finish_epoch(number)"
+    ]
+
+
+def test_a_test_after_the_last_epoch_has_a_row(tmp_path: Path) -> None:
+    """What a hand-written loop records after its last epoch is in a last row; without such values there is none."""
+    epochs = [scalars(train__loss=1.0), [finished(1)]]
+    rows = table(tmp_path / "a", record([*epochs, scalars(test__accuracy=0.9), [ended()]]))
+    assert [row[0] for row in rows[1:]] == ["1", ""]
+    assert rows[2][4:] == ["", "0.9"]
+    assert len(table(tmp_path / "b", record([*epochs, [ended()]]))) == 2
+
+
+def test_epochs_of_a_model_trainer_keep_to_their_metrics(tmp_path: Path) -> None:
+    """Scalars of single steps and those after the last epoch have no column, and `record_epoch`'s have one."""
+    steps = scalars(train__batch_loss=1.0, system__cpu=2.0, dev__f1=0.5)
+    metrics: dict[str, object] = {"train/loss": 3.0, "gradient_noise": 0.125}
+    rows = table(
+        tmp_path,
+        record([[started(1)], steps, [finished(1, metrics, complete=True)], scalars(test__loss=4.0), [ended()]]),
+    )
+    assert rows[0][4:] == ["TRAIN_LOSS", "DEV_F1", "GRADIENT_NOISE"]
+    assert [row[4:] for row in rows[1:]] == [["3.0", "0.5", "0.125"]]
+
+
+def test_columns_are_bounded_and_what_is_left_out_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond the limit only metrics of a split get a column; the first one that is left out is named."""
+    weights = [scalars(**{f"norm_{number}": float(number) for number in range(150)}), scalars(val_loss=0.5)]
+    rows = table(tmp_path, record([*weights, [finished(1)], *weights, [finished(2)], [ended()]]))
+    assert len(rows[0]) == len(FIXED) + MAX_COLUMNS + 1
+    assert rows[0][5] == "VAL_LOSS"
+    assert rows[1][5:] == rows[2][5:] == ["0.5", *(f"{number}.0" for number in range(MAX_COLUMNS))]
+    (message,) = [message for message in caplog.messages if "leaves out" in message]
+    assert "'norm_100'" in message
+
+
+def test_metrics_of_finish_epoch_are_added_to_what_was_logged(tmp_path: Path) -> None:
+    """A hand-written loop that passes the scores of its evaluation need not repeat what it logged."""
+    epoch = [started(1), *scalars(train__accuracy=0.5, dev__f1=0.1), finished(1, {"dev/f1": 0.75})]
+    rows = table(tmp_path, record([epoch, [ended()]]))
+    assert (rows[0][5:], rows[1][5:]) == (["TRAIN_ACCURACY", "DEV_F1"], ["0.5", "0.75"])
+    assert len(rows) == 2
