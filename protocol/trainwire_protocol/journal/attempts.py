@@ -25,10 +25,10 @@ LATEST: Final = 2**63 - 1
 """Stands for the last attempt that has begun, where a function takes the number of an attempt."""
 
 
-MAX_LAST_BATCHES: Final = 100
+SEARCHED_BATCHES: Final = 100
 """Maximum number of batches that `last_events` reads."""
 
-MAX_LAST_EVENTS: Final = 10_000
+SEARCHED_EVENTS: Final = 10_000
 """Maximum number of events that `last_events` yields; reading them takes about 20 ms."""
 
 
@@ -173,5 +173,5 @@ def last_events(attempts: Sequence[Attempt]) -> Iterator[Event]:
         OSError: a journal cannot be read.
         UnsupportedVersionError: a newer version wrote it.
     """
-    batches = islice(kept_backwards(attempts), MAX_LAST_BATCHES)
-    yield from islice((event for batch in batches for event in reversed(events_of(batch))), MAX_LAST_EVENTS)
+    batches = islice(kept_backwards(attempts), SEARCHED_BATCHES)
+    yield from islice((event for batch in batches for event in reversed(events_of(batch))), SEARCHED_EVENTS)

@@ -49,7 +49,8 @@ def test_what_happens_is_on_the_wire_in_order(tmp_path: Path) -> None:
     recorded = lifecycle(read_events(tmp_path))
     assert [name for name, _ in recorded] == [
         "run/started", "epoch/started", "evaluation/started", "evaluation/finished", "checkpoint/saved",
-        "epoch/finished", "checkpoint/saved", "evaluation/started", "evaluation/finished", "run/finished",
+        "epoch/finished", "run/marked", "checkpoint/saved", "evaluation/started", "evaluation/finished",
+        "checkpoint/saved", "run/finished",
     ]  # fmt: skip
     values = dict(recorded[:6])
     assert values["epoch/started"] == {"epoch": 1, "max_epochs": 1, "batches": 3}
@@ -60,7 +61,7 @@ def test_what_happens_is_on_the_wire_in_order(tmp_path: Path) -> None:
     assert (best["epoch"], best["metric"], best["score"]) == (1, "dev/accuracy", finished["metrics"]["dev/accuracy"])
     assert finished["metrics"] == result.history[0]
     assert values["evaluation/finished"]["metrics"].keys() == {"dev/loss", "dev/accuracy"}
-    assert (recorded[-2][1]["split"], recorded[-2][1]["metrics"]) == ("test", result.test_metrics)
+    assert (recorded[-3][1]["split"], recorded[-3][1]["metrics"]) == ("test", result.test_metrics)
     assert recorded[-1][1]["reason"] == "max_epochs reached: 1"
 
 
