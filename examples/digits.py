@@ -82,7 +82,7 @@ def main() -> None:
     if result.test_score is not None:
         print(f"test accuracy {result.test_score:.2%} with the model of epoch {result.best_epoch}")
     print(f"the files of this run are in {folder}")
-    print(f"to view it in TensorBoard, if the tensorboard sink was launched: tensorboard --logdir {folder}")
+    print(f"to view it in TensorBoard, if the tensorboard sink was launched: tensorboard --logdir {folder.parent}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_digits_reaches_97_percent(tmp_path: Path) -> None:
     accuracy = re.search(r"test accuracy ([\d.]+)%", completed.stdout)
     assert accuracy is not None
     assert float(accuracy[1]) >= 97
-    assert f"tensorboard --logdir {folder}" in completed.stdout
+    assert f"tensorboard --logdir {folder.parent}" in completed.stdout
     assert {"loss.tsv", "training.log", "best-model.pt", "final-model.pt"} <= {file.name for file in folder.iterdir()}
     assert completed.stderr == ""
 
