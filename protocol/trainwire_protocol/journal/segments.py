@@ -8,6 +8,7 @@ One writer appends, and any number of readers follow it. There are no locks, so 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,9 +67,17 @@ class JournalWriter:
 
     @property
     def deleted_from(self) -> int | None:
-        """Seq of the first event of the current segment if its file was deleted; what is appended to it is lost."""
-        if self._descriptor is None or os.fstat(self._descriptor).st_nlink:
-            return None
+        """Seq of the first event of the current segment if its file was deleted; what is appended to it is lost.
+
+        Raises:
+            OSError: the disk does not tell.
+        """
+        try:
+            if self._descriptor is None or os.fstat(self._descriptor).st_nlink:
+                return None
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # on NFS: another host has deleted the file
+                raise
         return self._first_seq
 
     def close(self) -> None:

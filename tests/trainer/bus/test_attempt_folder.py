@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -78,6 +80,35 @@ def test_a_deleted_segment_is_continued_in_another(tmp_path: Path, caplog: pytes
         wait_until(lambda: "was deleted" in caplog.text)
         bus.log({"a": 2.0}, step=2)
     assert values(tmp_path) == [2.0]
+
+
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.EIO])
+def test_a_disk_that_does_not_tell_about_a_segment_ends_no_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """On NFS, a segment that another host has deleted has a stale descriptor; any disk may fail for a moment."""
+    failures, fstat = list[int](), os.fstat
+    bus = trainwire.open_bus(tmp_path / "run")
+    bus.log({"a": 1.0}, step=1)
+    wait_until(lambda: values(tmp_path / "run") == [1.0])
+    journal = bus._thread.writer._journal
+    failing = journal._descriptor
+
+    def fail(descriptor: int) -> os.stat_result:
+        if descriptor == failing and not failures:
+            failures.append(error)
+            raise OSError(error, os.strerror(error))
+        return fstat(descriptor)
+
+    monkeypatch.setattr(os, "fstat", fail)
+    wait_until(lambda: bool(failures))
+    bus.log({"a": 2.0}, step=2)
+    bus.close()
+    assert values(tmp_path / "run") == [1.0, 2.0]
+    (attempt,) = list_attempts(tmp_path / "run", 0)
+    lease = attempt.read_lease()
+    assert lease is not None
+    assert lease.released
 
 
 def test_a_folder_deleted_just_before_close_holds_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -462,12 +462,13 @@ class Writer(threading.Thread):
 
         Return whether the run is still recorded there.
         """
-        before, deleted_from = self._attempt, self._journal.deleted_from
-        if deleted_from is not None:
-            # Should the folder not be made again, writing to it fails from now on, as on a disk that fails.
-            self._journal.close()
+        before = self._attempt
         try:
             with self._noting_stall():
+                deleted_from = self._journal.deleted_from
+                if deleted_from is not None:
+                    # Should the folder not be made again, writing to it fails from now on, as on a disk that fails.
+                    self._journal.close()
                 change = self._folder.check()
         except OSError as error:
             message = "the folder %s is gone, or cannot be read: %s; trying again"
