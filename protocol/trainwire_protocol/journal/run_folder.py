@@ -251,7 +251,7 @@ def _in_use(attempt: Attempt) -> RunInUseError:
     holder = f"process {lease.process.pid} on {lease.process.host}" if lease else "another process"
     advice = "stop it, choose another folder, or pass take_over=True"
     if lease and lease.process == ProcessIdentity.of_this_process():
-        holder, advice = f"{holder}, which is this one,", "close that bus first, or choose another folder"
+        holder, advice = f"{holder}, which is this one,", "close that bus first (bus.close()), or choose another folder"
     elif lease and lease.process.is_ancestor():
         holder = f"{holder}, which has started this one,"
         advice = (

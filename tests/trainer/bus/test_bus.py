@@ -295,7 +295,7 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_a_second_trainer_on_a_run_is_refused(tmp_path: Path) -> None:
     """While one bus is open, another on the same folder is refused with what holds it; take_over opens it anyway."""
     with trainwire.open_bus(tmp_path):
-        with pytest.raises(RunInUseError, match="a bus of this process is recording attempt 0"):
+        with pytest.raises(RunInUseError, match="which is this one, is recording attempt 0"):
             trainwire.open_bus(tmp_path)
         with trainwire.open_bus(tmp_path, take_over=True) as second:
             assert second.attempt == 1

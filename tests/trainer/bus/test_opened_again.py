@@ -61,7 +61,7 @@ def test_other_ranks_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_script_is_told_which_bus_to_close(tmp_path: Path) -> None:
     """A script that opens a folder twice is refused, as two of its parts would end each other's run."""
     with trainwire.open_bus(tmp_path) as bus:
-        with pytest.raises(RunInUseError, match=r"a bus of this process .* \(bus\.close\(\)\)"):
+        with pytest.raises(RunInUseError, match=r"which is this one, .* \(bus\.close\(\)\)"):
             trainwire.open_bus(tmp_path)
         assert bus.is_open
     trainwire.open_bus(tmp_path).close()

@@ -24,8 +24,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from trainwire_protocol.errors import RunInUseError
-
 _log: Final = logging.getLogger("trainwire")
 
 Status: TypeAlias = Literal["finished", "failed", "interrupted"]
@@ -50,10 +48,6 @@ class ClosableBus(Protocol):
     @property
     def rank(self) -> int:
         """The rank that it records."""
-
-    @property
-    def attempt(self) -> int:
-        """The number of the attempt that it records."""
 
     def close(self, timeout: float | None = None, status: str = "finished", reason: str | None = None) -> None:
         """Record the last event and close the bus; if it is being closed, wait until it is."""
@@ -98,17 +92,10 @@ class ProcessEnd:
         self._buses.append(bus)
 
     def close_earlier(self, folder: Path, rank: int) -> None:
-        """Close the open bus of a rank, because its cell of a notebook, or its line of a prompt, is executed again.
-
-        Raises:
-            RunInUseError: there is one, and this is not an interactive session.
-        """
+        """In an interactive session, close the open bus of a rank: its cell or line is executed again."""
+        if not hasattr(sys, "ps1"):
+            return
         for bus in [bus for bus in self._buses if bus.rank == rank and bus.folder.resolve() == folder.resolve()]:
-            if not hasattr(sys, "ps1"):
-                raise RunInUseError(
-                    f"{folder} is in use: a bus of this process is recording attempt {bus.attempt} of rank {rank}; "
-                    "close that one first (bus.close()), record with it, or choose another folder"
-                )
             _log.warning("%s is opened again: the bus that this session had open is closed", folder)
             bus.close(reason="opened again in the same session")
 
