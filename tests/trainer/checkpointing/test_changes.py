@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny_training import make_trainer, points, train
+import torch
+from support.tiny_training import linear, make_trainer, points, train
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -174,3 +175,19 @@ def test_an_optimizer_with_another_rate_counts_too(tmp_path: Path) -> None:
         result = train(tmp_path, trainer=trainer, optimizer=optimizer, max_epochs=epochs, resume=True)
         found = [epoch["learning_rate"] for epoch in result.history]
     assert found == [0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(("first", "second"), [((), ("dev", "test")), (("dev", "test"), ("test",)), (("dev",), ())])
+def test_other_evaluation_splits_do_not_change_the_training(
+    tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    def trained(folder: Path, epochs: int, splits: tuple[str, ...]) -> torch.Tensor:
+        evaluated = {name: points(16, seed) for seed, name in enumerate(splits, start=1)}
+        model = linear()
+        options: dict[str, Any] = {"max_epochs": epochs, "attach_default_scheduler": False, "resume": True}
+        train(folder, trainer=make_trainer(model), train=points(48), **evaluated, **options)
+        return model.weight.detach()
+
+    trained(tmp_path / "parts", 2, first)
+
+    assert torch.equal(trained(tmp_path / "parts", 4, second), trained(tmp_path / "whole", 4, ()))

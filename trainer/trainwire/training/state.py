@@ -167,7 +167,11 @@ def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
-    """Restore what `random_states` returned."""
+    """Restore what `random_states` returned.
+
+    A resumed training may have other evaluation splits, and so other generators. Those of the training data are the
+    first ones.
+    """
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(states["torch"])
@@ -175,5 +179,5 @@ def restore_random_states(states: Mapping[str, Any], generators: Sequence[torch.
         sys.modules["numpy"].random.set_state(tuple(states["numpy"]))
     if "cuda" in states:
         torch.cuda.set_rng_state_all(states["cuda"])
-    for generator, state in zip(generators, states["generators"], strict=True):
+    for generator, state in zip(generators, states["generators"], strict=False):
         generator.set_state(state)
