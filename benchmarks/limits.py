@@ -17,7 +17,7 @@ from benchmarks.measurement import Size, median_of, metrics
 from benchmarks.report import Result
 from trainwire.bus.batcher import Batcher
 from trainwire.bus.queue import FLOATS, Record, RecordQueue
-from trainwire.bus.rejections import Rejections
+from trainwire.bus.values.rejections import Rejections
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.segments import JournalWriter
 from trainwire_protocol.wire import Batch, Header, decode_events, encode_batch

@@ -19,7 +19,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("errors", "statistics"), ("process",), ("events", "commands"), ("environment",), ("wire",), ("journal",),
         ("transport",), ("subscription",),
     ),
-    "trainwire": (("bus",), ("training.hooks",), ("training",), ("checkpointing",), ("plugins",)),
+    "trainwire": (
+        ("bus.values",), ("bus",),
+        ("training.hooks", "training.savable", "training.distributed", "training.other_trainers"),
+        ("training.options",), ("training.model", "training.data"), ("training",), ("checkpointing",), ("plugins",),
+    ),
     "trainwire_sinks": (
         ("text",), ("runtime",), ("inspect", "launch", "tensorboard", "nats", "export", "relay", "testing"),
         ("alerts",), ("monitor",), ("builtin",), ("cli",),

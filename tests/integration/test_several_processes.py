@@ -169,7 +169,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from support.tiny_training import corpus, linear, make_trainer, train
 from trainwire.checkpointing.checkpoint import list_checkpoints
-from trainwire.training.modes import Modes
+from trainwire.training.model.modes import Modes
 from trainwire.plugins.checkpoints import Checkpoints
 
 folder, splits = Path(sys.argv[1]), corpus(train=96, dev=17)

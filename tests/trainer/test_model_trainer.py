@@ -24,7 +24,7 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingBatch,
     TrainingFinally,
 )
-from trainwire.training.models import load_model
+from trainwire.training.model.models import load_model
 from trainwire_protocol.errors import OptionError, RunInUseError, UsageError
 
 

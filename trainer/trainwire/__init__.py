@@ -10,7 +10,7 @@ from trainwire_protocol.transport.endpoints import Tcp
 
 if TYPE_CHECKING:
     from trainwire.model_trainer import ModelTrainer
-    from trainwire.training.data import Corpus
+    from trainwire.training.data.loaders import Corpus
     from trainwire.training.forward import Forward
     from trainwire.training.hooks.hooks import hook
     from trainwire.training.hooks.payloads import Result
@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Corpus": "training.data", "Forward": "training.forward", "ModelTrainer": "model_trainer",
+    "Corpus": "training.data.loaders", "Forward": "training.forward", "ModelTrainer": "model_trainer",
     "Plugin": "training.plugin", "Result": "training.hooks.payloads", "TrainingOptions": "training.options",
     "hook": "training.hooks.hooks",
 }  # fmt: skip

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from trainwire.checkpointing.earlier_models import keep_earlier_models
 from trainwire.checkpointing.snapshot import load_latest_checkpoint
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
-from trainwire.training.batches import BatchStructure, to_device
 from trainwire.training.control import Control
-from trainwire.training.data import Corpus, Data, inputs_and_target
+from trainwire.training.data.batches import BatchStructure, to_device
+from trainwire.training.data.loaders import Corpus, Data, inputs_and_target
 from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.hooks import Filter, function_bindings
 from trainwire.training.hooks.payloads import Result
 from trainwire.training.loop import train_model
-from trainwire.training.losses import checked_loss
 from trainwire.training.metrics import named_metrics
-from trainwire.training.models import checked_model
-from trainwire.training.optimizers import in_decoder
+from trainwire.training.model.losses import checked_loss
+from trainwire.training.model.models import checked_model
+from trainwire.training.model.optimizers import in_decoder
 from trainwire.training.options import TrainingOptionsDict
 from trainwire.training.plugin import Functions, Plugin, checked_plugins
 from trainwire.training.run import TrainingRun

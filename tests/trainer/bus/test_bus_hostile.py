@@ -20,8 +20,8 @@ from support.run_reader import read_events, wait_until
 
 import trainwire
 from trainwire import EventBus
-from trainwire.bus.gpu import DeviceCopy, PendingScalar
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
+from trainwire.bus.values.gpu import DeviceCopy, PendingScalar
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.journal.run_folder import list_attempts
 
@@ -198,13 +198,13 @@ def test_closing_does_not_wait_for_a_long_flush_interval(tmp_path: Path) -> None
 def test_an_image_is_not_encoded_on_the_training_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels are copied by the caller and encoded by the writer, and their bytes count for the queue's limit."""
     threads = set()
-    encode = trainwire.bus.images._encode_pixels
+    encode = trainwire.bus.values.images._encode_pixels
 
     def spy(*arguments):
         threads.add(threading.current_thread().name)
         return encode(*arguments)
 
-    monkeypatch.setattr("trainwire.bus.images._encode_pixels", spy)
+    monkeypatch.setattr("trainwire.bus.values.images._encode_pixels", spy)
     array, tensor = np.zeros((8, 9, 3)), torch.zeros(3, 8, 9)
     with trainwire.open_bus(tmp_path) as bus:
         bus.image("array", array, step=1)

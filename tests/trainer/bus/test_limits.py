@@ -13,10 +13,11 @@ import pytest
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus import queue, rejections, watchers, writer
+from trainwire.bus import queue, watchers, writer
 from trainwire.bus.batcher import MAX_EVENTS, SLICE_EVENTS, Batcher
 from trainwire.bus.bus_thread import BusThread
 from trainwire.bus.queue import FLOATS, Logged
+from trainwire.bus.values import rejections
 from trainwire.bus.writer import Writer
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.verification import verify_run

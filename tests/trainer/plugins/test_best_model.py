@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from trainwire import Plugin, hook
 from trainwire.plugins.best_model import BestModel
 from trainwire.training.hooks.payloads import AfterTrainingEpoch
-from trainwire.training.models import load_model
+from trainwire.training.model.models import load_model
 from trainwire_protocol.errors import OptionError, UsageError
 
 

@@ -21,7 +21,7 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingBatch,
     Payload,
 )
-from trainwire.training.models import load_model
+from trainwire.training.model.models import load_model
 from trainwire_protocol.errors import OptionError
 
 

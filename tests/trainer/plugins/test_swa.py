@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainwire import Plugin, hook
 from trainwire.plugins.swa import SWA
 from trainwire.training.hooks.payloads import AfterTrainingEpoch
-from trainwire.training.models import load_model
+from trainwire.training.model.models import load_model
 from trainwire_protocol.errors import OptionError
 
 

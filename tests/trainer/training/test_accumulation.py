@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from trainwire import Forward, ModelTrainer
 from trainwire.training import accumulation, forward, step
-from trainwire.training.losses import Weight
+from trainwire.training.model.losses import Weight
 from trainwire.training.state import MeanLoss
 from trainwire_protocol.errors import UsageError
 

@@ -1,1 +1,1 @@
-"""The event bus: from `log` to the journal and the socket. May use the protocol only, and does not import torch."""
+"""The event bus: from `log` to the journal and the socket. May use `values` and the protocol; needs no torch."""

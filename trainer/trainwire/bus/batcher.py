@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import msgpack
 
-from trainwire.bus.pending import Noted, find_pending, resolve
 from trainwire.bus.queue import FLOATS, Logged, Record
-from trainwire.bus.rejections import Rejections, short_repr
 from trainwire.bus.scalar_packer import ScalarPacker
+from trainwire.bus.values.pending import Noted, find_pending, resolve
+from trainwire.bus.values.rejections import Rejections, short_repr
 from trainwire_protocol.errors import InvalidEventError, UnsupportedValueError
 from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
 from trainwire_protocol.journal.attempts import MARK

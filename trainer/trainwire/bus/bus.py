@@ -14,18 +14,18 @@ from typing import Any, Final, Self
 from trainwire.bus import logging_context
 from trainwire.bus.batcher import Batcher
 from trainwire.bus.bus_thread import BusThread
-from trainwire.bus.coercion import coerce_labelled, coerce_number, coerce_scalars, whole_number
-from trainwire.bus.histograms import coerce_histogram
-from trainwire.bus.images import coerce_image
 from trainwire.bus.logging_handler import BusHandler
-from trainwire.bus.pending import size_of
-from trainwire.bus.plain import coerce_hparams, coerce_plain, coerce_text
 from trainwire.bus.process_end import status_of
 from trainwire.bus.queue import FLOATS, Logged, RecordQueue
-from trainwire.bus.rejections import Rejections, short_repr
-from trainwire.bus.sounds import coerce_audio
-from trainwire.bus.tables import coerce_table
-from trainwire.bus.tensors import is_on_gpu
+from trainwire.bus.values.coercion import coerce_labelled, coerce_number, coerce_scalars, whole_number
+from trainwire.bus.values.histograms import coerce_histogram
+from trainwire.bus.values.images import coerce_image
+from trainwire.bus.values.pending import size_of
+from trainwire.bus.values.plain import coerce_hparams, coerce_plain, coerce_text
+from trainwire.bus.values.rejections import Rejections, short_repr
+from trainwire.bus.values.sounds import coerce_audio
+from trainwire.bus.values.tables import coerce_table
+from trainwire.bus.values.tensors import is_on_gpu
 from trainwire.bus.watchers import Handler, Watchers
 from trainwire.bus.writer import Writer
 from trainwire_protocol.commands import Command

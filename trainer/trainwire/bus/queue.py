@@ -8,8 +8,8 @@ from enum import Enum
 from time import time
 from typing import Any, Final, TypeAlias
 
-from trainwire.bus.coercion import whole_number
-from trainwire.bus.rejections import short_repr
+from trainwire.bus.values.coercion import whole_number
+from trainwire.bus.values.rejections import short_repr
 from trainwire_protocol.errors import UnsupportedValueError
 
 MAX_QUEUED_VALUES: Final = 1_000_000

@@ -25,7 +25,7 @@ from typing import Any, Final
 from trainwire.bus.attempt_folder import AttemptFolder, Change
 from trainwire.bus.batcher import SLICE_EVENTS, Batcher
 from trainwire.bus.queue import FLOATS, Record, RecordQueue, names_of, values_of
-from trainwire.bus.rejections import Rejections
+from trainwire.bus.values.rejections import Rejections
 from trainwire.bus.watchers import Watchers
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Attempt, Lease

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import torch
 
-from trainwire.training.models import save_atomically
+from trainwire.training.model.models import save_atomically
 from trainwire_protocol.errors import DamagedCheckpointError, UsageError
 from trainwire_protocol.journal.files import write_atomically
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainwire.training.models import MODEL_CARD, loss_path, optimizer_path
+from trainwire.training.model.models import MODEL_CARD, loss_path, optimizer_path
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import UnsupportedVersionError
 from trainwire_protocol.journal.run_folder import list_attempts

@@ -18,7 +18,7 @@ from trainwire.checkpointing.earlier_models import keep_aside
 from trainwire.training.distributed import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
-from trainwire.training.models import BEST_MODEL, load_model_state, loss_path, model_state
+from trainwire.training.model.models import BEST_MODEL, load_model_state, loss_path, model_state
 from trainwire.training.options import TrainingOptions
 from trainwire.training.plugin import Scheduler
 from trainwire.training.run import TrainingRun

@@ -9,7 +9,7 @@ from typing import Any
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.training.metrics import TRAINING_LOSS, BestSoFar, MainMetric, checked_min_delta, format_metric
-from trainwire.training.optimizers import learning_rates
+from trainwire.training.model.optimizers import learning_rates
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 

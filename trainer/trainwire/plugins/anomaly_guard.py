@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from trainwire.bus.gpu import GpuReadings
+from trainwire.bus.values.gpu import GpuReadings
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -17,7 +17,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.optimizers import optimizer_parameters
+from trainwire.training.model.optimizers import optimizer_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.statistics import DEVIATIONS_PER_MAD, MIN_RELATIVE_DEVIATION, low_median_index

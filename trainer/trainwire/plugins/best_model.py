@@ -8,7 +8,7 @@ from typing import Any
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
 from trainwire.training.metrics import BestSoFar, checked_min_delta
-from trainwire.training.models import BEST_MODEL
+from trainwire.training.model.models import BEST_MODEL
 from trainwire.training.plugin import Plugin
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
-from trainwire.training.models import plain_parameters
+from trainwire.training.model.models import plain_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 

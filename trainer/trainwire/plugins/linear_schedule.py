@@ -8,7 +8,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, BeforeTrainingOptimizerStep
-from trainwire.training.optimizers import learning_rates, one_or_each
+from trainwire.training.model.optimizers import learning_rates, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 

@@ -13,7 +13,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.model.optimizers import optimizer_metrics
 from trainwire.training.plugin import Plugin, describe_schedule
 from trainwire_protocol.errors import MissingExtraError
 

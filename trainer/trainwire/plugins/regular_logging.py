@@ -22,8 +22,8 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.models import count_parameters, name_of
-from trainwire.training.optimizers import optimizer_metrics
+from trainwire.training.model.models import count_parameters, name_of
+from trainwire.training.model.optimizers import optimizer_metrics
 from trainwire.training.plugin import Plugin, describe_schedule
 
 ON_THE_WIRE: Final = {"on_the_wire": True}

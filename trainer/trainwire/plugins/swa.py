@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
-from trainwire.training.data import length_of
+from trainwire.training.data.loaders import length_of
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -21,9 +21,9 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.interruption import until_interrupted
-from trainwire.training.models import load_model_state, model_state, plain_model
-from trainwire.training.optimizers import learning_rates
-from trainwire.training.parameters import TrainedModules
+from trainwire.training.model.models import load_model_state, model_state, plain_model
+from trainwire.training.model.optimizers import learning_rates
+from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.plugin import Plugin
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import InterruptedReadingError, OptionError

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
-from trainwire.training.optimizers import learning_rates, one_or_each
+from trainwire.training.model.optimizers import learning_rates, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire.training.savable import savable
 from trainwire_protocol.errors import OptionError

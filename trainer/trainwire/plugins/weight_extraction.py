@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainwire.bus.gpu import GpuReadings
+from trainwire.bus.values.gpu import GpuReadings
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, TrainingFinally
-from trainwire.training.models import plain_parameters
+from trainwire.training.model.models import plain_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 

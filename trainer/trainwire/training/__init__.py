@@ -1,1 +1,1 @@
-"""The training loop, and the model, data, optimizer and state that it works with. May use `hooks` and `bus`."""
+"""The training loop, its setup, steps, requests and end. May use `hooks`, `model`, `data` and the bus."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainwire.training.losses import Weight
-from trainwire.training.optimizers import optimizer_parameters
+from trainwire.training.model.losses import Weight
+from trainwire.training.model.optimizers import optimizer_parameters
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import MeanLoss
 from trainwire_protocol.errors import UsageError

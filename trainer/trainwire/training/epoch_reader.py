@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from trainwire.training.data import samplers_of, set_epoch
+from trainwire.training.data.loaders import samplers_of, set_epoch
 from trainwire.training.interruption import LOADER_ERRORS, until_interrupted
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import random_states, restore_random_states

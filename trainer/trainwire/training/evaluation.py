@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from trainwire.training.batches import samples_in
+from trainwire.training.data.batches import samples_in
+from trainwire.training.data.failures import note_batch
 from trainwire.training.epoch_reader import generators_of
-from trainwire.training.failures import note_batch
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
 from trainwire.training.interruption import until_interrupted
 from trainwire.training.metrics import read_metric

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainwire.training.failures import note_batch
-from trainwire.training.losses import TorchLoss, checked_weight
-from trainwire.training.models import plain_model
-from trainwire.training.parameters import TrainedModules
+from trainwire.training.data.failures import note_batch
+from trainwire.training.model.losses import TorchLoss, checked_weight
+from trainwire.training.model.models import plain_model
+from trainwire.training.model.parameters import TrainedModules
 from trainwire_protocol.errors import UsageError
 
 

@@ -19,8 +19,8 @@ from trainwire.training.hooks.payloads import (
     Result,
     TrainingInterrupt,
 )
-from trainwire.training.models import FINAL_MODEL, count_parameters
-from trainwire.training.optimizers import learning_rates
+from trainwire.training.model.models import FINAL_MODEL, count_parameters
+from trainwire.training.model.optimizers import learning_rates
 from trainwire.training.run import Resumption, TrainingRun
 from trainwire.training.session import ending_hooks
 from trainwire.training.state import EpochState

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trainwire.training.failures import with_notes
+from trainwire.training.data.failures import with_notes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.metrics import MainMetric, read_metric

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
-from trainwire.bus.plain import coerce_hparams
+from trainwire.bus.values.plain import coerce_hparams
 from trainwire.training.other_trainers import REPLACEMENTS, replacements
 from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from trainwire.bus.bus import EventBus
 from trainwire.training.control import Agreement, Control
-from trainwire.training.data import has_exact_length, length_of
+from trainwire.training.data.loaders import has_exact_length, length_of
 from trainwire.training.distributed import Processes
 from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
 from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, MetricValue, Result, Status
-from trainwire.training.losses import checked_loss
 from trainwire.training.metric_trial import try_metrics
 from trainwire.training.metrics import read_metric
-from trainwire.training.models import load_model, loss_path, optimizer_path, save_atomically, save_model
-from trainwire.training.modes import Modes
-from trainwire.training.optimizers import learning_rates, one_or_each, optimizer_metrics
-from trainwire.training.parameters import ParameterGroups
+from trainwire.training.model.losses import checked_loss
+from trainwire.training.model.models import load_model, loss_path, optimizer_path, save_atomically, save_model
+from trainwire.training.model.modes import Modes
+from trainwire.training.model.optimizers import learning_rates, one_or_each, optimizer_metrics
+from trainwire.training.model.parameters import ParameterGroups
 from trainwire.training.savable import savable
 from trainwire.training.setup import TrainingSetup
 from trainwire.training.state import EpochState, TrainingState

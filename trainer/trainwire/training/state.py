@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainwire.training.distributed import Processes
 from trainwire.training.hooks.payloads import EpochMetrics, MetricValue
-from trainwire.training.losses import Weight
+from trainwire.training.model.losses import Weight
 
 
 class MeanLoss:

@@ -9,9 +9,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from trainwire.training.accumulation import backward, gradient_values
-from trainwire.training.batches import samples_in
+from trainwire.training.data.batches import samples_in
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
-from trainwire.training.optimizers import optimizer_parameters
+from trainwire.training.model.optimizers import optimizer_parameters
 from trainwire.training.run import TrainingRun
 
 

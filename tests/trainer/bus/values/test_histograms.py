@@ -15,7 +15,7 @@ import pytest
 import torch
 from support.recorded_values import recorded
 
-from trainwire.bus.histograms import BINS, bucket, coerce_histogram
+from trainwire.bus.values.histograms import BINS, bucket, coerce_histogram
 
 LARGEST = sys.float_info.max
 

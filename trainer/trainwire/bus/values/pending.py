@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from trainwire.bus.gpu import DeviceCopy, PendingScalar
+from trainwire.bus.values.gpu import DeviceCopy, PendingScalar
 
 
 class PendingValue(Protocol):

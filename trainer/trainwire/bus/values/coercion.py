@@ -13,9 +13,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from trainwire.bus.gpu import PendingScalar, copy_scalars, copy_to_host
-from trainwire.bus.pending import Noted
-from trainwire.bus.tensors import check_tensor, describe, is_on_gpu, is_tensor, readable
+from trainwire.bus.values.gpu import PendingScalar, copy_scalars, copy_to_host
+from trainwire.bus.values.pending import Noted
+from trainwire.bus.values.tensors import check_tensor, describe, is_on_gpu, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 from trainwire_protocol.events import MAX_NESTING
 

@@ -11,7 +11,7 @@ from support.run_reader import read_events
 from support.tiny_training import make_trainer, points, train
 from torch.utils.data import TensorDataset
 
-from trainwire.training.failures import describe
+from trainwire.training.data.failures import describe
 
 
 def wide(count: int) -> TensorDataset:

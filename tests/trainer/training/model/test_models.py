@@ -9,7 +9,7 @@ import torch
 from support.tiny_training import linear, make_trainer, train
 from torch import nn
 
-from trainwire.training.models import checked_model, count_parameters, device_of, load_model, place, save_model
+from trainwire.training.model.models import checked_model, count_parameters, device_of, load_model, place, save_model
 from trainwire_protocol.errors import OptionError, UsageError
 
 

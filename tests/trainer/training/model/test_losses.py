@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from trainwire import Forward, ModelTrainer
 from trainwire.training.forward import checked_forward
-from trainwire.training.losses import TorchLoss, checked_loss, checked_weight
+from trainwire.training.model.losses import TorchLoss, checked_loss, checked_weight
 from trainwire_protocol.errors import OptionError, UsageError
 
 CLASSES = torch.tensor([0.1, 1.0, 10.0])

@@ -18,7 +18,7 @@ from trainwire.plugins.ema import EMA
 from trainwire.plugins.histograms import Histograms
 from trainwire.plugins.swa import SWA
 from trainwire.plugins.weight_extraction import WeightExtraction
-from trainwire.training.models import load_model, plain_names
+from trainwire.training.model.models import load_model, plain_names
 
 
 class Network(nn.Module):

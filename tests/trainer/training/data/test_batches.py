@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 from torch.utils.data import DataLoader, default_collate
 
 from trainwire import Forward, ModelTrainer
-from trainwire.training.batches import BatchStructure, to_device
-from trainwire.training.data import inputs_and_target
+from trainwire.training.data.batches import BatchStructure, to_device
+from trainwire.training.data.loaders import inputs_and_target
 from trainwire_protocol.errors import UsageError
 
 META = torch.device("meta")

@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainwire.training.models import plain_parameters, trainable_parameters
+from trainwire.training.model.models import plain_parameters, trainable_parameters
 from trainwire.training.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 

@@ -20,7 +20,7 @@ from support.recorded_values import recorded
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus.plain import MAX_HPARAMS_BYTES
+from trainwire.bus.values.plain import MAX_HPARAMS_BYTES
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.ema import EMA
 from trainwire.plugins.swa import SWA
-from trainwire.training.modes import Modes
+from trainwire.training.model.modes import Modes
 
 
 class Network(nn.Module):

@@ -7,11 +7,11 @@ import wave
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trainwire.bus.coercion import whole_number
-from trainwire.bus.files import read_file
-from trainwire.bus.pending import Noted
-from trainwire.bus.plain import coerce_plain
-from trainwire.bus.tensors import describe, encode_later, is_array, is_tensor
+from trainwire.bus.values.coercion import whole_number
+from trainwire.bus.values.files import read_file
+from trainwire.bus.values.pending import Noted
+from trainwire.bus.values.plain import coerce_plain
+from trainwire.bus.values.tensors import describe, encode_later, is_array, is_tensor
 from trainwire_protocol.errors import UnsupportedValueError
 from trainwire_protocol.events import MAX_VALUE_BYTES
 

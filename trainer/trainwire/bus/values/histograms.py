@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import pairwise
 from typing import Any, Final
 
-from trainwire.bus.coercion import read_iterator
-from trainwire.bus.gpu import copy_to_host
-from trainwire.bus.pending import PendingEncoding
-from trainwire.bus.plain import coerce_plain
-from trainwire.bus.tensors import copy_array, describe, is_array, is_on_gpu, is_tensor, readable
+from trainwire.bus.values.coercion import read_iterator
+from trainwire.bus.values.gpu import copy_to_host
+from trainwire.bus.values.pending import PendingEncoding
+from trainwire.bus.values.plain import coerce_plain
+from trainwire.bus.values.tensors import copy_array, describe, is_array, is_on_gpu, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 
 BINS: Final = 64

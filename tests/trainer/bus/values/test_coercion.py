@@ -13,11 +13,11 @@ from support.gpu_values import GPU_RECORDERS
 from support.run_reader import read_events, wait_until
 
 import trainwire
-from trainwire.bus import gpu
-from trainwire.bus.coercion import coerce_scalars
-from trainwire.bus.gpu import DeviceCopy, PendingScalar
-from trainwire.bus.plain import coerce_plain
 from trainwire.bus.queue import Logged
+from trainwire.bus.values import gpu
+from trainwire.bus.values.coercion import coerce_scalars
+from trainwire.bus.values.gpu import DeviceCopy, PendingScalar
+from trainwire.bus.values.plain import coerce_plain
 from trainwire.bus.writer import Writer
 
 

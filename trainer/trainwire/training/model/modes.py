@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from trainwire.training.models import plain_model, plain_modules
+from trainwire.training.model.models import plain_model, plain_modules
 
 logger = logging.getLogger("trainwire")
 

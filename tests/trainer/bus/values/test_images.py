@@ -229,7 +229,7 @@ def test_what_is_refused_is_said_with_the_remedy(tmp_path: Path, caplog: Any, va
 
 def test_an_image_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """A picture whose file would exceed the limit is refused with its size and the remedy."""
-    monkeypatch.setattr("trainwire.bus.images.MAX_VALUE_BYTES", 100)
+    monkeypatch.setattr("trainwire.bus.values.images.MAX_VALUE_BYTES", 100)
     assert not recorded(tmp_path, lambda bus: bus.image("x", torch.rand(3, 20, 30), step=1))
     assert "30 x 20 pixels" in caplog.text
 

@@ -13,11 +13,11 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias
 
-from trainwire.bus.coercion import text_keys
-from trainwire.bus.gpu import DeviceCopy, copy_to_host
-from trainwire.bus.pending import Noted, PendingEncoding, size_of
-from trainwire.bus.rejections import short_repr
-from trainwire.bus.tensors import describe, is_on_gpu, is_tensor, readable
+from trainwire.bus.values.coercion import text_keys
+from trainwire.bus.values.gpu import DeviceCopy, copy_to_host
+from trainwire.bus.values.pending import Noted, PendingEncoding, size_of
+from trainwire.bus.values.rejections import short_repr
+from trainwire.bus.values.tensors import describe, is_on_gpu, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 from trainwire_protocol.events import MAX_NESTING, MAX_STRING_BYTES
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
-from trainwire.training.models import name_of
+from trainwire.training.model.models import name_of
+from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.options import TrainingOptions
-from trainwire.training.parameters import TrainedModules
 from trainwire_protocol.errors import OptionError
 
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trainwire.bus.files import read_file
-from trainwire.bus.pending import Noted, PendingEncoding
-from trainwire.bus.plain import coerce_plain
-from trainwire.bus.tensors import describe, encode_later, is_array, is_tensor, readable
+from trainwire.bus.values.files import read_file
+from trainwire.bus.values.pending import Noted, PendingEncoding
+from trainwire.bus.values.plain import coerce_plain
+from trainwire.bus.values.tensors import describe, encode_later, is_array, is_tensor, readable
 from trainwire_protocol.errors import MissingExtraError, UnsupportedValueError
 from trainwire_protocol.events import MAX_VALUE_BYTES
 

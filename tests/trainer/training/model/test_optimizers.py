@@ -6,9 +6,9 @@ import pytest
 from support.tiny_training import linear
 from torch.optim import SGD, Adagrad, AdamW
 
-from trainwire.training.optimizers import make_optimizer, optimizer_metrics
+from trainwire.training.model.optimizers import make_optimizer, optimizer_metrics
+from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.options import TrainingOptions
-from trainwire.training.parameters import TrainedModules
 from trainwire_protocol.errors import OptionError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from trainwire.bus.coercion import read_iterator
-from trainwire.bus.plain import coerce_plain, fields_of
-from trainwire.bus.tensors import describe, is_array, is_tensor, readable
+from trainwire.bus.values.coercion import read_iterator
+from trainwire.bus.values.plain import coerce_plain, fields_of
+from trainwire.bus.values.tensors import describe, is_array, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 
 

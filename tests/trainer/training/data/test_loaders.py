@@ -10,7 +10,7 @@ import torch
 from support.tiny_training import points
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from trainwire.training.data import Corpus, evaluation_loader, length_of, samples_of, set_epoch, training_loader
+from trainwire.training.data.loaders import Corpus, evaluation_loader, length_of, samples_of, set_epoch, training_loader
 from trainwire.training.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sized
 from typing import Any, Final
 
-from trainwire.bus.gpu import copy_to_host
-from trainwire.bus.pending import PendingEncoding
-from trainwire.bus.rejections import short_repr
+from trainwire.bus.values.gpu import copy_to_host
+from trainwire.bus.values.pending import PendingEncoding
+from trainwire.bus.values.rejections import short_repr
 from trainwire_protocol.errors import MissingExtraError, UnsupportedValueError
 
 READABLE_DEVICES: Final = ("cpu", "cuda")

@@ -1,0 +1,1 @@
+"""What is trained on: splits, loaders, batches. May use `hooks`, `options` and `distributed`."""

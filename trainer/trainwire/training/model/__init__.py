@@ -1,0 +1,1 @@
+"""What is trained: model, modes, parameters, optimizer, precision, loss. May use `hooks` and `options`."""
