@@ -112,7 +112,8 @@ def _round_values(low: float, high: float, count: int) -> list[float]:
 
 def _heights(values: Sequence[float], style: Style) -> list[float]:
     if style.is_log:
-        return [math.log10(value) for value in values]
+        # Smoothing may round the smallest positive values to zero.
+        return [math.log10(max(value, math.ulp(0.0))) for value in values]
     return [max(-MAX_HEIGHT, min(MAX_HEIGHT, value)) for value in values]
 
 

@@ -83,6 +83,12 @@ def test_a_small_learning_rate_is_legible() -> None:
     assert "5e-05" in height_ticks(low, high, 3, is_log=False).labels
 
 
+def test_smoothing_of_the_smallest_values_is_drawn_on_a_log_axis() -> None:
+    """Values whose average is rounded to zero keep a finite height."""
+    curve = make_curve(series_of([5e-324, 5e-324, 1.0]), Style(0.99, is_log=True), 20)
+    assert all(map(math.isfinite, curve.heights))
+
+
 def test_smoothed_curves_have_a_band() -> None:
     """A smoothed curve is shown with the range of its values; a curve of single values has no band."""
     series = series_of([1.0, 2.0])
