@@ -80,8 +80,9 @@ def add_histogram(summary: summary_pb2.Summary, event: Event, index: Index) -> N
         InvalidEventError: none of its values is finite, or they exceed the floats that TensorBoard stores.
     """
     value = event.value
-    if (value.get("nan") or value.get("infinite")) and not any(value["counts"]):
-        raise InvalidEventError("all its values are NaN or infinite")
+    if not any(value["counts"]):
+        has_values = value.get("nan") or value.get("infinite")
+        raise InvalidEventError("all its values are NaN or infinite" if has_values else "it has no values")
     if not max(abs(value["min"]), abs(value["max"])) <= MAX_FLOAT32:
         raise InvalidEventError(
             f"its range from {value['min']:.6g} to {value['max']:.6g} exceeds the 32-bit floats that TensorBoard stores"

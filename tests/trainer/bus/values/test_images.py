@@ -185,6 +185,15 @@ def test_rounding_errors_are_not_worth_a_line(tmp_path: Path, caplog: Any) -> No
     assert not caplog.records
 
 
+def png_file() -> bytes:
+    """Return an image as a PNG file."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = png_file()
+
 PLOTLY = type("Figure", (), {"to_image": lambda self, format: b""})()
 
 
@@ -204,7 +213,8 @@ PLOTLY = type("Figure", (), {"to_image": lambda self, format: b""})()
         (torch.rand(16, 8, 8), "value[:, None]"),
         (torch.rand(2, 5, 3, 8, 8), "batch"),
         (torch.rand(0, 8), "shape (0, 8)"),
-        ([RAMP, RAMP[:, :4]], "same shape"),
+        ([RAMP, RAMP[:, :4]], "images 0 and 1 have (3, 6, 8) and (3, 4, 8)"),
+        (PNG[:-20], "the PNG file of"),
         ([[0.5], [0.5, 0.5]], "not an array of numbers"),
         (np.array([["a"]]), "not an array of numbers"),
         (None, "None"),

@@ -15,6 +15,18 @@ from support.recorded_values import recorded, samples_of
 TONE = torch.sin(torch.linspace(0, 500, 4000, dtype=torch.float64)) / 4
 """A tone at a quarter of full scale."""
 
+
+def wav_file() -> bytes:
+    """Return a sound of an odd number of bytes as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setparams((1, 1, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(range(255)))
+    return file.getvalue()
+
+
+WAV = wav_file()
+
 LEVELS = (TONE * 32767).round()[:, None].numpy()
 
 
@@ -108,6 +120,9 @@ def test_what_is_changed_is_said(tmp_path: Path, caplog: Any, samples: torch.Ten
         (torch.rand(2, 100), "(samples, sample_rate)"),
         (TONE, "(samples, sample_rate)"),
         (b"ID3 an mp3 file", "not a WAV file"),
+        (WAV[:100], "the WAV file of 100 bytes is incomplete or damaged"),
+        (WAV[:-1], "incomplete or damaged"),
+        (WAV[:12] + WAV[36:], "incomplete or damaged"),
         ({"data": b"RIFF....WEBP", "format": "wav"}, "not a WAV file"),
         ("missing.wav", "No such file"),
         (None, "None"),
@@ -119,3 +134,12 @@ def test_what_is_refused_is_said_with_the_remedy(tmp_path: Path, caplog: Any, va
     assert len(caplog.records) == 1
     assert "event 'x' of type audio" in caplog.text
     assert said in caplog.text
+
+
+@pytest.mark.parametrize(
+    "data", [WAV, WAV[:40] + b"\xff" * 4 + WAV[44:], WAV[:12] + b"LIST\x04\x00\x00\x00INFO" + WAV[12:], WAV + b"tail"]
+)
+def test_a_complete_wav_file_is_recorded_unchanged(tmp_path: Path, caplog: Any, data: bytes) -> None:
+    """Also one written as a stream, whose size is unknown, and one with further chunks before or after the samples."""
+    assert recorded(tmp_path, lambda bus: bus.audio("x", data, step=1))["x"]["data"] == data
+    assert not caplog.records

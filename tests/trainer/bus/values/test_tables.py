@@ -12,6 +12,8 @@ import pytest
 import torch
 from support.recorded_values import recorded
 
+import trainwire
+
 Row = collections.namedtuple("Row", ["a", "b"])
 
 
@@ -126,3 +128,10 @@ def test_what_is_refused_is_said_with_the_remedy(tmp_path: Path, caplog: Any, va
     assert len(caplog.records) == 1
     assert "'x'" in caplog.text
     assert said in caplog.text
+
+
+def test_columns_whose_names_would_be_equal_are_refused(tmp_path: Path, caplog: Any) -> None:
+    """The keys 1 and "1" are different columns, and neither loses its name to the other."""
+    with trainwire.open_bus(tmp_path) as bus:
+        bus.table("scores", {1: [0.5], "1": [0.25]}, step=1)
+    assert "the columns 1 and '1' have the same name; rename one of them" in caplog.text

@@ -32,6 +32,9 @@ _SHAPES: Final = (
 
 _FORMATS: Final = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"BM": "bmp"}
 
+_ENDS: Final = {"png": b"IEND", "jpeg": b"\xff\xd9"}
+"""The mark at the end of a file, by its format."""
+
 _PNG_MODES: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Modes of Pillow that are encoded as PNG without a change."""
 
@@ -53,7 +56,7 @@ def coerce_image(value: Any) -> Any:
         return coerce_plain(value)
     data = read_file(value)
     if data is not None:
-        return {"data": data, "format": _format_of(data)}
+        return {"data": data, "format": _checked_format(data)}
     if is_tensor(value):
         return _encode_later(value, is_tensor=True)
     if is_array(value) and not _is_pillow(value):
@@ -65,12 +68,19 @@ def coerce_image(value: Any) -> Any:
     return _coerce_figure(value)
 
 
-def _format_of(data: bytes) -> str:
+def _checked_format(data: bytes) -> str:
     """Return the format of an image file.
 
     Raises:
-        UnsupportedValueError: it is not a supported one.
+        UnsupportedValueError: it is not a supported one, or the end of the file is missing.
     """
+    kind = _format_of(data)
+    if kind in _ENDS and _ENDS[kind] not in data:
+        raise UnsupportedValueError(f"the {kind.upper()} file of {len(data)} bytes is incomplete: its end is missing")
+    return kind
+
+
+def _format_of(data: bytes) -> str:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
     found = next((kind for magic, kind in _FORMATS.items() if data.startswith(magic)), None)
@@ -131,7 +141,12 @@ def _coerce_list(images: list[Any] | tuple[Any, ...]) -> PendingEncoding:
             arrays = np.stack(list(map(np.asarray, images)))
             return _encode_later(arrays[..., None] if arrays.ndim == 3 else arrays, is_tensor=False)
     except (RuntimeError, ValueError):
-        raise UnsupportedValueError("the images of a list must have the same shape; record each by itself") from None
+        shapes = [tuple(getattr(image, "shape", None) or image.size) for image in images]
+        other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), 0)
+        raise UnsupportedValueError(
+            f"the images of a list must have the same shape, and images 0 and {other} have {shapes[0]} and "
+            f"{shapes[other]}; record each by itself"
+        ) from None
     return _encode_later(images, is_tensor=False)
 
 

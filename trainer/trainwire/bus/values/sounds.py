@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import wave
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from trainwire.bus.values.coercion import whole_number
 from trainwire.bus.values.files import read_file
@@ -68,6 +68,15 @@ def _is_number(value: object) -> bool:
 def _check_wav(data: object) -> None:
     if not isinstance(data, bytes) or not data.startswith((b"RIFF", b"RIFX", b"RF64")) or data[8:12] != b"WAVE":
         raise UnsupportedValueError(f"the value is {describe(data)}, not a WAV file; {_ADVICE}")
+    order: Literal["little", "big"] = "big" if data.startswith(b"RIFX") else "little"
+    position, chunks = 12, dict[bytes, int]()
+    while position + 8 <= len(data) and b"data" not in chunks:
+        name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], order)
+        chunks[name], position = size, position + 8 + size + size % 2
+    # A program that writes a stream does not know its size, and writes the largest number instead.
+    missing = position - chunks.get(b"data", 0) % 2 - len(data) if chunks.get(b"data") != 2**32 - 1 else 0
+    if b"fmt " not in chunks or b"data" not in chunks or missing > 0:
+        raise UnsupportedValueError(f"the WAV file of {len(data)} bytes is incomplete or damaged; {_ADVICE}")
 
 
 def _encode(samples: Any, sample_rate: int) -> Noted:

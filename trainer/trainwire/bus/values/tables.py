@@ -19,6 +19,12 @@ def coerce_table(value: Any) -> Any:
     """
     columns, rows = _read(value)
     names = list(map(_name, columns))
+    keys: dict[str, Any] = {}
+    for name, column in zip(names, columns, strict=True):
+        if type(keys.setdefault(name, column)) is not type(column):
+            raise UnsupportedValueError(
+                f"the columns {keys[name]!r:.60} and {column!r:.60} have the same name; rename one of them"
+            )
     return coerce_plain({"columns": names, "rows": rows})
 
 
