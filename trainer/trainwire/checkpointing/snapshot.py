@@ -64,7 +64,7 @@ def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     if run.processes.is_first:
         parts |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
         parts |= {"precision": run.precision.state_dict(), "parameters": run.parameters.state_dict()}
-        parts["loss"] = model_state(run.modules.loss) if run.modules.loss else {}
+        parts["loss"] = {} if run.modules.loss is None else model_state(run.modules.loss)
     state = {
         name: savable(part, f"the state of the {name.replace('_', ' ')}", copy=copy) for name, part in parts.items()
     }
@@ -124,7 +124,8 @@ class LoadedCheckpoint(NamedTuple):
         _check_same("the optimizer", type(setup.optimizer).__name__, label.optimizer)
         _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
         _check_shapes("model", model, saved)
-        _check_shapes("loss", model_state(setup.modules.loss) if setup.modules.loss else {}, self.shared["loss"])
+        loss = setup.modules.loss
+        _check_shapes("loss", {} if loss is None else model_state(loss), self.shared["loss"])
         report_changes(setup.options, self.state["options"])
         if str(setup.main_metric) != label.main_metric:
             logger.warning(

@@ -117,3 +117,27 @@ def test_decoder_parts_have_plain_names(tmp_path: Path) -> None:
     trainer.is_decoder = lambda name: bool(seen.append(name)) or name.startswith("head.")  # type: ignore[method-assign, func-returns-value]
     train(tmp_path, trainer=trainer, train=points(16), decoder_learning_rate=0.5, max_epochs=1)
     assert set(seen) == {"body.0.weight", "body.0.bias", "body.1.weight", "body.1.bias", "head.weight", "head.bias"}
+
+
+class Centers(nn.Module):
+    """The distance to the centre of the class, which is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.eye(2))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - self.centers[target]).square().sum(1).mean()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch reads that of the output, while it compiles
+def test_a_compiled_loss_is_saved_and_resumed_like_a_plain_one(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"train": points(48), "attach_default_scheduler": False, "resume": True}
+    whole, rest = Centers(), Centers()
+    train(tmp_path / "whole", trainer=make_trainer(loss=whole), max_epochs=4, **options)
+
+    train(tmp_path / "parts", trainer=make_trainer(loss=compiled(Centers())), max_epochs=2, **options)
+    train(tmp_path / "parts", trainer=make_trainer(loss=rest), max_epochs=4, **options)
+
+    assert not torch.equal(whole.centers, torch.eye(2))
+    assert torch.equal(rest.centers, whole.centers)
