@@ -76,7 +76,7 @@ def test_every_way_of_recording_a_tensor_of_a_gpu(tmp_path: Path, monkeypatch: p
         return copies[-1]
 
     for module in ("gpu", "coercion", "plain", "tensors", "histograms"):
-        monkeypatch.setattr(f"trainwire.bus.{module}.copy_to_host", copy)
+        monkeypatch.setattr(f"trainwire.bus.values.{module}.copy_to_host", copy)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     with trainwire.open_bus(tmp_path) as bus:
         tensor = torch.tensor([1.0, 3.0]).as_subclass(OnGpu)
