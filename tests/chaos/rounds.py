@@ -234,9 +234,13 @@ class Round:
             )
 
     def _check_rows(self) -> None:
-        rows = [line.split("\t") for line in (self.outputs / "loss.tsv").read_text().splitlines()[1:]]
+        header, *rows = [line.split("\t") for line in (self.outputs / "loss.tsv").read_text().splitlines()]
+        # A score that was added to the run is in a row without an epoch.
+        added = [row for row in rows if not row[0]]
+        if any(row[header.index("TEST_SCORE")] != "1.0" for row in added):
+            raise RoundFailedError(f"loss.tsv has the rows {added}")
         expected = [str(epoch) for epoch in range(1, self.steps // STEPS_PER_EPOCH + 1)]
-        if [row[0] for row in rows] != expected:
+        if [row[0] for row in rows if row[0]] != expected:
             raise RoundFailedError(f"loss.tsv has the epochs {[row[0] for row in rows]}")
 
     def _check_hidden(self) -> None:

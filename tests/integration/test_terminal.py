@@ -108,5 +108,6 @@ def test_a_sink_says_what_it_reads_and_writes(tmp_path: Path, sink: str, line: s
     """On a terminal, a sink names its run and its output once."""
     with trainwire.open_bus(tmp_path / "run") as bus:
         bus.log({"loss": 1.0}, step=1)
+        bus.finish_epoch(1)
     shown = on_terminal(tmp_path, [*TRAINWIRE, "sink", sink, "run"])
     assert [row for row in shown.splitlines() if row] == [line]
