@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +127,7 @@ class Delivery:
         await self.close()
         self._create_sink()
         await self.sink.output.open(point.length)
-        await self.sink.restore(point.state)
+        await self.sink.restore(deepcopy(point.state))
         self.cursor = point.cursor
 
     async def _refuse_foreign_file(self) -> None:
@@ -196,7 +197,8 @@ class Delivery:
         await self.sink.output.flush()
 
     def _savepoint(self) -> Savepoint:
-        return Savepoint(self.cursor, self.sink.output.length, self.sink.state())
+        # A mark may be returned to much later, and more than once; a sink may go on to change the map that it returns.
+        return Savepoint(self.cursor, self.sink.output.length, deepcopy(self.sink.state()))
 
     async def _save(self, commit: Commit) -> None:
         await asyncio.to_thread(self._file.save, commit)

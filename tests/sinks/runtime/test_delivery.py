@@ -136,6 +136,33 @@ def test_a_resumed_run_rolls_the_output_back_to_its_mark(tmp_path: Path, sink: t
         assert (tmp_path / "total.txt").read_text() == "4"
 
 
+class Counts(ReplaceSink):
+    """Keeps the number of events of each name, in a map that is also its state."""
+
+    name = "counts"
+    file_name = "counts.txt"
+
+    async def restore(self, state: State) -> None:
+        self.counts: dict[str, int] = state.get("counts", {})
+
+    def state(self) -> State:
+        return {"counts": self.counts}
+
+    async def handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self.counts[event.name] = self.counts.get(event.name, 0) + 1
+
+    async def flush(self) -> None:
+        await self.output.replace(" ".join(f"{name}={count}" for name, count in self.counts.items()))
+
+
+def test_a_mark_keeps_its_state_while_the_sink_changes_the_map(tmp_path: Path) -> None:
+    """A run that is resumed twice from one mark has only what the last attempt added to it."""
+    batches = record(ATTEMPT, [[resumed(0, 1), *named("d")]], [[resumed(0, 1), *named("e")]])
+    deliver(Counts, tmp_path, batches)
+    assert (tmp_path / "counts.txt").read_text() == "a=1 run/marked=1 run/resumed=1 e=1"
+
+
 def test_a_mark_is_known_after_a_restart(tmp_path: Path) -> None:
     """Marks are part of the commit, so another process can roll back to them."""
     batches = record(ATTEMPT, [[resumed(0, 1), *named("d")]])
