@@ -12,7 +12,7 @@ from trainwire_protocol.events import Event
 from trainwire_protocol.journal.records import MARKER
 from trainwire_protocol.journal.run_folder import Attempt
 from trainwire_protocol.journal.segments import JournalReader
-from trainwire_protocol.journal.tail import batches_backwards, events_of, read_first
+from trainwire_protocol.journal.tail import batches_backwards, ending_in, events_of, read_first
 from trainwire_protocol.wire import Batch, Cursor
 
 MARK: Final = "run/marked"
@@ -23,7 +23,6 @@ NOTHING: Final = Cursor(-1, -1)
 
 LATEST: Final = 2**63 - 1
 """Stands for the last attempt that has begun, where a function takes the number of an attempt."""
-
 
 SEARCHED_BATCHES: Final = 100
 """Maximum number of batches that `last_events` reads."""
@@ -96,13 +95,12 @@ def find_end(attempts: Sequence[Attempt]) -> RunEnd | None:
         OSError: a journal cannot be read.
         UnsupportedVersionError: a newer version wrote it.
     """
-    for attempt in sorted(attempts, key=lambda attempt: attempt.number, reverse=True):
-        for batch in batches_backwards(attempt):
-            events = events_of(batch)
-            ending = events[-1].name.removeprefix("run/") if events and batch.header.last else None
-            step = max((event.step for event in last_events(attempts)), default=0)
-            return RunEnd(batch.cursor, step, ending)
-    return None
+    batch = next((batch for attempt in reversed(attempts) for batch in batches_backwards(attempt)), None)
+    if batch is None:
+        return None
+    ending = ending_in(batch)
+    step = max((event.step for event in last_events(attempts)), default=0)
+    return RunEnd(batch.cursor, step, ending and ending.name.removeprefix("run/"))
 
 
 def check_attempt(number: int, known: Collection[int], run: object) -> None:

@@ -93,6 +93,12 @@ def events_of(batch: Batch) -> Sequence[Event]:
         return ()
 
 
+def ending_in(batch: Batch | None) -> Event | None:
+    """Return the event with which an attempt ends if this, its last batch, contains it."""
+    events = events_of(batch) if batch and batch.header.last else ()
+    return events[-1] if events else None
+
+
 def _segment_backwards(path: Path, content: bytes) -> Iterator[Batch]:
     data = path.read_bytes()
     end = len(data)

@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from trainwire_protocol.errors import ConnectionFileError, IncompleteError, TargetError, UsageError
 from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_protocol.journal.tail import batches_backwards, events_of
+from trainwire_protocol.journal.tail import batches_backwards, ending_in
 from trainwire_protocol.subscription.subscription import Subscription
 from trainwire_protocol.subscription.target import Target
 from trainwire_protocol.transport.connection import Connection, read_connection_of
@@ -112,8 +112,8 @@ def _find_connection(target: Target, rank: int) -> Connection | None:
 def _ending(folder: Path, rank: int) -> str:
     """Return how the last attempt of a rank ended, or an empty text if it has recorded no end."""
     attempts = list_attempts(folder, rank)
-    last = next(batches_backwards(attempts[-1]), None) if attempts else None
-    if last is None or not last.header.last or not (events := events_of(last)):
+    ending = ending_in(next(batches_backwards(attempts[-1]), None)) if attempts else None
+    if ending is None:
         return ""
-    reason = events[-1].value.get("reason")
-    return f"the run is over: {events[-1].name.removeprefix('run/')}" + (f" ({reason})" if reason else "")
+    reason = ending.value.get("reason")
+    return f"the run is over: {ending.name.removeprefix('run/')}" + (f" ({reason})" if reason else "")

@@ -12,7 +12,7 @@ from trainwire_protocol.errors import ProtocolError
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal.attempts import LATEST, last_events
 from trainwire_protocol.journal.run_folder import Attempt, list_attempts, list_ranks
-from trainwire_protocol.journal.tail import batches_backwards, events_of, read_first
+from trainwire_protocol.journal.tail import batches_backwards, ending_in, events_of, read_first
 
 State: TypeAlias = Literal["running", "finished", "failed", "interrupted", "died", "unreadable"]
 
@@ -84,9 +84,9 @@ def state_of_all(ranks: Sequence[RankOverview]) -> State:
 def state_of(attempts: Sequence[Attempt]) -> State:
     """Return the state of a rank that has these attempts."""
     last = attempts[-1] if attempts else None
-    batch = next(batches_backwards(last), None) if last else None
-    if batch and batch.header.last and (events := events_of(batch)):
-        return ENDINGS.get(events[-1].name, "finished")
+    ending = ending_in(next(batches_backwards(last), None)) if last else None
+    if ending is not None:
+        return ENDINGS.get(ending.name, "finished")
     return "running" if last and last.is_held() else "died"
 
 
