@@ -95,8 +95,10 @@ def open_bus(
     origin = NEW_START if state is None else find_state(run_folder, rank, state)
     attempt = begin_attempt(run_folder, rank, session, take_over=take_over)
     try:
-        origin = find_append(run_folder, attempt) if append else origin
-        report_superseded(run_folder, attempt, origin)
+        if append:
+            origin = find_append(run_folder, attempt)
+        else:
+            report_superseded(run_folder, attempt, origin)
         endpoints = Endpoints.choose(Tcp.from_environment(bind))
     except TrainwireError:
         attempt.abandon()
