@@ -8,7 +8,7 @@ why, so that the others are recorded; the batcher reports it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -199,17 +199,19 @@ def numbers_in(value: Any) -> list[Any]:
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         raise UnsupportedValueError(f"the value is {describe(value)}; pass a list of numbers")
-    return list(value) if isinstance(value, Sized) else read_iterator(iter(value))
+    return read_items(value)
 
 
-def read_iterator(items: Iterator[Any]) -> list[Any]:
-    """Return the items of an iterator.
+def read_items(value: Iterable[Any]) -> list[Any]:
+    """Return the items of a collection or iterator.
 
     Raises:
-        UnsupportedValueError: there are more than `MAX_ITEMS`.
+        UnsupportedValueError: it is an iterator with more than `MAX_ITEMS` items.
     """
+    if isinstance(value, Sized):
+        return list(value)
     found = []
-    for item in items:
+    for item in value:
         found.append(item)
         if len(found) > MAX_ITEMS:
             raise UnsupportedValueError(f"the iterator has more than {MAX_ITEMS} items; pass a list")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from trainwire.bus.values.coercion import read_iterator
+from trainwire.bus.values.coercion import read_items
 from trainwire.bus.values.gpu import copy_to_host
 from trainwire.bus.values.pending import PendingEncoding
 from trainwire.bus.values.plain import coerce_plain
@@ -62,7 +62,7 @@ def _flatten(value: Any) -> list[Any]:
         return list(copy_array(value, "a histogram of arrays").reshape(-1).tolist())
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [value]
-    items = value if isinstance(value, Sized) else read_iterator(iter(value))
+    items = read_items(value)
     return [number for item in items for number in (_flatten(item) if isinstance(item, Iterable) else (item,))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from trainwire.bus.values.coercion import read_iterator
+from trainwire.bus.values.coercion import read_items
 from trainwire.bus.values.plain import coerce_plain, fields_of
 from trainwire.bus.values.tensors import describe, is_array, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
@@ -52,7 +52,7 @@ def _read(value: Any) -> tuple[Sequence[Any], Any]:
         raise UnsupportedValueError(
             f"the value is {describe(value)}; pass a data frame, a list of maps or rows, or {{'columns': …, 'rows': …}}"
         )
-    return _read_rows(list(value) if isinstance(value, Sized) else read_iterator(iter(value)))
+    return _read_rows(read_items(value))
 
 
 def _read_map(value: Mapping[Any, Any]) -> tuple[Sequence[Any], Any]:
