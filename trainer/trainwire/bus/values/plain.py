@@ -30,6 +30,7 @@ ml_collections, and of Abseil."""
 
 _LEAVES: Final = frozenset({type(None), bool, float, bytes})
 _NUMBERS: Final = _LEAVES | {int}
+_COLLECTIONS: Final = frozenset({dict, list, tuple})
 
 _Path: TypeAlias = "tuple[_Path, object] | None"
 """The place of an item in a value: the place of the map or list that contains it, and its key."""
@@ -129,6 +130,10 @@ class _Reading:
             return self._replace(path, f"cannot be read ({short_repr(error)})", f"<{type(value).__name__}>")
 
     def _convert(self, value: Any, path: _Path, depth: int) -> Any:
+        if type(value) in _COLLECTIONS and depth < MAX_NESTING:  # before the checks for other types, which take longer
+            if type(value) is dict:
+                return self._read_map(value, path, depth)
+            return self._read_items(value, path, depth)
         if isinstance(value, Enum):
             return self.read(value.value, path, depth)
         if isinstance(value, str):
