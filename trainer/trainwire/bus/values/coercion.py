@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from trainwire.bus.values.gpu import PendingScalar, copy_scalars, copy_to_host
 from trainwire.bus.values.pending import Noted
-from trainwire.bus.values.tensors import check_tensor, describe, is_on_gpu, is_tensor, readable
+from trainwire.bus.values.tensors import TIME_KINDS, check_tensor, describe, dtype_kind, is_on_gpu, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 from trainwire_protocol.events import MAX_NESTING
 
@@ -92,13 +92,8 @@ def _read_number(value: Any) -> Any:
 
 def _is_misread(value: Any, number: object) -> bool:
     """Return whether NumPy has read a time as an integer, or a masked value as 0."""
-    is_time = type(number) is int and _dtype_kind(value) in ("m", "M")
+    is_time = type(number) is int and dtype_kind(value) in TIME_KINDS
     return is_time or (type(value).__module__.startswith("numpy.ma") and bool(value.mask.all()))
-
-
-def _dtype_kind(value: Any) -> str:
-    """Return the kind of the values of an array of NumPy; empty for anything else."""
-    return str(getattr(getattr(value, "dtype", None), "kind", ""))
 
 
 def _gpu_problem(tensor: Any) -> UnsupportedValueError | None:
@@ -120,13 +115,13 @@ def _explain(value: Any) -> UnsupportedValueError:
             advice = "leave the name out, or pass float('nan')"
         elif isinstance(value, str):
             advice = "record it with bus.text(name, value)"
-        elif isinstance(value, complex) or _dtype_kind(value) == "c":
+        elif isinstance(value, complex) or dtype_kind(value) == "c":
             advice = "pass abs(value), value.real or value.imag"
         elif callable(getattr(value, "compute", None)):
             advice = "pass value.compute()"
         elif callable(getattr(value, "total_seconds", None)):
             advice = "pass value.total_seconds()"
-        elif _dtype_kind(value) == "m":
+        elif dtype_kind(value) == "m":
             advice = "pass value / numpy.timedelta64(1, 's')"
         elif getattr(value, "shape", None) or isinstance(value, (list, tuple, set, frozenset)):
             advice = "pass its mean or record all with bus.scalars(name, value) or bus.histogram(name, value)"

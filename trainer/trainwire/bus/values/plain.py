@@ -17,7 +17,7 @@ from trainwire.bus.values.coercion import text_keys
 from trainwire.bus.values.gpu import DeviceCopy, copy_to_host
 from trainwire.bus.values.pending import Noted, PendingEncoding, size_of
 from trainwire.bus.values.rejections import short_repr
-from trainwire.bus.values.tensors import describe, is_on_gpu, is_tensor, readable
+from trainwire.bus.values.tensors import TIME_KINDS, describe, dtype_kind, is_on_gpu, is_tensor, readable
 from trainwire_protocol.errors import UnsupportedValueError
 from trainwire_protocol.events import MAX_NESTING, MAX_STRING_BYTES
 
@@ -150,7 +150,7 @@ class _Reading:
             return self._read_text(short_repr(value), path)
         if hasattr(value, "tolist"):
             # NumPy's times become integers otherwise.
-            is_time = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
+            is_time = dtype_kind(value) in TIME_KINDS
             return self.read(value.astype(str).tolist() if is_time else value.tolist(), path, depth)
         fields = fields_of(value)
         if fields is not None:

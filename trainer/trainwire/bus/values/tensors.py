@@ -17,6 +17,9 @@ from trainwire_protocol.errors import MissingExtraError, UnsupportedValueError
 READABLE_DEVICES: Final = ("cpu", "cuda")
 """Devices whose tensors are read without waiting; those on other devices are copied to the CPU at once."""
 
+TIME_KINDS: Final = ("m", "M")
+"""NumPy's kinds of dtypes whose values are durations or times."""
+
 _NUMERIC_KINDS: Final = "buif"
 """NumPy's kinds of dtypes whose values are real numbers."""
 
@@ -35,6 +38,11 @@ def is_on_gpu(value: object) -> bool:
 def is_array(value: object) -> bool:
     """Return whether a value can be converted to an array of NumPy, as those of most libraries can."""
     return hasattr(value, "__array__") and not isinstance(value, type)
+
+
+def dtype_kind(value: object) -> str:
+    """Return the kind of the values of an array of NumPy; empty for anything else."""
+    return str(getattr(getattr(value, "dtype", None), "kind", ""))
 
 
 def describe(value: object) -> str:
