@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from trainwire.bus.values.gpu import DeviceCopy, PendingScalar
@@ -38,7 +38,7 @@ class Noted:
     """A value that was recorded differently from how it was passed, which is reported with its event's name."""
 
     value: Any
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str]
     """What was changed, by kind; each kind is reported once for each event's name."""
 
 
