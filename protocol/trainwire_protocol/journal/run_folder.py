@@ -87,7 +87,7 @@ class Attempt:
             return None
 
     def write_lease(self, lease: Lease) -> None:
-        """Write or renew the lease.
+        """Write the lease.
 
         Raises:
             OSError: the folder cannot be written.
@@ -96,6 +96,14 @@ class Attempt:
         fields = asdict(lease) | {"process": lease.process._asdict(), "folder": folder}
         del fields["copied_from"]
         write_atomically(self.lease_path, json.dumps(fields).encode())
+
+    def renew_lease(self, session: str) -> None:
+        """Write or renew the lease, as its owner.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time()))
 
     def _copied_from(self, process: ProcessIdentity, origin: object) -> str | None:
         """Return the run's folder for which a lease was written if this one is a copy of it.
@@ -226,7 +234,7 @@ def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool 
             attempt.folder.mkdir()
         except FileExistsError:  # another process was faster
             raise _in_use(attempt) from None
-        attempt.write_lease(Lease(ProcessIdentity.of_this_process(), session, time.time()))
+        attempt.renew_lease(session)
     except OSError as error:
         raise UsageError(
             f"the run folder {run_folder} cannot be written ({error.strerror}): choose another folder, or free space"

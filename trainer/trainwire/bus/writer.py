@@ -28,9 +28,8 @@ from trainwire.bus.queue import FLOATS, Record, RecordQueue, names_of, values_of
 from trainwire.bus.values.rejections import Rejections
 from trainwire.bus.watchers import Watchers
 from trainwire_protocol.journal.attempts import MARK
-from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Attempt, Lease
+from trainwire_protocol.journal.run_folder import RENEWAL_SECONDS, Attempt
 from trainwire_protocol.journal.segments import JournalWriter
-from trainwire_protocol.process import ProcessIdentity
 from trainwire_protocol.transport.connection import connection_path, write_connection
 from trainwire_protocol.transport.server import Server
 from trainwire_protocol.wire import Batch, encode_header
@@ -451,7 +450,7 @@ class Writer(threading.Thread):
                 self.taken_over = True
                 _log.error("another trainer has taken over %s: nothing more is journaled here", self._attempt.folder)
             else:
-                self._attempt.write_lease(Lease(ProcessIdentity.of_this_process(), self._session, time.time()))
+                self._attempt.renew_lease(self._session)
 
     @property
     def _attempt(self) -> Attempt:
@@ -493,7 +492,7 @@ class Writer(threading.Thread):
         """Write the lease and the connection file, which tell readers where the run is recorded."""
         attempt = self._attempt
         with contextlib.suppress(OSError), self._noting_stall():
-            attempt.write_lease(Lease(ProcessIdentity.of_this_process(), self._session, time.time()))
+            attempt.renew_lease(self._session)
             if self.server.connection:
                 write_connection(connection_path(attempt.run_folder, attempt.rank), self.server.connection)
 
