@@ -209,6 +209,15 @@ def name_path(run_folder: Path) -> Path:
     return run_folder / "journal" / "run.json"
 
 
+def name_run(run_folder: Path, run: str) -> None:
+    """Write the run's name, unless the folder has a run; the folder of the journal exists.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    create_atomically(name_path(run_folder), json.dumps({"run": run}).encode())
+
+
 def begin_attempt(run_folder: Path, rank: int, session: str, *, take_over: bool = False) -> Attempt:
     """Create the folder of the next attempt of a run, and take its lease.
 
@@ -247,7 +256,7 @@ def _make_run(run_folder: Path) -> str:
     path = name_path(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run_folder.resolve().name).strip("-.")[:64] or "run"
-    create_atomically(path, json.dumps({"run": f"{stem}-{secrets.token_hex(4)}"}).encode())
+    name_run(run_folder, f"{stem}-{secrets.token_hex(4)}")
     name = read_run_name(run_folder)
     if name is None:
         raise UsageError(f"{path} does not contain a run's name: restore it or choose another folder")
@@ -277,9 +286,8 @@ def copy_attempt(run_folder: Path, run: str, rank: int, number: int) -> Attempt:
         UsageError: the folder contains another run.
         OSError: the folder cannot be written.
     """
-    path = name_path(run_folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    create_atomically(path, json.dumps({"run": run}).encode())
+    name_path(run_folder).parent.mkdir(parents=True, exist_ok=True)
+    name_run(run_folder, run)
     existing = read_run_name(run_folder)
     if existing != run:
         raise UsageError(f"run {run!r} cannot be copied to {run_folder}, which contains run {existing!r}")

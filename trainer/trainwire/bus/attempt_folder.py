@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
-from trainwire_protocol.journal.files import create_atomically
-from trainwire_protocol.journal.run_folder import Attempt, name_path, read_run_name
+from trainwire_protocol.journal.run_folder import Attempt, name_run, read_run_name
 
 
 class Change(Enum):
@@ -56,7 +54,7 @@ class AttemptFolder:
         if (lease and lease.session != self._session) or run not in (None, self.attempt.run):
             return Change.REPLACED
         self.attempt.folder.mkdir(parents=True, exist_ok=True)
-        create_atomically(name_path(self.attempt.run_folder), json.dumps({"run": self.attempt.run}).encode())
+        name_run(self.attempt.run_folder, self.attempt.run)
         self.close()
         self._descriptor = os.open(self.attempt.folder, os.O_RDONLY | os.O_DIRECTORY)
         return Change.MADE_AGAIN
