@@ -20,6 +20,10 @@ Channel: TypeAlias = Literal["event", "media"]
 EVENT_TYPES: Final[frozenset[str]] = frozenset(get_args(EventType))
 CHANNELS: Final[tuple[str, ...]] = get_args(Channel)
 
+LOWEST_STEP: Final = -(2**63)
+HIGHEST_STEP: Final = 2**63 - 1
+"""The bounds of steps, which are 64-bit integers."""
+
 MAX_NAME_BYTES: Final = 512
 """Maximum length of a name, in bytes of UTF-8."""
 
@@ -86,7 +90,7 @@ def validate(event: Event) -> Event:
         raise InvalidEventError(
             f"event {event.name!r}: walltime is {_short(event.walltime)}, not a finite number of seconds"
         )
-    if type(event.step) is not int or not -(2**63) <= event.step < 2**63:
+    if type(event.step) is not int or not LOWEST_STEP <= event.step <= HIGHEST_STEP:
         raise InvalidEventError(f"event {event.name!r}: step is {_short(event.step)}, not a 64-bit integer")
     problem = value_problem(event.type, event.value)
     if problem:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any, Final
 
-from trainwire_protocol.events import LAST_EVENTS, Event
+from trainwire_protocol.events import HIGHEST_STEP, LAST_EVENTS, LOWEST_STEP, Event
 from trainwire_protocol.journal.attempts import NOTHING, resumed_from
 from trainwire_protocol.wire import START, Batch, Cursor
 from trainwire_sinks.alerts.alert import Alert, Position, render, truncate
@@ -17,10 +17,6 @@ from trainwire_sinks.runtime.sink import PublisherStatus, State
 
 MAX_KNOWN_NAMES: Final = 10_000
 """Maximum number of event names for which the matching rules are cached."""
-
-LOWEST: Final = -(2**63)
-HIGHEST: Final = 2**63 - 1
-"""The bounds of steps."""
 
 _NOTIFICATION_SETTINGS: Final = ("severity", "cool_down", "message", "notifiers")
 """Settings that do not influence what a rule finds; they may change between two starts."""
@@ -195,9 +191,9 @@ class Engine:
         origin = resumed_from(first) or last
         step = first.value.get("from_step") if isinstance(first.value, Mapping) else None
         if origin >= last:  # nothing is superseded
-            step = HIGHEST
+            step = HIGHEST_STEP
         elif origin == NOTHING or not isinstance(step, int):
-            step = LOWEST
+            step = LOWEST_STEP
         self._advance(batch, batch.header.seq, first)
         for status in self._rules:
             status.resume(origin, step)

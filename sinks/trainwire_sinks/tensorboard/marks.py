@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
+from trainwire_protocol.events import HIGHEST_STEP, LOWEST_STEP
 from trainwire_protocol.journal.attempts import NOTHING
 from trainwire_protocol.wire import Cursor
 
@@ -19,9 +20,6 @@ KEPT_MARKS: Final = 32
 
 MAX_REPEATED: Final = 64 << 20
 """Bytes above which a new file repeats only the last step, provided that steps have increased."""
-
-LOWEST: Final = -(2**63)
-HIGHEST: Final = 2**63 - 1
 
 Range = tuple[int, int]
 """Begin and end of a range of bytes; both are in the same file."""
@@ -67,9 +65,9 @@ class Marks:
         self._marks = [Mark(**mark) for mark in state.get("marks", ())]
         self._earlier: Sequence[Range] | None = state.get("before", ())
         self._start: int = state.get("start", 0)
-        self._step: int = state.get("step", LOWEST)
+        self._step: int = state.get("step", LOWEST_STEP)
         self._begin: int = state.get("begin", 0)
-        self._highest: int = state.get("highest", LOWEST)
+        self._highest: int = state.get("highest", LOWEST_STEP)
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume, as a map for JSON."""
@@ -92,13 +90,13 @@ class Marks:
         self.add_record(step, end)
         if self._earlier is not None:
             ranges = [*self._earlier, (self._start, end)]
-            mark = Mark(cursor.attempt, cursor.seq, step, self._begin, self._highest, HIGHEST, ranges)
+            mark = Mark(cursor.attempt, cursor.seq, step, self._begin, self._highest, HIGHEST_STEP, ranges)
             self._marks = [*self._marks, mark][-KEPT_MARKS:]
 
     def file_start(self, origin: Cursor, from_step: int) -> FileStart:
         """Return how the next file begins if the run was resumed from `origin`, at `from_step`."""
         if origin == NOTHING:
-            return FileStart(LOWEST, (), (), None)
+            return FileStart(LOWEST_STEP, (), (), None)
         mark = next((mark for mark in self._marks if (mark.attempt, mark.seq) == origin), None)
         if mark is None:
             # One after the last kept step: it is better to show points of that step twice than to lose them.
@@ -107,12 +105,12 @@ class Marks:
         if have_increased and sum(end - begin for begin, end in mark.ranges) > MAX_REPEATED:
             *earlier, (start, end) = mark.ranges
             return FileStart(mark.step, [*earlier, (start, mark.begin)], [(mark.begin, end)], mark)
-        return FileStart(LOWEST, (), mark.ranges, mark)
+        return FileStart(LOWEST_STEP, (), mark.ranges, mark)
 
     def begin_file(self, file_start: FileStart, start: int, end: int) -> None:
         """Note that a file was begun whose repeated records are from `start` to `end`."""
         self._earlier, self._start = file_start.earlier, start
-        self._step, self._begin, self._highest = LOWEST, start, LOWEST
+        self._step, self._begin, self._highest = LOWEST_STEP, start, LOWEST_STEP
         resumed = file_start.mark
         if resumed is not None:
             last_step_bytes = resumed.ranges[-1][1] - resumed.begin
@@ -120,4 +118,4 @@ class Marks:
         for mark in self._marks:
             if resumed is None or (mark.attempt, mark.seq) > (resumed.attempt, resumed.seq):
                 # The mark is superseded now. If the run is resumed from it later, everything must be repeated.
-                mark.highest = HIGHEST
+                mark.highest = HIGHEST_STEP
