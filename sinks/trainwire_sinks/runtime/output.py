@@ -161,9 +161,9 @@ class SeriesOutput:
     async def open(self, length: int) -> None:
         """Truncate the file that contains position `length`, and remove the later ones."""
         await self.close()
-        self._number, self._earlier_length = await asyncio.to_thread(self._locate, length)
+        self._number, self._earlier_length, path = await asyncio.to_thread(self._locate, length)
         await asyncio.to_thread(self._remove_from, self._number + 1 if length else 1)
-        self._last = AppendOutput(await asyncio.to_thread(self._find, self._number))
+        self._last = AppendOutput(path)
         if length:
             await self._last.open(length - self._earlier_length)
 
@@ -209,30 +209,27 @@ class SeriesOutput:
     def _name(self, number: int) -> str:
         return self.pattern.format(f"{number:010d}")
 
-    def _find(self, number: int) -> Path:
-        """Return the path of a file; if it does not exist, the path in the first folder."""
-        return next(
-            (path for path in self._paths_from(number)[:1] if path.name == self._name(number)),
-            self.folder / self._name(number),
-        )
-
     def _paths_from(self, number: int) -> list[Path]:
         folders = [self.folder, *_paths_aside(self.folder)]
         paths = (path for folder in folders for path in folder.glob(self.pattern.format("*")))
         return sorted((path for path in paths if path.name >= self._name(number)), key=lambda path: path.name)
 
-    def _locate(self, length: int) -> tuple[int, int]:
-        """Return the number of the file that contains position `length`, and the length of the earlier files."""
+    def _locate(self, length: int) -> tuple[int, int, Path]:
+        """Return the number of the file that contains position `length`, the length of the earlier files, its path."""
+        paths = {path.name: path for path in self._paths_from(1)}
         number, earlier = 1, 0
-        while length > earlier + (size := _size(self._find(number))):
+        while True:
+            name = self._name(number)
+            path = paths.get(name, self.folder / name)
+            size = _size(path)
+            if length <= earlier + size:
+                return number, earlier, path
             if not size:
                 raise OutputChangedError(f"{self.folder} has {earlier} bytes of events and should have {length}")
             number, earlier = number + 1, earlier + size
-        return number, earlier
 
     def _read(self, begin: int, end: int) -> bytes:
-        number, earlier = self._locate(begin + 1)
-        path = self._find(number)
+        _, earlier, path = self._locate(begin + 1)
         with path.open("rb") as file:
             file.seek(begin - earlier)
             data = file.read(end - begin)
