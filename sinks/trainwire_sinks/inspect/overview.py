@@ -94,7 +94,6 @@ def _read(folder: Path, run: str, ranks: Sequence[int], attempt: int) -> RunOver
     overviews = read_ranks(folder, attempt)
     shown = overviews[0] if overviews else RankOverview(0, "unreadable")
     started, finished = (next(_lifecycle_events(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
-    heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
     return RunOverview(
         folder,
         run,
@@ -107,8 +106,13 @@ def _read(folder: Path, run: str, ranks: Sequence[int], attempt: int) -> RunOver
         last_event=shown.last_event,
         attempts=len(attempts),
         ranks=overviews,
-        sinks=tuple(read_progress(run, folder, heads)) if attempt == LATEST else (),
+        sinks=_read_sinks(folder, run, ranks) if attempt == LATEST else (),
     )
+
+
+def _read_sinks(folder: Path, run: str, ranks: Sequence[int]) -> tuple[SinkProgress, ...]:
+    heads = [read_head(attempt) for rank in ranks for attempt in list_attempts(folder, rank)]
+    return tuple(read_progress(run, folder, heads))
 
 
 def _lifecycle_events(attempts: Sequence[Attempt], name: str) -> Iterator[Event]:
