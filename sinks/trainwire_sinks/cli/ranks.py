@@ -1,4 +1,4 @@
-"""Finds the ranks that the option `--rank` names, and waits for them to begin."""
+"""Finds the ranks that the option `--rank` names, waits for them to begin, and checks their attempts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from trainwire_protocol.errors import OptionError, ProtocolError, TargetError
+from trainwire_protocol.journal.attempts import check_attempt
 from trainwire_protocol.journal.files import run_in_background
 from trainwire_protocol.journal.run_folder import list_attempts, list_ranks
 from trainwire_protocol.subscription.follower import Watchdog
@@ -54,6 +55,16 @@ def find_ranks(target: Target, rank: str) -> Sequence[int]:
     if not ranks:
         raise TargetError(f"there is no run in {folder}: it has no journal{suggest_run(folder)}")
     return ranks
+
+
+def check_attempt_of(target: Target, rank: int, attempt: int | None) -> None:
+    """Check that a rank has the attempt that `--attempt` names; of an address, its subscription checks that.
+
+    Raises:
+        TargetError: it does not; the message lists the attempts.
+    """
+    if attempt is not None and target.folder:
+        check_attempt(attempt, [found.number for found in list_attempts(target.folder, rank)], target)
 
 
 async def wait_for_rank(target: Target, rank: int, give_up: float | None) -> None:

@@ -10,11 +10,10 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter
 
 from trainwire_protocol.errors import OutputError
-from trainwire_protocol.journal.attempts import LATEST, attempts_until
-from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.subscription.target import resolve_target
 from trainwire_sinks.cli.options import DEFAULT_READ_OPTIONS, ReadOptions
-from trainwire_sinks.cli.ranks import parse_rank
+from trainwire_sinks.cli.ranks import check_attempt_of, parse_rank
 from trainwire_sinks.cli.sink_process import folder_of, run_for_each_rank, run_sink, with_options_of
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
@@ -78,9 +77,7 @@ def _make_command(tokens: Sequence[str], sink: type[Sink]) -> Callable[..., int]
         # Continuing from an existing cursor would keep what a replay may be told to leave out.
         if CursorFile(folder, sink.name, parse_rank(reading.rank)).path.exists():
             raise OutputError(f"{sink.name} has already written to {folder}: choose another folder with --output")
-        if attempt is not None and resolved.folder:
-            # Before anything is written.
-            attempts_until(list_attempts(resolved.folder, parse_rank(reading.rank)), attempt, resolved)
+        check_attempt_of(resolved, parse_rank(reading.rank), attempt)  # before anything is written
         return run_sink(
             functools.partial(make_sink, options), resolved, folder, reading,
             superseded_by=LATEST if skip_superseded and attempt is None else attempt, last_attempt=attempt,

@@ -12,11 +12,10 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from trainwire_protocol.errors import MissingExtraError, OptionError
-from trainwire_protocol.journal.attempts import LATEST, attempts_until
-from trainwire_protocol.journal.run_folder import list_attempts
+from trainwire_protocol.journal.attempts import LATEST
 from trainwire_protocol.subscription.target import Target, resolve_target
 from trainwire_sinks.cli.options import check_seconds
-from trainwire_sinks.cli.ranks import folder_of_all_ranks, parse_rank, wait_for_rank, wait_for_ranks
+from trainwire_sinks.cli.ranks import check_attempt_of, folder_of_all_ranks, parse_rank, wait_for_rank, wait_for_ranks
 from trainwire_sinks.monitor.plain import print_runs
 from trainwire_sinks.monitor.reader import RankOverviews, Reader, logging_into_views
 from trainwire_sinks.runtime.exit_codes import ExitCode
@@ -70,8 +69,7 @@ def _make_readers(
     overviews = {target.folder: RankOverviews(target.folder, last) for target, _ in pairs if target.folder}
     readers = []
     for target, rank in pairs:
-        if attempt is not None and target.folder:
-            attempts_until(list_attempts(target.folder, rank), attempt, target)
+        check_attempt_of(target, rank, attempt)
         name = target.folder.absolute().name if target.folder else str(target)
         label = f"{name} rank {rank}" if has_ranks else name
         label += "" if attempt is None else f" attempt {attempt}"
