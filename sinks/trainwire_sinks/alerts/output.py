@@ -71,13 +71,13 @@ class AlertsFile(Outbox):
 
         An alert that cleared at once is one message, unless it was sent as fired before.
         """
-        fired = _predecessor(key)
-        is_momentary = fired is not None and message["walltime"] - message["fired_walltime"] < MOMENT_SECONDS
+        is_momentary = message["walltime"] - message["fired_walltime"] < MOMENT_SECONDS
+        superseded = _predecessor(key) if is_momentary else None
         for name in message["notifiers"]:
             if name in self._queues:
                 self._queues[name].add({key: message})
-                if fired is not None and is_momentary:
-                    self._queues[name].withdraw(fired)
+                if superseded is not None:
+                    self._queues[name].withdraw(superseded)
 
 
 def _predecessor(key: str) -> str | None:
