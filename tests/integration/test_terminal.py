@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import TESTS
+from support.terminal import run_on_terminal
 
 import trainwire
 
@@ -30,23 +30,14 @@ TRAINWIRE = [sys.executable, "-m", "trainwire_sinks"]
 
 def on_terminal(folder: Path, command: list[str], **environment: str) -> str:
     """Run a command with standard error on a terminal, and return what it writes there, without escape sequences."""
-    ours, theirs = pty.openpty()
     variables = {name: value for name, value in os.environ.items() if name not in ("TRAINWIRE_QUIET", "NO_COLOR")}
     path = f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"
-    process = subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
+    code, shown = run_on_terminal(
+        command, "stderr", cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         env=variables | {"PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "160"} | environment,
     )  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    try:
-        while data := os.read(ours, 65536):
-            shown += data
-    except OSError:  # the process has closed its end
-        pass
-    os.close(ours)
-    assert process.wait(60) == 0, shown.decode()
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r", "\n")
+    assert code == 0, shown
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "\n")
 
 
 def python(program: str, arguments: str = "{}") -> list[str]:

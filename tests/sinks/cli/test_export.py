@@ -6,8 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from hypothesis import strategies as st
 from support.recorder import Recorder, scalar
 from support.run_reader import read_events
 from support.strategies import events, normal
+from support.terminal import run_on_terminal
 
 from trainwire_protocol.events import Event
 from trainwire_sinks.cli.app import run
@@ -289,27 +288,15 @@ def test_output_on_a_terminal(write_run: WriteRun) -> None:
     """On a terminal, control characters are escaped, parquet is refused, and a progress bar is shown."""
     folder = write_run(sample_run())
 
-    def on_terminal(*arguments: object) -> bytes:
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "trainwire_sinks", "export", str(folder), *map(str, arguments)]
-        process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs)
-        os.close(theirs)
-        read = b""
-        # Reading fails once the other end is closed.
-        try:
-            while data := os.read(ours, 65536):
-                read += data
-        except OSError:
-            pass
-        process.wait()
-        os.close(ours)
-        return read
+    def on_terminal(*arguments: object) -> str:
+        command = [sys.executable, "-m", "trainwire_sinks", "export", folder, *arguments]
+        return run_on_terminal(command, "stdin", "stdout", "stderr")[1]
 
     shown = on_terminal("--name", "*odd*", "--type", "scalar")
-    assert rb"dev/odd\tname\n\x1b[31m" in shown
-    assert b"\x1b[31m" not in shown
-    assert b"parquet cannot be written to a terminal" in on_terminal("--format", "parquet")
-    assert b"exporting" in on_terminal("-o", folder / "a.csv")
+    assert r"dev/odd\tname\n\x1b[31m" in shown
+    assert "\x1b[31m" not in shown
+    assert "parquet cannot be written to a terminal" in on_terminal("--format", "parquet")
+    assert "exporting" in on_terminal("-o", folder / "a.csv")
 
 
 @settings(max_examples=40)

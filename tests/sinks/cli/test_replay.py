@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import pty
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +14,7 @@ import pytest
 from support.publisher import Publisher
 from support.publisher import run as run_coroutine
 from support.run_reader import read_events
+from support.terminal import run_on_terminal
 
 from trainwire_sinks import Event
 from trainwire_sinks.builtin.jsonl import JsonLines
@@ -124,15 +122,11 @@ def test_only_a_replay_shows_a_progress_bar(tmp_path: Path, write_run: WriteRun)
     """On a terminal, a replay shows a progress bar; a sink, which may follow a run for days, does not."""
     folder = write_run(sample_run(), is_over=False)
 
-    def on_terminal(*arguments: object) -> bytes:
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "trainwire_sinks", *map(str, arguments), "--output", str(tmp_path / "out")]
-        subprocess.run(command, stderr=theirs, stdin=theirs, check=True)
-        os.write(theirs, b"end")
-        os.close(theirs)
-        read = os.read(ours, 65536)
-        os.close(ours)
-        return read
+    def on_terminal(*arguments: object) -> str:
+        command = [sys.executable, "-m", "trainwire_sinks", *arguments, "--output", tmp_path / "out"]
+        code, shown = run_on_terminal(command, "stdin", "stderr")
+        assert code == 0
+        return shown
 
-    assert b"replaying" in on_terminal("replay", folder, "--to", "jsonl")
-    assert b"replaying" not in on_terminal("sink", "loss-file", folder)
+    assert "replaying" in on_terminal("replay", folder, "--to", "jsonl")
+    assert "replaying" not in on_terminal("sink", "loss-file", folder)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.recorder import Recorder
+from support.terminal import run_on_terminal
 
 from trainwire_protocol.events import Event
 from trainwire_protocol.journal import segments
@@ -198,15 +197,11 @@ def test_rows_are_not_broken_on_a_narrow_terminal(write_run: WriteRun, width: in
     """Each run is one line; columns that do not fit are left out, and named below."""
     folder = write_run(sample_run(), is_over=False)
     run_sink(LossFile, folder, sample_run())
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainwire_sinks", "runs", str(folder.parent)],
-        stdout=theirs, env=os.environ | {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"},
-    )  # fmt: skip
-    os.close(theirs)
-    assert process.wait(20) == 0
-    header, row, *rest = re.sub("\x1b\\[[0-9]*m", "", os.read(ours, 10_000).decode()).split("\r\n")
-    os.close(ours)
+    command = [sys.executable, "-m", "trainwire_sinks", "runs", folder.parent]
+    environment = os.environ | {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}
+    code, shown = run_on_terminal(command, "stdout", env=environment)
+    assert code == 0
+    header, row, *rest = re.sub("\x1b\\[[0-9]*m", "", shown).split("\r\n")
     assert len(header.rstrip()) <= len(row) <= width
     assert "dev/loss 0.125 (epoch 3)" in row
     assert " ago" in row
