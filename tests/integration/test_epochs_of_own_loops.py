@@ -1,4 +1,4 @@
-"""A loop of one's own reports its epochs: `runs`, `watch` and loss.tsv show them as those of a `ModelTrainer`."""
+"""A hand-written loop reports its epochs: `runs`, `watch` and loss.tsv show them as those of a `ModelTrainer`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from support.run_reader import read_events
+from support.run_reader import read_batches, read_events
 
 import trainwire
 from trainwire_protocol.events import Event
-from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_protocol.journal.tail import batches_backwards
 from trainwire_sinks.inspect.overview import Best, read_overview
 from trainwire_sinks.monitor.view import View
 
@@ -38,7 +36,7 @@ def test_epochs_reach_the_sinks_and_monitors(tmp_path: Path) -> None:
     overview = read_overview(tmp_path)
     assert (overview.epoch, overview.max_epochs, overview.best) == (3, 4, Best(2, "dev/loss", 0.25))
     view = View("a")
-    for batch in reversed(list(batches_backwards(list_attempts(tmp_path, 0)[0]))):
+    for batch in read_batches(tmp_path):
         view.add_batch(batch)
     assert view.progress.fraction == pytest.approx(0.75)
     assert view.progress.seconds_left is not None
@@ -56,7 +54,7 @@ def test_epochs_reach_the_sinks_and_monitors(tmp_path: Path) -> None:
 def test_invalid_epochs_are_reported(
     tmp_path: Path, arguments: dict[str, Any], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing raises, one line names the event, and the loop goes on."""
+    """No call raises, a message names the event, and the loop continues."""
     with trainwire.open_bus(tmp_path) as bus:
         bus.finish_epoch(**arguments)
         bus.start_epoch(2)

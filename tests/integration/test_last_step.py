@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.run_reader import read_batches, read_events
 
 import trainwire
 from trainwire_protocol.journal.attempts import find_end
 from trainwire_protocol.journal.run_folder import list_attempts
-from trainwire_protocol.journal.tail import batches_backwards
 from trainwire_sinks.builtin.prometheus import Values
 from trainwire_sinks.inspect.overview import read_overview
 from trainwire_sinks.monitor.view import View
@@ -42,10 +42,9 @@ def killed(tmp_path: Path) -> Path:
 def shown_steps(folder: Path) -> dict[str, int | None]:
     """Return the last step of a run, by where it is shown."""
     view, values = View("a"), Values(0, 100)
-    for attempt in list_attempts(folder, 0):
-        for batch in reversed(list(batches_backwards(attempt))):
-            view.add_batch(batch)
-            values.update(batch.header.run, batch.events)
+    for batch in read_batches(folder):
+        view.add_batch(batch)
+        values.update(batch.header.run, batch.events)
     overview = read_overview(folder)
     return {
         "runs": overview.step, "ranks": overview.ranks[0].step, "watch": view.step,
@@ -71,9 +70,7 @@ def test_a_heartbeat_reports_the_largest_step(tmp_path: Path) -> None:
         bus.log({"old/accuracy": 0.25}, step=50)
         assert bus.describe()["step"] == bus.state_dict()["step"] == 126
         bus.log({"train/loss": 0.4})
-    batches = list(batches_backwards(list_attempts(tmp_path, 0)[0]))
-    steps = [event.step for batch in reversed(batches) for event in batch.events if event.type == "scalar"]
-    assert steps == [126, 50, 126]
+    assert [event.step for event in read_events(tmp_path) if event.type == "scalar"] == [126, 50, 126]
 
 
 def test_an_attempt_that_resumes_earlier_shows_its_own_steps(tmp_path: Path) -> None:
