@@ -127,7 +127,7 @@ def _describe(error: CycloptsError) -> str:
 
 def _fail(message: str, code: ExitCode, error: BaseException | None) -> ExitCode:
     """Print an error, with its traceback if `error` is given, and return its exit code."""
-    with contextlib.suppress(OSError):  # nobody may read standard error
+    with contextlib.suppress(OSError):  # standard error may be closed
         if error is not None:
             traceback.print_exception(error)
         print(f"trainwire: {one_line(message.strip())}", file=sys.stderr)

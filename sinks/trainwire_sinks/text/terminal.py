@@ -1,4 +1,4 @@
-"""Terminals: whether they support color, which signals they have sent, and output that nobody reads any more."""
+"""Terminals: whether they support color, which signals they have sent, and output whose reader is gone."""
 
 from __future__ import annotations
 

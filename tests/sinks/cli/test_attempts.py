@@ -30,7 +30,7 @@ def sample() -> list[Batch]:
 
 
 def losses(attempt: int) -> list[tuple[int, float]]:
-    """Return the steps and losses of the sample as it stood when an attempt ended, by the meaning of its events."""
+    """Return the steps and losses of the sample as it stood when an attempt ended, computed by hand."""
     first = [(step, 0.5) for step in range(1, 5)]
     return {
         0: first + [(step, 9.0) for step in range(5, 9)] + [(step, 9.5) for step in range(9, 13)],
@@ -169,8 +169,8 @@ def test_an_attempt_that_the_run_does_not_have_is_named(
     assert not (folder / "replay").exists()
 
 
-def test_each_rank_has_attempts_of_its_own(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
-    """With `--rank all`, a rank that lacks the attempt is an error that names no other one."""
+def test_an_attempt_of_all_ranks_is_exported(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--rank all`, the rows are those of the attempt too."""
     folder = write_run(sample())
     assert run(["export", str(folder), "--rank", "all", "--attempt", "2", "--name", "train/batch_loss"]) == 0
     rows = list(csv.DictReader(StringIO(capsys.readouterr().out)))

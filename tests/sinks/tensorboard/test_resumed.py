@@ -119,7 +119,7 @@ def check(run: Run, *, is_whole: bool = True) -> None:
     The fast loader is checked for tags without a superseded point before the first kept one.
     """
     with TemporaryDirectory() as name:
-        run_sink(TensorBoard, name / Path(), run.batches)
+        run_sink(TensorBoard, Path(name), run.batches)
         expected = points(run.kept)
         assert loaded(name / run.place) == expected
         if is_whole:
