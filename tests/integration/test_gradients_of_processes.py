@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.paths import TESTS
 from support.run_reader import read_events
+from support.torchrun import finish_torchrun, start_torchrun, torchrun
 
 HEAD = """
 import os, sys
@@ -147,22 +144,10 @@ except RuntimeError as error:
 """
 
 
-def torchrun(folder: Path, script: str) -> tuple[int, str]:
-    """Run the script in two processes, and return the exit code and the output."""
-    path = folder / "script.py"
-    path.write_text(HEAD + script)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    finished = subprocess.run(
-        [*launcher, str(path), str(folder), str(TESTS)],
-        capture_output=True, text=True, timeout=150, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    return finished.returncode, finished.stdout + finished.stderr
-
-
 @pytest.mark.timeout(180)
 def test_gradients_are_those_of_the_batches_that_both_processes_have(tmp_path: Path) -> None:
     """The weights are those of plain PyTorch, and each epoch ends when one of the processes has no more batches."""
-    code, output = torchrun(tmp_path, BATCHES)
+    code, output = finish_torchrun(start_torchrun(HEAD + BATCHES, tmp_path))
     lines = output.splitlines()
     assert lines.count("experts 12 True") == 2, output
     assert lines.count("unused True True") == 2
@@ -179,8 +164,7 @@ def test_gradients_are_those_of_the_batches_that_both_processes_have(tmp_path: P
 @pytest.mark.timeout(180)
 def test_arguments_of_distributed_data_parallel(tmp_path: Path) -> None:
     """They are passed on, a model that is wrapped already is unwrapped, and torch's error names the remedy."""
-    code, output = torchrun(tmp_path, ARGUMENTS)
+    output = torchrun(HEAD + ARGUMENTS, tmp_path)
     lines = output.splitlines()
     assert lines.count("static True True") == 2, output
     assert lines.count("strict pass ddp_arguments={'find_unused_parameters': True} to train") == 2
-    assert code == 0

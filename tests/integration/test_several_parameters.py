@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support.paths import TESTS
 from support.run_reader import read_events
 from support.tiny_training import points
+from support.torchrun import torchrun
 from torch import nn
 from torch.optim import SGD
 
@@ -77,18 +74,6 @@ result = train(folder, trainer=trainer, train=points(32), max_epochs=3, **splits
 sys.stdout.write(f"{rank} {result.status} {result.steps} {max(read) < 200} {sorted(result.test_metrics)}\\n")
 """
 )
-
-
-def torchrun(script: str, folder: Path, *more: str) -> str:
-    """Run a script in two processes, and return its output."""
-    path = folder.parent / "script.py"
-    path.write_text(script)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    command = [*launcher, *map(str, (path, folder, TESTS, *more))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.timeout(180)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.paths import TESTS
 from support.run_reader import read_events, wait_until
 from support.tiny_training import corpus, linear, make_trainer, points, train
+from support.torchrun import finish_torchrun, start_torchrun, torchrun
 
 from trainwire.checkpointing.checkpoint import list_checkpoints
 
@@ -55,22 +54,13 @@ sys.stdout.write(f"{result.status} {result.reason} {result.steps}\\n")  # one wr
 """
 
 
-def torchrun(
-    folder: Path, epochs: int = 3, kill_at: int = -1, *more: str, script: str = SCRIPT
-) -> subprocess.Popen[str]:
-    """Start two processes that train on the CPU."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    path = folder.parent / "script.py"
-    path.write_text(script)
-    arguments = [path, folder, TESTS, epochs, kill_at, *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launcher, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+def start(folder: Path, epochs: int = 3, kill_at: int = -1) -> subprocess.Popen[str]:
+    return start_torchrun(SCRIPT, folder, epochs, kill_at)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    code, output = finish_torchrun(process, 120)
+    assert code == 0, output
     return output
 
 
@@ -88,7 +78,7 @@ def epochs(folder: Path, rank: int) -> list[dict[str, Any]]:
 @pytest.mark.timeout(180)
 def test_two_processes_equal_one_with_twice_the_batch_size(tmp_path: Path) -> None:
     """Both end with the weights and metrics of a single process, and each records its own events."""
-    finish(torchrun(tmp_path / "two"))
+    finish(start(tmp_path / "two"))
     model = linear()
     result = train(
         tmp_path / "one", trainer=make_trainer(model), corpus=corpus(train=96, dev=17), mini_batch_size=16, max_epochs=3
@@ -112,7 +102,7 @@ def test_two_processes_equal_one_with_twice_the_batch_size(tmp_path: Path) -> No
 @pytest.mark.timeout(180)
 def test_a_command_to_one_process_stops_both(tmp_path: Path) -> None:
     """`trainwire send … stop` to rank 1 ends both processes after the same step."""
-    process = torchrun(tmp_path / "run", epochs=10**6)
+    process = start(tmp_path / "run", epochs=10**6)
     wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
     command = [sys.executable, "-m", "trainwire_sinks", "send", str(tmp_path / "run"), "stop", "--rank", "1"]
     subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
@@ -126,12 +116,12 @@ def test_a_command_to_one_process_stops_both(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_two_killed_processes_are_resumed_exactly(tmp_path: Path) -> None:
     """Killed during an epoch and resumed, both end with the weights of an uninterrupted training."""
-    finish(torchrun(tmp_path / "whole"))
-    killed = torchrun(tmp_path / "killed", kill_at=random.Random(3).randint(13, 17))  # in the third epoch
+    finish(start(tmp_path / "whole"))
+    killed = start(tmp_path / "killed", kill_at=random.Random(3).randint(13, 17))  # in the third epoch
     killed.communicate(timeout=120)
     assert killed.returncode != 0
     assert list_checkpoints(tmp_path / "killed")[0].label.world_size == 2
-    finish(torchrun(tmp_path / "killed"))
+    finish(start(tmp_path / "killed"))
     for rank in (0, 1):
         assert torch.equal(weights(tmp_path / "killed", rank), weights(tmp_path / "whole", rank))
     assert read_events(tmp_path / "killed")[-1].step == 18
@@ -140,7 +130,7 @@ def test_two_killed_processes_are_resumed_exactly(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 def test_a_signal_to_torchrun_interrupts_both(tmp_path: Path) -> None:
     """On SIGTERM both finish their step, save a checkpoint, and record that they were interrupted."""
-    process = torchrun(tmp_path / "run", epochs=10**6)
+    process = start(tmp_path / "run", epochs=10**6)
     wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
@@ -152,7 +142,7 @@ def test_a_signal_to_torchrun_interrupts_both(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 def test_batch_norm_statistics_are_combined(tmp_path: Path) -> None:
     """With SWA both end with the statistics of all samples, although each has seen only half of them."""
-    finish(torchrun(tmp_path / "run", 1, -1, "swa"))
+    torchrun(SCRIPT, tmp_path / "run", 1, -1, "swa", seconds=120)
     saved = [torch.load(tmp_path / "run" / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
     mean = torch.stack([point for point, _ in points(96)]).mean(dim=0)
@@ -223,7 +213,7 @@ except Exception as error:
 @pytest.mark.timeout(180)
 def test_requests_of_one_process_apply_to_all(tmp_path: Path) -> None:
     """A request of one process applies to all; batch norms and samplers are shared; differing skips raise an error."""
-    output = finish(torchrun(tmp_path / "runs", script=SEVERAL))
+    output = torchrun(SEVERAL, tmp_path / "runs", seconds=120)
     lines = sorted(re.findall(r"(?:requests|norms|sampler|skip) (?:\d|saved) .+", output))
     assert lines == [
         "norms 0 True", "norms 1 True", "requests 0 12", "requests 1 12", "requests saved 30",
@@ -256,9 +246,8 @@ train(Path(sys.argv[1]), trainer=trainer, corpus=corpus(train=96), mini_batch_si
 @pytest.mark.timeout(180)
 def test_an_error_in_one_process_ends_both(tmp_path: Path) -> None:
     """The error is in the output and in the journal of its process; the other process does not hang."""
-    process = torchrun(tmp_path / "run", script=BROKEN)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    code, output = finish_torchrun(start_torchrun(BROKEN, tmp_path / "run"), 120)
+    assert code != 0
     assert "broken on purpose" in output
     last = read_events(tmp_path / "run", 1)[-1]
     assert (last.name, last.value["reason"]) == ("run/failed", "ValueError: broken on purpose")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.paths import TESTS
+from support.torchrun import torchrun
 
 SCRIPT = """
 import os, sys
@@ -94,15 +91,7 @@ for size in (None, 3):
 @pytest.mark.timeout(180)
 def test_two_processes_weight_their_batches(tmp_path: Path) -> None:
     """Final weights and dev loss are those of one process that has the batches of both, whole or in chunks."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script),
-        str(tmp_path), str(TESTS),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    completed = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=150)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    found = sorted(line for line in completed.stdout.splitlines() if line.startswith(("torch-", "given-", "shapes-")))
+    output = torchrun(SCRIPT, tmp_path)
+    found = sorted(line for line in output.splitlines() if line.startswith(("torch-", "given-", "shapes-")))
     names = [f"{name}-{size}" for name in ("given", "shapes", "torch") for size in (3, None)]
-    assert found == [f"{name} {rank} True True" for name in names for rank in (0, 1)], completed.stdout
+    assert found == [f"{name} {rank} True True" for name in names for rank in (0, 1)], output
