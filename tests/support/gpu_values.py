@@ -1,4 +1,4 @@
-"""Calls that record tensors of a GPU in every way, and the values that become of them."""
+"""Calls that record tensors of a GPU in every way, and checks of the recorded values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records one value, and reads what became of it with decoders of its format."""
+"""Records values, and reads them from the journal with decoders of their formats."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def find_append(run_folder: Path, attempt: Attempt) -> Origin:
 
 
 def report_superseded(run_folder: Path, attempt: Attempt, origin: Origin) -> None:
-    """Log what an attempt supersedes, what becomes of it, and what the other choices are; once for all ranks."""
+    """Log what an attempt supersedes, how to read that, and what else could be done; once for all ranks."""
     earlier = _before(run_folder, attempt)
     first = next((rank for rank in list_ranks(run_folder) if list_attempts(run_folder, rank)), attempt.rank)
     if not earlier or attempt.rank != first:

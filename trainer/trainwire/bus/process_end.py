@@ -57,7 +57,7 @@ class ClosableBus(Protocol):
 
 
 def status_of(error: BaseException | None) -> tuple[Status, str | None]:
-    """Return the status and the reason of a run that an exception has ended; None if there was none."""
+    """Return the status and the reason of a run that ended with this exception, or without one."""
     if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
         return "finished", None
     status: Status = "interrupted" if isinstance(error, _INTERRUPTIONS) else "failed"

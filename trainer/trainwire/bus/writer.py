@@ -125,7 +125,7 @@ class Writer(threading.Thread):
         self.written = -1
         """Seq of the last event in the journal."""
         self.stalled_since: float | None = None
-        """Start of the disk operation that has not succeeded yet, on the monotonic clock; None if there is none."""
+        """Start of the disk operation that has not succeeded yet, on the monotonic clock; None without one."""
         self.taken_over = False
         """Whether another trainer has taken over the run; nothing is written from then on."""
         self.is_finished = False

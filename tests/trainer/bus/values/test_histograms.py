@@ -1,4 +1,4 @@
-"""Histograms of whatever contains numbers, compared with what PyTorch computes."""
+"""Histograms of tensors, arrays and other collections, compared with what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST = sys.float_info.max
 
 
 def histogram(folder: Path, value: Any) -> dict[str, Any]:
-    """Return the histogram that becomes of a value."""
+    """Record a histogram, and return it as it is in the journal."""
     return recorded(folder, lambda bus: bus.histogram("x", value, step=1))["x"]
 
 

@@ -79,7 +79,7 @@ class Evil:
 
 
 def hparams(folder: Path, value: Any) -> Any:
-    """Return the hyperparameters that become of a value."""
+    """Record hyperparameters, and return them as they are in the journal."""
     return recorded(folder, lambda bus: bus.hparams(value)).get("hparams")
 
 

@@ -23,7 +23,7 @@ LEVELS = (RAMP * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def shown(folder: Path, value: Any) -> np.ndarray[Any, Any]:
-    """Return the pixels that become of a value."""
+    """Record an image, and return its pixels."""
     return pixels_of(recorded(folder, lambda bus: bus.image("x", value, step=1))["x"])
 
 

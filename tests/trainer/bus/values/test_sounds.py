@@ -31,7 +31,7 @@ LEVELS = (TONE * 32767).round()[:, None].numpy()
 
 
 def heard(folder: Path, value: Any) -> tuple[np.ndarray[Any, Any], int]:
-    """Return the samples that become of a value, and the sample rate."""
+    """Record a sound, and return its samples and its sample rate."""
     return samples_of(recorded(folder, lambda bus: bus.audio("x", value, step=1))["x"])
 
 

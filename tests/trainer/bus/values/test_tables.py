@@ -24,7 +24,7 @@ class Score:
 
 
 def table(folder: Path, value: Any) -> tuple[Any, Any]:
-    """Return the columns and rows that become of a value."""
+    """Record a table, and return its columns and rows."""
     found = recorded(folder, lambda bus: bus.table("x", value, step=1))["x"]
     return found["columns"], found["rows"]
 

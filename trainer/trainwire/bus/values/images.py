@@ -49,7 +49,7 @@ def coerce_image(value: Any) -> Any:
     """Return the value of an `image` event: from `{data, format, …}`, a file, a figure, an image of Pillow, or pixels.
 
     Raises:
-        UnsupportedValueError: it is none of these, or not in a supported format.
+        UnsupportedValueError: it is something else, or not in a supported format.
         MissingExtraError: a package that is needed to encode it is not installed.
     """
     if isinstance(value, Mapping):

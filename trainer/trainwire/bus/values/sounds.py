@@ -37,7 +37,7 @@ def coerce_audio(value: Any) -> Any:
     """Return the value of an `audio` event: from `{data, format, …}`, a WAV file, or `(samples, sample_rate)`.
 
     Raises:
-        UnsupportedValueError: it is none of these.
+        UnsupportedValueError: it is something else, or the file is not complete.
     """
     if isinstance(value, Mapping) and {"array", "sampling_rate"} <= value.keys():  # a sample of Hugging Face's datasets
         value = value["array"], value["sampling_rate"]
