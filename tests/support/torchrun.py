@@ -27,7 +27,7 @@ def finish_torchrun(process: subprocess.Popen[str], seconds: float = 150) -> tup
 
 
 def torchrun(script: str, folder: Path, *more: object, seconds: float = 150) -> str:
-    """Run a script in two processes, of which none must fail, and return what they have written."""
+    """Run a script in two processes, check that they succeed, and return what they have written."""
     code, output = finish_torchrun(start_torchrun(script, folder, *more), seconds)
     assert code == 0, output
     return output
