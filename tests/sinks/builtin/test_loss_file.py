@@ -183,7 +183,7 @@ def test_a_loop_without_epochs_has_a_row_of_its_last_values(
 
 
 def test_a_test_after_the_last_epoch_has_a_row(tmp_path: Path) -> None:
-    """What a hand-written loop records after its last epoch is in a last row; without such values there is none."""
+    """What a hand-written loop records after its last epoch is in a last row, which is written only for such values."""
     epochs = [scalars(train__loss=1.0), [finished(1)]]
     rows = table(tmp_path / "a", record([*epochs, scalars(test__accuracy=0.9), [ended()]]))
     assert [row[0] for row in rows[1:]] == ["1", ""]

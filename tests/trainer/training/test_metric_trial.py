@@ -65,7 +65,7 @@ def test_one_number_of_a_map_can_be_the_main_metric(tmp_path: Path) -> None:
 def test_a_metric_that_fails_is_reported_at_the_first_batch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, tried: bool
 ) -> None:
-    """The warning names the metric and the error; with `try_metrics=False` there is none."""
+    """The warning names the metric and the error; `try_metrics=False` suppresses it."""
     trainer = make_trainer(metrics={"mse": MeanSquaredError()})
 
     @trainer.on("after_training_batch")
