@@ -4,9 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_WITHOUT_TORCH := .venv-without-torch
-# Files are not split between processes, because the tests of a file share runs that take a while to create.
 NODE_PACKAGES := examples/node-reader/node_modules
-IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, because many tests wait for other processes. Files are not split between
+# processes, because the tests of a file share runs that take a while to create.
+IN_PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))') \
+	--dist loadfile --no-loadscope-reorder
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test lint types pytest test-without-torch chaos cut fuzz bench bench-quick clean
