@@ -17,7 +17,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.model.optimizers import optimizer_parameters
+from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.statistics import DEVIATIONS_PER_MAD, MIN_RELATIVE_DEVIATION, low_median_index

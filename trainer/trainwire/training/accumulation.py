@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainwire.training.model.losses import Weight
-from trainwire.training.model.optimizers import optimizer_parameters
+from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import MeanLoss
 from trainwire_protocol.errors import UsageError

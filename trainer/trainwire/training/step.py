@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from trainwire.training.accumulation import backward, gradient_values
 from trainwire.training.data.batches import samples_in
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
-from trainwire.training.model.optimizers import optimizer_parameters
+from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
 
 

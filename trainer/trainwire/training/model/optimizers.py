@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.model.models import name_of
-from trainwire.training.model.parameters import TrainedModules
+from trainwire.training.model.parameters import TrainedModules, optimizer_parameters
 from trainwire.training.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
@@ -78,11 +78,6 @@ def _parameter_groups(
 def learning_rates(optimizer: Optimizer) -> list[float]:
     """Return the learning rate of each parameter group."""
     return [float(group["lr"]) for group in optimizer.param_groups]
-
-
-def optimizer_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Return all parameters that the optimizer updates."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def optimizer_metrics(optimizer: Optimizer) -> dict[str, MetricValue]:

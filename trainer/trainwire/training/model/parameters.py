@@ -70,23 +70,23 @@ class ParameterGroups:
         if not thorough and not any(parameter.requires_grad for parameter in self._frozen):
             return
         named = self._read()
-        optimized = _identities(self._optimizer)
+        optimized = set(map(id, optimizer_parameters(self._optimizer)))
         missing = {name: each for name, each in named.items() if each.requires_grad and id(each) not in optimized}
         if self._is_ours:
-            self._add(missing)
+            self._add(missing, named)
         else:
             self._warn_of_missing(missing.values())
         self._warn_of_others(named)
 
     def check_graph(self, loss: Tensor) -> None:
         """Warn of parameters that a loss depends on and no optimizer has, wherever they belong."""
-        optimized = _identities(self._optimizer)
+        optimized = set(map(id, optimizer_parameters(self._optimizer)))
         self._warn_of_missing(each for each in parameters_behind(loss) if id(each) not in optimized)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the names of the trainable parameters, and those in each group, None for one of neither module."""
         named = self._modules.named()
-        names = {id(parameter): name for name, parameter in named.items()}
+        names = _names(named)
         groups = [[names.get(id(each)) for each in group["params"]] for group in self._optimizer.param_groups]
         return {"trainable": [name for name, each in named.items() if each.requires_grad], "groups": groups}
 
@@ -124,16 +124,18 @@ class ParameterGroups:
         self._frozen = [each for each in named.values() if not each.requires_grad]
         return named
 
-    def _add(self, missing: Mapping[str, nn.Parameter]) -> None:
+    def _add(self, missing: Mapping[str, nn.Parameter], named: Mapping[str, nn.Parameter]) -> None:
+        if not missing:
+            return
+        names = _names(named)
         for name, parameter in missing.items():
-            group = self._group_of(name)
+            group = self._group_of(name, names)
             if group is None:
                 rate = self._options.learning_rate
                 self._optimizer.add_param_group({"params": [parameter], "lr": rate})
             else:
                 group["params"].append(parameter)
-        if missing:
-            logger.info("parameters that are trained from now on: %s", shown(missing))
+        logger.info("parameters that are trained from now on: %s", shown(missing))
 
     def _warn_of_missing(self, parameters: Iterable[nn.Parameter]) -> None:
         """Warn, once for each, of parameters with gradients that no optimizer updates."""
@@ -141,7 +143,7 @@ class ParameterGroups:
         if not new:
             return
         self._warned |= set(map(id, new))
-        names = {id(parameter): name for name, parameter in self._modules.named().items()}
+        names = _names(self._modules.named())
         found = [names.get(id(each), f"one of shape {tuple(each.shape)} outside model and loss") for each in new]
         logger.warning(
             "parameters that the loss depends on are in no optimizer, and so not trained: %s; make them part of the "
@@ -152,7 +154,7 @@ class ParameterGroups:
     def _warn_of_others(self, known: Mapping[str, nn.Parameter]) -> None:
         """Warn, once for each, of parameters in the optimizer that belong neither to the model nor to the loss."""
         ids = self._warned | set(map(id, known.values()))
-        others = [each for group in self._optimizer.param_groups for each in group["params"] if id(each) not in ids]
+        others = [each for each in optimizer_parameters(self._optimizer) if id(each) not in ids]
         self._warned |= set(map(id, others))
         if others:
             logger.warning(
@@ -161,12 +163,11 @@ class ParameterGroups:
                 shown([f"one of shape {tuple(each.shape)}" for each in others]),
             )
 
-    def _group_of(self, name: str) -> dict[str, Any] | None:
+    def _group_of(self, name: str, names: Mapping[int, str]) -> dict[str, Any] | None:
         """Return the first group with a parameter of the same part of the model, if there is one."""
         groups = self._optimizer.param_groups
         if self._options.decoder_learning_rate is None:
             return groups[0]
-        names = {id(parameter): other for other, parameter in self._modules.named().items()}
         wanted = self._is_decoder(name)
         alike = (
             group
@@ -174,6 +175,11 @@ class ParameterGroups:
             if any(self._is_decoder(names[id(each)]) == wanted for each in group["params"] if id(each) in names)
         )
         return next(alike, groups[-1] if wanted else None)
+
+
+def optimizer_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return all parameters that the optimizer updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def parameters_behind(loss: Tensor) -> list[nn.Parameter]:
@@ -197,5 +203,6 @@ def shown(names: Collection[str]) -> str:
     return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 
-def _identities(optimizer: Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+def _names(named: Mapping[str, nn.Parameter]) -> dict[int, str]:
+    """Return the names of parameters by their identity."""
+    return {id(parameter): name for name, parameter in named.items()}
