@@ -296,11 +296,10 @@ class TrainingOptions:
     def as_hyperparameters(self) -> dict[str, Any]:
         """Return the user's own hyperparameters, the options that differ from the defaults, and all other options."""
         own = {} if self.hparams is None else coerce_hparams(self.hparams).value
-        defaults = TrainingOptions()
-        names = [option.name for option in dataclasses.fields(self) if option.name != "hparams"]
-        values = {name: plain(getattr(self, name)) for name in names}
-        names.sort(key=lambda name: values[name] == plain(getattr(defaults, name)))
-        return own | {name: values[name] for name in names}
+        options = [option for option in dataclasses.fields(self) if option.name != "hparams"]
+        values = {option.name: plain(getattr(self, option.name)) for option in options}
+        options.sort(key=lambda option: values[option.name] == plain(_default_of(option)))
+        return own | {option.name: values[option.name] for option in options}
 
     @property
     def sinks_to_start(self) -> list[SinkCommand]:
@@ -310,6 +309,10 @@ class TrainingOptions:
         if self.write_weights and all(sink.name != "weights-file" for sink in sinks):
             sinks.append(SinkCommand("weights-file"))
         return sinks
+
+
+def _default_of(option: dataclasses.Field[Any]) -> Any:
+    return option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
 
 
 def _check_ddp_arguments(arguments: Mapping[str, Any]) -> None:
