@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+_FOLDER: Final = "the first argument, run_folder"
+_SCHEDULER: Final = "plugins=[TorchScheduler(…)] of trainwire.plugins.torch_scheduler"
+_WARM_UP: Final = "plugins=[LinearSchedule(warmup_fraction=…)] of trainwire.plugins.linear_schedule"
 _ANNEALING: Final = "plugins=[AnnealingOnPlateau({})] of trainwire.plugins.annealing"
 _CALLBACKS: Final = "plugins=[…], with plugins of trainwire.plugins or your own"
 _GRADIENTS: Final = "max_grad_norm"
@@ -17,15 +20,15 @@ _ARGUMENTS: Final = "optimizer_arguments={{'{}': …}}"
 
 REPLACEMENTS: Final[Mapping[str, str]] = {
     # flair
-    "base_path": "the first argument, run_folder",
+    "base_path": _FOLDER,
     "patience": f"{_ANNEALING.format('patience=…')} or {_STOPPING}",
     "anneal_factor": _ANNEALING.format("factor=…"),
     "min_learning_rate": _ANNEALING.format("min_learning_rate=…"),
     "initial_extra_patience": _ANNEALING.format("initial_extra_patience=…"),
     "anneal_with_restarts": _ANNEALING.format("back_to_best=True"),
     "anneal_with_prestarts": _ANNEALING.format("back_to_best=True"),
-    "warmup_fraction": "plugins=[LinearSchedule(warmup_fraction=…)] of trainwire.plugins.linear_schedule",
-    "scheduler": "plugins=[TorchScheduler(…)] of trainwire.plugins.torch_scheduler",
+    "warmup_fraction": _WARM_UP,
+    "scheduler": _SCHEDULER,
     "checkpoint": f"{_CHECKPOINTS.format('epochs=1')}; checkpoints are saved by default",
     "embeddings_storage_mode": "nothing: what a dataset returns is never changed or stored",
     "gold_label_dictionary_for_eval": "a metric that is given to ModelTrainer(metrics=…)",
@@ -46,21 +49,21 @@ REPLACEMENTS: Final[Mapping[str, str]] = {
     "momentum": _ARGUMENTS.format("momentum"),
     "betas": _ARGUMENTS.format("betas"),
     "optim": "optimizer",
-    "optimizers": "optimizer, and plugins=[TorchScheduler(…)] of trainwire.plugins.torch_scheduler",
-    "lr_scheduler": "plugins=[TorchScheduler(…)] of trainwire.plugins.torch_scheduler",
-    "lr_scheduler_type": "plugins=[TorchScheduler(…)] of trainwire.plugins.torch_scheduler",
-    "warmup_ratio": "plugins=[LinearSchedule(warmup_fraction=…)] of trainwire.plugins.linear_schedule",
-    "warmup_steps": "plugins=[LinearSchedule(warmup_fraction=…)] of trainwire.plugins.linear_schedule",
+    "optimizers": f"optimizer, and {_SCHEDULER}",
+    "lr_scheduler": _SCHEDULER,
+    "lr_scheduler_type": _SCHEDULER,
+    "warmup_ratio": _WARM_UP,
+    "warmup_steps": _WARM_UP,
     "callbacks": _CALLBACKS,
     "logger": _SINKS,
     "loggers": _SINKS,
     "report_to": _SINKS,
-    "logging_dir": "the first argument, run_folder",
-    "log_dir": "the first argument, run_folder",
+    "logging_dir": _FOLDER,
+    "log_dir": _FOLDER,
     "logging_steps": _LOGGING,
     "log_every_n_steps": _LOGGING,
-    "output_dir": "the first argument, run_folder",
-    "default_root_dir": "the first argument, run_folder",
+    "output_dir": _FOLDER,
+    "default_root_dir": _FOLDER,
     "gradient_clip_val": _GRADIENTS,
     "max_norm": _GRADIENTS,
     "clip_grad_norm": _GRADIENTS,
