@@ -33,6 +33,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ({"base_path": "x"}, ["run_folder"]), ({"lr": 0.1, "epochs": 3}, ["learning_rate", "max_epochs"]),
         ({"weight_decay": 0.1}, ["optimizer_arguments={'weight_decay': …}"]),
         ({"callbacks": []}, ["plugins=[…]"]), ({"embeddings_storage_mode": "cpu"}, ["nothing"]),
+        ({"use_swa": True}, ["SWA(…)] of trainwire.plugins.swa"]),
         ({"batch_size": 3, "sede": 1}, ["'batch_size': mini_batch_size", "by 'sede', did you mean 'seed'?"]),
     ],
 )  # fmt: skip
@@ -93,12 +94,14 @@ def test_a_stream_of_which_everything_is_dropped_is_explained(tmp_path: Path) ->
         train(tmp_path, train=DataLoader(Stream(), 16, drop_last=True))
 
 
-def test_a_batch_of_one_before_a_batch_norm_has_a_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [{"mini_batch_size": 8}, {"mini_batch_size": 9, "mini_batch_chunk_size": 2}])
+def test_a_batch_or_chunk_of_one_before_a_batch_norm_has_a_remedy(tmp_path: Path, sizes: dict[str, Any]) -> None:
     """It is a note of torch's error, which is also in the log."""
     model = nn.Sequential(linear(), nn.BatchNorm1d(2))
     with pytest.raises(ValueError, match="more than 1 value per channel") as raised:
-        train(tmp_path, trainer=make_trainer(model), train=points(9), mini_batch_size=8)
+        train(tmp_path, trainer=make_trainer(model), train=points(9), **sizes)
     assert any("mini_batch_size" in note and "drop_last=True" in note for note in raised.value.__notes__)
+    assert any("mini_batch_chunk_size" in note for note in raised.value.__notes__)
 
 
 def one_cycle(steps: int, per: Literal["batch", "epoch"]) -> TorchScheduler:

@@ -33,6 +33,7 @@ REPLACEMENTS: Final[Mapping[str, str]] = {
     "embeddings_storage_mode": "nothing: what a dataset returns is never changed or stored",
     "gold_label_dictionary_for_eval": "a metric that is given to ModelTrainer(metrics=…)",
     "epoch": "resume=True, which continues with the epoch after the last checkpoint",
+    "use_swa": "plugins=[SWA(…)] of trainwire.plugins.swa",
     "use_tensorboard": "sinks=['tensorboard']",
     "tensorboard_log_dir": "sinks=['tensorboard']",
     "weight_extractor_plugin": "write_weights=True",
