@@ -26,12 +26,8 @@ PROGRESS: Final = {
 
 logger = logging.getLogger("trainwire")
 
-_LENGTHS: Final = {
-    "total_steps": ("OneCycleLR",),
-    "T_max": ("CosineAnnealingLR",),
-    "total_iters": ("PolynomialLR",),
-}
-"""The schedulers that have a length, by the parameter that sets it."""
+_LENGTHS: Final = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max", "PolynomialLR": "total_iters"}
+"""The schedulers that have a length, each with the parameter that sets it."""
 
 
 class TorchScheduler(Scheduler):
@@ -92,7 +88,7 @@ class TorchScheduler(Scheduler):
             self._set_mode(made)
         self.scheduler = made
         self._check_length(made)
-        groups = [dict(group) for group in self.run.optimizer.param_groups]
+        groups = self.run.optimizer.param_groups
         self._made = {
             "scheduler": savable(made.state_dict(), "the state of the scheduler", copy=True),
             "groups": [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in groups],
@@ -103,7 +99,7 @@ class TorchScheduler(Scheduler):
         """Compare the length of a schedule with that of the training, as far as both are known."""
         steps = self.run.planned_steps if self.per == "batch" else self.run.options.max_epochs
         name, what = type(scheduler).__name__, "batches" if self.per == "batch" else "epochs"
-        parameter = next((each for each in ("total_steps", "T_max", "total_iters") if name in _LENGTHS[each]), None)
+        parameter = _LENGTHS.get(name)
         if steps is None or parameter is None:
             return
         length = getattr(scheduler, parameter)

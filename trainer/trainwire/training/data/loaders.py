@@ -209,9 +209,7 @@ def training_loader(
             raise OptionError("sampler is given, but train is a DataLoader, which has its own: omit one of them")
         return data
     sampler = _sampler(data, options, seed, processes)
-    return EpochLoader(
-        data, options.mini_batch_size, sampler, options, seed=seed, rank=processes.rank, device=device
-    )  # fmt: skip
+    return EpochLoader(data, options.mini_batch_size, sampler, options, seed=seed, rank=processes.rank, device=device)
 
 
 def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes: Processes) -> Sampler[int] | None:
