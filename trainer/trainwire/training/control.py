@@ -6,20 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import distributed
-
+from trainwire.training.distributed import LaggingMaximum
 from trainwire_protocol.commands import Command
 from trainwire_protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-LAG: Final = 4
-"""Steps between starting a reduction of the requests and reading its result, which has arrived by then. Waiting for it
-at once would cost time in each step and, with NCCL, synchronize with the GPU; so the processes use a gloo group."""
 
 ELSEWHERE: Final = "requested by another process"
 """The reason why a training stops if this process knows no other."""
@@ -212,35 +206,20 @@ class Agreement:
     """
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
-        self._group = group
-        self._work: Any = None
-        self._numbers = torch.zeros(0)
-        self._age = 0
+        self._maximum = None if group is None else LaggingMaximum(group)
 
     def after_step(self, requests: Requests) -> Requests | None:
         """Return what any process requested `LAG` steps ago; None between two results."""
-        if self._group is None:
+        if self._maximum is None:
             return Requests.of_numbers(requests.numbers())
-        if self._work is None:
-            self._start(requests)
-        self._age += 1
-        return self._result() if self._age > LAG else None
+        numbers = self._maximum.after_step(requests.numbers())
+        return None if numbers is None else Requests.of_numbers(numbers)
 
     def now(self, requests: Requests) -> Requests:
         """Return what any process requests now; every process waits here for the others."""
-        if self._group is None:
+        if self._maximum is None:
             return Requests.of_numbers(requests.numbers())
-        if self._work is not None:
-            self._result()  # what was requested then is still requested
-        self._start(requests)
-        return self._result()
-
-    def _start(self, requests: Requests) -> None:
-        self._numbers, self._age = torch.tensor(requests.numbers(), dtype=torch.float64), 0
-        maximum = distributed.ReduceOp.MAX
-        self._work = distributed.all_reduce(self._numbers, maximum, group=self._group, async_op=True)
-
-    def _result(self) -> Requests:
-        self._work.wait()
-        self._work = None
-        return Requests.of_numbers(self._numbers.tolist())
+        if self._maximum.is_pending:
+            self._maximum.result()  # what was requested then is still requested
+        self._maximum.start(requests.numbers())
+        return Requests.of_numbers(self._maximum.result())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -122,6 +122,44 @@ class Processes:
 
 SINGLE: Final = Processes()
 """A process that trains alone."""
+
+LAG: Final = 4
+"""Steps between starting a reduction and reading its result, which has arrived by then. Waiting for it at once would
+cost time in each step and, with NCCL, synchronize with the GPU; so the processes use a gloo group."""
+
+
+class LaggingMaximum:
+    """The maximum of each of some numbers over all processes: a reduction whose result is read `LAG` steps later."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._work: Any = None
+        self._numbers = torch.zeros(0)
+        self._age = 0
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a reduction was started, and its result was not read."""
+        return self._work is not None
+
+    def after_step(self, numbers: Sequence[float]) -> list[float] | None:
+        """Return the maximum of what every process passed `LAG` steps ago; None between two results."""
+        if not self.is_pending:
+            self.start(numbers)
+        self._age += 1
+        return self.result() if self._age > LAG else None
+
+    def start(self, numbers: Sequence[float]) -> None:
+        """Start a reduction; none may be pending."""
+        self._numbers, self._age = torch.tensor(numbers, dtype=torch.float64), 0
+        maximum = distributed.ReduceOp.MAX
+        self._work = distributed.all_reduce(self._numbers, maximum, group=self._group, async_op=True)
+
+    def result(self) -> list[float]:
+        """Wait for the pending reduction, and return its result."""
+        self._work.wait()
+        self._work = None
+        return self._numbers.tolist()
 
 
 @contextmanager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import torch
-from torch import Tensor, distributed
-
-from trainwire.training.control import LAG, Control
+from trainwire.training.control import Control
+from trainwire.training.distributed import LaggingMaximum
 from trainwire_protocol.errors import InterruptedReadingError
 
 if TYPE_CHECKING:
@@ -46,26 +44,20 @@ def until_interrupted(run: TrainingRun, items: Iterable[Item]) -> Iterator[Item]
 class Rounds:
     """Lets processes that read different numbers of items agree on whether a signal has arrived.
 
-    A round is a reduction that is started before an item, and whose result is read `LAG` items later. A process that
-    has read all its items takes part in further rounds until every process has.
+    A round is one reduction of a `LaggingMaximum`. A process that has read all its items takes part in further rounds
+    until every process has.
     """
 
     def __init__(self, control: Control, group: ProcessGroup | None) -> None:
-        self._control, self._group = control, group
-        self._work: Any = None
-        self._numbers: Tensor = torch.zeros(0)
-        self._age = 0
+        self._control = control
+        self._maximum = None if group is None else LaggingMaximum(group)
 
     def before_item(self) -> None:
         """Raise InterruptedReadingError if a signal has arrived."""
-        if self._group is None:
+        if self._maximum is None:
             self._check(self._control.is_signalled)
-            return
-        if self._work is None:
-            self._start(is_unfinished=True)
-        self._age += 1
-        if self._age > LAG:
-            self._read()
+        elif (result := self._maximum.after_step(self._numbers(is_unfinished=True))) is not None:
+            self._read(result)
 
     def finish(self, *, is_unfinished: bool) -> None:
         """Wait until every process has read its items; raise InterruptedReadingError if a signal has arrived before.
@@ -73,24 +65,20 @@ class Rounds:
         Args:
             is_unfinished: Whether this process cannot read all of them, because the signal ended its loader.
         """
-        if self._group is None:
+        if self._maximum is None:
             return
         is_any_unfinished = True
         while is_any_unfinished:
-            if self._work is None:
-                self._start(is_unfinished=is_unfinished)
-            is_any_unfinished = self._read()
+            if not self._maximum.is_pending:
+                self._maximum.start(self._numbers(is_unfinished=is_unfinished))
+            is_any_unfinished = self._read(self._maximum.result())
 
-    def _start(self, *, is_unfinished: bool) -> None:
-        self._numbers, self._age = torch.tensor([int(self._control.is_signalled), int(is_unfinished)]), 0
-        maximum = distributed.ReduceOp.MAX
-        self._work = distributed.all_reduce(self._numbers, maximum, group=self._group, async_op=True)
+    def _numbers(self, *, is_unfinished: bool) -> list[float]:
+        return [float(self._control.is_signalled), float(is_unfinished)]
 
-    def _read(self) -> bool:
-        """Wait for the result of the round, and return whether a process has not read all its items."""
-        self._work.wait()
-        self._work = None
-        is_signalled, is_unfinished = map(bool, self._numbers.tolist())
+    def _read(self, result: Sequence[float]) -> bool:
+        """Return whether a process has not read all its items, as the result of a round says."""
+        is_signalled, is_unfinished = map(bool, result)
         self._check(is_signalled and is_unfinished)
         return is_unfinished
 
