@@ -25,14 +25,15 @@ class Modes:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._plain = plain_model(model)
+        """Without the wrappers around it, whose mode may differ from that of the model."""
         if not self._is_training:
             model.train()
         self.keep()
 
     @property
     def _is_training(self) -> bool:
-        # Without the wrappers around it, whose mode may differ from that of the model.
-        return any(module.training for module in plain_model(self._model).modules())
+        return any(module.training for module in self._plain.modules())
 
     def keep(self) -> None:
         """Remember the modes, unless the whole model is in evaluation mode."""
