@@ -208,7 +208,7 @@ def _store(rank: int, size: int) -> Store:
 
 
 def note_remedy(error: BaseException) -> None:
-    """Add a note to an error of DistributedDataParallel that an argument of it prevents: which one to pass."""
+    """Add a note to an error of DistributedDataParallel that says which of its arguments to pass."""
     # torch has no classes for these errors.
     if isinstance(error, RuntimeError) and "find_unused_parameters=True" in str(error):
         error.add_note("pass ddp_arguments={'find_unused_parameters': True} to train")

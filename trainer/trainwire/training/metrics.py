@@ -212,7 +212,7 @@ def main_metric(options: TrainingOptions, metrics: Mapping[str, Metric], splits:
         splits: The splits that are evaluated after each epoch.
 
     Raises:
-        OptionError: if the requested metric is not recorded, or there is none to which the direction applies.
+        OptionError: if the requested metric is not recorded, or a direction is given without a main metric.
     """
     mode = options.main_evaluation_mode
     directions: dict[str, bool | None] = {"train/loss": False}

@@ -184,7 +184,7 @@ def _own_count(value: Any) -> int | None:
 
 
 def _shared(parts: Iterable[Counts], *, strict: bool = False) -> Counts:
-    """Return the counts that all parts share or, if there is none and this is not `strict`, the one of most parts."""
+    """Return the counts that all parts share; if they share none and this is not `strict`, that of most parts."""
     known = [counts for counts in parts if counts]
     if not known:
         return ()
@@ -308,7 +308,7 @@ def _field_names(value: Any) -> list[str] | None:
 
 
 def _parts(value: Any) -> list[Any] | None:
-    """Return the named parts of a map, a named tuple, a dataclass or the like; None if it is none of them."""
+    """Return the named parts of a map, a named tuple, a dataclass or the like; None for any other value."""
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -318,7 +318,7 @@ def _parts(value: Any) -> list[Any] | None:
 
 
 def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of a container with its parts changed; the container itself if none of them is another object."""
+    """Return a copy of a container with its parts changed; the container itself if all parts stay the same objects."""
     if isinstance(value, Mapping):
         return _with_items(value, {key: change(part) for key, part in value.items()})
     if isinstance(value, (list, tuple)):

@@ -73,7 +73,7 @@ class TorchLoss:
 
     @classmethod
     def behind(cls, loss: Tensor, target: object) -> TorchLoss | None:
-        """Return torch's loss function that has returned this tensor and had this target; None if there is none.
+        """Return torch's loss function that has returned this tensor and had this target; None if it is unknown.
 
         Autograd has noted the function and its arguments, if gradients are enabled.
         """

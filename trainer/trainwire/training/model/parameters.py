@@ -84,7 +84,10 @@ class ParameterGroups:
         self._warn_of_missing(each for each in parameters_behind(loss) if id(each) not in optimized)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names of the trainable parameters, and those in each group, None for one of neither module."""
+        """Return the names of the trainable parameters, and the names in each group.
+
+        A parameter in a group that is in neither module has no name: None.
+        """
         named = self._modules.named()
         names = _names(named)
         groups = [[names.get(id(each)) for each in group["params"]] for group in self._optimizer.param_groups]
