@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "trainwire": (
         ("bus.values",), ("bus",),
-        ("training.hooks", "training.savable", "training.distributed", "training.other_trainers"),
+        ("training.hooks", "training.savable", "training.distributed"),
         ("training.options",), ("training.model", "training.data"), ("training",), ("checkpointing",), ("plugins",),
     ),
     "trainwire_sinks": (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trainwire.training.forward import Forward
     from trainwire.training.hooks.hooks import hook
     from trainwire.training.hooks.payloads import Result
-    from trainwire.training.options import TrainingOptions
+    from trainwire.training.options.options import TrainingOptions
     from trainwire.training.plugin import Plugin
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
 
 _HOMES = {
     "Corpus": "training.data.loaders", "Forward": "training.forward", "ModelTrainer": "model_trainer",
-    "Plugin": "training.plugin", "Result": "training.hooks.payloads", "TrainingOptions": "training.options",
+    "Plugin": "training.plugin", "Result": "training.hooks.payloads", "TrainingOptions": "training.options.options",
     "hook": "training.hooks.hooks",
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_pl
 from trainwire.training.control import Control
 from trainwire.training.data.batches import BatchStructure, to_device
 from trainwire.training.data.loaders import Corpus, Data, inputs_and_target
-from trainwire.training.distributed import Processes
+from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.hooks import Filter, function_bindings
 from trainwire.training.hooks.payloads import Result
@@ -26,7 +26,7 @@ from trainwire.training.metrics import named_metrics
 from trainwire.training.model.losses import checked_loss
 from trainwire.training.model.models import checked_model
 from trainwire.training.model.optimizers import in_decoder
-from trainwire.training.options import TrainingOptionsDict
+from trainwire.training.options.options import TrainingOptionsDict
 from trainwire.training.plugin import Functions, Plugin, checked_plugins
 from trainwire.training.run import TrainingRun
 from trainwire.training.session import session

@@ -17,8 +17,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from trainwire.plugins.linear_schedule import LinearSchedule
 from trainwire.plugins.torch_scheduler import TorchScheduler
-from trainwire.training.options import TrainingOptionsDict
-from trainwire.training.other_trainers import REPLACEMENTS
+from trainwire.training.options.options import TrainingOptionsDict
+from trainwire.training.options.other_trainers import REPLACEMENTS
 from trainwire_protocol.errors import OptionError, UsageError
 
 

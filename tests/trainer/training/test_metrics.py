@@ -12,7 +12,7 @@ from torchmetrics import MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MulticlassConfusionMatrix
 
 from trainwire.training.metrics import BestSoFar, MainMetric, Rank, main_metric, named_metrics, read_metric
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError, UsageError
 
 METRICS = {"accuracy": BinaryAccuracy(), "error": MeanSquaredError(), "confusion": MulticlassConfusionMatrix(2)}

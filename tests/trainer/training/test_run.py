@@ -14,7 +14,7 @@ from torch import nn
 
 from trainwire import Plugin, TrainingOptions, hook
 from trainwire.plugins.checkpoints import Checkpoints
-from trainwire.training.distributed import SINGLE
+from trainwire.training.distributed.processes import SINGLE
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch
 from trainwire.training.setup import prepare
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from trainwire.checkpointing.changes import apply_settings, asks_for_more, choose_again, report_changes
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
 from trainwire.checkpointing.earlier_models import keep_aside
-from trainwire.training.distributed import Processes
+from trainwire.training.distributed.processes import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.model.models import BEST_MODEL, load_model_state, loss_path, model_state
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire.training.plugin import Scheduler
 from trainwire.training.run import TrainingRun
 from trainwire.training.savable import as_before, savable

@@ -16,7 +16,7 @@ from trainwire.plugins.linear_schedule import LinearSchedule
 from trainwire.plugins.regular_logging import RegularLogging
 from trainwire.plugins.weight_extraction import WeightExtraction
 from trainwire.training.hooks.base_plugin import in_order
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire.training.plugin import Plugin, Scheduler
 from trainwire_protocol.environment import LaunchEnvironment
 from trainwire_protocol.errors import OptionError

@@ -20,7 +20,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.model.models import BEST_MODEL, FINAL_MODEL, MODEL_CARD, count_parameters, plain_model
-from trainwire.training.options import plain
+from trainwire.training.options.options import plain
 from trainwire.training.plugin import Functions, Plugin
 from trainwire_protocol.journal.files import write_atomically
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trainwire.training.distributed import LaggingMaximum
+from trainwire.training.distributed.processes import LaggingMaximum
 from trainwire_protocol.commands import Command
 from trainwire_protocol.errors import UsageError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from trainwire.training.control import Control
-from trainwire.training.distributed import LaggingMaximum
+from trainwire.training.distributed.processes import LaggingMaximum
 from trainwire_protocol.errors import InterruptedReadingError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from trainwire.training.hooks.payloads import MetricValue
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError, UsageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch import Tensor
 from trainwire.bus.bus import EventBus
 from trainwire.training.control import Agreement, Control
 from trainwire.training.data.loaders import has_exact_length, length_of
-from trainwire.training.distributed import Processes
+from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks

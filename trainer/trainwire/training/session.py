@@ -21,7 +21,7 @@ from trainwire.bus.process_end import is_default_handler
 from trainwire.training.control import Control
 from trainwire.training.data.failures import with_notes
 from trainwire.training.data.loaders import divides_samples
-from trainwire.training.distributed import Processes, connected, note_remedy
+from trainwire.training.distributed.processes import Processes, connected, note_remedy
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.training.run import TrainingRun

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from trainwire.training.data.batches import Batches
 from trainwire.training.data.loaders import Corpus, Data, evaluation_loader, sample_of, samples_of, training_loader
-from trainwire.training.distributed import Processes
+from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
@@ -23,7 +23,7 @@ from trainwire.training.model.models import count_parameters, device_of, is_spre
 from trainwire.training.model.optimizers import make_optimizer
 from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.model.precision import Precision
-from trainwire.training.options import TrainingOptions, plain
+from trainwire.training.options.options import TrainingOptions, plain
 from trainwire.training.savable import savable
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.journal.run_folder import parse_folder

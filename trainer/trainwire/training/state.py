@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainwire.training.distributed import Processes
+from trainwire.training.distributed.processes import Processes
 from trainwire.training.hooks.payloads import EpochMetrics, MetricValue
 from trainwire.training.model.losses import Weight
 

@@ -11,7 +11,7 @@ from support.tiny_training import points
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainwire.training.data.loaders import Corpus, evaluation_loader, length_of, samples_of, set_epoch, training_loader
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
 CPU = torch.device("cpu")

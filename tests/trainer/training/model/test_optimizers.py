@@ -8,7 +8,7 @@ from torch.optim import SGD, Adagrad, AdamW
 
 from trainwire.training.model.optimizers import make_optimizer, optimizer_metrics
 from trainwire.training.model.parameters import TrainedModules
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
 

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 from torch.utils.data.distributed import DistributedSampler
 
-from trainwire.training.distributed import SINGLE, Processes
-from trainwire.training.options import TrainingOptions
+from trainwire.training.distributed.processes import SINGLE, Processes
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError, UsageError
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"

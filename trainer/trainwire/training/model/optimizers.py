@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.model.models import name_of
 from trainwire.training.model.parameters import TrainedModules, optimizer_parameters
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
 

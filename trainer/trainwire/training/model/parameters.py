@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainwire.training.model.models import plain_parameters, trainable_parameters
-from trainwire.training.options import TrainingOptions
+from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
 
 SHOWN: Final = 5

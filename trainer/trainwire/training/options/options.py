@@ -16,7 +16,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire.bus.values.plain import coerce_hparams
-from trainwire.training.other_trainers import REPLACEMENTS, replacements
+from trainwire.training.options.other_trainers import REPLACEMENTS, replacements
 from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError, UnsupportedValueError

@@ -21,8 +21,8 @@ from support.tiny_training import linear, points
 from torch.optim import SGD, AdamW
 
 from trainwire import ModelTrainer
-from trainwire.training import options as options_module
-from trainwire.training.options import REQUIREMENTS, TrainingOptions, TrainingOptionsDict
+from trainwire.training.options import options as options_module
+from trainwire.training.options.options import REQUIREMENTS, TrainingOptions, TrainingOptionsDict
 from trainwire_protocol.errors import OptionError
 from trainwire_protocol.events import Event, validate
 
