@@ -60,6 +60,7 @@ class TrainingForward:
     Args:
         loss: The trainer's loss, if it is one of torch's. None: find out in the first training batch.
         first: Called with the result of the first call.
+        after: Called with each batch and its result; returns the loss to continue with.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class TrainingForward:
         forward: Callable[[Any], Forward],
         loss: TorchLoss | None = None,
         first: Callable[[Forward], None] | None = None,
+        after: Callable[[Any, Forward], Tensor] | None = None,
     ) -> None:
         self._modules = modules
         self._forward = forward
         self._loss = loss
         self._first = first
+        self._after = after
         self._parallel: DistributedDataParallel | None = None
         self._has_weight: bool | None = None
         self._has_trained = False
@@ -87,6 +90,10 @@ class TrainingForward:
             self._has_trained = True
             self._loss = self._loss or TorchLoss.behind(result.loss, result.target)
         return checked_forward(result, self._loss)
+
+    def _in_training(self, batch: Any) -> Forward:
+        result = self.alone(batch)
+        return result if self._after is None else result._replace(loss=self._after(batch, result))
 
     def distribute(self, arguments: Mapping[str, Any]) -> None:
         """Give every process the first one's weights, and average the gradients from now on.
@@ -108,7 +115,7 @@ class TrainingForward:
         # DistributedDataParallel averages the gradients of the parameters that are trainable when it is created.
         self._parallel = None  # if there was one, its hooks on the parameters are removed with it
         self._trainable = [parameter.requires_grad for parameter in self._parameters]
-        self._parallel = DistributedDataParallel(_ForwardModule(self._modules, self.alone), **self._arguments)
+        self._parallel = DistributedDataParallel(_ForwardModule(self._modules, self._in_training), **self._arguments)
 
     def _in_all(self, batch: Any) -> Forward:
         if self._trainable != [parameter.requires_grad for parameter in self._parameters]:
@@ -125,7 +132,7 @@ class TrainingForward:
             UsageError: if it is invalid, or it has a weight for some batches and none for others.
         """
         try:
-            result = self._in_all(batch) if self._parallel else self.alone(batch)
+            result = self._in_all(batch) if self._parallel else self._in_training(batch)
         except Exception as error:
             note_batch(error, "train", batch)
             raise

@@ -52,7 +52,7 @@ def _try(name: str, metric: Metric, forward: Forward) -> dict[str, MetricValue]:
     except Exception as error:
         logger.warning(
             "the metric %s failed on the first training batch; it fails in evaluation too, unless the model returns "
-            "something else there: %s",
+            "something else there, or a hook has changed the batch: %s",
             name, with_notes(error),
         )  # fmt: skip
         return {}

@@ -17,7 +17,14 @@ from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
-from trainwire.training.hooks.payloads import EpochMetrics, MetricRecorded, MetricValue, Result, Status
+from trainwire.training.hooks.payloads import (
+    AfterTrainingForward,
+    EpochMetrics,
+    MetricRecorded,
+    MetricValue,
+    Result,
+    Status,
+)
 from trainwire.training.metric_trial import try_metrics
 from trainwire.training.metrics import read_metric
 from trainwire.training.model.losses import checked_loss
@@ -83,11 +90,14 @@ class TrainingRun:
         self.modules = setup.modules
         """The modules whose parameters are trained: the model, and the loss if it has parameters of its own."""
         self.parameters = ParameterGroups(setup.modules, setup.optimizer, setup.options, setup.is_decoder)
-        self.forward = TrainingForward(setup.modules, setup.forward, checked_loss(setup.loss), first=self._check_first)
         self.batches = setup.batches
         self.modes = Modes(setup.model)
         self.state = TrainingState()
         self.hooks = Hooks(binding for plugin in setup.plugins for binding in isolated(plugin, self.publish))
+        self.forward = TrainingForward(
+            setup.modules, setup.forward, checked_loss(setup.loss), first=self._check_first,
+            after=self._after_forward if self.hooks.listeners[AfterTrainingForward] else None,
+        )  # fmt: skip
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
         self.checkpointer: Checkpointer | None = savers[-1] if savers else None
         """The plugin that saves checkpoints, if one is attached."""
@@ -191,6 +201,15 @@ class TrainingRun:
         self.parameters.check_graph(first.loss)
         if self.options.try_metrics and self.evaluation_loaders:
             try_metrics(self.metrics, self.main_metric, first)
+
+    def _after_forward(self, batch: Any, result: Forward) -> Tensor:
+        """Call the plugins that may replace the loss, and return it."""
+        epoch = self.state.epoch
+        payload = AfterTrainingForward(
+            epoch.number, epoch.batch, self.state.step + 1, batch, forward=result, loss=result.loss
+        )
+        self.hooks.dispatch(payload)
+        return payload.loss
 
     def publish(self, name: str, value: Mapping[str, Any]) -> None:
         """Publish a lifecycle event at the current step."""

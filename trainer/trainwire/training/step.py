@@ -21,9 +21,11 @@ def training_step(run: TrainingRun, batch: Any) -> None:
     epoch = state.epoch
     batch = run.batches.batch_to_device(batch, run.device)
     if listeners[BeforeTrainingBatch]:
-        run.hooks.dispatch(BeforeTrainingBatch(epoch.number, epoch.batch, epoch.batches, batch))
+        before = BeforeTrainingBatch(epoch.number, epoch.batch, epoch.batches, batch)
+        run.hooks.dispatch(before)
         if run.control.take_skip_batch():
             return
+        batch = before.batch
 
     run.update_parameters()
     run.optimizer.zero_grad(set_to_none=True)

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, overload
 
-from trainwire.training.hooks.payloads import HOOKS, TEARDOWN_HOOKS, Payload
-from trainwire_protocol.errors import OptionError
+from trainwire.training.hooks.payloads import HOOKS, TEARDOWN_HOOKS, AssignablePayload, Payload
+from trainwire_protocol.errors import OptionError, UsageError
 
 Listener: TypeAlias = Callable[[Any], object]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -59,7 +59,7 @@ class Filter(NamedTuple):
         return filtered
 
     def _checked_counter(self, name: str, where: str) -> str:
-        fields = {field.name for field in dataclasses.fields(HOOKS[name])}
+        fields = {field.name for field in dataclasses.fields(HOOKS[name])}  # type: ignore[arg-type]  # all are dataclasses
         for option, value in (("every", self.every), ("once", self.once)):
             if value is not None and (type(value) is not int or value < 1):
                 raise OptionError(f"{where}: {option} is {value!r}; it must be an integer of at least 1")
@@ -158,7 +158,7 @@ def function_bindings(names: Iterable[str], function: Listener, selection: Filte
 
 
 def _checked(name: str, where: str, function: Listener) -> Listener:
-    """Return the function if it can be called at the hook; raise OptionError otherwise."""
+    """Return a listener that calls the function, if it can be called at the hook; raise OptionError otherwise."""
     if name not in HOOKS:
         raise OptionError(f"{where}: there is no hook {name!r}; the hooks are {', '.join(HOOKS)}")
     if inspect.iscoroutinefunction(function):
@@ -173,7 +173,26 @@ def _checked(name: str, where: str, function: Listener) -> Listener:
     written, expected = written.rpartition(".")[2], HOOKS[name].__name__
     if written != expected and written in {payload.__name__ for payload in HOOKS.values()}:
         raise OptionError(f"{where}: the hook {name!r} is called with {expected}, not with {written}")
-    return function
+    return _assigning(where, function) if issubclass(HOOKS[name], AssignablePayload) else function
+
+
+def _assigning(where: str, function: Listener) -> Listener:
+    """Return a listener after which the payload has a valid value: if the function fails, the one from before."""
+
+    @functools.wraps(function)
+    def assigning(payload: AssignablePayload) -> None:
+        field = payload.assignable
+        before = getattr(payload, field)
+        try:
+            function(payload)
+            problem = None if getattr(payload, field) is before else payload.problem()
+            if problem is not None:
+                raise UsageError(f"{where} assigned {problem}")
+        except BaseException:
+            setattr(payload, field, before)
+            raise
+
+    return assigning
 
 
 class Hooks:

@@ -1,6 +1,7 @@
-"""The payloads that hooks are called with: one frozen dataclass for each of the fourteen hooks.
+"""The payloads that hooks are called with: one dataclass for each of the fifteen hooks.
 
-`docs/add-a-plugin.md` lists the hooks in the order in which they occur. Tensors are passed on as they are. Reading one
+A hook may assign one field of an `AssignablePayload`; all others are frozen. `docs/add-a-plugin.md` lists the hooks in
+the order in which they occur. Tensors are passed on as they are. Reading one
 with `.item()` synchronizes with the GPU, so plugins should do so rarely, or pass the tensor to `run.record`.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 MetricValue: TypeAlias = "float | list[float]"
 """The value of a metric: a number, or a list with one number for each class or parameter group."""
@@ -71,9 +73,28 @@ class Result:
     """The metrics of each epoch, in order."""
 
 
-@dataclass(frozen=True, slots=True)
 class Payload:
     """Base class of the payloads."""
+
+    __slots__ = ()
+
+
+class AssignablePayload(Payload):
+    """Base class of the payloads one of whose fields a hook may assign, to change what the training continues with."""
+
+    __slots__ = ()
+
+    assignable: ClassVar[str]
+    """The name of the field."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != self.assignable and hasattr(self, name):
+            raise FrozenInstanceError(f"{name!r} cannot be assigned, only {self.assignable!r}")
+        object.__setattr__(self, name, value)
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the value that a hook has assigned; None if nothing is."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +119,54 @@ class BeforeTrainingEpoch(Payload):
     """Batches in this epoch; None if the number is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class BeforeTrainingBatch(Payload):
+@dataclass(slots=True)
+class BeforeTrainingBatch(AssignablePayload):
     """A batch was read and is on the device; `run.control.skip_batch()` skips it."""
+
+    assignable: ClassVar[str] = "batch"
 
     epoch: int
     number: int
     """The batch's number within the epoch, counted from 1."""
     batches: int | None
     batch: Any
+    """May be assigned: the training continues with the new batch, which must be on the device."""
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the new batch, if it is None, as from a function that returns nothing."""
+        return "None to batch: assign a batch" if self.batch is None else None
+
+
+@dataclass(slots=True)
+class AfterTrainingForward(AssignablePayload):
+    """A batch, or a chunk of one, was passed through the model, and its gradients are not computed yet."""
+
+    assignable: ClassVar[str] = "loss"
+
+    epoch: int
+    number: int
+    step: int
+    """The number of the update that follows."""
+    batch: Any
+    """The batch, or the chunk of `mini_batch_chunk_size` samples."""
+    forward: Any
+    """What `ModelTrainer.forward` returned: a `Forward`."""
+    loss: Tensor
+    """The mean loss of the batch, whose gradients are computed next. May be assigned: the new loss is weighted as the
+    former one, and recorded."""
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the new loss, if it is not a tensor without dimensions that has a gradient."""
+        value: object = self.loss
+        if not isinstance(value, Tensor):
+            what = f"a {type(value).__name__}"
+        elif value.dim() != 0:
+            what = f"a tensor of shape {tuple(value.shape)}"
+        elif self.forward.loss.requires_grad and not value.requires_grad:
+            what = "a tensor without a gradient"
+        else:
+            return None
+        return f"{what} to loss; it must be the batch's mean, a tensor without dimensions that depends on the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +286,7 @@ HOOKS: Final[Mapping[str, type[Payload]]] = {
     "after_setup": AfterSetup,
     "before_training_epoch": BeforeTrainingEpoch,
     "before_training_batch": BeforeTrainingBatch,
+    "after_training_forward": AfterTrainingForward,
     "before_training_optimizer_step": BeforeTrainingOptimizerStep,
     "after_training_batch": AfterTrainingBatch,
     "after_training_epoch": AfterTrainingEpoch,
