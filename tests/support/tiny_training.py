@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from trainwire import Corpus, ModelTrainer, Plugin, Result, hook
 from trainwire.training.hooks.payloads import HOOKS, MetricRecorded, Payload
+from trainwire.training.options.plugin_names import PluginByName
 
 Told = TypeVar("Told", bound=Payload)
 
@@ -43,7 +44,7 @@ def make_trainer(model: nn.Module | None = None, **arguments: Any) -> ModelTrain
     return ModelTrainer(linear() if model is None else model, **arguments)
 
 
-def train(folder: Path, *plugins: Plugin, trainer: ModelTrainer | None = None, **options: Any) -> Result:
+def train(folder: Path, *plugins: Plugin | PluginByName, trainer: ModelTrainer | None = None, **options: Any) -> Result:
     """Train for two epochs of three batches by default, and start no sinks."""
     defaults: dict[str, Any] = {"mini_batch_size": 16, "max_epochs": 2, "seed": 1, "sinks": ()}
     if not {"train", "corpus"} & options.keys():

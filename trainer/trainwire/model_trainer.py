@@ -19,6 +19,7 @@ from trainwire.training.data.batches import BatchStructure, to_device
 from trainwire.training.data.loaders import Corpus, Data, inputs_and_target
 from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.hooks import Filter, function_bindings
 from trainwire.training.hooks.payloads import Result
 from trainwire.training.loop import train_model
@@ -27,7 +28,8 @@ from trainwire.training.model.losses import checked_loss
 from trainwire.training.model.models import checked_model
 from trainwire.training.model.optimizers import in_decoder
 from trainwire.training.options.options import TrainingOptionsDict
-from trainwire.training.plugin import Functions, Plugin, checked_plugins
+from trainwire.training.options.plugin_names import PluginByName
+from trainwire.training.plugin import Functions, checked_plugins
 from trainwire.training.run import TrainingRun
 from trainwire.training.session import session
 from trainwire.training.setup import check_savable, checked_corpus, checked_folder, prepare
@@ -51,7 +53,8 @@ class ModelTrainer:
             It is weighted by the number of samples or, if it is one of torch's losses, by what it is a mean over.
         metrics: The torchmetrics metrics to compute on the dev and test split: a mapping of names to metrics, a
             `MetricCollection`, or a list, whose metrics are named after their classes.
-        plugins: The plugins that take part in each training.
+        plugins: The plugins that take part in each training: instances, names such as `early-stopping`, or names with
+            arguments such as `{"ema": {"decay": 0.999}}`.
 
     Raises:
         OptionError: if the model cannot be trained, or a plugin or metric is invalid.
@@ -63,7 +66,7 @@ class ModelTrainer:
         *,
         loss: Callable[..., Tensor] | None = None,
         metrics: Metrics | None = None,
-        plugins: Sequence[Plugin] = (),
+        plugins: Sequence[BasePlugin[Any] | PluginByName] = (),
     ) -> None:
         if loss is None and not self.overrides_forward:
             raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
@@ -190,7 +193,6 @@ class ModelTrainer:
         dev: Data | None = None,
         test: Data | None = None,
         corpus: Corpus | None = None,
-        plugins: Sequence[Plugin] = (),
         resume: bool = False,
         **options: Unpack[TrainingOptionsDict],
     ) -> Result:
@@ -207,7 +209,6 @@ class ModelTrainer:
             dev: The data on which models are compared, after each epoch.
             test: The data on which the best model is tested, at the end.
             corpus: All three splits, instead of `train`, `dev` and `test`.
-            plugins: More plugins, for this training only.
             resume: Continue from the latest checkpoint in the folder, as if the training had not been interrupted;
                 start from the beginning if there is none. A training that has ended returns its result, unless
                 `max_epochs` or `max_steps` is larger than before. `docs/training.md` lists what else may differ.
@@ -219,7 +220,7 @@ class ModelTrainer:
                 use_final_model_for_eval=False, sampler=None, shuffle=True, shuffle_first_epoch=True,
                 save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
                 create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={},
-                attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev',
+                attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev', plugins=(),
                 default_plugins=True, sinks=('loss-file', 'log-file'), bind=None, hparams=None,
                 quiet=False.
 
@@ -228,7 +229,7 @@ class ModelTrainer:
             RunInUseError: if another process trains in this folder.
             KeyboardInterrupt: if Ctrl-C was pressed twice.
         """
-        return self._train(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
+        return self._train(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), resume, options)
 
     def fine_tune(
         self,
@@ -238,7 +239,6 @@ class ModelTrainer:
         dev: Data | None = None,
         test: Data | None = None,
         corpus: Corpus | None = None,
-        plugins: Sequence[Plugin] = (),
         resume: bool = False,
         **options: Unpack[TrainingOptionsDict],
     ) -> Result:
@@ -247,19 +247,18 @@ class ModelTrainer:
         The same as `train`, but with AdamW at 5e-5, batches of 4, 10 epochs, a learning rate that rises over the first
         tenth of the updates and then decreases to zero, and the last model as the result.
         """
-        return self._train(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), plugins, resume, options)
+        return self._train(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), resume, options)
 
     def _train(
         self,
         recipe: Recipe,
         folder: str | PathLike[str],
         corpus: Corpus,
-        plugins: Sequence[Plugin],
         resume: bool,
         given: Mapping[str, Any],
     ) -> Result:
         options = recipe.options(given)
-        attached = [*checked_plugins([*self.plugins, *checked_plugins(plugins)]), self._functions]
+        attached = [*checked_plugins([*self.plugins, *checked_plugins(options.plugins)]), self._functions]
         ordered = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
         checkpoint = load_latest_checkpoint(folder, options, processes) if resume else None

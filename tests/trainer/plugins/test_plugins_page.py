@@ -15,6 +15,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from trainwire import Plugin
+from trainwire.training.options.plugin_names import builtin_plugin_names
 
 PAGE = (DOCS / "plugins.md").read_text()
 TABLES = [
@@ -41,6 +42,11 @@ def test_a_plugin_has_the_arguments_of_the_page(module: str) -> None:
     assert all(argument in (kind.__doc__ or "") for argument in arguments)
 
 
+def test_each_plugin_of_the_page_has_a_name() -> None:
+    """The names of the built-in plugins are the modules of the first table, with hyphens."""
+    assert {module.replace("_", "-") for module in PLUGINS} == set(builtin_plugin_names())
+
+
 def test_the_second_table_has_plugins_of_the_first() -> None:
     """Each plugin of the second table is in the list of plugins."""
     assert {name for row in TABLES[1] for name in re.findall(r"`(\w+)`", row[0])} <= PLUGINS.keys()
@@ -52,15 +58,15 @@ def test_the_page_lists_the_plugins_that_may_fail() -> None:
     assert set(re.findall(r"`(\w+)`", section)) == {name for name in PLUGINS if not made(name).essential}
 
 
-def test_the_snippet_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first example runs, given a model, a loss, metrics and data."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples run, given a model, a loss, metrics and data."""
     monkeypatch.chdir(tmp_path)
     known = {
         "model": linear(), "loss": nn.CrossEntropyLoss(), "data": points(1600), "dev": points(16),
         "metrics": {"accuracy": MulticlassAccuracy(2, average="micro")},
     }  # fmt: skip
-    exec(snippet.replace("max_epochs=3", "max_epochs=3, sinks=()"), known)
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(snippet.replace("max_epochs=3", "max_epochs=3, sinks=()"), known)
     assert known["result"].status == "finished"  # type: ignore[attr-defined]  # set by the snippet
     names = {event.name for event in read_events(tmp_path / "runs" / "mine")}
     assert {"throughput/samples_per_second", "dev/accuracy", "run/finished"} <= names

@@ -12,7 +12,7 @@ from trainwire.training.run import TrainingRun
 
 IGNORED: Final = {
     "bind", "create_file_logs", "create_loss_file", "default_plugins", "device", "main_evaluation_metric",
-    "main_evaluation_mode", "multi_gpu", "num_workers", "seed", "sinks", "write_weights",
+    "main_evaluation_mode", "multi_gpu", "num_workers", "plugins", "seed", "sinks", "write_weights",
 }  # fmt: skip
 """Options that are not reported, because they do not change the training or are checked separately."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.hooks import Binding
+from trainwire.training.options.plugin_names import PluginByName, plugin_by_name
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
 
@@ -57,21 +58,24 @@ class Functions(Plugin):
 
 
 def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
-    """Return the plugins, if each is valid.
+    """Return the plugins, if each is valid; those that are given by name are created.
 
     Raises:
-        OptionError: if one is not a plugin, is attached twice, or has a method that cannot be called at its hook.
+        OptionError: if one is not a plugin, is attached twice, or has a method that cannot be called at its hook, or if
+            there is no plugin of a name, or it does not accept the arguments.
     """
-    if isinstance(plugins, Plugin) or not isinstance(plugins, (list, tuple)):
+    if not isinstance(plugins, (list, tuple)):
         raise OptionError(f"plugins is {plugins!r}: give a list of plugins")
-    for number, plugin in enumerate(plugins):
+    checked: list[Plugin] = []
+    for number, given in enumerate(plugins):
+        plugin = _created(given, number) if isinstance(given, (str, Mapping)) else given
         if isinstance(plugin, type):
             raise OptionError(
                 f"plugins[{number}] is the class {plugin.__name__}: give an instance, {plugin.__name__}()"
             )
         if not isinstance(plugin, Plugin):
             raise OptionError(f"plugins[{number}] is {plugin!r}, which is not a trainwire.Plugin")
-        if any(plugin is other for other in plugins[:number]):
+        if any(plugin is other for other in checked):
             raise OptionError(f"plugins[{number}], a {type(plugin).__name__}, is attached twice: remove one")
         declarations: tuple[object, ...] = (plugin.after, plugin.before)
         for declared in declarations:
@@ -80,4 +84,12 @@ def checked_plugins(plugins: object) -> tuple[Plugin, ...]:
                     f"{type(plugin).__name__} declares the order {declared!r}; it must be a tuple of class names"
                 )
         plugin.bindings()
-    return tuple(plugins)
+        checked.append(plugin)
+    return tuple(checked)
+
+
+def _created(given: PluginByName, number: int) -> object:
+    try:
+        return plugin_by_name(given)
+    except OptionError as error:
+        raise OptionError(f"plugins[{number}]: {error}") from error.__cause__

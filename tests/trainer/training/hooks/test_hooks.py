@@ -102,7 +102,7 @@ def test_a_method_with_the_name_of_a_hook_must_be_marked() -> None:
     ("plugins", "message"),
     [
         ([First], r"give an instance, First\(\)"),
-        (["best"], "not a trainwire.Plugin"),
+        ([3], "not a trainwire.Plugin"),
         (First(), "give a list of plugins"),
         ([plugin := First(), First(), plugin], r"plugins\[2\], a First, is attached twice"),
     ],

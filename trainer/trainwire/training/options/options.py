@@ -16,7 +16,9 @@ from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire.bus.values.plain import coerce_hparams
+from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.options.other_trainers import REPLACEMENTS, replacements
+from trainwire.training.options.plugin_names import PluginByName
 from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError, UnsupportedValueError
@@ -107,6 +109,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     """The device to train on; None: the model's device."""
     dev_name: Literal["dev", "val"]
     """The name of the dev split in metrics: `dev` or `val`."""
+    plugins: Sequence[BasePlugin[Any] | PluginByName]
+    """The plugins of this training, besides those of the trainer: instances, names such as `early-stopping`, or names
+    with arguments such as `{"ema": {"decay": 0.999}}`."""
     default_plugins: bool
     """Attach the plugins that save the best model and checkpoints, the one that logs, and on a terminal the progress
     bar."""
@@ -199,6 +204,9 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "seed": at_least(0).or_none(),
     "num_workers": at_least(0),
     "dev_name": one_of("dev", "val"),
+    "plugins": Requirement(
+        lambda value: isinstance(value, (list, tuple)), "a list of plugins, or of names such as ['early-stopping']"
+    ),
     "default_plugins": FLAG,
     "sinks": Requirement(
         lambda value: isinstance(value, (list, tuple)) and all(isinstance(sink, str) and sink for sink in value),
@@ -257,6 +265,7 @@ class TrainingOptions:
     num_workers: int = 0
     device: str | torch.device | None = None
     dev_name: Literal["dev", "val"] = "dev"
+    plugins: Sequence[BasePlugin[Any] | PluginByName] = ()
     default_plugins: bool = True
     sinks: list[str] | tuple[str, ...] = ("loss-file", "log-file")
     bind: str | Tcp | None = None
@@ -352,6 +361,6 @@ def plain(value: object) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, (Optimizer, Sampler)):
+    if isinstance(value, (Optimizer, Sampler, BasePlugin)):
         return type(value).__name__
     return getattr(value, "__name__", None) or str(value)
