@@ -16,8 +16,8 @@ PLUGINS = "trainwire.plugins"
 # floor must not import each other. A module in no room is part of its package's public face, above all floors.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "trainwire_protocol": (
-        ("errors", "statistics"), ("process",), ("events", "commands"), ("environment",), ("wire",), ("journal",),
-        ("transport",), ("subscription",),
+        ("errors", "statistics"), ("process", "toml_file"), ("events", "commands"), ("environment",), ("wire",),
+        ("journal",), ("transport",), ("subscription",),
     ),
     "trainwire": (
         ("bus.values",), ("bus",),

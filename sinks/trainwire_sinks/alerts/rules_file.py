@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from trainwire_protocol.errors import OptionError, SettingError
+from trainwire_protocol.toml_file import TomlFile
 from trainwire_sinks.alerts import notifiers, rules
 from trainwire_sinks.alerts.alert import COMMON_FIELDS, template_problem
 from trainwire_sinks.alerts.notifiers.base import Notifier
 from trainwire_sinks.alerts.notifiers.terminal import Terminal
 from trainwire_sinks.alerts.rule import ALL, Rule
 from trainwire_sinks.alerts.settings import Keys, read_settings, short, unknown
-
-MAX_FILE_BYTES: Final = 1 << 18
-
-MAX_STATEMENT_LINES: Final = 200
-"""The reported line may be wrong if a statement before it is longer than this."""
 
 DEFAULT_NAME: Final = "default_rules.toml"
 
@@ -52,17 +47,7 @@ def read_rules(path: Path | None) -> RulesFile:
     """
     if path is None:
         return parse_rules(default_text(), DEFAULT_NAME)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise OptionError(f"the rules file {path} is larger than {MAX_FILE_BYTES} bytes")
-        return parse_rules(data.decode(), str(path))
-    except OSError as error:
-        raise OptionError(f"the rules file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise OptionError(f"{path}:{line}: the rules file is not UTF-8 (byte {error.start})") from error
+    return _rules_of(TomlFile.read(path, "rules file"))
 
 
 def default_text() -> str:
@@ -77,56 +62,14 @@ def parse_rules(text: str, name: str) -> RulesFile:
         OptionError: the text is invalid; the message gives the line and the valid choices.
         MissingExtraError: a notifier needs a package that is not installed.
     """
-    text = text.replace("\r\n", "\n")
+    return _rules_of(TomlFile.parse(text, name))
+
+
+def _rules_of(file: TomlFile) -> RulesFile:
     try:
-        content = tomllib.loads(text)
-    except ValueError as error:
-        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(found[1]) if found else text.count("\n") + 1
-        raise OptionError(f"{name}:{line}: invalid TOML: {error}") from None
-    except RecursionError:
-        raise OptionError(f"{name}: the tables are nested too deeply") from None
-    try:
-        return _read_content(content)
+        return _read_content(file.content)
     except SettingError as error:
-        raise OptionError(f"{name}:{line_of(text, error.keys)}: {error}") from None
-
-
-def line_of(text: str, keys: Sequence[str]) -> int:
-    """Return the line number, from 1, of the statement that first defines these keys; 1 if none does.
-
-    `tomllib` reports no positions. So this searches for the longest prefix of the text that parses by itself and does
-    not define the keys. A statement of several lines only parses as a whole.
-    """
-    lines = text.split("\n")
-    low, high = 0, len(lines) if _defines(_parse_prefix(lines, len(lines)), keys) else 0
-    while high - low > 1:
-        middle = (low + high) // 2
-        counts = range(middle, min(high, middle + MAX_STATEMENT_LINES))
-        parsed = ((count, content) for count in counts if (content := _parse_prefix(lines, count)) is not None)
-        count, content = next(parsed, (high, None))
-        if content is None:
-            high = middle
-        elif _defines(content, keys):
-            high = count
-        else:
-            low = count
-    return low + 1
-
-
-def _parse_prefix(lines: Sequence[str], count: int) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads("\n".join(lines[:count]) + "\n")
-    except (ValueError, RecursionError):
-        return None
-
-
-def _defines(content: object, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if not isinstance(content, dict) or key not in content:
-            return False
-        content = content[key]
-    return True
+        raise OptionError(f"{file.at(error.keys)}: {error}") from None
 
 
 def _read_content(content: Mapping[str, Any]) -> RulesFile:

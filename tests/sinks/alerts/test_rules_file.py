@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwire_protocol.errors import OptionError
+from trainwire_protocol.toml_file import MAX_FILE_BYTES
 from trainwire_sinks.alerts import rules
 from trainwire_sinks.alerts.alert import COMMON_FIELDS, render, template_problem
 from trainwire_sinks.alerts.rules.threshold import Threshold
-from trainwire_sinks.alerts.rules_file import MAX_FILE_BYTES, line_of, parse_rules, read_rules
+from trainwire_sinks.alerts.rules_file import parse_rules, read_rules
 from trainwire_sinks.alerts.settings import settings_of
 
 WHOLE = """
@@ -207,21 +207,6 @@ def test_any_text_is_parsed_or_rejected(text: str) -> None:
         parse_rules(text, "rules.toml")
     except OptionError as error:
         assert str(error).startswith("rules.toml:")
-
-
-@given(st.lists(st.lists(st.sampled_from(["x = 1", "# x", "", 'y = """\nz = 1\n"""', "w = [\n1,\n]"]), max_size=4)))
-def test_the_line_of_a_statement_is_found(before: list[list[str]]) -> None:
-    """The first line of a statement is found, also after statements of several lines."""
-    text = "".join(
-        f"[t{number}]\n" + "".join(f"{line}\n" for line in dict.fromkeys(lines)) for number, lines in enumerate(before)
-    )
-    line = text.count("\n") + 1
-    text += "[rules.it]\nkind = [\n1,\n2,\n]\nlast.one = 3\n"
-    assert tomllib.loads(text)
-    assert line_of(text, ("rules", "it")) == line
-    assert line_of(text, ("rules", "it", "kind")) == line + 1
-    assert line_of(text, ("rules", "it", "last", "one")) == line + 5
-    assert line_of(text, ("nowhere",)) == 1
 
 
 @given(st.text(max_size=30) | st.text("{}runvale!:.[]0", max_size=12), st.text(max_size=20))
