@@ -154,7 +154,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import distributed, nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import BatchSampler, SequentialSampler
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from support.tiny_training import corpus, linear, make_trainer, train
@@ -196,6 +196,11 @@ report("norms", rank, abs(loss - result.history[0]["dev/loss"]) < 1e-6)
 result = run("sampler", make_trainer(), sampler=SequentialSampler, max_epochs=1)
 report("sampler", rank, result.steps)
 
+result = run(
+    "batches", make_trainer(), batch_sampler=lambda data: BatchSampler(SequentialSampler(data), 16, False), max_epochs=1
+)
+report("batches", rank, result.steps, result.history[0]["train/loss"])
+
 trainer = make_trainer()
 
 @trainer.on("before_training_optimizer_step")
@@ -215,6 +220,9 @@ def test_requests_of_one_process_apply_to_all(tmp_path: Path) -> None:
     """A request of one process applies to all; batch norms and samplers are shared; differing skips raise an error."""
     output = torchrun(SEVERAL, tmp_path / "runs", seconds=120)
     lines = sorted(re.findall(r"(?:requests|norms|sampler|skip) (?:\d|saved) .+", output))
+    batches = re.findall(r"batches \d 3 (.+)", output)  # every other batch of the six, and the mean of both processes
+    assert len(batches) == 2, output
+    assert batches[0] == batches[1]
     assert lines == [
         "norms 0 True", "norms 1 True", "requests 0 12", "requests 1 12", "requests saved 30",
         "sampler 0 6", "sampler 1 6",

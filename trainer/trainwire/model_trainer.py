@@ -217,12 +217,12 @@ class ModelTrainer:
                 mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},
                 train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
                 main_evaluation_mode=None, try_metrics=True, monitor_test=False, monitor_train_sample=0.0,
-                use_final_model_for_eval=False, sampler=None, shuffle=True, shuffle_first_epoch=True,
-                save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True,
-                create_loss_file=True, write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={},
-                attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev', plugins=(),
-                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None, hparams=None,
-                quiet=False.
+                use_final_model_for_eval=False, sampler=None, batch_sampler=None, shuffle=True,
+                shuffle_first_epoch=True, drop_last=False, collate_fn=None, save_final_model=True,
+                save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True, create_loss_file=True,
+                write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={}, attach_default_scheduler=True,
+                seed=None, num_workers=0, device=None, dev_name='dev', plugins=(), default_plugins=True,
+                sinks=('loss-file', 'log-file'), bind=None, hparams=None, quiet=False.
 
         Raises:
             OptionError: if an argument is invalid; no batch was read yet.

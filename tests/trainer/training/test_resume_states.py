@@ -16,7 +16,7 @@ from support.tiny_training import Recorder, linear, make_trainer, points, train
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
 from trainwire import Plugin, hook
 from trainwire.checkpointing.checkpoint import list_checkpoints
@@ -57,6 +57,26 @@ def test_a_sampler_with_its_own_generator_is_resumed(tmp_path: Path) -> None:
     whole = weights(tmp_path / "whole", (), **sampler())
     weights(tmp_path / "parts", (Interrupt(5),), **sampler())
     assert torch.equal(weights(tmp_path / "parts", (), **sampler()), whole)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_batch_sampler_is_resumed(tmp_path: Path, drop_last: bool) -> None:
+    """The state of a generator inside it is restored; numbers that `collate_fn` draws are drawn again."""
+
+    def noisy(samples: list[Any]) -> Any:
+        inputs, target = default_collate(samples)
+        return inputs + torch.rand_like(inputs), target
+
+    def options() -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(3)
+        return {
+            "batch_sampler": lambda data: BatchSampler(RandomSampler(data, generator=generator), 10, drop_last),
+            "collate_fn": noisy,
+        }
+
+    whole = weights(tmp_path / "whole", (), **options())
+    weights(tmp_path / "parts", (Interrupt(5),), **options())
+    assert torch.equal(weights(tmp_path / "parts", (), **options()), whole)
 
 
 def test_a_training_interrupted_before_its_first_batch_is_resumed_exactly(tmp_path: Path) -> None:

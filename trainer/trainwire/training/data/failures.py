@@ -9,8 +9,8 @@ from torch import Tensor
 
 REMEDIES: Final = {
     "Expected more than 1 value per channel": "a batch norm in training mode needs more than one sample: change "
-    "mini_batch_size, or mini_batch_chunk_size if it is given, so that the last batch or chunk has more, or pass a "
-    "DataLoader with drop_last=True",
+    "mini_batch_size, or mini_batch_chunk_size if it is given, so that the last batch or chunk has more, or use "
+    "drop_last=True",
 }
 """What to do about an error of torch, by a part of its message."""
 

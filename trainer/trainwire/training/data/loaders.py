@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from trainwire.training.distributed.processes import SINGLE, Processes
@@ -17,6 +29,14 @@ from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError, UsageError
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
+
+OF_DATASETS: Final = ("sampler", "batch_sampler", "drop_last", "collate_fn")
+"""The options that apply to Datasets only: a DataLoader has its own."""
+
+SAMPLERS_OF_INDICES: Final = (
+    DistributedSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler,
+)  # fmt: skip
+"""Torch's samplers that yield single indices, and not batches of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +103,12 @@ def length_of(data: object) -> int | None:
 
 def divides_samples(loader: DataLoader[Any]) -> bool:
     """Return whether the loader divides its samples evenly among processes that train together."""
-    return isinstance(loader.sampler, (EpochSampler, SharedSampler, DistributedSampler))
+    return any(isinstance(part, EpochSampler) or divides_itself(part) for part in samplers_of(loader))
+
+
+def divides_itself(sampler: object) -> bool:
+    """Return whether a sampler yields the share of one process, as torch's DistributedSampler does."""
+    return isinstance(sampler, SharedSampler) or hasattr(sampler, "num_replicas")
 
 
 def has_exact_length(loader: DataLoader[Any]) -> bool:
@@ -136,30 +161,23 @@ class EpochSampler(Sampler[int]):
         return iter(order[self.processes.rank :: self.processes.world_size])
 
 
-class SharedSampler(Sampler[int]):
-    """Divides the indices of another sampler among several processes: each takes every n-th, and the rest is dropped.
+class SharedSampler(Sampler[Any]):
+    """Divides the indices or batches of another sampler among several processes: each takes every n-th.
 
-    The sampler must yield the same indices in every process. Their random states differ, so it needs a generator or a
-    seed.
+    The rest is dropped. The sampler must yield the same in every process.
     """
 
-    def __init__(self, sampler: Sampler[int], processes: Processes) -> None:
+    def __init__(self, sampler: Iterable[Any], processes: Processes) -> None:
         self.sampler, self.processes = sampler, processes
-        self.generator = getattr(sampler, "generator", None)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the sampler's epoch, if it has a `set_epoch`."""
-        if callable(setter := getattr(self.sampler, "set_epoch", None)):
-            setter(epoch)
 
     def __len__(self) -> int:
         return len(self.sampler) // self.processes.world_size  # type: ignore[arg-type]  # as for the sampler
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Any]:
         size = self.processes.world_size
-        group: list[int] = []
-        for index in self.sampler:
-            group.append(index)
+        group: list[Any] = []
+        for item in self.sampler:
+            group.append(item)
             if len(group) == size:
                 yield group[self.processes.rank]
                 group = []
@@ -176,17 +194,21 @@ def _ignore_sigterm(_: int) -> None:
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader whose workers' seeds depend only on a seed, the epoch and the rank."""
+    """A loader of a Dataset, whose workers' seeds depend only on a seed, the epoch and the rank.
+
+    Args:
+        batches: The arguments of DataLoader that determine the batches, such as `batch_size`.
+    """
 
     def __init__(
-        self, data: Dataset[Any], size: int, sampler: Sampler[int] | None, options: TrainingOptions, *, seed: int,
-        rank: int, device: torch.device,
+        self, data: Dataset[Any], options: TrainingOptions, batches: Mapping[str, Any], *, seed: int, rank: int,
+        device: torch.device,
     ) -> None:  # fmt: skip
         # With its own generator, drawing the workers' seeds does not change the state of the one that dropout uses.
         generator = torch.Generator()
         super().__init__(
-            data, size, sampler=sampler, num_workers=options.num_workers, generator=generator,
-            pin_memory=device.type == "cuda", worker_init_fn=_ignore_sigterm,
+            data, num_workers=options.num_workers, collate_fn=options.collate_fn, generator=generator,
+            pin_memory=device.type == "cuda", worker_init_fn=_ignore_sigterm, **batches,
         )  # fmt: skip
         self.seed, self.rank = seed, rank
 
@@ -202,27 +224,68 @@ def training_loader(
     """Return the loader of the training samples: the given one, or one that shuffles by seed and epoch.
 
     Raises:
-        OptionError: if a sampler is given for a DataLoader, or a function given as sampler does not return one.
+        OptionError: if an option that applies to Datasets is given for a DataLoader, a sampler is invalid, or no batch
+            remains.
     """
     if isinstance(data, DataLoader):
-        if options.sampler is not None:
-            raise OptionError("sampler is given, but train is a DataLoader, which has its own: omit one of them")
+        given = [name for name in OF_DATASETS if getattr(options, name) not in (None, False)]
+        if given:
+            raise OptionError(
+                f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} given, but train is a DataLoader, which "
+                "has its own: omit one of them"
+            )
         return data
-    sampler = _sampler(data, options, seed, processes)
-    return EpochLoader(data, options.mini_batch_size, sampler, options, seed=seed, rank=processes.rank, device=device)
+    batches: dict[str, Any]
+    if options.batch_sampler is not None:
+        batches = {"batch_sampler": _given_sampler("batch_sampler", options.batch_sampler, data, processes)}
+    else:
+        sampler = _sampler(data, options, seed, processes)
+        batches = {"batch_size": options.mini_batch_size, "sampler": sampler, "drop_last": options.drop_last}
+    loader = EpochLoader(data, options, batches, seed=seed, rank=processes.rank, device=device)
+    if length_of(loader) == 0:
+        raise OptionError(f"train is empty: {_why_empty(loader)}")
+    return loader
 
 
-def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes: Processes) -> Sampler[int] | None:
-    given, samples = options.sampler, length_of(data)
-    if given is not None and not isinstance(given, Sampler):
-        given = given(data)
-        if not isinstance(given, Sampler):
-            raise OptionError(f"sampler returned {given!r}, which is not a torch sampler")
-    if given is not None and processes.several:
-        return SharedSampler(given, processes)
-    if given is not None or samples is None or isinstance(data, IterableDataset):
-        return given
+def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes: Processes) -> Iterable[int] | None:
+    samples = length_of(data)
+    if options.sampler is not None:
+        return _given_sampler("sampler", options.sampler, data, processes)
+    if samples is None or isinstance(data, IterableDataset):
+        return None
     return EpochSampler(samples, seed, processes, shuffle=options.shuffle, first=options.shuffle_first_epoch)
+
+
+def _given_sampler(option: str, given: Any, data: Dataset[Any], processes: Processes) -> Iterable[Any]:
+    """Return the sampler that was given, or that the given function returns for the data: the share of this process.
+
+    Raises:
+        OptionError: if it is invalid, or would be different in each process.
+    """
+    if isinstance(data, IterableDataset):
+        raise OptionError(f"{option} is given, but train is an IterableDataset, which has its own order: omit {option}")
+    sampler = given if isinstance(given, Sampler) else given(data)
+    is_of_batches = option == "batch_sampler"
+    # A batch sampler need not be torch's, but a generator could be read only once.
+    if not isinstance(sampler, Sampler) and not (is_of_batches and _is_iterated_anew(sampler)):
+        raise OptionError(f"{option} returned {sampler!r}, which is not a torch sampler")
+    if isinstance(sampler, SAMPLERS_OF_INDICES if is_of_batches else BatchSampler):
+        name, other = type(sampler).__name__, "sampler" if is_of_batches else "batch_sampler"
+        raise OptionError(f"{option} is a {name}: give it as {other}")
+    parts = list(_samplers_in(sampler))
+    if not processes.several or any(map(divides_itself, parts)):
+        return sampler
+    for part in parts:
+        if getattr(part, "generator", part) is None:
+            raise OptionError(
+                f"{option}: the processes divide what the {type(part).__name__} selects, which must be the same in "
+                "each of them: create it with generator=torch.Generator()"
+            )
+    return SharedSampler(sampler, processes)
+
+
+def _is_iterated_anew(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (Iterator, str))
 
 
 def evaluation_loader(
@@ -244,8 +307,8 @@ def evaluation_loader(
                 f"a split has {samples} samples for {processes.world_size} processes: each needs at least one"
             )
         data = Subset(data, range(processes.rank, samples, processes.world_size))
-    size = options.eval_batch_size or options.mini_batch_size
-    return EpochLoader(data, size, None, options, seed=0, rank=processes.rank, device=device)
+    batches = {"batch_size": options.eval_batch_size or options.mini_batch_size}
+    return EpochLoader(data, options, batches, seed=0, rank=processes.rank, device=device)
 
 
 def sample_of(data: Data, size: float | int, seed: int) -> Dataset[Any]:
@@ -266,8 +329,19 @@ def sample_of(data: Data, size: float | int, seed: int) -> Dataset[Any]:
 
 
 def samplers_of(loader: DataLoader[Any]) -> list[object]:
-    """Return the samplers of a loader: its sampler, its batch sampler, and the sampler inside that."""
-    return [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+    """Return the samplers of a loader: its sampler, its batch sampler, and the samplers inside them."""
+    found = [*_samplers_in(loader.sampler), *_samplers_in(loader.batch_sampler)]
+    return list({id(each): each for each in found}.values())
+
+
+def _samplers_in(sampler: object) -> Iterator[object]:
+    """Yield a sampler, the one inside it, and so on."""
+    seen: list[object] = []
+    while sampler is not None and not any(sampler is each for each in seen):
+        seen.append(sampler)
+        yield sampler
+        inner = getattr(sampler, "sampler", None)
+        sampler = getattr(sampler, "batch_sampler", None) if inner is None else inner
 
 
 def set_epoch(loader: DataLoader[Any], epoch: int) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
@@ -75,10 +75,18 @@ class TrainingOptionsDict(TypedDict, total=False):
     """Evaluate the test split with the final model instead of the best model."""
     sampler: Sampler[int] | Callable[[Any], Sampler[int]] | None
     """The sampler of the training data, or a function that takes the data and returns one. It replaces `shuffle`."""
+    batch_sampler: Sampler[list[int]] | Callable[[Any], Iterable[list[int]]] | None
+    """The sampler of whole training batches, lists of indices, or a function that takes the data and returns one. It
+    replaces `sampler`, `shuffle`, `drop_last` and, in training, `mini_batch_size`."""
     shuffle: bool
     """Shuffle the training data in each epoch. A DataLoader keeps its own order."""
     shuffle_first_epoch: bool
     """Shuffle the first epoch too."""
+    drop_last: bool
+    """Omit the last training batch of an epoch if it has fewer samples. A DataLoader keeps its own setting."""
+    collate_fn: Callable[[list[Any]], Any] | None
+    """The function that makes a batch of a list of samples, in training and evaluation; None: torch's. A DataLoader
+    keeps its own."""
     save_final_model: bool
     """Save `final-model.pt` at the end, unless the training fails."""
     save_optimizer_state: bool
@@ -189,8 +197,14 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
         lambda value: isinstance(value, Sampler) or callable(value),
         "a torch sampler, or a function that takes the training data and returns one",
     ).or_none(),
+    "batch_sampler": Requirement(
+        lambda value: isinstance(value, Sampler) or callable(value),
+        "a torch sampler of batches, or a function that takes the training data and returns one",
+    ).or_none(),
     "shuffle": FLAG,
     "shuffle_first_epoch": FLAG,
+    "drop_last": FLAG,
+    "collate_fn": Requirement(callable, "a function of a list of samples").or_none(),
     "save_final_model": FLAG,
     "save_optimizer_state": FLAG,
     "save_model_each_k_epochs": at_least(0),
@@ -249,8 +263,11 @@ class TrainingOptions:
     monitor_train_sample: float | int = 0.0
     use_final_model_for_eval: bool = False
     sampler: Sampler[int] | Callable[[Any], Sampler[int]] | None = None
+    batch_sampler: Sampler[list[int]] | Callable[[Any], Iterable[list[int]]] | None = None
     shuffle: bool = True
     shuffle_first_epoch: bool = True
+    drop_last: bool = False
+    collate_fn: Callable[[list[Any]], Any] | None = None
     save_final_model: bool = True
     save_optimizer_state: bool = False
     save_model_each_k_epochs: int = 0
@@ -284,6 +301,11 @@ class TrainingOptions:
             raise OptionError("optimizer_arguments apply to an optimizer class only: omit them")
         if "lr" in self.optimizer_arguments:
             raise OptionError("optimizer_arguments contains 'lr'; use the option learning_rate instead")
+        if self.batch_sampler is not None and (self.sampler is not None or self.drop_last):
+            other = "drop_last" if self.sampler is None else "sampler"
+            raise OptionError(
+                f"batch_sampler and {other} are given, but a batch sampler determines the batches: omit one"
+            )
         _check_ddp_arguments(self.ddp_arguments)
         for sink in self.sinks:
             SinkCommand.parse(sink).check_name()
@@ -363,4 +385,6 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, (Optimizer, Sampler, BasePlugin)):
         return type(value).__name__
-    return getattr(value, "__name__", None) or str(value)
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return str(value)

@@ -92,6 +92,8 @@ REPLACEMENTS: Final[Mapping[str, str]] = {
     "resume_from_checkpoint": "resume=True",
     "ckpt_path": "resume=True",
     "dataloader_num_workers": "num_workers",
+    "dataloader_drop_last": "drop_last",
+    "data_collator": "collate_fn",
     "workers": "num_workers",
     "enable_progress_bar": "plugins=[ProgressBar()] of trainwire.plugins.progress_bar",
     "profiler": "plugins=[Profiler(…)] of trainwire.plugins.profiler",
