@@ -16,7 +16,7 @@ from trainwire.checkpointing.snapshot import load_latest_checkpoint
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
 from trainwire.training.control import Control
 from trainwire.training.data.batches import BatchStructure, to_device
-from trainwire.training.data.loaders import Corpus, Data, inputs_and_target
+from trainwire.training.data.loaders import Corpus, Data
 from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
@@ -24,7 +24,8 @@ from trainwire.training.hooks.hooks import Filter, function_bindings
 from trainwire.training.hooks.payloads import Result
 from trainwire.training.loop import train_model
 from trainwire.training.metrics import named_metrics
-from trainwire.training.model.losses import checked_loss
+from trainwire.training.model.calls import ModelCalls, output_of, own_loss_of
+from trainwire.training.model.losses import TokenLoss, checked_loss
 from trainwire.training.model.models import checked_model
 from trainwire.training.model.optimizers import in_decoder
 from trainwire.training.options.options import TrainingOptionsDict
@@ -48,9 +49,10 @@ class ModelTrainer:
 
     Args:
         model: Any module. By default, a batch consists of inputs followed by a target, and the model is called with the
-            inputs; for anything else, override `forward`.
+            inputs, or it is a mapping of the model's arguments; for anything else, override `forward`.
         loss: Called with the model's output and the target; returns the mean of the batch, a tensor without dimensions.
             It is weighted by the number of samples or, if it is one of torch's losses, by what it is a mean over.
+            None: the model's result has a `loss`, or a subclass overrides `forward`.
         metrics: The torchmetrics metrics to compute on the dev and test split: a mapping of names to metrics, a
             `MetricCollection`, or a list, whose metrics are named after their classes.
         plugins: The plugins that take part in each training: instances, names such as `early-stopping`, or names with
@@ -68,8 +70,6 @@ class ModelTrainer:
         metrics: Metrics | None = None,
         plugins: Sequence[BasePlugin[Any] | PluginByName] = (),
     ) -> None:
-        if loss is None and not self.overrides_forward:
-            raise OptionError("there is no loss: give loss=, a function of output and target, or override forward")
         if loss is not None and (not callable(loss) or isinstance(loss, type)):
             raise OptionError(f"loss is {loss!r}; it must be a function of output and target")
         checked_loss(loss)
@@ -80,6 +80,8 @@ class ModelTrainer:
         self._functions = Functions()
         self._run: TrainingRun | None = None
         self._is_training = False
+        self._known_calls: ModelCalls | None = None
+        self._token_loss = TokenLoss()
         self._batch_structure = BatchStructure()
         self._warned_of_samples = False
 
@@ -126,12 +128,28 @@ class ModelTrainer:
 
         Override this method for other batches or losses. It is called in training and, without gradients and with the
         model in evaluation mode, in evaluation.
+
+        By default, a batch that is a mapping is passed to the model by keyword, and any other by position. With a loss,
+        the target is the key `labels`, `label`, `targets` or `target` of a mapping, or the last item of a tuple.
+        Without one, the model's result has a `loss`; its `logits`, if it has some, are the output.
+
+        Raises:
+            UsageError: if the model cannot be called with the batch, or there is no loss.
         """
-        if self.loss is None:
-            raise UsageError("there is no loss: give loss=, or override forward without calling this one")
-        inputs, target = inputs_and_target(batch)
-        output = self.model(*inputs)
-        return Forward(self.loss(output, target), output, target)
+        call = self._calls.with_target(batch)
+        result = self.model(*call.positional, **call.keywords)
+        output = output_of(result) if self.loss is None or call.keywords else result
+        if self.loss is not None:
+            return Forward(self.loss(output, call.target), output, call.target)
+        loss = own_loss_of(result, batch)
+        return Forward(loss, output, call.target, self._token_loss.weight(loss, output, call.target))
+
+    @property
+    def _calls(self) -> ModelCalls:
+        """How the model is called; anew if the program replaces the model."""
+        if self._known_calls is None or self._known_calls.model is not self.model:
+            self._known_calls, self._token_loss = ModelCalls(self.model, has_loss=self.loss is not None), TokenLoss()
+        return self._known_calls
 
     @property
     def overrides_forward(self) -> bool:

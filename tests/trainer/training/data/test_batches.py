@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, default_collate
 
 from trainwire import Forward, ModelTrainer
 from trainwire.training.data.batches import BatchStructure, to_device
-from trainwire.training.data.loaders import inputs_and_target
 from trainwire_protocol.errors import UsageError
 
 META = torch.device("meta")
@@ -304,14 +303,6 @@ def test_objects_move_themselves(kind: type[Movable], given: dict[str, Any]) -> 
     """A method `to` is called with the arguments that it takes, and may return nothing if it moves in place."""
     moved = to_device({"a": [kind()]}, META)["a"][0]
     assert (moved.tensor.device, moved.given) == (META, given)
-
-
-def test_a_batch_is_inputs_and_a_target() -> None:
-    """The last item is the target, and the others are the model's arguments."""
-    assert inputs_and_target([1, 2, 3]) == ((1, 2), 3)
-    for batch in (torch.zeros(3), {"a": 1}, (1,), packed(1, 2)):
-        with pytest.raises(UsageError, match=r"override ModelTrainer\.forward"):
-            inputs_and_target(batch)
 
 
 class Rows:

@@ -1,4 +1,4 @@
-"""Data: the splits, the samplers and loaders created from them, and what a batch consists of by default."""
+"""Data: the splits, and the samplers and loaders created from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -26,7 +25,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from trainwire.training.distributed.processes import SINGLE, Processes
 from trainwire.training.options.options import TrainingOptions
-from trainwire_protocol.errors import OptionError, UsageError
+from trainwire_protocol.errors import OptionError
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
 
@@ -350,16 +349,3 @@ def set_epoch(loader: DataLoader[Any], epoch: int) -> None:
         setter = getattr(part, "set_epoch", None)
         if callable(setter):
             setter(epoch)
-
-
-def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """Return the model's arguments, and the target: the last item of a batch.
-
-    Raises:
-        UsageError: if the batch is not a sequence of at least two items.
-    """
-    if not isinstance(batch, (list, tuple)) or len(batch) < 2 or isinstance(batch, PackedSequence):
-        raise UsageError(
-            f"a batch is a {type(batch).__name__}, not inputs followed by a target: override ModelTrainer.forward"
-        )
-    return tuple(batch[:-1]), batch[-1]

@@ -159,3 +159,67 @@ def checked_weight(weight: object) -> Weight:
         what = f"a tensor of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else repr(weight)
         raise UsageError(f"the weight that forward returned is {what}; it must be one number, 0 or larger")
     return number
+
+
+class TokenLoss:
+    """The weight of the loss that a model of tokens computes itself, which is a mean over labels.
+
+    Labels outside the classes, such as -100, are ignored. A causal model predicts each token from those before it, so
+    that its loss leaves out the first label of each sample. Whether it does is found out from the first batch: its loss
+    is computed in both ways, and the model's is the one to which it is closer.
+    """
+
+    def __init__(self) -> None:
+        self._is_shifted: bool | None = None
+        self._is_other = False
+        """Whether the loss is another one, such as a mean over samples."""
+
+    def weight(self, loss: Tensor, logits: object, labels: object) -> Tensor | None:
+        """Return the number of labels that the loss is a mean over; None if that is unknown.
+
+        Synchronizes with the GPU in the first batch.
+
+        Args:
+            logits: One dimension more than the labels, of which the last is that of the classes.
+            labels: At least two dimensions, samples and tokens.
+        """
+        if not _are_of_tokens(logits, labels) or self._is_other:
+            return None
+        assert isinstance(logits, Tensor)
+        assert isinstance(labels, Tensor)
+        counted = (labels >= 0) & (labels < logits.size(-1))
+        if self._is_shifted is None:
+            self._compare(loss.detach(), logits.detach(), labels.where(counted, IGNORED))
+        return None if self._is_other else (counted[..., 1:] if self._is_shifted else counted).sum()
+
+    @torch.no_grad()
+    def _compare(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        means = torch.stack(
+            [_mean_over_tokens(logits, labels), _mean_over_tokens(logits[..., :-1, :], labels[..., 1:])]
+        )
+        differences = (means - loss).abs()
+        same, shifted, size = torch.stack([*differences, loss.abs()]).tolist()
+        if math.isnan(size) or math.isnan(same) or math.isnan(shifted):
+            return  # all labels are ignored, or the loss is not finite
+        # A loss per token may include more, such as a term for regularization; one per sample is several times larger.
+        self._is_other = min(same, shifted) > size / 2
+        self._is_shifted = shifted < same
+
+
+def _are_of_tokens(logits: object, labels: object) -> bool:
+    """Return whether these are logits and labels with one class for each token."""
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or labels.is_floating_point():
+        return False
+    return labels.dim() > 1 and labels.dtype is not torch.bool and logits.shape[:-1] == labels.shape
+
+
+def _mean_over_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross entropy, a sample at a time, as a batch of logits in single precision may not fit in memory."""
+    pairs = zip(logits, labels, strict=True)
+    losses = [
+        functional.cross_entropy(
+            each.float().flatten(0, -2), own.flatten().long(), ignore_index=IGNORED, reduction="sum"
+        )
+        for each, own in pairs
+    ]
+    return torch.stack(losses).sum() / (labels != IGNORED).sum()
