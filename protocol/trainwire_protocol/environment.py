@@ -130,7 +130,8 @@ class SinkCommand(NamedTuple):
         Raises:
             OptionError: there is no sink of this name; the message lists all names.
         """
-        if ":" not in self.name and self.name not in (names := sink_names()):
+        is_known = ":" in self.name or self.name in builtin_sink_names()
+        if not is_known and self.name not in (names := sink_names()):  # which reads the metadata of all packages
             raise OptionError(unknown_sink_message(self.name, names))
 
     def start(self, folder: Path, rank: int) -> subprocess.Popen[bytes]:

@@ -70,13 +70,10 @@ class TomlFile:
         except RecursionError:
             raise OptionError(f"{name}: the tables are nested too deeply") from None
 
-    def at(self, keys: Keys) -> str:
-        """Return the place of a value as messages begin with it, `file:line`.
-
-        The place of a missing value is that of the table in which it is missing.
-        """
+    def line_of(self, keys: Keys) -> int:
+        """Return the line of a value; that of the table in which it is missing, if it is."""
         known = (self.lines[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in self.lines)
-        return f"{self.name}:{next(known, 1)}"
+        return next(known, 1)
 
 
 class _Lines:

@@ -82,12 +82,12 @@ def test_each_key_and_item_has_its_line(ends: str) -> None:
     assert set(file.lines) == set(paths(file.content))
 
 
-def test_the_place_of_a_missing_key_is_that_of_its_table() -> None:
+def test_the_line_of_a_missing_key_is_that_of_its_table() -> None:
     """A path that the file does not have has the line of the longest part that it has, or the first line."""
     file = TomlFile.parse("\n[rules.x]\nkind = 'a'\n", "r.toml")
-    assert file.at(("rules", "x", "kind")) == "r.toml:3"
-    assert file.at(("rules", "x", "level")) == "r.toml:2"
-    assert file.at(("nowhere",)) == "r.toml:1"
+    assert file.line_of(("rules", "x", "kind")) == 3
+    assert file.line_of(("rules", "x", "level")) == 2
+    assert file.line_of(("nowhere",)) == 1
 
 
 bare = st.text("ab1-_", min_size=1, max_size=3)

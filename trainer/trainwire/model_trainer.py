@@ -28,7 +28,7 @@ from trainwire.training.model.calls import ModelCalls, output_of, own_loss_of
 from trainwire.training.model.losses import TokenLoss, checked_loss
 from trainwire.training.model.models import checked_model
 from trainwire.training.model.optimizers import in_decoder
-from trainwire.training.options.options import TrainingOptionsDict
+from trainwire.training.options.options import TrainingOptions, TrainingOptionsDict
 from trainwire.training.options.plugin_names import PluginByName
 from trainwire.training.plugin import Functions, checked_plugins
 from trainwire.training.run import TrainingRun
@@ -212,7 +212,8 @@ class ModelTrainer:
         test: Data | None = None,
         corpus: Corpus | None = None,
         resume: bool = False,
-        **options: Unpack[TrainingOptionsDict],
+        options: TrainingOptions | str | PathLike[str] | None = None,
+        **keywords: Unpack[TrainingOptionsDict],
     ) -> Result:
         """Train the model, and write everything about the training to the run's folder.
 
@@ -230,7 +231,9 @@ class ModelTrainer:
             resume: Continue from the latest checkpoint in the folder, as if the training had not been interrupted;
                 start from the beginning if there is none. A training that has ended returns its result, unless
                 `max_epochs` or `max_steps` is larger than before. `docs/training.md` lists what else may differ.
-            **options: The options and their defaults; `TrainingOptionsDict` documents each of them:
+            options: The options that are not given as keywords: a TOML file, or a `TrainingOptions`, which has a value
+                for each of them.
+            **keywords: The options and their defaults; `TrainingOptionsDict` documents each of them:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, max_epochs=100, max_steps=None, optimizer=SGD, optimizer_arguments={},
                 train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
@@ -247,7 +250,7 @@ class ModelTrainer:
             RunInUseError: if another process trains in this folder.
             KeyboardInterrupt: if Ctrl-C was pressed twice.
         """
-        return self._train(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), resume, options)
+        return self._train(TRAIN, run_folder, checked_corpus(train, dev, test, corpus), resume, options, keywords)
 
     def fine_tune(
         self,
@@ -258,14 +261,15 @@ class ModelTrainer:
         test: Data | None = None,
         corpus: Corpus | None = None,
         resume: bool = False,
-        **options: Unpack[TrainingOptionsDict],
+        options: TrainingOptions | str | PathLike[str] | None = None,
+        **keywords: Unpack[TrainingOptionsDict],
     ) -> Result:
         """Fine-tune a pretrained model.
 
         The same as `train`, but with AdamW at 5e-5, batches of 4, 10 epochs, a learning rate that rises over the first
         tenth of the updates and then decreases to zero, and the last model as the result.
         """
-        return self._train(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), resume, options)
+        return self._train(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), resume, options, keywords)
 
     def _train(
         self,
@@ -273,9 +277,10 @@ class ModelTrainer:
         folder: str | PathLike[str],
         corpus: Corpus,
         resume: bool,
-        given: Mapping[str, Any],
+        given: TrainingOptions | str | PathLike[str] | None,
+        keywords: Mapping[str, Any],
     ) -> Result:
-        options = recipe.options(given)
+        options = TrainingOptions.from_keywords(keywords, recipe.name, given)
         attached = [*checked_plugins([*self.plugins, *checked_plugins(options.plugins)]), self._functions]
         ordered = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)

@@ -69,7 +69,7 @@ def _rules_of(file: TomlFile) -> RulesFile:
     try:
         return _read_content(file.content)
     except SettingError as error:
-        raise OptionError(f"{file.at(error.keys)}: {error}") from None
+        raise OptionError(f"{file.name}:{file.line_of(error.keys)}: {error}") from None
 
 
 def _read_content(content: Mapping[str, Any]) -> RulesFile:

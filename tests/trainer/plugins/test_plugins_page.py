@@ -67,6 +67,7 @@ def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }  # fmt: skip
     for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(snippet.replace("max_epochs=3", "max_epochs=3, sinks=()"), known)
+        known["data"] = points(32)
     assert known["result"].status == "finished"  # type: ignore[attr-defined]  # set by the snippet
     names = {event.name for event in read_events(tmp_path / "runs" / "mine")}
     assert {"throughput/samples_per_second", "dev/accuracy", "run/finished"} <= names

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from trainwire import TrainingOptions
-from trainwire.plugins.defaults import FINE_TUNE, TRAIN
+from trainwire.training.options.options import DEFAULTS
 
 
 class Last(nn.GRU):
@@ -39,7 +39,7 @@ def shown(value: object) -> str:
 def test_the_page_has_every_option_with_its_defaults() -> None:
     """The table has them in order, with the defaults of `fine_tune` where they differ."""
     found = re.findall(r"^\| `(\w+)` \| (`.*?`) \| .+ \|$", PAGE, flags=re.MULTILINE)
-    recipes = [recipe.options({}) for recipe in (TRAIN, FINE_TUNE)]
+    recipes = [TrainingOptions.from_keywords({}, method) for method in DEFAULTS]
     expected = []
     for option in dataclasses.fields(TrainingOptions):
         defaults = [shown(getattr(recipe, option.name)) for recipe in recipes]

@@ -1,11 +1,9 @@
-"""The defaults of `train` and `fine_tune`: options, the schedule of the learning rate, and the default plugins."""
+"""The defaults of `train` and `fine_tune`: the schedule of the learning rate, and the plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
-
-from torch.optim import AdamW
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from trainwire.bus.notice import is_shown
 from trainwire.plugins.annealing import AnnealingOnPlateau
@@ -26,33 +24,16 @@ CHECKPOINT_MINUTES: Final = 15.0
 
 
 class Recipe(NamedTuple):
-    """The defaults of one of the trainer's methods."""
+    """What one of the trainer's methods does by default."""
 
     name: str
-    """The method's name."""
-    defaults: Mapping[str, Any]
-    """The options that differ from the defaults of `TrainingOptions`."""
+    """The method's name, of which `DEFAULTS` has the defaults of the options."""
     scheduler: Callable[[], Plugin]
 
-    def options(self, given: Mapping[str, Any]) -> TrainingOptions:
-        """Return the given options, completed by the defaults.
 
-        Raises:
-            OptionError: if an option does not exist, or has an invalid value.
-        """
-        return TrainingOptions.from_keywords({**self.defaults, **given}, self.name)
+TRAIN: Final = Recipe("train", AnnealingOnPlateau)
 
-
-TRAIN: Final = Recipe("train", {}, AnnealingOnPlateau)
-
-FINE_TUNE: Final = Recipe(
-    "fine_tune",
-    {
-        "learning_rate": 5e-5, "mini_batch_size": 4, "max_epochs": 10, "optimizer": AdamW,
-        "use_final_model_for_eval": True,
-    },
-    LinearSchedule,
-)  # fmt: skip
+FINE_TUNE: Final = Recipe("fine_tune", LinearSchedule)
 
 
 def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, recipe: Recipe) -> tuple[Plugin, ...]:

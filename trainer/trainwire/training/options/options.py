@@ -8,20 +8,24 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import LBFGS, SGD, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire.bus.values.plain import coerce_hparams
 from trainwire.training.hooks.base_plugin import BasePlugin
+from trainwire.training.options.options_file import NONE, plugin_problems, read_value, write_options
 from trainwire.training.options.other_trainers import REPLACEMENTS, replacements
 from trainwire.training.options.plugin_names import PluginByName
 from trainwire.training.savable import python_numbers
 from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError, UnsupportedValueError
+from trainwire_protocol.toml_file import TomlFile
 from trainwire_protocol.transport.endpoints import Tcp
 
 
@@ -165,6 +169,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "train": {},
+    "fine_tune": {
+        "learning_rate": 5e-5, "mini_batch_size": 4, "max_epochs": 10, "optimizer": AdamW,
+        "use_final_model_for_eval": True,
+    },
+}  # fmt: skip
+"""The options in which the defaults of the trainer's methods differ from those of `TrainingOptions`."""
+
 POSITIVE: Final = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")
 FLAG: Final = one_of(True, False)
 
@@ -236,7 +249,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """The options of a training, with the defaults of `train`. `plugins/defaults.py` has those of `fine_tune`.
+    """The options of a training, with the defaults of `train`.
 
     `TrainingOptionsDict` documents each of them.
 
@@ -312,8 +325,17 @@ class TrainingOptions:
         Tcp.from_environment(self.bind).check()
 
     @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any], caller: str = "train") -> TrainingOptions:
-        """Return the options that were given to the method `caller`.
+    def from_keywords(
+        cls,
+        keywords: Mapping[str, Any],
+        method: str = "train",
+        options: TrainingOptions | str | PathLike[str] | None = None,
+    ) -> TrainingOptions:
+        """Return the options that were given to the trainer's method of this name.
+
+        Args:
+            options: Options that `keywords` override, or the file that has them. A file, or None, is completed by the
+                defaults of the method.
 
         Raises:
             OptionError: if there is no option of such a name, or a value is invalid.
@@ -321,8 +343,58 @@ class TrainingOptions:
         names = [option.name for option in dataclasses.fields(cls)]
         unknown = [name for name in keywords if name not in names]
         if unknown:
-            raise OptionError(_about_unknown(unknown, names, caller))
-        return cls(**keywords)
+            raise OptionError(_about_unknown(unknown, names, method))
+        if isinstance(options, TrainingOptions):
+            return dataclasses.replace(options, **keywords)
+        if (defaults := DEFAULTS.get(method)) is None:
+            raise OptionError(f"method is {method!r}; it must be {' or '.join(map(repr, DEFAULTS))}")
+        if options is None:
+            return cls(**{**defaults, **keywords})
+        if not isinstance(options, (str, PathLike)):
+            raise OptionError(f"options is {options!r}; it must be a TrainingOptions, or the path of an options file")
+        return cls._from_toml(TomlFile.read(Path(options), "options file"), defaults, keywords)
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], method: Literal["train", "fine_tune"] = "train") -> TrainingOptions:
+        """Return the options in a TOML file, completed by the defaults of one of the trainer's methods.
+
+        Raises:
+            OptionError: if the file cannot be read, or an option in it does not exist or is invalid; the message has a
+                line for each of them, which begins with the file and the line.
+        """
+        return cls.from_keywords({}, method, path)
+
+    @classmethod
+    def _from_toml(cls, file: TomlFile, defaults: Mapping[str, Any], overriding: Mapping[str, Any]) -> TrainingOptions:
+        problems = plugin_problems(file)
+        values: dict[str, Any] = {}
+        for name, value in file.content.items():
+            try:
+                values[name] = _value_in_file(name, value)
+            except OptionError as error:
+                problems.append((file.line_of((name,)), str(error)))
+        if problems:
+            raise OptionError("\n".join(f"{file.name}:{line}: {text}" for line, text in sorted(problems)))
+        try:
+            return cls(**{**defaults, **values, **overriding})
+        except OptionError as error:
+            for name in values:
+                if _problem({**defaults, **values, **overriding}, without=name) != str(error):
+                    raise OptionError(f"{file.name}:{file.line_of((name,))}: {error}") from None
+            raise
+
+    def to_file(self, path: str | PathLike[str]) -> None:
+        """Write the options to a TOML file, which `from_file` reads again.
+
+        All options are written, those with their default too, except for None where it is the default. What a file
+        cannot have, such as functions, objects and classes outside `torch.optim`, is named in a comment and in the log.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+        values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        absent = {option.name for option in dataclasses.fields(self) if option.default is None}
+        write_options(path, {name: value for name, value in values.items() if value is not None or name not in absent})
 
     def as_hyperparameters(self) -> dict[str, Any]:
         """Return the user's own hyperparameters, the options that differ from the defaults, and all other options."""
@@ -340,6 +412,41 @@ class TrainingOptions:
         if self.write_weights and all(sink.name != "weights-file" for sink in sinks):
             sinks.append(SinkCommand("weights-file"))
         return sinks
+
+
+def _problem(options: Mapping[str, Any], without: str) -> str:
+    """Return why the options are invalid if one of them is omitted; an empty string if they are valid then."""
+    try:
+        TrainingOptions(**{name: value for name, value in options.items() if name != without})
+    except OptionError as error:
+        return str(error)
+    return ""
+
+
+def _value_in_file(name: str, value: Any) -> Any:
+    """Return the value of an option of which a file has this one.
+
+    Raises:
+        OptionError: if there is no such option, or the value is invalid.
+    """
+    names = [option.name for option in dataclasses.fields(TrainingOptions)]
+    if name not in names:
+        raise OptionError(_about_unknown_key(name, names))
+    value, requirement = read_value(name, value), REQUIREMENTS.get(name)
+    if requirement and not requirement.is_met(value):
+        if value == NONE and requirement.is_met(None):
+            return None
+        raise OptionError(f"{name} is {value!r}; it must be {requirement.text}")
+    return value
+
+
+def _about_unknown_key(name: str, names: Sequence[str]) -> str:
+    if name in ("run_folder", "train", "dev", "test", "corpus", "resume"):
+        return f"{name} is an argument of the trainer's methods, and not an option: pass it there"
+    if name in REPLACEMENTS:
+        return f"there is no option {name!r}; use {REPLACEMENTS[name]}"
+    close = " or ".join(map(repr, difflib.get_close_matches(name, names)))
+    return f"there is no option {name!r}; " + (f"did you mean {close}?" if close else f"they are {', '.join(names)}")
 
 
 def _default_of(option: dataclasses.Field[Any]) -> Any:
@@ -363,9 +470,9 @@ def _is_recordable(value: object) -> bool:
     return True
 
 
-def _about_unknown(unknown: Sequence[str], names: Sequence[str], caller: str) -> str:
+def _about_unknown(unknown: Sequence[str], names: Sequence[str], method: str) -> str:
     """Return a message about options that do not exist, with what replaces them or what they may be meant to be."""
-    message = f"{caller}() has no option {', '.join(map(repr, unknown))}"
+    message = f"{method}() has no option {', '.join(map(repr, unknown))}"
     if known := replacements(unknown):
         message += f"; use instead of {', of '.join(known)}"
     for name in unknown:
