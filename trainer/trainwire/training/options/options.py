@@ -328,10 +328,10 @@ class TrainingOptions:
     def from_keywords(
         cls,
         keywords: Mapping[str, Any],
-        method: str = "train",
+        caller: str = "train",
         options: TrainingOptions | str | PathLike[str] | None = None,
     ) -> TrainingOptions:
-        """Return the options that were given to the trainer's method of this name.
+        """Return the options that were given to the trainer's method `caller`.
 
         Args:
             options: Options that `keywords` override, or the file that has them. A file, or None, is completed by the
@@ -343,11 +343,10 @@ class TrainingOptions:
         names = [option.name for option in dataclasses.fields(cls)]
         unknown = [name for name in keywords if name not in names]
         if unknown:
-            raise OptionError(_about_unknown(unknown, names, method))
+            raise OptionError(_about_unknown(unknown, names, caller))
         if isinstance(options, TrainingOptions):
             return dataclasses.replace(options, **keywords)
-        if (defaults := DEFAULTS.get(method)) is None:
-            raise OptionError(f"method is {method!r}; it must be {' or '.join(map(repr, DEFAULTS))}")
+        defaults = DEFAULTS.get(caller, {})
         if options is None:
             return cls(**{**defaults, **keywords})
         if not isinstance(options, (str, PathLike)):
@@ -362,6 +361,8 @@ class TrainingOptions:
             OptionError: if the file cannot be read, or an option in it does not exist or is invalid; the message has a
                 line for each of them, which begins with the file and the line.
         """
+        if method not in DEFAULTS:
+            raise OptionError(f"method is {method!r}; it must be {' or '.join(map(repr, DEFAULTS))}")
         return cls.from_keywords({}, method, path)
 
     @classmethod
@@ -470,9 +471,9 @@ def _is_recordable(value: object) -> bool:
     return True
 
 
-def _about_unknown(unknown: Sequence[str], names: Sequence[str], method: str) -> str:
+def _about_unknown(unknown: Sequence[str], names: Sequence[str], caller: str) -> str:
     """Return a message about options that do not exist, with what replaces them or what they may be meant to be."""
-    message = f"{method}() has no option {', '.join(map(repr, unknown))}"
+    message = f"{caller}() has no option {', '.join(map(repr, unknown))}"
     if known := replacements(unknown):
         message += f"; use instead of {', of '.join(known)}"
     for name in unknown:
