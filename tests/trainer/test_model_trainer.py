@@ -293,7 +293,8 @@ BAD_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"train": points(4), "monitor_test": True}, "there is no test split"),
     ({"device": "nowhere"}, "device is 'nowhere'"),
     ({"optimizer_arguments": {"nesterov": True}}, "optimizer SGD cannot be created"),
-    ({"plugins": ["best"]}, "not a trainwire.Plugin"),
+    ({"plugins": [3]}, "not a trainwire.Plugin"),
+    ({"plugins": ["best"]}, "there is no plugin .best.: the plugins are"),
 ]
 
 
