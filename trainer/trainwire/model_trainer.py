@@ -156,6 +156,23 @@ class ModelTrainer:
         """Whether a subclass overrides `forward`."""
         return type(self).forward is not ModelTrainer.forward
 
+    def forward_for(self, optimizer: str, batch: Any) -> Forward | None:  # noqa: ARG002  # for those that override it
+        """Return the loss of a training batch for one optimizer; None if that makes no update in this step.
+
+        By default, it is that of `forward`. Override this method if there are several optimizers, each of which has its
+        own loss, or if training needs another loss than evaluation, which calls `forward`. In each step, it is called
+        for one optimizer after the other has made its update.
+
+        Args:
+            optimizer: The optimizer's name; empty if there is only one, which makes an update in every step.
+        """
+        return self.forward(batch)
+
+    @property
+    def overrides_forward_for(self) -> bool:
+        """Whether a subclass overrides `forward_for`."""
+        return type(self).forward_for is not ModelTrainer.forward_for
+
     def samples_in_batch(self, batch: Any) -> int:
         """Return the number of samples in a batch. Override this method if it is counted wrongly.
 

@@ -65,7 +65,8 @@ def _describe_checkpoint(fields: Fields) -> str:
 
 def _describe_learning_rate(fields: Fields) -> str:
     reason = fields.get("reason")
-    change = f"learning rate changed from {plain(fields.get('from'))} to {plain(fields.get('to'))}"
+    owner = f" of {plain(fields['optimizer'])}" if "optimizer" in fields else ""
+    change = f"learning rate{owner} changed from {plain(fields.get('from'))} to {plain(fields.get('to'))}"
     return change + (f" ({plain(reason)})" if reason else "")
 
 

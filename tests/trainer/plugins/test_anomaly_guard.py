@@ -14,7 +14,7 @@ from support.tiny_training import linear, points, train
 from torch import Tensor, nn
 
 from trainwire import ModelTrainer, Plugin, hook
-from trainwire.plugins.anomaly_guard import AnomalyGuard
+from trainwire.plugins.anomaly_guard import AnomalyGuard, Window
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import Payload
 from trainwire_protocol.errors import OptionError
@@ -109,7 +109,7 @@ def test_a_restored_guard_finds_the_same_anomalies(tmp_path: Path) -> None:
         @hook
         def after_training_batch(self, payload: Payload) -> None:
             state = guard.state_dict()
-            guard.load_state_dict({"steps": 0, "values": torch.zeros(5, 2), "bounds": torch.zeros(2, 2)})
+            guard.load_state_dict({"": {"steps": 0, "values": torch.zeros(5, 2), "bounds": torch.zeros(2, 2)}})
             guard.load_state_dict(state)
 
     for folder, plugins in (("a", [Restart()]), ("b", [])):
@@ -135,12 +135,12 @@ def test_gradients_that_overflow_in_fp16_are_not_an_anomaly(tmp_path: Path) -> N
 
 def test_the_bounds_are_those_of_the_modified_z_score() -> None:
     """The bounds that are computed where the loss is are the median and the value with the score `threshold`."""
-    guard = AnomalyGuard(threshold=3.0, window=20)
+    window = Window(20, 3.0, torch.device("cpu"))
     losses, norms = torch.randn(20).exp(), torch.full((20,), -2.0)
     for loss, norm in zip(losses, norms, strict=True):
-        guard._add_to_window(torch.stack([loss, norm]))
+        window.add(torch.stack([loss, norm]))
     for column, values in enumerate((losses, norms)):
         scale = RobustScale.of(values.tolist())
-        median, limit = guard._bounds[:, column].tolist()
+        median, limit = window.bounds[:, column].tolist()
         assert median == scale.median
         assert scale.score(limit) == pytest.approx(3.0, rel=1e-5)

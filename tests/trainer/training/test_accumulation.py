@@ -122,7 +122,7 @@ def test_weights_on_a_gpu_are_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     def keep(weight: Any) -> Weight:
         return weight.detach().reshape(()) if isinstance(weight, Tensor) else float(weight)
 
-    def guarded(*arguments: Any) -> tuple[Tensor, Weight]:
+    def guarded(*arguments: Any) -> accumulation.BatchLoss | None:
         with GpuWaitGuard():
             return accumulation.backward(*arguments)
 

@@ -66,3 +66,9 @@ def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "runs/time", train=DataLoader(batches, None), mini_batch_chunk_size=3, max_epochs=1, sinks=()
     )
     assert result.steps == 1
+    gan = nn.Module()
+    gan.generator, gan.critic = nn.Linear(2, 2), nn.Linear(2, 1)
+    result = known["GanTrainer"](gan).train(
+        "runs/gan", train=TensorDataset(torch.randn(8, 2)), optimizer=known["optimizers"], max_epochs=2, sinks=()
+    )
+    assert result.history[-1].keys() >= {"train/loss/critic", "learning_rate/generator"}

@@ -51,10 +51,15 @@ def choose_again(run: TrainingRun) -> None:
         state.best_score = main.score(state.history[best - 1])
 
 
-def apply_settings(run: TrainingRun, before: Sequence[Mapping[str, Any]]) -> None:
-    """Apply the settings of the optimizer that were given anew: they count, and not those of the checkpoint."""
-    groups, rates = run.optimizer.param_groups, list[float | None]()
-    for group, now, then in zip(groups, run.initial_groups, before, strict=False):
+def apply_settings(run: TrainingRun, before: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Apply the settings of the optimizers that were given anew: they count, and not those of the checkpoint."""
+    for name in run.optimizers:
+        _apply_settings(run, name, before[name])
+
+
+def _apply_settings(run: TrainingRun, optimizer: str, before: Sequence[Mapping[str, Any]]) -> None:
+    groups, rates = run.optimizers[optimizer].param_groups, list[float | None]()
+    for group, now, then in zip(groups, run.initial_groups[optimizer], before, strict=False):
         changed = {name: value for name, value in now.items() if name not in then or then[name] != value}
         rate = changed.pop("lr", None)
         rates.append(None if rate is None else float(rate))
@@ -62,7 +67,8 @@ def apply_settings(run: TrainingRun, before: Sequence[Mapping[str, Any]]) -> Non
     if any(rate is not None for rate in rates):
         rates += [None] * (len(groups) - len(rates))
         schedulers = [plugin for plugin in run.plugins if isinstance(plugin, Scheduler)]
-        if schedulers:
-            schedulers[0].change_initial_rates(rates)
+        own = [scheduler for scheduler in schedulers if scheduler.optimizer in (None, optimizer)]
+        if own:
+            own[0].change_initial_rates(rates, optimizer)
         else:
-            run.change_learning_rates(rates, "learning_rate was changed")
+            run.change_learning_rates(rates, "learning_rate was changed", optimizer)

@@ -37,7 +37,7 @@ class Label:
     seed: int
     mini_batch_size: int
     optimizer: str = ""
-    """The name of its class."""
+    """The name of its class; of several, the names and the classes."""
     samples: int | None = None
     """Training samples; None if the number is unknown."""
     main_metric: str = ""

@@ -19,6 +19,7 @@ from trainwire.training.distributed.processes import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.model.models import BEST_MODEL, load_model_state, loss_path, model_state
+from trainwire.training.model.optimizers import classes_of, learning_rates
 from trainwire.training.options.options import TrainingOptions
 from trainwire.training.plugin import Scheduler
 from trainwire.training.run import TrainingRun
@@ -62,7 +63,8 @@ def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     parts: dict[str, Any] = {"training": progress, "random": random, "modes": run.modes.state_dict()}
     parts |= {"options": run.options.as_hyperparameters(), "initial_groups": run.initial_groups}
     if run.processes.is_first:
-        parts |= {"model": model_state(run.model), "optimizer": run.optimizer.state_dict()}
+        parts["model"] = model_state(run.model)
+        parts["optimizers"] = {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()}
         parts |= {"precision": run.precision.state_dict(), "parameters": run.parameters.state_dict()}
         parts["loss"] = {} if run.modules.loss is None else model_state(run.modules.loss)
     state = {
@@ -78,7 +80,7 @@ def label_of(run: TrainingRun) -> Label:
     return Label(
         attempt=run.attempt, step=run.state.step, epoch=epoch.number, epoch_is_over=not epoch.is_open,
         rank=run.processes.rank, world_size=run.processes.world_size, seed=run.seed,
-        mini_batch_size=run.options.mini_batch_size, optimizer=type(run.optimizer).__name__,
+        mini_batch_size=run.options.mini_batch_size, optimizer=classes_of(run.optimizers),
         samples=run.split_sizes["train"], main_metric=str(main), score=rank[0] if rank else None,
         first_attempt=run.first_attempt,
     )  # fmt: skip
@@ -121,7 +123,7 @@ class LoadedCheckpoint(NamedTuple):
             OptionError: if they differ; the message says how.
         """
         label, saved, model = self.checkpoint.label, self.shared["model"], model_state(setup.model)
-        _check_same("the optimizer", type(setup.optimizer).__name__, label.optimizer)
+        _check_same("the optimizer", classes_of(setup.optimizers), label.optimizer)
         _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
         _check_shapes("model", model, saved)
         loss = setup.modules.loss
@@ -182,12 +184,14 @@ class LoadedCheckpoint(NamedTuple):
         if run.modules.loss is not None:
             load_model_state(run.modules.loss, self.shared["loss"])
         run.parameters.load_state_dict(self.shared["parameters"])
-        fresh = [dict(group) for group in run.optimizer.param_groups]
-        run.optimizer.load_state_dict(as_before(self.shared["optimizer"], run.optimizer.state_dict()))
-        for group, made in zip(run.optimizer.param_groups, fresh, strict=False):
-            group.update({name: value for name, value in made.items() if name not in group})  # of another schedule
+        initial_rates = {name: learning_rates(optimizer) for name, optimizer in run.optimizers.items()}
+        for name, optimizer in run.optimizers.items():
+            fresh = [dict(group) for group in optimizer.param_groups]
+            optimizer.load_state_dict(as_before(self.shared["optimizers"][name], optimizer.state_dict()))
+            for group, made in zip(optimizer.param_groups, fresh, strict=False):
+                group.update({key: value for key, value in made.items() if key not in group})  # of another schedule
         run.precision.load_state_dict(self.shared["precision"])
-        self._restore_plugins(run, [group["lr"] for group in fresh])
+        self._restore_plugins(run, initial_rates)
         apply_settings(run, self.shared["initial_groups"])
         if run.state.epoch.is_open:
             run.state.epoch.resumed_random = self.state["random"]
@@ -196,7 +200,7 @@ class LoadedCheckpoint(NamedTuple):
         label = self.checkpoint.label
         logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
 
-    def _restore_plugins(self, run: TrainingRun, initial_rates: list[float]) -> None:
+    def _restore_plugins(self, run: TrainingRun, initial_rates: Mapping[str, list[float]]) -> None:
         saved, plugins = self.state["plugins"], _named_plugins(run)
         for name, plugin in plugins.items():
             if name in saved:
@@ -204,7 +208,9 @@ class LoadedCheckpoint(NamedTuple):
                 continue
             logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
             if isinstance(plugin, Scheduler):
-                run.set_learning_rates(initial_rates, f"{name} starts")
+                for optimizer, rates in initial_rates.items():
+                    if plugin.optimizer in (None, optimizer):
+                        run.set_learning_rates(rates, f"{name} starts", optimizer)
         for name in saved.keys() - plugins.keys():
             if saved[name]:
                 logger.warning("the state of the plugin %s in the checkpoint is not used: it is not attached", name)

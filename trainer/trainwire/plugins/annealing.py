@@ -67,7 +67,7 @@ class AnnealingOnPlateau(Scheduler):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Reset the count, and determine the lowest learning rate."""
-        first = min(learning_rates(self.run.optimizer))
+        first = min(min(learning_rates(optimizer)) for optimizer in self.run.optimizers.values())
         self._reset(self.min_learning_rate if first >= self.min_learning_rate else first / 10)
 
     @hook
@@ -91,14 +91,19 @@ class AnnealingOnPlateau(Scheduler):
         return self.run.main_metric or TRAINING_LOSS
 
     def _anneal(self, metric: str) -> None:
-        rates = [rate * self.factor for rate in learning_rates(self.run.optimizer)]
+        rates = {
+            name: [rate * self.factor for rate in learning_rates(optimizer)]
+            for name, optimizer in self.run.optimizers.items()
+        }
+        highest = max(max(each) for each in rates.values())
         reason = f"{metric} has not improved for {self._best.bad_epochs} epochs"
         self._best.bad_epochs, self._patience = 0, self.patience
-        if all(rate < self._least for rate in rates):
-            self.run.control.stop(f"learning rate too small: it would be {format_metric(max(rates))}, because {reason}")
+        if highest < self._least:
+            self.run.control.stop(f"learning rate too small: it would be {format_metric(highest)}, because {reason}")
             return
-        self.run.set_learning_rates(rates, reason)
-        logger.info("learning rate lowered to %s: %s", format_metric(max(rates)), reason)
+        for name, each in rates.items():
+            self.run.set_learning_rates(each, reason, name)
+        logger.info("learning rate lowered to %s: %s", format_metric(highest), reason)
         if self.back_to_best and self.run.state.best_model is not None:
             self.run.processes.wait_for_all()  # the first one writes the file
             self.run.load_model(self.run.state.best_model)

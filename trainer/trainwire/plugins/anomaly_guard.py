@@ -17,6 +17,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
+from trainwire.training.model.optimizers import metric_name
 from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
@@ -35,7 +36,8 @@ class AnomalyGuard(Plugin):
     Curve and Its Role in Robust Estimation"; Leys et al. 2013, "Detecting outliers"). Spikes are detected once the
     window is full; the estimates are then updated after every tenth of a window. The first of several consecutive
     anomalies is published as `anomaly/detected` {what, kind, step, value, median, action}; the median is null until it
-    is known.
+    is known. With several optimizers, the values of each are compared with its own, and `what` includes its name:
+    `loss/generator`.
 
     The values are compared on the loss's device, and read asynchronously: the GPU is synchronized only for a checkpoint
     and at the end, and an anomaly is reported a few steps later. The gradients, however, are set to zero in the step
@@ -81,16 +83,17 @@ class AnomalyGuard(Plugin):
         self._reset(torch.device("cpu"))
 
     def _reset(self, device: torch.device) -> None:
-        self._steps = 0
-        self._values = torch.zeros(self.window, len(WATCHED), device=device)
-        self._bounds = torch.tensor([[0.0] * len(WATCHED), [torch.inf] * len(WATCHED)], device=device)
-        """The medians, and the limits above which a value is a spike."""
-        self._readings: GpuReadings[tuple[int, bool]] = GpuReadings()
+        self._device = device
+        self._windows: dict[str, Window] = {}
+        self._readings: GpuReadings[tuple[str, int, bool]] = GpuReadings()
         self._last: dict[tuple[str, str], int] = {}
+
+    def _window_of(self, optimizer: str) -> Window:
+        return self._windows.setdefault(optimizer, Window(self.window, self.threshold, self._device))
 
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
-        """Reset the window."""
+        """Reset the windows."""
         self._reset(setup.device)
 
     @hook
@@ -103,13 +106,15 @@ class AnomalyGuard(Plugin):
         """Check the step on its device, and handle the anomalies of earlier steps whose values have arrived."""
         values = torch.stack([step.loss.float(), step.gradient_norm.float()])
         is_finite = values.isfinite()
-        is_spike = is_finite & (values > self._bounds[1])
-        self._zero_bad_gradients(~is_finite[1], is_spike[1])
-        label = (step.step, self._steps >= self.window)
-        self._readings.add(label, torch.cat([values, is_spike.float(), self._bounds[0]]))
-        self._add_to_window(torch.where(is_finite, values, self._bounds[0]))
-        for (number, is_full), read in self._readings.take():
-            self._handle(number, is_full, read)
+        window = self._window_of(step.optimizer)
+        medians, limits = window.bounds
+        is_spike = is_finite & (values > limits)
+        self._zero_bad_gradients(step.optimizer, ~is_finite[1], is_spike[1])
+        label = (step.optimizer, step.step, window.is_full)
+        self._readings.add(label, torch.cat([values, is_spike.float(), medians]))
+        window.add(torch.where(is_finite, values, medians))
+        for about, read in self._readings.take():
+            self._handle(*about, read)
 
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:
@@ -117,28 +122,16 @@ class AnomalyGuard(Plugin):
         self._handle_all()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values in the window, the number of steps, and the bounds. Synchronizes with the GPU."""
+        """Return the values in each optimizer's window, and its bounds. Synchronizes with the GPU."""
         self._handle_all()
-        return {"steps": self._steps, "values": self._values.clone(), "bounds": self._bounds.clone()}
+        return {name: window.state_dict() for name, window in self._windows.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, unless the window has a different size now."""
-        if state["values"].shape == self._values.shape:
-            device = self._values.device
-            self._steps, self._values = state["steps"], state["values"].to(device)
-            self._bounds = state["bounds"].to(device)
+        for name, saved in state.items():
+            self._window_of(name).load_state_dict(saved)
 
-    def _add_to_window(self, values: Tensor) -> None:
-        """Add the step's values to the window, and update the bounds after every tenth of it."""
-        self._values[self._steps % self.window] = values
-        self._steps += 1
-        if self._steps >= self.window and self._steps % max(1, self.window // 10) == 0:
-            median = _median(self._values)
-            deviation = DEVIATIONS_PER_MAD * _median((self._values - median).abs())
-            limit = median + self.threshold * torch.maximum(deviation, MIN_RELATIVE_DEVIATION * median.abs())
-            self._bounds = torch.stack([median, limit])
-
-    def _zero_bad_gradients(self, is_not_finite: Tensor, is_spike: Tensor) -> None:
+    def _zero_bad_gradients(self, optimizer: str, is_not_finite: Tensor, is_spike: Tensor) -> None:
         """Set the gradients to zero, on the device, if their norm is an anomaly and its action is not "continue"."""
         is_bad = torch.zeros_like(is_spike)
         if self.on_nonfinite != "continue":
@@ -146,22 +139,22 @@ class AnomalyGuard(Plugin):
         if self.on_spike != "continue":
             is_bad = is_bad | is_spike
         if (self.on_nonfinite, self.on_spike) != ("continue", "continue"):
-            for parameter in optimizer_parameters(self.run.optimizer):
+            for parameter in optimizer_parameters(self.run.optimizers[optimizer]):
                 if (gradient := parameter.grad) is not None:
                     (gradient.values() if gradient.is_sparse else gradient).masked_fill_(is_bad, 0.0)
 
     def _handle_all(self) -> None:
-        for (number, is_full), read in self._readings.take_all():
-            self._handle(number, is_full, read)
+        for about, read in self._readings.take_all():
+            self._handle(*about, read)
 
-    def _handle(self, step: int, is_full: bool, read: Sequence[float]) -> None:
+    def _handle(self, optimizer: str, step: int, is_full: bool, read: Sequence[float]) -> None:
         is_scaled = self.run.precision.scaler is not None
-        for position, what in enumerate(WATCHED):
+        for position, watched in enumerate(WATCHED):
             value, is_spike, known = read[position :: len(WATCHED)]
-            median = known if is_full else None
+            what, median = metric_name(watched, optimizer), known if is_full else None
             if is_spike:
                 self._report(what, "spike", self.on_spike, step, value, median)
-            elif not -torch.inf < value < torch.inf and not (what == "gradient_norm" and is_scaled):
+            elif not -torch.inf < value < torch.inf and not (watched == "gradient_norm" and is_scaled):
                 self._report(what, "not finite", self.on_nonfinite, step, value, median)
 
     def _report(self, what: str, kind: str, action: Action, step: int, value: float, median: float | None) -> None:
@@ -172,6 +165,44 @@ class AnomalyGuard(Plugin):
         if action == "stop":
             detail = "" if median is None else f": the median is {format_metric(median)}"
             self.run.control.stop(f"{what} is {format_metric(value)} in step {step}, {kind}{detail}")
+
+
+class Window:
+    """The loss and the gradient norm in the last steps of one optimizer."""
+
+    def __init__(self, size: int, threshold: float, device: torch.device) -> None:
+        self._threshold = threshold
+        self._steps = 0
+        self._values = torch.zeros(size, len(WATCHED), device=device)
+        self.bounds = torch.tensor([[0.0] * len(WATCHED), [torch.inf] * len(WATCHED)], device=device)
+        """The medians, and the limits above which a value is a spike."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has the values of as many steps as it can hold."""
+        return self._steps >= len(self._values)
+
+    def add(self, values: Tensor) -> None:
+        """Add a step's values, and update the bounds after every tenth of the window."""
+        size = len(self._values)
+        self._values[self._steps % size] = values
+        self._steps += 1
+        if self.is_full and self._steps % max(1, size // 10) == 0:
+            median = _median(self._values)
+            deviation = DEVIATIONS_PER_MAD * _median((self._values - median).abs())
+            limit = median + self._threshold * torch.maximum(deviation, MIN_RELATIVE_DEVIATION * median.abs())
+            self.bounds = torch.stack([median, limit])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps, the values and the bounds."""
+        return {"steps": self._steps, "values": self._values.clone(), "bounds": self.bounds.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, unless it had a different size."""
+        if state["values"].shape == self._values.shape:
+            device = self._values.device
+            self._steps, self._values = state["steps"], state["values"].to(device)
+            self.bounds = state["bounds"].to(device)
 
 
 def _median(values: Tensor) -> Tensor:

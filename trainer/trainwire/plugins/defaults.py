@@ -44,9 +44,11 @@ def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, re
     Raises:
         OptionError: if more than one plugin sets the learning rate, or the declared order of the plugins is a cycle.
     """
-    schedulers = [type(plugin).__name__ for plugin in plugins if isinstance(plugin, Scheduler)]
-    if len(schedulers) > 1:
-        raise OptionError(f"{' and '.join(schedulers)} each set the learning rate: attach only one of them")
+    schedulers = [plugin for plugin in plugins if isinstance(plugin, Scheduler)]
+    owners = [scheduler.optimizer for scheduler in schedulers]
+    if len(owners) > 1 and (None in owners or len(set(owners)) < len(owners)):
+        names = " and ".join(type(scheduler).__name__ for scheduler in schedulers)
+        raise OptionError(f"{names} each set the learning rate: attach only one of them, or one for each optimizer")
     first: list[Plugin] = [BestModel()] if options.default_plugins else []
     if options.attach_default_scheduler and not schedulers:
         first.append(recipe.scheduler())

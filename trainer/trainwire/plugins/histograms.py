@@ -10,6 +10,7 @@ from torch import nn
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.model.models import plain_parameters
+from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
 
@@ -42,8 +43,9 @@ class Histograms(Plugin):
     def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
         """Record the gradients of the parameters that have one."""
         if self.gradients and step.step % self.every == 0:
+            optimized = set(map(id, optimizer_parameters(self.run.optimizers[step.optimizer])))
             for name, parameter in self._parameters():
-                if parameter.grad is not None:
+                if parameter.grad is not None and id(parameter) in optimized:
                     self.run.bus.histogram(f"gradients/{name}", parameter.grad, step.step)
 
     @hook

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, BeforeTrainingOptimizerStep
-from trainwire.training.model.optimizers import learning_rates, one_or_each
+from trainwire.training.model.optimizers import learning_rates, metric_name, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire_protocol.errors import OptionError
 
@@ -33,7 +33,7 @@ class LinearSchedule(Scheduler):
         if not 0 <= warmup_fraction <= 1:
             raise OptionError(f"LinearSchedule: warmup_fraction is {warmup_fraction}; it must be between 0 and 1")
         self.warmup_fraction = warmup_fraction
-        self._peaks: list[float] = []
+        self._peaks: dict[str, list[float]] = {}
         self._steps = self._warmup = 0
 
     @hook
@@ -43,7 +43,7 @@ class LinearSchedule(Scheduler):
         if steps is None:
             raise OptionError("LinearSchedule: the number of training batches is unknown; pass max_steps=")
         self._steps, self._warmup = steps, round(steps * self.warmup_fraction)
-        self._peaks = learning_rates(self.run.optimizer)
+        self._peaks = {name: learning_rates(optimizer) for name, optimizer in self.run.optimizers.items()}
         self._set(0)
 
     def describe(self) -> str:
@@ -53,9 +53,10 @@ class LinearSchedule(Scheduler):
     @hook
     def before_training_optimizer_step(self, step: BeforeTrainingOptimizerStep) -> None:
         """Include groups that were added to the optimizer: their learning rate is their peak."""
-        added = learning_rates(self.run.optimizer)[len(self._peaks) :]
+        peaks = self._peaks[step.optimizer]
+        added = learning_rates(self.run.optimizers[step.optimizer])[len(peaks) :]
         if added:
-            self._peaks += added
+            peaks += added
             self._set(step.step - 1)
 
     @hook
@@ -67,30 +68,33 @@ class LinearSchedule(Scheduler):
                 "the learning rate is 0 since step %d, the end that LinearSchedule expected from the length of the "
                 "loader or max_steps: pass max_steps= if the loader has another length", self._steps,
             )  # fmt: skip
-        self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
-        if batch.step == self._warmup:
-            self.run.publish_learning_rates([0.0] * len(self._peaks), "the warm-up is over")
+        for name, optimizer in self.run.optimizers.items():
+            self.run.record({metric_name("learning_rate", name): one_or_each(learning_rates(optimizer))})
+            if batch.step == self._warmup:
+                self.run.publish_learning_rates([0.0] * len(self._peaks[name]), "the warm-up is over", name)
 
     def _set(self, step: int) -> None:
         """Set the learning rate of the update that follows `step` updates."""
-        for group, peak in zip(self.run.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * self._factor(step)
+        for name, optimizer in self.run.optimizers.items():
+            for group, peak in zip(optimizer.param_groups, self._peaks[name], strict=True):
+                group["lr"] = peak * self._factor(step)
 
     def _factor(self, step: int) -> float:
         if step < self._warmup:
             return (step + 1) / (self._warmup + 1)
         return max(0.0, (self._steps - step) / max(1, self._steps - self._warmup))
 
-    def change_initial_rates(self, rates: Sequence[float | None]) -> None:
+    def change_initial_rates(self, rates: Sequence[float | None], optimizer: str = "") -> None:
         """Continue with other peaks."""
-        self._peaks = [peak if rate is None else rate for peak, rate in zip(self._peaks, rates, strict=True)]
+        pairs = zip(self._peaks[optimizer], rates, strict=True)
+        self._peaks[optimizer] = [peak if rate is None else rate for peak, rate in pairs]
         self._set(self.run.state.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the peak learning rate of each parameter group."""
+        """Return the peak learning rate of each optimizer's parameter groups."""
         return {"peaks": self._peaks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the peaks, and continue towards the end of this attempt, which may be a different one."""
-        self._peaks = list(state["peaks"])
+        self._peaks = {name: list(peaks) for name, peaks in state["peaks"].items()}
         self._set(self.run.state.step)

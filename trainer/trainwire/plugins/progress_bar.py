@@ -13,8 +13,7 @@ from trainwire.training.hooks.payloads import (
     TrainingFinally,
 )
 from trainwire.training.metrics import format_metric
-from trainwire.training.model.optimizers import optimizer_metrics
-from trainwire.training.plugin import Plugin, describe_schedule
+from trainwire.training.plugin import Plugin, describe_rates, describe_schedule
 from trainwire_protocol.errors import MissingExtraError
 
 try:
@@ -51,7 +50,7 @@ class ProgressBar(Plugin):
         console = self._console or Console(stderr=True)
         if not console.is_terminal or not self.run.processes.is_first:
             return
-        rates = format_metric(optimizer_metrics(self.run.optimizer)["learning_rate"])
+        rates = describe_rates(self.run.optimizers)
         console.print(f"learning rate {rates}: {describe_schedule(self.run.plugins)}", highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeRemainingColumn(compact=True),

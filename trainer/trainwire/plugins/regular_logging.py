@@ -23,8 +23,8 @@ from trainwire.training.hooks.payloads import (
 )
 from trainwire.training.metrics import format_metric
 from trainwire.training.model.models import count_parameters, name_of
-from trainwire.training.model.optimizers import optimizer_metrics
-from trainwire.training.plugin import Plugin, describe_schedule
+from trainwire.training.model.optimizers import classes_of
+from trainwire.training.plugin import Plugin, describe_rates, describe_schedule
 
 ON_THE_WIRE: Final = {"on_the_wire": True}
 
@@ -55,7 +55,7 @@ class RegularLogging(Plugin):
             own = count_parameters(run.modules) - count_parameters(run.model)
             logger.info("loss: %s with %s trainable parameters of its own", name_of(run.modules.loss), f"{own:,}")
         logger.info("samples: %s", ", ".join(f"{name} {size}" for name, size in setup.split_sizes.items()))
-        logger.info("optimizer: %s, learning rate %s", type(run.optimizer).__name__, self._learning_rate())
+        logger.info("optimizer: %s, learning rate %s", classes_of(run.optimizers), self._learning_rate())
         logger.info("learning rate schedule: %s", describe_schedule(run.plugins))
         if run.main_metric:
             logger.info("the best model is chosen by %s", run.main_metric.name)
@@ -127,4 +127,4 @@ class RegularLogging(Plugin):
         self._samples, self._since = 0, time.monotonic()
 
     def _learning_rate(self) -> str:
-        return format_metric(optimizer_metrics(self.run.optimizer)["learning_rate"])
+        return describe_rates(self.run.optimizers)

@@ -84,6 +84,8 @@ class SWA(Plugin):
         self._first = min(1 + last * 3 // 4, last) if self.start is None else self.start
         if self._first > last:
             raise OptionError(f"SWA: start is {self._first}, but max_epochs is {last}")
+        if self.learning_rate is not None and len(self.run.optimizers) > 1:
+            raise OptionError("SWA: learning_rate applies to one optimizer, but there are several: omit it")
         self._average, self._scheduler = AveragedModel(self._modules()), None
         self._is_interrupted = False
 

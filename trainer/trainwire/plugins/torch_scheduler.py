@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
-from trainwire.training.model.optimizers import learning_rates, one_or_each
+from trainwire.training.model.optimizers import learning_rates, metric_name, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire.training.savable import savable
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import OptionError, UsageError
 
 PROGRESS: Final = {
     "base_lrs", "last_epoch", "_last_lr", "_step_count", "_schedulers", "best", "num_bad_epochs", "cooldown_counter",
@@ -41,22 +41,28 @@ class TorchScheduler(Scheduler):
     Args:
         make: Called with the optimizer when a training begins; returns the scheduler.
         per: Whether the scheduler is stepped after each batch or after each epoch.
+        optimizer: The name of the optimizer, if there are several; then a scheduler may be attached for each of them.
 
     Raises:
         OptionError: if `per` is neither "batch" nor "epoch", or, when a training begins, `make` does not return a
-            scheduler, or there is no main metric for a `ReduceLROnPlateau`.
+            scheduler, there is no such optimizer, or there is no main metric for a `ReduceLROnPlateau`.
     """
 
     after = ("BestModel",)
 
-    def __init__(self, make: Callable[[Optimizer], LRScheduler], per: Literal["batch", "epoch"] = "epoch") -> None:
+    def __init__(
+        self,
+        make: Callable[[Optimizer], LRScheduler],
+        per: Literal["batch", "epoch"] = "epoch",
+        optimizer: str | None = None,
+    ) -> None:
         if not callable(make):
             raise OptionError(
                 f"TorchScheduler: make is {make!r}; it must be a class, or a function that takes the optimizer"
             )
         if per not in ("batch", "epoch"):
             raise OptionError(f"TorchScheduler: per is {per!r}; it must be 'batch' or 'epoch'")
-        self.make, self.per = make, per
+        self.make, self.per, self.optimizer = make, per, optimizer
         self.scheduler: LRScheduler | None = None
         self._made: dict[str, Any] = {}
         """The state of the scheduler and of the optimizer's groups after it was created."""
@@ -77,7 +83,11 @@ class TorchScheduler(Scheduler):
     def after_setup(self, setup: AfterSetup) -> None:
         """Create the scheduler, which may set the initial learning rate."""
         try:
-            made = self.make(self.run.optimizer)
+            optimizer = self._optimizer
+        except UsageError as error:
+            raise OptionError(f"TorchScheduler: optimizer is {self.optimizer!r}, but {error}") from None
+        try:
+            made = self.make(optimizer)
         except TypeError as error:
             raise OptionError(f"TorchScheduler: {error}; make must be a function that takes the optimizer") from error
         if not isinstance(made, LRScheduler):
@@ -88,12 +98,21 @@ class TorchScheduler(Scheduler):
             self._set_mode(made)
         self.scheduler = made
         self._check_length(made)
-        groups = self.run.optimizer.param_groups
+        groups = optimizer.param_groups
         self._made = {
             "scheduler": savable(made.state_dict(), "the state of the scheduler", copy=True),
             "groups": [{key: value for key, value in group.items() if key not in ("params", "lr")} for group in groups],
-            "rates": learning_rates(self.run.optimizer),
+            "rates": learning_rates(optimizer),
         }
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        return self.run.optimizer_named(self._name)
+
+    @property
+    def _name(self) -> str:
+        """The optimizer's name; empty if there is only one without a name."""
+        return self.optimizer or ""
 
     def _check_length(self, scheduler: LRScheduler) -> None:
         """Compare the length of a schedule with that of the training, as far as both are known."""
@@ -114,7 +133,8 @@ class TorchScheduler(Scheduler):
 
     def describe(self) -> str:
         """Return the scheduler's class, and when it is stepped."""
-        return f"{type(self.scheduler).__name__}, stepped after each {self.per}"
+        owner = f"{self.optimizer}: " if self.optimizer else ""
+        return f"{owner}{type(self.scheduler).__name__}, stepped after each {self.per}"
 
     def _set_mode(self, scheduler: ReduceLROnPlateau) -> None:
         """Give the scheduler the direction of the main metric, as torch's default suits losses only."""
@@ -140,19 +160,20 @@ class TorchScheduler(Scheduler):
         """Step a scheduler that counts batches."""
         if self.per == "batch" and self.scheduler:
             self.scheduler.step()
-            self.run.record({"learning_rate": one_or_each(learning_rates(self.run.optimizer))})
+            rates = one_or_each(learning_rates(self._optimizer))
+            self.run.record({metric_name("learning_rate", self._name): rates})
 
     @hook
     def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
         """Step a scheduler that counts epochs."""
         if self.per == "batch" or self.scheduler is None or not epoch.complete:
             return
-        before = learning_rates(self.run.optimizer)
+        before = learning_rates(self._optimizer)
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self._step_by_score(self.scheduler, epoch)
         else:
             self.scheduler.step()
-        self.run.publish_learning_rates(before, f"{type(self.scheduler).__name__}, epoch {epoch.epoch}")
+        self.run.publish_learning_rates(before, f"{type(self.scheduler).__name__}, epoch {epoch.epoch}", self._name)
 
     def _step_by_score(self, scheduler: ReduceLROnPlateau, epoch: AfterTrainingEpoch) -> None:
         main = self.run.main_metric
@@ -174,14 +195,14 @@ class TorchScheduler(Scheduler):
             return
         if state["class"] != (name := type(scheduler).__name__):
             logger.warning("the schedule is now %s, and was %s: it starts from the beginning", name, state["class"])
-            for group, settings in zip(self.run.optimizer.param_groups, made["groups"], strict=False):
+            for group, settings in zip(self._optimizer.param_groups, made["groups"], strict=False):
                 group.update(settings)
-            self.run.set_learning_rates(made["rates"], f"{name} starts")
+            self.run.set_learning_rates(made["rates"], f"{name} starts", self._name)
             return
         before = state["made"]
         changed = {key: value for key, value in made["scheduler"].items() if before["scheduler"].get(key) != value}
         scheduler.load_state_dict(state["scheduler"] | {key: changed[key] for key in changed.keys() - PROGRESS})
-        for group, now, then in zip(self.run.optimizer.param_groups, made["groups"], before["groups"], strict=False):
+        for group, now, then in zip(self._optimizer.param_groups, made["groups"], before["groups"], strict=False):
             group.update({key: value for key, value in now.items() if then.get(key) != value})
         self._base_rates = _base_rates(before["scheduler"])
         if isinstance(scheduler, ReduceLROnPlateau) and state["metric"] != str(self.run.main_metric):
@@ -199,7 +220,7 @@ class TorchScheduler(Scheduler):
             [score for score in scores if score == score] or [scheduler.best]
         )
 
-    def change_initial_rates(self, rates: Sequence[float | None]) -> None:
+    def change_initial_rates(self, rates: Sequence[float | None], optimizer: str = "") -> None:
         """Continue the schedule from other initial rates: the current ones change in proportion.
 
         `ReduceLROnPlateau` continues from the given rates. A schedule with rates of its own, such as `OneCycleLR`, does
@@ -207,7 +228,7 @@ class TorchScheduler(Scheduler):
         """
         now, before = _base_rates(self._made["scheduler"]), self._base_rates
         if not now or self.scheduler is None:
-            super().change_initial_rates(rates)
+            super().change_initial_rates(rates, optimizer)
             return
         if not before:
             return  # it starts from its beginning, with the new rates
@@ -218,12 +239,12 @@ class TorchScheduler(Scheduler):
             return
         for part in _parts(self.scheduler):
             part.base_lrs = list(now)
-        current = learning_rates(self.run.optimizer)
+        current = learning_rates(self._optimizer)
         factors = [new / old if old else 1.0 for new, old in zip(now, before, strict=True)]
         scaled = [rate * factor for rate, factor in zip(current, factors, strict=True)]
-        for group, rate in zip(self.run.optimizer.param_groups, now, strict=True):
+        for group, rate in zip(self._optimizer.param_groups, now, strict=True):
             group["initial_lr"] = rate
-        self.run.set_learning_rates(scaled, "learning_rate was changed")
+        self.run.set_learning_rates(scaled, "learning_rate was changed", self._name)
 
 
 def _parts(scheduler: LRScheduler) -> list[LRScheduler]:

@@ -1,14 +1,16 @@
-"""The gradients of a batch: computed at once or accumulated over chunks, and averaged over processes."""
+"""The gradients of a step: computed at once or accumulated over batches and chunks, and averaged over processes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainwire.training.forward import Forward
 from trainwire.training.model.losses import Weight
 from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
@@ -16,22 +18,41 @@ from trainwire.training.state import MeanLoss
 from trainwire_protocol.errors import UsageError
 
 
-def backward(run: TrainingRun, batch: Any, samples: int) -> tuple[Tensor, Weight]:
-    """Compute the gradients of a batch, and return its mean loss and the weight of that.
+class SizedBatch(NamedTuple):
+    """A batch, or a chunk of one, and its number of samples."""
 
-    A batch of more than `mini_batch_chunk_size` samples is passed through the model in chunks. In several processes,
-    the gradients are those of the mean over all their batches, weighted if `forward` returns weights.
+    batch: Any
+    samples: int
+
+
+class BatchLoss(NamedTuple):
+    """The mean loss of the batches of a step, detached, and its weight."""
+
+    loss: Tensor
+    weight: Weight
+
+
+def backward(run: TrainingRun, batches: Sequence[SizedBatch], optimizer: str = "") -> BatchLoss | None:
+    """Compute the gradients of the mean over all batches, and return that mean.
+
+    Each batch is passed through the model by itself, and one of more than `mini_batch_chunk_size` samples in chunks. In
+    several processes, the gradients are those of the mean over all their batches, weighted if `forward` returns
+    weights.
+
+    Args:
+        optimizer: The name of the optimizer that will use the gradients. None is returned if `forward_for` returns None
+            for it.
     """
-    size = run.options.mini_batch_chunk_size
-    if size is None or samples <= size:
-        return _backward_whole(run, batch, samples)
-    *chunks, last = _chunks(run, batch, samples, size)
-    accumulation = _Accumulation(run, samples)
+    *chunks, last = [chunk for batch in batches for chunk in _chunks(run, batch)]
+    if not chunks:
+        return _backward_whole(run, last, optimizer)
+    accumulation = _Accumulation(run, optimizer, sum(batch.samples for batch in batches))
     with run.forward.without_averaging():
         for chunk in chunks:
-            accumulation.add(chunk, size)
-    accumulation.add(last, samples - size * len(chunks), is_last=True)
-    return accumulation.mean.tensor(), accumulation.mean.weight
+            if not accumulation.add(chunk):
+                return None
+    accumulation.add(last, is_last=True)
+    return BatchLoss(accumulation.mean.tensor(), accumulation.mean.weight)
 
 
 def gradient_values(parameter: Tensor) -> Tensor:
@@ -44,67 +65,92 @@ def gradient_values(parameter: Tensor) -> Tensor:
     return parameter.grad.values()
 
 
-def _chunks(run: TrainingRun, batch: Any, samples: int, size: int) -> list[Any]:
-    """Return the chunks of a batch.
+def _chunks(run: TrainingRun, whole: SizedBatch) -> list[SizedBatch]:
+    """Return the chunks of a batch, or the batch itself if it is small enough.
 
     Raises:
         UsageError: if `split_batch` returns another number of chunks.
     """
-    chunks, expected = list(run.batches.split_batch(batch, size)), -(-samples // size)
+    size, samples = run.options.mini_batch_chunk_size, whole.samples
+    if size is None or samples <= size:
+        return [whole]
+    chunks, expected = list(run.batches.split_batch(whole.batch, size)), -(-samples // size)
     if len(chunks) != expected:
         raise UsageError(
             f"mini_batch_chunk_size is {size}, so a batch of {samples} samples has {expected} chunks, but "
             f"ModelTrainer.split_batch returned {len(chunks)}: each but the last one must have {size} samples"
         )
-    return chunks
+    return [SizedBatch(chunk, min(size, samples - size * number)) for number, chunk in enumerate(chunks)]
 
 
-def _backward_whole(run: TrainingRun, batch: Any, samples: int) -> tuple[Tensor, Weight]:
-    with run.precision.autocast():
-        loss, _, _, weight = run.forward(batch)
+def _backward_whole(run: TrainingRun, whole: SizedBatch, optimizer: str) -> BatchLoss | None:
+    result = _forward(run, whole.batch, optimizer)
+    if result is None:
+        return None
+    loss, weight = result.loss, result.weight
     if weight is None or not run.processes.several:
         run.precision.backward(loss)
     else:
         share = _ratio(weight, _mean_over_processes(run, weight))
         run.precision.backward(_counted(loss, weight) * share)
-    return loss.detach(), samples if weight is None else weight
+    return BatchLoss(loss.detach(), whole.samples if weight is None else weight)
+
+
+def _forward(run: TrainingRun, batch: Any, optimizer: str) -> Forward | None:
+    with run.precision.autocast():
+        return run.forward(batch, optimizer)
 
 
 class _Accumulation:
     """The mean loss of the chunks so far, whose gradients the parameters hold.
 
-    A chunk's share of the batch is known beforehand if its weight is its number of samples. Otherwise each chunk makes
+    A chunk's share of the whole is known beforehand if its weight is its number of samples. Otherwise each chunk makes
     the shares of the earlier ones smaller, and their gradients are scaled down. They could be divided once at the end,
     but would overflow in half precision until then.
     """
 
-    def __init__(self, run: TrainingRun, samples: int) -> None:
+    def __init__(self, run: TrainingRun, optimizer: str, samples: int) -> None:
         self.mean = MeanLoss()
         self._run = run
+        self._optimizer = optimizer
+        self._is_empty = True
         self._samples = samples
         self._divisor: Weight = 0
         """The gradients are those of the sum of the losses, each multiplied by its weight, divided by this number."""
 
-    def add(self, chunk: Any, samples: int, *, is_last: bool = False) -> None:
-        """Pass a chunk of so many samples through the model, and add its gradients and its loss."""
+    def add(self, chunk: SizedBatch, *, is_last: bool = False) -> bool:
+        """Pass a chunk through the model, and add its gradients and its loss.
+
+        Returns:
+            False if `forward_for` returned None for the first chunk, so that there is nothing to accumulate.
+
+        Raises:
+            UsageError: if it returned None for a later chunk.
+        """
         run = self._run
-        with run.precision.autocast():
-            loss, _, _, weight = run.forward(chunk)
+        result = _forward(run, chunk.batch, self._optimizer)
+        if result is None:
+            if self._is_empty:
+                return False
+            raise UsageError("forward_for returned None for some batches or chunks of a step, and not for others")
+        self._is_empty = False
+        loss, weight = result.loss, result.weight
         if weight is None:
-            weight = samples
+            weight = chunk.samples
             run.precision.backward(loss * (weight / self._samples))
-        elif not self._is_empty(weight, is_last):
+        elif not self._adds_nothing(weight, is_last):
             run.precision.backward(_counted(loss, weight) * self._share(weight, is_last))
         self.mean.add(loss.detach(), weight)
+        return True
 
     def _share(self, weight: Weight, is_last: bool) -> Weight:
         """Return the factor of the loss of the next chunk, after scaling the gradients of the earlier ones."""
         before, total = self._divisor, self.mean.weight + weight
         self._divisor = _mean_over_processes(self._run, total) if is_last else total
-        _scale_gradients(self._run.optimizer, _ratio(before, self._divisor))
+        _scale_gradients(self._run.optimizers[self._optimizer], _ratio(before, self._divisor))
         return _ratio(weight, self._divisor)
 
-    def _is_empty(self, weight: Weight, is_last: bool) -> bool:
+    def _adds_nothing(self, weight: Weight, is_last: bool) -> bool:
         """Return whether a chunk adds nothing and can be left out: its gradients may be NaN.
 
         The last one is needed if the processes average the gradients in it, or if it would be the only one.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,45 +54,52 @@ def checked_forward(result: object, loss: TorchLoss | None = None) -> Forward:
 
 
 class TrainingForward:
-    """`ModelTrainer.forward` as the training step calls it; in several processes, wrapped in DistributedDataParallel.
+    """`ModelTrainer.forward_for` as the training step calls it; in several processes, in DistributedDataParallel.
 
     Args:
+        forward: Called in evaluations.
+        forward_for: Called in training, with the name of an optimizer.
         loss: The trainer's loss, if it is one of torch's. None: find out in the first training batch.
-        first: Called with the result of the first call.
-        after: Called with each batch and its result; returns the loss to continue with.
+        first: Called with the result of the first call for each optimizer.
+        after: Called with the optimizer's name, each batch and its result; returns the loss to continue with.
     """
 
     def __init__(
         self,
         modules: TrainedModules,
         forward: Callable[[Any], Forward],
+        forward_for: Callable[[str, Any], Forward | None],
         loss: TorchLoss | None = None,
         first: Callable[[Forward], None] | None = None,
-        after: Callable[[Any, Forward], Tensor] | None = None,
+        after: Callable[[str, Any, Forward], Tensor] | None = None,
     ) -> None:
         self._modules = modules
         self._forward = forward
+        self._forward_for = forward_for
         self._loss = loss
+        self._losses: dict[str, TorchLoss | None] = {}
+        """The loss of each optimizer that has made an update, if it is one of torch's."""
         self._first = first
         self._after = after
         self._parallel: DistributedDataParallel | None = None
-        self._has_weight: bool | None = None
-        self._has_trained = False
+        self._has_weight: dict[str, bool] = {}
         self._arguments: Mapping[str, Any] = {}
         self._parameters = list(modules.parameters())
         self._trainable: list[bool] = []
 
     def alone(self, batch: Any) -> Forward:
         """Return the checked result of `forward` in this process only, as for an evaluation."""
-        result = self._forward(batch)
-        if not self._has_trained and isinstance(result, Forward) and torch.is_grad_enabled():
-            self._has_trained = True
-            self._loss = self._loss or TorchLoss.behind(result.loss, result.target)
-        return checked_forward(result, self._loss)
+        return checked_forward(self._forward(batch), self._loss or self._losses.get(""))
 
-    def _in_training(self, batch: Any) -> Forward:
-        result = self.alone(batch)
-        return result if self._after is None else result._replace(loss=self._after(batch, result))
+    def _train(self, batch: Any, optimizer: str) -> Forward | None:
+        """Return the checked result of `forward_for` in this process only."""
+        result = self._forward_for(optimizer, batch)
+        if result is None and optimizer:
+            return None
+        if optimizer not in self._losses and isinstance(result, Forward):
+            self._losses[optimizer] = self._loss or TorchLoss.behind(result.loss, result.target)
+        checked = checked_forward(result, self._losses.get(optimizer))
+        return checked if self._after is None else checked._replace(loss=self._after(optimizer, batch, checked))
 
     def distribute(self, arguments: Mapping[str, Any]) -> None:
         """Give every process the first one's weights, and average the gradients from now on.
@@ -115,34 +121,35 @@ class TrainingForward:
         # DistributedDataParallel averages the gradients of the parameters that are trainable when it is created.
         self._parallel = None  # if there was one, its hooks on the parameters are removed with it
         self._trainable = [parameter.requires_grad for parameter in self._parameters]
-        self._parallel = DistributedDataParallel(_ForwardModule(self._modules, self._in_training), **self._arguments)
+        self._parallel = DistributedDataParallel(_ForwardModule(self._modules, self._train), **self._arguments)
 
-    def _in_all(self, batch: Any) -> Forward:
+    def _in_all(self, batch: Any, optimizer: str) -> Forward | None:
         if self._trainable != [parameter.requires_grad for parameter in self._parameters]:
             self._wrap()
         assert self._parallel is not None
-        loss = self._parallel(batch)
+        loss = self._parallel(batch, optimizer)
         module: _ForwardModule = self._parallel.module
-        return module.take_result()._replace(loss=loss)
+        result = module.take_result()
+        return result and result._replace(loss=loss)
 
-    def __call__(self, batch: Any) -> Forward:
-        """Return the checked result of `forward` on a batch.
+    def __call__(self, batch: Any, optimizer: str = "") -> Forward | None:
+        """Return the checked result of `forward_for` on a batch: None if the optimizer makes no update.
 
         Raises:
             UsageError: if it is invalid, or it has a weight for some batches and none for others.
         """
         try:
-            result = self._in_all(batch) if self._parallel else self._in_training(batch)
+            result = self._in_all(batch, optimizer) if self._parallel else self._train(batch, optimizer)
         except Exception as error:
             note_batch(error, "train", batch)
             raise
-        has_weight = result.weight is not None
-        if self._has_weight not in (None, has_weight):
+        if result is None:
+            return None
+        is_first, has_weight = optimizer not in self._has_weight, result.weight is not None
+        if self._has_weight.setdefault(optimizer, has_weight) != has_weight:
             raise UsageError("forward returned a weight for some batches and none for others: return one for each")
-        self._has_weight = has_weight
-        if self._first:
-            first, self._first = self._first, None
-            first(result)
+        if is_first and self._first:
+            self._first(result)
         return result
 
     def without_averaging(self) -> AbstractContextManager[Any]:
@@ -151,25 +158,24 @@ class TrainingForward:
 
 
 class _ForwardModule(nn.Module):
-    """A trainer's `forward` as a module that has the parameters that are trained.
+    """A trainer's `forward_for` as a module that has the parameters that are trained.
 
     It returns only the loss. DistributedDataParallel would expect a gradient of every parameter that the output depends
     on, even if the loss does not.
     """
 
-    def __init__(self, model: nn.Module, forward: Callable[[Any], Forward]) -> None:
+    def __init__(self, model: nn.Module, forward: Callable[[Any, str], Forward | None]) -> None:
         super().__init__()
         # It contains all of `forward`, so that this may call the model in any way.
         self.model = model
         self._forward = forward
         self._result: Forward | None = None
 
-    def forward(self, batch: Any) -> Tensor:
-        self._result = self._forward(batch)
-        return self._result.loss
+    def forward(self, batch: Any, optimizer: str) -> Tensor | None:
+        self._result = self._forward(batch, optimizer)
+        return self._result.loss if self._result else None
 
-    def take_result(self) -> Forward:
+    def take_result(self) -> Forward | None:
         """Return the result of the last call, and release it."""
         result, self._result = self._result, None
-        assert result is not None
         return result

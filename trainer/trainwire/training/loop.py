@@ -20,7 +20,6 @@ from trainwire.training.hooks.payloads import (
     TrainingInterrupt,
 )
 from trainwire.training.model.models import FINAL_MODEL, count_parameters
-from trainwire.training.model.optimizers import learning_rates
 from trainwire.training.run import Resumption, TrainingRun
 from trainwire.training.session import ending_hooks
 from trainwire.training.state import EpochState
@@ -90,7 +89,7 @@ def _train_batches(run: TrainingRun, epoch: EpochState) -> None:
     try:
         for epoch.batch, batch in training_batches(run):
             run.modes.train()
-            training_step(run, batch)
+            training_step(run, [batch])
             _handle_requests(run, run.agreement.after_step)
             if run.epoch_is_over:
                 return
@@ -132,7 +131,8 @@ def _carry_out(run: TrainingRun, agree: Callable[[Requests], Requests | None]) -
     requests, epoch = run.control.decide(agree), run.state.epoch
     epoch.is_cut = epoch.is_cut or requests.end_epoch
     if requests.learning_rate:
-        run.set_learning_rates([requests.learning_rate] * len(learning_rates(run.optimizer)), "set by a command")
+        for name, optimizer in run.optimizers.items():
+            run.set_learning_rates([requests.learning_rate] * len(optimizer.param_groups), "set by a command", name)
     if requests.evaluate and not run.control.stopping:
         _evaluate(run, run.monitored_splits)
     if run.checkpointer is not None and (requests.checkpoint or run.control.interrupted):

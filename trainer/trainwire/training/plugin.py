@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
+from torch.optim import Optimizer
+
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.hooks import Binding
+from trainwire.training.metrics import format_metric
+from trainwire.training.model.optimizers import learning_rates, one_or_each
 from trainwire.training.options.plugin_names import PluginByName, plugin_by_name
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import OptionError
@@ -24,26 +28,35 @@ class Scheduler(Plugin):
 
     sets_each_step: ClassVar[bool] = False
     """Whether it sets the rate at each step, so that nothing else can set it."""
+    optimizer: str | None = None
+    """The name of the optimizer whose rate it sets; None: all of them."""
 
     def describe(self) -> str:
         """Return the schedule in one line, for the log; called when the plugin is set up."""
         return type(self).__name__
 
-    def change_initial_rates(self, rates: Sequence[float | None]) -> None:
+    def change_initial_rates(self, rates: Sequence[float | None], optimizer: str = "") -> None:
         """Continue with other initial learning rates, which a resumed training was given.
 
         By default, they become the current ones.
 
         Args:
             rates: The rate of each parameter group; None if it was not changed.
+            optimizer: The name of the optimizer; empty if there is only one.
         """
-        self.run.change_learning_rates(rates, "learning_rate was changed")
+        self.run.change_learning_rates(rates, "learning_rate was changed", optimizer)
 
 
 def describe_schedule(plugins: Iterable[object]) -> str:
     """Return what the plugins do to the learning rate, in one line."""
     schedulers = [plugin.describe() for plugin in plugins if isinstance(plugin, Scheduler)]
-    return schedulers[0] if schedulers else "constant"
+    return "; ".join(schedulers) or "constant"
+
+
+def describe_rates(optimizers: Mapping[str, Optimizer]) -> str:
+    """Return the learning rates as text, such as `0.1`, or `generator 0.0002, critic 0.0001`."""
+    rates = {name: format_metric(one_or_each(learning_rates(each))) for name, each in optimizers.items()}
+    return ", ".join(f"{name} {rate}".strip() for name, rate in rates.items())
 
 
 class Functions(Plugin):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trainwire.bus.bus import EventBus
 from trainwire.training.control import Agreement, Control
@@ -70,11 +71,13 @@ class TrainingRun:
         self.seed = setup.seed
         self.device = setup.device
         self.processes = processes
-        self.optimizer = setup.optimizer
-        self.initial_groups = [
-            {name: value for name, value in group.items() if name != "params"} for group in setup.optimizer.param_groups
-        ]
-        """The settings of each parameter group as they were given, before schedules change them."""
+        self.optimizers = setup.optimizers
+        """The optimizers by name, in the order in which they make their updates; the only one has the name ""."""
+        self.initial_groups = {
+            name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            for name, optimizer in setup.optimizers.items()
+        }
+        """The settings of each optimizer's parameter groups as they were given, before schedules change them."""
         self.precision = setup.precision
         self.metrics = setup.metrics
         self.main_metric = setup.main_metric
@@ -89,13 +92,14 @@ class TrainingRun:
         """Combines the requests of all processes."""
         self.modules = setup.modules
         """The modules whose parameters are trained: the model, and the loss if it has parameters of its own."""
-        self.parameters = ParameterGroups(setup.modules, setup.optimizer, setup.options, setup.is_decoder)
+        self.parameters = ParameterGroups(setup.modules, setup.optimizers, setup.options, setup.is_decoder)
         self.batches = setup.batches
         self.modes = Modes(setup.model)
         self.state = TrainingState()
         self.hooks = Hooks(binding for plugin in setup.plugins for binding in isolated(plugin, self.publish))
+        self._evaluates_as_trained = not setup.overrides_forward_for
         self.forward = TrainingForward(
-            setup.modules, setup.forward, checked_loss(setup.loss), first=self._check_first,
+            setup.modules, setup.forward, setup.forward_for, checked_loss(setup.loss), first=self._check_first,
             after=self._after_forward if self.hooks.listeners[AfterTrainingForward] else None,
         )  # fmt: skip
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
@@ -113,6 +117,28 @@ class TrainingRun:
         """The attempt in which the training started from the beginning: this one, unless the training is resumed."""
         self.status: Status = "finished"
         self.reason = ""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer.
+
+        Raises:
+            UsageError: if there are several.
+        """
+        return self.optimizer_named("")
+
+    def optimizer_named(self, name: str) -> Optimizer:
+        """Return the optimizer of this name, or the only one if the name is empty.
+
+        Raises:
+            UsageError: if there is no such optimizer, or the name is empty and there are several.
+        """
+        if name in self.optimizers:
+            return self.optimizers[name]
+        if not name and len(self.optimizers) == 1:
+            return next(iter(self.optimizers.values()))
+        missing = f"there is no optimizer {name!r}" if name else "there is more than one optimizer"
+        raise UsageError(f"{missing}; `run.optimizers` has {', '.join(map(repr, self.optimizers))}")
 
     @property
     def batches_in_epoch(self) -> int | None:
@@ -179,34 +205,34 @@ class TrainingRun:
         self.record(values)
 
     def record_training_metrics(self) -> None:
-        """Record the epoch's mean loss and the optimizer's metrics. Synchronizes with the GPU, once an epoch."""
+        """Record the epoch's mean loss and the optimizers' metrics. Synchronizes with the GPU, once an epoch."""
         epoch = self.state.epoch
         if epoch.batch == 0:
             raise UsageError(
                 f"train had no batches in epoch {epoch.number}: check that its loader can be read again, and "
                 "does not drop all batches (drop_last=True)"
             )
-        if "learning_rate" not in epoch.metrics:
-            loss = epoch.loss.read_of_all(self.processes, self.device)
-            self.record_epoch({} if loss is None else {"train/loss": loss})
-            self.record_epoch(optimizer_metrics(self.optimizer))
+        metrics = optimizer_metrics(self.optimizers)
+        if not metrics.keys() & epoch.metrics.keys():
+            self.record_epoch(epoch.loss.read_of_all(self.processes, self.device, list(self.optimizers)))
+            self.record_epoch(metrics)
 
     def update_parameters(self, *, thorough: bool = False) -> None:
-        """Complete the optimizer's groups after parameters were unfrozen or added: see `ParameterGroups`."""
+        """Complete the optimizers' groups after parameters were unfrozen or added: see `ParameterGroups`."""
         self.parameters.update(thorough=thorough)
         if thorough:
             self.forward.include_new_parameters()
 
     def _check_first(self, first: Forward) -> None:
         self.parameters.check_graph(first.loss)
-        if self.options.try_metrics and self.evaluation_loaders:
+        if self._evaluates_as_trained and self.options.try_metrics and self.evaluation_loaders:
             try_metrics(self.metrics, self.main_metric, first)
 
-    def _after_forward(self, batch: Any, result: Forward) -> Tensor:
+    def _after_forward(self, optimizer: str, batch: Any, result: Forward) -> Tensor:
         """Call the plugins that may replace the loss, and return it."""
         epoch = self.state.epoch
         payload = AfterTrainingForward(
-            epoch.number, epoch.batch, self.state.step + 1, batch, forward=result, loss=result.loss
+            epoch.number, epoch.batch, self.state.step + 1, batch, result, result.loss, optimizer
         )
         self.hooks.dispatch(payload)
         return payload.loss
@@ -215,24 +241,29 @@ class TrainingRun:
         """Publish a lifecycle event at the current step."""
         self.bus.publish(name, dict(value), "lifecycle", self.state.step)
 
-    def set_learning_rates(self, rates: list[float], reason: str) -> None:
-        """Set the learning rate of each parameter group, and publish `learning_rate/changed` if one changes."""
-        before = learning_rates(self.optimizer)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+    def set_learning_rates(self, rates: list[float], reason: str, optimizer: str = "") -> None:
+        """Set the learning rate of each parameter group, and publish `learning_rate/changed` if one changes.
+
+        Args:
+            optimizer: The optimizer's name; it may be omitted if there is only one.
+        """
+        groups = self.optimizer_named(optimizer).param_groups
+        before = [float(group["lr"]) for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
-        self.publish_learning_rates(before, reason)
+        self.publish_learning_rates(before, reason, optimizer)
 
-    def change_learning_rates(self, rates: Sequence[float | None], reason: str) -> None:
+    def change_learning_rates(self, rates: Sequence[float | None], reason: str, optimizer: str = "") -> None:
         """Set the learning rates of those parameter groups for which one is given."""
-        pairs = zip(learning_rates(self.optimizer), rates, strict=True)
-        self.set_learning_rates([current if rate is None else rate for current, rate in pairs], reason)
+        pairs = zip(learning_rates(self.optimizer_named(optimizer)), rates, strict=True)
+        self.set_learning_rates([current if rate is None else rate for current, rate in pairs], reason, optimizer)
 
-    def publish_learning_rates(self, before: list[float], reason: str) -> None:
+    def publish_learning_rates(self, before: list[float], reason: str, optimizer: str = "") -> None:
         """Publish `learning_rate/changed` if a learning rate differs from `before`."""
-        after = learning_rates(self.optimizer)
+        after = learning_rates(self.optimizer_named(optimizer))
         if after != before:
             change = {"from": one_or_each(before), "to": one_or_each(after), "reason": reason}
-            self.publish("learning_rate/changed", change)
+            self.publish("learning_rate/changed", {**change, "optimizer": optimizer} if optimizer else change)
 
     def save_model(self, file_name: str, kind: str, **about: object) -> Path:
         """Save the model's weights in the run's folder, and publish `checkpoint/saved`; only in the first process.
@@ -246,9 +277,9 @@ class TrainingRun:
             if self.modules.loss is not None:
                 save_model(self.modules.loss, loss_path(path))
             if self.options.save_optimizer_state:
-                save_atomically(
-                    savable(self.optimizer.state_dict(), "the state of the optimizer"), optimizer_path(path)
-                )
+                states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+                state = states if len(states) > 1 else self.optimizer.state_dict()
+                save_atomically(savable(state, "the state of the optimizer"), optimizer_path(path))
             epoch = self.state.epoch.number
             self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path

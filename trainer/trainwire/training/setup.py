@@ -19,8 +19,16 @@ from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
-from trainwire.training.model.models import count_parameters, device_of, is_spread, name_of, not_distributed, place
-from trainwire.training.model.optimizers import make_optimizer
+from trainwire.training.model.models import (
+    count_parameters,
+    device_of,
+    is_callable,
+    is_spread,
+    name_of,
+    not_distributed,
+    place,
+)
+from trainwire.training.model.optimizers import make_optimizers
 from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.model.precision import Precision
 from trainwire.training.options.options import TrainingOptions, plain
@@ -42,6 +50,17 @@ class Trainer(Batches, Protocol):
     def forward(self, batch: Any) -> Forward:
         """Return the loss of a batch, and the output and target for the metrics."""
 
+    @property
+    def overrides_forward(self) -> bool:
+        """Whether a subclass overrides `forward`."""
+
+    def forward_for(self, optimizer: str, batch: Any) -> Forward | None:
+        """Return the loss of a training batch for one optimizer; None if it makes no update."""
+
+    @property
+    def overrides_forward_for(self) -> bool:
+        """Whether a subclass overrides `forward_for`."""
+
     def is_decoder(self, name: str) -> bool:
         """Return whether `decoder_learning_rate` applies to the parameter of this name."""
 
@@ -56,6 +75,10 @@ class TrainingSetup:
     """The loss given to the trainer; None if its `forward` computes one."""
     forward: Callable[[Any], Forward]
     """The trainer's `forward`."""
+    forward_for: Callable[[str, Any], Forward | None]
+    """The trainer's `forward_for`."""
+    overrides_forward_for: bool
+    """Whether training and evaluation may differ in their forward pass."""
     batches: Batches
     """The trainer's methods for batches."""
     is_decoder: Callable[[str], bool]
@@ -68,7 +91,7 @@ class TrainingSetup:
     device: torch.device
     processes: Processes
     """Not connected yet."""
-    optimizer: Optimizer
+    optimizers: Mapping[str, Optimizer]
     precision: Precision
     metrics: Mapping[str, Metric]
     main_metric: MainMetric | None
@@ -120,12 +143,19 @@ def prepare(
     modules = TrainedModules(trainer.model, trainer.loss)
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
+    if splits and not trainer.overrides_forward and not is_callable(trainer.model):
+        raise OptionError(
+            f"{next(iter(splits))} cannot be evaluated, as {name_of(trainer.model)} has no forward: override "
+            "ModelTrainer.forward"
+        )
     monitored = tuple(split for split in splits if split != "test" or options.monitor_test)
     return TrainingSetup(
         folder=folder,
         model=trainer.model,
         loss=trainer.loss,
         forward=trainer.forward,
+        forward_for=trainer.forward_for,
+        overrides_forward_for=trainer.overrides_forward_for,
         batches=trainer,
         is_decoder=trainer.is_decoder,
         modules=modules,
@@ -133,7 +163,7 @@ def prepare(
         seed=seed,
         device=device,
         processes=processes,
-        optimizer=make_optimizer(modules, options, trainer.is_decoder),
+        optimizers=_optimizers(trainer, modules, options),
         precision=Precision(device, options.use_amp),
         metrics=trainer.metrics,
         main_metric=_main_metric(options, trainer, monitored, plugins),
@@ -143,6 +173,20 @@ def prepare(
         split_sizes={"train": samples_of(corpus.train), **{name: samples_of(data) for name, data in splits.items()}},
         plugins=plugins,
     )
+
+
+def _optimizers(trainer: Trainer, modules: TrainedModules, options: TrainingOptions) -> dict[str, Optimizer]:
+    optimizers = make_optimizers(modules, options, trainer.is_decoder)
+    if len(optimizers) > 1:
+        names = ", ".join(map(repr, optimizers))
+        if not trainer.overrides_forward_for:
+            raise OptionError(
+                f"there are several optimizers, {names}: override ModelTrainer.forward_for, which returns the loss of "
+                "each"
+            )
+        if options.ddp_arguments.get("static_graph"):
+            raise OptionError(f"ddp_arguments: static_graph=True is for one optimizer, but there are {names}")
+    return optimizers
 
 
 def _main_metric(
@@ -199,7 +243,9 @@ def check_savable(setup: TrainingSetup) -> None:
     Raises:
         OptionError: if not; the message names what cannot.
     """
-    for name, state in (("model", setup.model.state_dict()), ("optimizer", setup.optimizer.state_dict())):
+    states = [("model", setup.model.state_dict())]
+    states += [("optimizer", optimizer.state_dict()) for optimizer in setup.optimizers.values()]
+    for name, state in states:
         try:
             savable(state, f"the {name}'s state_dict")
         except UsageError as error:

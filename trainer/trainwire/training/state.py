@@ -72,6 +72,54 @@ class MeanLoss:
         self._sum = None if state["sum"] is None else state["sum"].to(device)
 
 
+class EpochLoss:
+    """The mean losses of an epoch: one for each optimizer, as each may have a loss of its own."""
+
+    def __init__(self) -> None:
+        self.finite_only = False
+        """Whether to ignore losses that are not finite."""
+        self._means: dict[str, MeanLoss] = {}
+
+    def add(self, loss: Tensor, weight: Weight, optimizer: str = "") -> None:
+        """Add the mean loss of an optimizer's update: see `MeanLoss`."""
+        mean = self._means.setdefault(optimizer, MeanLoss())
+        mean.finite_only = self.finite_only
+        mean.add(loss, weight)
+
+    def read(self) -> float | None:
+        """Return the sum of the means, or None if there is no loss with a weight. Synchronizes with the GPU."""
+        return _sum([mean.read() for mean in self._means.values()])
+
+    def read_of_all(self, processes: Processes, device: torch.device, optimizers: Sequence[str]) -> dict[str, float]:
+        """Return the means over the batches of all processes, each of which must call this.
+
+        Args:
+            optimizers: The names of all optimizers.
+
+        Returns:
+            `train/loss`, the sum of the means. With several optimizers also each mean, such as `train/loss/generator`.
+        """
+        means = {name: self._means.get(name, MeanLoss()).read_of_all(processes, device) for name in optimizers}
+        total = _sum(list(means.values()))
+        losses = {} if total is None else {"train/loss": total}
+        several = means if len(means) > 1 else {}
+        return losses | {f"train/loss/{name}": mean for name, mean in several.items() if mean is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum and the weight of each mean."""
+        return {name: mean.state_dict() for name, mean in self._means.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore the means, with their sums on `device`."""
+        for name, saved in state.items():
+            self._means.setdefault(name, MeanLoss()).load_state_dict(saved, device)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
 @dataclass(slots=True)
 class EpochState:
     """The state of one epoch."""
@@ -91,7 +139,7 @@ class EpochState:
     """Whether the loader had no more batches."""
     complete: bool = False
     """Whether it was trained to its end and evaluated, and counts: not if a stop, a signal or an error cut it short."""
-    loss: MeanLoss = field(default_factory=MeanLoss)
+    loss: EpochLoss = field(default_factory=EpochLoss)
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics({}, ()))
     """The metrics of the whole epoch, for its row in the loss file."""
     started: float = field(default_factory=time.monotonic)
@@ -120,7 +168,7 @@ class EpochState:
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device) -> EpochState:
         """Return the epoch that `state_dict` describes, with its loss on `device`."""
         values = dict(state)
-        loss = MeanLoss()
+        loss = EpochLoss()
         loss.load_state_dict(values.pop("loss"), device)
         return cls(loss=loss, started=time.monotonic() - values.pop("seconds"), **values)
 

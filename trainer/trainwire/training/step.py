@@ -1,53 +1,109 @@
-"""The training step: one optimizer update."""
+"""The training step: one update of each optimizer."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from trainwire.training.accumulation import backward, gradient_values
+from trainwire.training.accumulation import SizedBatch, backward, gradient_values
 from trainwire.training.data.batches import samples_in
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
+from trainwire.training.model.losses import Weight
+from trainwire.training.model.optimizers import metric_name
 from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
+from trainwire_protocol.errors import UsageError
 
 
-def training_step(run: TrainingRun, batch: Any) -> None:
-    """Train on one batch. Nothing here synchronizes with the GPU: values are recorded as tensors."""
-    state, listeners = run.state, run.hooks.listeners
-    epoch = state.epoch
-    batch = run.batches.batch_to_device(batch, run.device)
-    if listeners[BeforeTrainingBatch]:
-        before = BeforeTrainingBatch(epoch.number, epoch.batch, epoch.batches, batch)
-        run.hooks.dispatch(before)
-        if run.control.take_skip_batch():
-            return
-        batch = before.batch
+class Update(NamedTuple):
+    """What is recorded of an optimizer's update."""
 
+    loss: Tensor
+    """The mean loss, detached."""
+    weight: Weight
+    gradient_norm: Tensor
+    """The total 2-norm of the gradients before clipping."""
+
+
+def training_step(run: TrainingRun, batches: Sequence[Any]) -> None:
+    """Make one update of each optimizer with the gradients of one or more batches.
+
+    Nothing here synchronizes with the GPU: values are recorded as tensors.
+
+    Raises:
+        UsageError: if `forward_for` returned None for every optimizer.
+    """
+    state, epoch = run.state, run.state.epoch
+    group = _read(run, batches)
+    if not group:
+        return
     run.update_parameters()
-    run.optimizer.zero_grad(set_to_none=True)
-    samples = samples_in(run.batches, batch)
-    loss, weight = backward(run, batch, samples)
-    run.precision.unscale(run.optimizer)
-    gradient_norm = _clip_gradients(run.optimizer, run.options.max_grad_norm)
-    if listeners[BeforeTrainingOptimizerStep]:
-        payload = BeforeTrainingOptimizerStep(epoch.number, epoch.batch, state.step + 1, loss, gradient_norm)
-        run.hooks.dispatch(payload)
-    if run.control.take_skip_step():
-        run.precision.skip()
-    else:
-        run.precision.update(run.optimizer)
+    made = {name: update for name in run.optimizers if (update := _update(run, name, group))}
+    if not made:
+        raise UsageError("forward_for returned None for every optimizer: call control.skip_batch() to skip a batch")
+    run.precision.end_step()
 
     state.step += 1
-    epoch.loss.add(loss, weight)
-    run.record({"train/batch_loss": loss, "train/gradient_norm": gradient_norm, **run.precision.metrics()})
-    if listeners[AfterTrainingBatch]:
-        run.hooks.dispatch(
-            AfterTrainingBatch(epoch.number, epoch.batch, epoch.batches, state.step, samples, loss, gradient_norm)
+    for name, update in made.items():
+        epoch.loss.add(update.loss, update.weight, name)
+    total = _total(list(made.values()))
+    metrics = {"train/batch_loss": total.loss, "train/gradient_norm": total.gradient_norm}
+    for name, update in made.items() if len(run.optimizers) > 1 else ():
+        metrics[metric_name("train/batch_loss", name)] = update.loss
+        metrics[metric_name("train/gradient_norm", name)] = update.gradient_norm
+    run.record({**metrics, **run.precision.metrics()})
+    if run.hooks.listeners[AfterTrainingBatch]:
+        samples = sum(each.samples for each in group)
+        payload = AfterTrainingBatch(
+            epoch.number, epoch.batch, epoch.batches, state.step, samples, total.loss, total.gradient_norm
         )
+        run.hooks.dispatch(payload)
+
+
+def _read(run: TrainingRun, batches: Sequence[Any]) -> list[SizedBatch]:
+    """Return the batches that are not skipped, on the device, with their numbers of samples."""
+    epoch, group = run.state.epoch, []
+    for number, batch in enumerate(batches, start=epoch.batch - len(batches) + 1):
+        batch = run.batches.batch_to_device(batch, run.device)
+        if run.hooks.listeners[BeforeTrainingBatch]:
+            payload = BeforeTrainingBatch(epoch.number, number, epoch.batches, batch)
+            run.hooks.dispatch(payload)
+            if run.control.take_skip_batch():
+                continue
+            batch = payload.batch
+        group.append(SizedBatch(batch, samples_in(run.batches, batch)))
+    return group
+
+
+def _update(run: TrainingRun, name: str, group: Sequence[SizedBatch]) -> Update | None:
+    """Make an optimizer's update; return None if `forward_for` returned None for it."""
+    epoch, optimizer = run.state.epoch, run.optimizers[name]
+    optimizer.zero_grad(set_to_none=True)
+    mean = backward(run, group, name)
+    if mean is None:
+        return None
+    run.precision.unscale(optimizer)
+    update = Update(mean.loss, mean.weight, _clip_gradients(optimizer, run.options.max_grad_norm))
+    if run.hooks.listeners[BeforeTrainingOptimizerStep]:
+        payload = BeforeTrainingOptimizerStep(
+            epoch.number, epoch.batch, run.state.step + 1, update.loss, update.gradient_norm, name
+        )
+        run.hooks.dispatch(payload)
+    if not run.control.take_skip_step():
+        run.precision.step(optimizer)
+    return update
+
+
+def _total(updates: list[Update]) -> Update:
+    """Return the sum of the losses of all updates, and the norm of all gradients."""
+    if len(updates) == 1:
+        return updates[0]
+    loss = sum((update.loss for update in updates[1:]), updates[0].loss)
+    return Update(loss, updates[0].weight, get_total_norm([update.gradient_norm for update in updates]))
 
 
 def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:

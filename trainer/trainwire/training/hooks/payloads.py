@@ -150,10 +150,12 @@ class AfterTrainingForward(AssignablePayload):
     batch: Any
     """The batch, or the chunk of `mini_batch_chunk_size` samples."""
     forward: Any
-    """What `ModelTrainer.forward` returned: a `Forward`."""
+    """What `ModelTrainer.forward_for` returned: a `Forward`."""
     loss: Tensor
     """The mean loss of the batch, whose gradients are computed next. May be assigned: the new loss is weighted as the
     former one, and recorded."""
+    optimizer: str = ""
+    """The name of the optimizer that the loss is for; empty if the training has only one."""
 
     def problem(self) -> str | None:
         """Return what is wrong with the new loss, if it is not a tensor without dimensions that has a gradient."""
@@ -171,7 +173,7 @@ class AfterTrainingForward(AssignablePayload):
 
 @dataclass(frozen=True, slots=True)
 class BeforeTrainingOptimizerStep(Payload):
-    """Gradients are computed and clipped, and the optimizer has not used them yet."""
+    """Gradients are computed and clipped, and the optimizer has not used them yet; called for each optimizer."""
 
     epoch: int
     number: int
@@ -179,12 +181,14 @@ class BeforeTrainingOptimizerStep(Payload):
     """The number of the update that follows."""
     loss: Tensor
     gradient_norm: Tensor
-    """Total 2-norm of all gradients before clipping."""
+    """Total 2-norm of the optimizer's gradients before clipping."""
+    optimizer: str = ""
+    """The name of the optimizer; empty if the training has only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AfterTrainingBatch(Payload):
-    """The optimizer has made an update."""
+    """Each optimizer has made an update."""
 
     epoch: int
     number: int
@@ -194,8 +198,9 @@ class AfterTrainingBatch(Payload):
     samples: int
     """Samples in this batch."""
     loss: Tensor
-    """The batch's loss, detached."""
+    """The batch's loss, detached; the sum over the optimizers if there are several."""
     gradient_norm: Tensor
+    """Total 2-norm of the gradients of all optimizers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,11 @@ def checked_model(model: object) -> nn.Module:
     return model
 
 
+def is_callable(model: nn.Module) -> bool:
+    """Return whether the model has a `forward` of its own, and not only parts that have one."""
+    return getattr(plain_model(model).forward, "__func__", None) is not nn.Module.forward
+
+
 def device_of(model: nn.Module, requested: str | torch.device | None) -> torch.device:
     """Return the device of the batches: the requested one, or by default that of the model's first parameter.
 

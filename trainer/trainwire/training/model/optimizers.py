@@ -1,8 +1,8 @@
-"""The optimizer: its creation, and the metrics recorded about it."""
+"""The optimizers: their creation, and the metrics recorded about them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.model.models import name_of
-from trainwire.training.model.parameters import TrainedModules, optimizer_parameters
-from trainwire.training.options.options import TrainingOptions
+from trainwire.training.model.parameters import TrainedModules, in_part, optimizer_parameters
+from trainwire.training.options.options import NamedOptimizer, TrainingOptions
 from trainwire_protocol.errors import OptionError
 
 
@@ -20,35 +20,62 @@ def in_decoder(name: str) -> bool:
     return not {"decoder", "head", "classifier"}.isdisjoint(name.split("."))
 
 
-def make_optimizer(
+def make_optimizers(
     modules: TrainedModules, options: TrainingOptions, is_decoder: Callable[[str], bool] = in_decoder
-) -> Optimizer:
-    """Return the optimizer of the trainable parameters.
+) -> dict[str, Optimizer]:
+    """Return the optimizers of the trainable parameters by name; the only one has the name "".
 
     Args:
         is_decoder: Called with a parameter's name; returns whether `decoder_learning_rate` applies to it.
 
     Raises:
-        OptionError: if the class does not take the arguments, no parameter belongs to the decoder, or the given
-            optimizer is for another model.
+        OptionError: if a class does not take the arguments, an optimizer has no parameters or is for another model,
+            two share a parameter, or no parameter belongs to the decoder.
     """
-    if isinstance(options.optimizer, Optimizer):
-        return _checked_optimizer(options.optimizer, modules.model, options.decoder_learning_rate)
-    arguments: dict[str, Any] = {"lr": options.learning_rate, **options.optimizer_arguments}
-    parameters = _parameter_groups(modules, options.decoder_learning_rate, is_decoder)
+    choice, rate = options.optimizer, options.decoder_learning_rate
+    if isinstance(choice, Mapping):
+        return _make_several(choice, modules, options.learning_rate)
+    if isinstance(choice, Optimizer):
+        if rate is not None:
+            raise OptionError("decoder_learning_rate needs an optimizer class: an optimizer keeps its learning rates")
+        return {"": _checked_optimizer(choice, modules.model)}
+    groups = _parameter_groups(modules, rate, is_decoder)
+    return {"": _make(choice, groups, {"lr": options.learning_rate, **options.optimizer_arguments})}
+
+
+def _make_several(choices: Mapping[str, NamedOptimizer], modules: TrainedModules, rate: float) -> dict[str, Optimizer]:
+    made, owners = dict[str, Optimizer](), dict[int, str]()
+    for name, choice in choices.items():
+        if isinstance(choice, Optimizer):
+            made[name] = _checked_optimizer(choice, modules.model, f" {name!r}")
+            continue
+        kind, arguments = choice if isinstance(choice, tuple) else (choice, {})
+        named = {full: each for full, each in modules.named().items() if in_part(full, name) and each.requires_grad}
+        if not named:
+            raise OptionError(
+                f"the optimizer {name!r} has no parameters: {name_of(modules.model)} has no part of that name with "
+                "trainable ones; use the part's name, or pass an optimizer that has its parameters"
+            )
+        for full, parameter in named.items():
+            if (other := owners.setdefault(id(parameter), name)) != name:
+                raise OptionError(f"the parameter {full} belongs to two optimizers, {other!r} and {name!r}")
+        made[name] = _make(kind, list(named.values()), {"lr": rate, **arguments})
+    return made
+
+
+def _make(kind: type[Optimizer], parameters: list[Any], arguments: Mapping[str, Any]) -> Optimizer:
     try:
-        return options.optimizer(parameters, **arguments)
+        return kind(parameters, **arguments)
     except (TypeError, ValueError) as error:
-        name = options.optimizer.__name__
-        raise OptionError(f"the optimizer {name} cannot be created with {arguments}: {error}") from None
+        raise OptionError(f"the optimizer {kind.__name__} cannot be created with {arguments}: {error}") from None
 
 
-def _checked_optimizer(optimizer: Optimizer, model: nn.Module, decoder_rate: float | None) -> Optimizer:
-    if decoder_rate is not None:
-        raise OptionError("decoder_learning_rate needs an optimizer class: an optimizer keeps its learning rates")
+def _checked_optimizer(optimizer: Optimizer, model: nn.Module, name: str = "") -> Optimizer:
     known = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in known for parameter in optimizer_parameters(optimizer)):
-        raise OptionError(f"the optimizer has no parameter of the model {name_of(model)}: pass the parameters to it")
+        raise OptionError(
+            f"the optimizer{name} has no parameter of the model {name_of(model)}: pass the parameters to it"
+        )
     return optimizer
 
 
@@ -80,17 +107,32 @@ def learning_rates(optimizer: Optimizer) -> list[float]:
     return [float(group["lr"]) for group in optimizer.param_groups]
 
 
-def optimizer_metrics(optimizer: Optimizer) -> dict[str, MetricValue]:
-    """Return `learning_rate` and, if there is one, `optimizer/momentum` (Adam's first beta).
+def metric_name(name: str, optimizer: str) -> str:
+    """Return the name of a metric of one optimizer, such as `learning_rate/generator`."""
+    return f"{name}/{optimizer}" if optimizer else name
+
+
+def optimizer_metrics(optimizers: Mapping[str, Optimizer]) -> dict[str, MetricValue]:
+    """Return `learning_rate` and, if there is one, `optimizer/momentum` (Adam's first beta) of each optimizer.
 
     If the parameter groups differ, the value is a list with one number for each group.
     """
-    groups = optimizer.param_groups
-    metrics = {"learning_rate": one_or_each(learning_rates(optimizer))}
-    momenta = [group.get("momentum", group.get("betas", (None,))[0]) for group in groups]
-    if None not in momenta:
-        metrics["optimizer/momentum"] = one_or_each([float(momentum) for momentum in momenta])
+    metrics: dict[str, MetricValue] = {}
+    for name, optimizer in optimizers.items():
+        groups = optimizer.param_groups
+        metrics[metric_name("learning_rate", name)] = one_or_each(learning_rates(optimizer))
+        momenta = [group.get("momentum", group.get("betas", (None,))[0]) for group in groups]
+        if None not in momenta:
+            metrics[metric_name("optimizer/momentum", name)] = one_or_each([float(each) for each in momenta])
     return metrics
+
+
+def classes_of(optimizers: Mapping[str, Optimizer]) -> str:
+    """Return the names of the optimizers' classes, such as `Adam`, or `generator: Adam, critic: SGD`."""
+    return ", ".join(
+        f"{name}: {type(optimizer).__name__}" if name else type(optimizer).__name__
+        for name, optimizer in optimizers.items()
+    )
 
 
 def one_or_each(values: Sequence[float]) -> MetricValue:

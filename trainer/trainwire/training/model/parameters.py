@@ -44,19 +44,21 @@ class TrainedModules(nn.Module):
 
 
 class ParameterGroups:
-    """Keeps the groups of the optimizer complete while parameters are frozen, unfrozen or added.
+    """Keeps the groups of the optimizers complete while parameters are frozen, unfrozen or added.
 
-    A parameter that is unfrozen after the optimizer was created joins the group that it would have been in, before the
+    A parameter that is unfrozen after its optimizer was created joins the group that it would have been in, before the
     next batch. If the program created the optimizer, a warning names the parameters that it lacks instead.
     """
 
     def __init__(
-        self, modules: TrainedModules, optimizer: Optimizer, options: TrainingOptions,
+        self, modules: TrainedModules, optimizers: Mapping[str, Optimizer], options: TrainingOptions,
         is_decoder: Callable[[str], bool],
     ) -> None:  # fmt: skip
-        self._modules, self._optimizer, self._options = modules, optimizer, options
+        self._modules, self._optimizers, self._options = modules, optimizers, options
         self._is_decoder = is_decoder
-        self._is_ours = not isinstance(options.optimizer, Optimizer)
+        choices = options.optimizer if isinstance(options.optimizer, Mapping) else {"": options.optimizer}
+        self._made = [name for name, choice in choices.items() if not isinstance(choice, Optimizer)]
+        """The optimizers that the trainer made, to which parameters may be added."""
         self._frozen: list[nn.Parameter] = []
         self._warned: set[int] = set()
         self._read()
@@ -70,27 +72,28 @@ class ParameterGroups:
         if not thorough and not any(parameter.requires_grad for parameter in self._frozen):
             return
         named = self._read()
-        optimized = set(map(id, optimizer_parameters(self._optimizer)))
+        optimized = self._optimized()
         missing = {name: each for name, each in named.items() if each.requires_grad and id(each) not in optimized}
-        if self._is_ours:
-            self._add(missing, named)
-        else:
-            self._warn_of_missing(missing.values())
+        added = self._add(missing, named)
+        self._warn_of_missing(each for name, each in missing.items() if name not in added)
         self._warn_of_others(named)
 
     def check_graph(self, loss: Tensor) -> None:
         """Warn of parameters that a loss depends on and no optimizer has, wherever they belong."""
-        optimized = set(map(id, optimizer_parameters(self._optimizer)))
+        optimized = self._optimized()
         self._warn_of_missing(each for each in parameters_behind(loss) if id(each) not in optimized)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names of the trainable parameters, and the names in each group.
+        """Return the names of the trainable parameters, and the names in each group of each optimizer.
 
         A parameter in a group that is in neither module has no name: None.
         """
         named = self._modules.named()
         names = _names(named)
-        groups = [[names.get(id(each)) for each in group["params"]] for group in self._optimizer.param_groups]
+        groups = {
+            key: [[names.get(id(each)) for each in group["params"]] for group in optimizer.param_groups]
+            for key, optimizer in self._optimizers.items()
+        }
         return {"trainable": [name for name, each in named.items() if each.requires_grad], "groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -104,41 +107,35 @@ class ParameterGroups:
             if parameter.requires_grad != (name in trainable):
                 parameter.requires_grad_(name in trainable)
         self._read()
-        if state["groups"] != self.state_dict()["groups"]:
-            self._rebuild(state["groups"], named)
-
-    def _rebuild(self, groups: list[list[str | None]], named: Mapping[str, nn.Parameter]) -> None:
-        unknown = {name for group in groups for name in group if name not in named}
-        if unknown:
-            raise OptionError(
-                "the optimizer of the training to resume had other parameters: "
-                + shown(["one outside model and loss" if name is None else name for name in sorted(unknown, key=str)])
-            )
-        current = self._optimizer.param_groups
-        rebuilt = [
-            {**(current[number] if number < len(current) else self._optimizer.defaults)}
-            | {"params": [named[name] for name in group if name is not None]}
-            for number, group in enumerate(groups)
-        ]
-        current[:] = rebuilt
+        current = self.state_dict()["groups"]
+        for name, groups in state["groups"].items():
+            if groups != current[name]:
+                _rebuild(self._optimizers[name], groups, named)
 
     def _read(self) -> dict[str, nn.Parameter]:
         named = self._modules.named()
         self._frozen = [each for each in named.values() if not each.requires_grad]
         return named
 
-    def _add(self, missing: Mapping[str, nn.Parameter], named: Mapping[str, nn.Parameter]) -> None:
-        if not missing:
-            return
+    def _optimized(self) -> set[int]:
+        """Return the identities of the parameters that an optimizer has."""
+        return {id(each) for optimizer in self._optimizers.values() for each in optimizer_parameters(optimizer)}
+
+    def _add(self, missing: Mapping[str, nn.Parameter], named: Mapping[str, nn.Parameter]) -> list[str]:
+        """Add parameters to the optimizers that would have had them, and return the names of those that were added."""
+        owners = {name: [part for part in self._made if in_part(name, part)] for name in missing}
+        added = [name for name in missing if owners[name]]
         names = _names(named)
-        for name, parameter in missing.items():
-            group = self._group_of(name, names)
+        for name in added:
+            optimizer = self._optimizers[owners[name][0]]
+            group = self._group_of(name, names, optimizer.param_groups)
             if group is None:
-                rate = self._options.learning_rate
-                self._optimizer.add_param_group({"params": [parameter], "lr": rate})
+                optimizer.add_param_group({"params": [missing[name]], "lr": self._options.learning_rate})
             else:
-                group["params"].append(parameter)
-        logger.info("parameters that are trained from now on: %s", shown(missing))
+                group["params"].append(missing[name])
+        if added:
+            logger.info("parameters that are trained from now on: %s", shown(added))
+        return added
 
     def _warn_of_missing(self, parameters: Iterable[nn.Parameter]) -> None:
         """Warn, once for each, of parameters with gradients that no optimizer updates."""
@@ -157,7 +154,8 @@ class ParameterGroups:
     def _warn_of_others(self, known: Mapping[str, nn.Parameter]) -> None:
         """Warn, once for each, of parameters in the optimizer that belong neither to the model nor to the loss."""
         ids = self._warned | set(map(id, known.values()))
-        others = [each for each in optimizer_parameters(self._optimizer) if id(each) not in ids]
+        optimized = [each for optimizer in self._optimizers.values() for each in optimizer_parameters(optimizer)]
+        others = [each for each in optimized if id(each) not in ids]
         self._warned |= set(map(id, others))
         if others:
             logger.warning(
@@ -166,9 +164,8 @@ class ParameterGroups:
                 shown([f"one of shape {tuple(each.shape)}" for each in others]),
             )
 
-    def _group_of(self, name: str, names: Mapping[int, str]) -> dict[str, Any] | None:
+    def _group_of(self, name: str, names: Mapping[int, str], groups: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the first group with a parameter of the same part of the model, if there is one."""
-        groups = self._optimizer.param_groups
         if self._options.decoder_learning_rate is None:
             return groups[0]
         wanted = self._is_decoder(name)
@@ -178,6 +175,27 @@ class ParameterGroups:
             if any(self._is_decoder(names[id(each)]) == wanted for each in group["params"] if id(each) in names)
         )
         return next(alike, groups[-1] if wanted else None)
+
+
+def in_part(name: str, part: str) -> bool:
+    """Return whether a parameter of this name belongs to a part of the model; the part "" is all of it."""
+    return not part or name.startswith(f"{part}.")
+
+
+def _rebuild(optimizer: Optimizer, groups: list[list[str | None]], named: Mapping[str, nn.Parameter]) -> None:
+    """Give the optimizer groups of the parameters with these names."""
+    unknown = {name for group in groups for name in group if name not in named}
+    if unknown:
+        raise OptionError(
+            "the optimizer of the training to resume had other parameters: "
+            + shown(["one outside model and loss" if name is None else name for name in sorted(unknown, key=str)])
+        )
+    current = optimizer.param_groups
+    current[:] = [
+        {**(current[number] if number < len(current) else optimizer.defaults)}
+        | {"params": [named[name] for name in group if name is not None]}
+        for number, group in enumerate(groups)
+    ]
 
 
 def optimizer_parameters(optimizer: Optimizer) -> list[nn.Parameter]:

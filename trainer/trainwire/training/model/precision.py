@@ -50,16 +50,15 @@ class Precision:
         if self.scaler:
             self.scaler.unscale_(optimizer)
 
-    def update(self, optimizer: Optimizer) -> None:
+    def step(self, optimizer: Optimizer) -> None:
         """Make the optimizer's update; with a scaler, only if the gradients are finite."""
         if self.scaler:
             self.scaler.step(optimizer)
-            self.scaler.update()
         else:
             optimizer.step()
 
-    def skip(self) -> None:
-        """Skip this step's update."""
+    def end_step(self) -> None:
+        """Adapt the scale, after the updates of all optimizers."""
         if self.scaler:
             self.scaler.update()
 

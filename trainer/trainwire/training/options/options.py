@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +27,9 @@ from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError, UnsupportedValueError
 from trainwire_protocol.toml_file import TomlFile
 from trainwire_protocol.transport.endpoints import Tcp
+
+NamedOptimizer: TypeAlias = Optimizer | type[Optimizer] | tuple[type[Optimizer], Mapping[str, Any]]
+"""One of several optimizers, or how to make it: a class, or a class and its arguments."""
 
 
 class TrainingOptionsDict(TypedDict, total=False):
@@ -51,9 +54,10 @@ class TrainingOptionsDict(TypedDict, total=False):
     max_steps: int | None
     """End the training after this many optimizer updates, if `max_epochs` is not reached before. The last epoch is
     evaluated too."""
-    optimizer: type[Optimizer] | Optimizer
+    optimizer: type[Optimizer] | Optimizer | Mapping[str, NamedOptimizer]
     """An optimizer class, which is called with the model's trainable parameters, or an optimizer, which keeps its
-    learning rates."""
+    learning rates. Several: a mapping of names to optimizers or, if the names are those of parts of the model, classes,
+    or pairs of a class and its arguments."""
     optimizer_arguments: Mapping[str, Any]
     """Further arguments for the optimizer class, such as `{"momentum": 0.9}`."""
     train_with_dev: bool
@@ -190,8 +194,9 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "max_epochs": at_least(1),
     "max_steps": at_least(1).or_none(),
     "optimizer": Requirement(
-        lambda value: isinstance(value, Optimizer) or (isinstance(value, type) and issubclass(value, Optimizer)),
-        "a class of torch.optim, or an optimizer",
+        lambda value: _are_optimizers(value) if isinstance(value, Mapping) else _is_optimizer(value),
+        "a class of torch.optim, an optimizer, or a mapping of names to optimizers, classes, or pairs of a class and "
+        "its arguments",
     ),
     "optimizer_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
     "train_with_dev": FLAG,
@@ -264,7 +269,7 @@ class TrainingOptions:
     mini_batch_chunk_size: int | None = None
     max_epochs: int = 100
     max_steps: int | None = None
-    optimizer: type[Optimizer] | Optimizer = SGD
+    optimizer: type[Optimizer] | Optimizer | Mapping[str, NamedOptimizer] = SGD
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
     train_with_dev: bool = False
     train_with_test: bool = False
@@ -310,8 +315,10 @@ class TrainingOptions:
                 raise OptionError(f"{name} is {value!r}; it must be {requirement.text}")
         if self.optimizer is LBFGS or isinstance(self.optimizer, LBFGS):
             raise OptionError("the optimizer LBFGS is not supported: it evaluates the loss several times per step")
-        if self.optimizer_arguments and isinstance(self.optimizer, Optimizer):
+        if self.optimizer_arguments and not isinstance(self.optimizer, type):
             raise OptionError("optimizer_arguments apply to an optimizer class only: omit them")
+        if self.decoder_learning_rate is not None and isinstance(self.optimizer, Mapping):
+            raise OptionError("decoder_learning_rate applies to one optimizer only: pass lr in the arguments of each")
         if "lr" in self.optimizer_arguments:
             raise OptionError("optimizer_arguments contains 'lr'; use the option learning_rate instead")
         if self.batch_sampler is not None and (self.sampler is not None or self.drop_last):
@@ -448,6 +455,24 @@ def _about_unknown_key(name: str, names: Sequence[str]) -> str:
         return f"there is no option {name!r}; use {REPLACEMENTS[name]}"
     close = " or ".join(map(repr, difflib.get_close_matches(name, names)))
     return f"there is no option {name!r}; " + (f"did you mean {close}?" if close else f"they are {', '.join(names)}")
+
+
+def _is_optimizer(value: object) -> bool:
+    return isinstance(value, Optimizer) or (isinstance(value, type) and issubclass(value, Optimizer))
+
+
+def _are_optimizers(choices: Mapping[object, object]) -> bool:
+    """Return whether each has a name, and is an optimizer, a class, or a pair of a class and its arguments."""
+    return bool(choices) and all(
+        isinstance(name, str) and name and (_is_optimizer(choice) or _is_class_with_arguments(choice))
+        for name, choice in choices.items()
+    )
+
+
+def _is_class_with_arguments(choice: object) -> bool:
+    if not isinstance(choice, tuple) or len(choice) != 2:
+        return False
+    return isinstance(choice[0], type) and issubclass(choice[0], Optimizer) and isinstance(choice[1], Mapping)
 
 
 def _default_of(option: dataclasses.Field[Any]) -> Any:
