@@ -95,7 +95,8 @@ def test_a_training_that_ends_before_the_start_keeps_its_weights(tmp_path: Path)
     ("arguments", "message"),
     [
         ({"start": 0}, "start is 0"), ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"anneal_strategy": "step"}, "anneal_strategy 'step'"), ({"start": 9}, "start is 9, but max_epochs is 2"),
+        ({"anneal_strategy": "step"}, "anneal_strategy 'step'"),
+        ({"start": 9}, "start is 9, but the training has 2 epochs"),
     ],
 )  # fmt: skip
 def test_invalid_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

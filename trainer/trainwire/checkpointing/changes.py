@@ -23,9 +23,8 @@ logger = logging.getLogger("trainwire")
 
 def asks_for_more(options: TrainingOptions, before: Mapping[str, Any]) -> bool:
     """Return whether more epochs or steps are requested than in the training to resume."""
-    steps = before["max_steps"]
-    more_steps = steps is not None and (options.max_steps is None or options.max_steps > steps)
-    return more_steps or options.max_epochs > before["max_epochs"]
+    pairs = ((options.max_epochs, before["max_epochs"]), (options.max_steps, before["max_steps"]))
+    return any(then is not None and (now is None or now > then) for now, then in pairs)
 
 
 def report_changes(options: TrainingOptions, before: Mapping[str, Any]) -> None:

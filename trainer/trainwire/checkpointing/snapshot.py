@@ -54,11 +54,11 @@ def check_snapshot(run: TrainingRun) -> None:
 
 
 def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
-    progress, epoch = run.state.state_dict(), run.state.epoch
-    random = epoch.resumed_random
-    if random is None:  # otherwise no batch was read since the resumption, and both are unchanged
-        progress["epoch"]["loader_state"] = loader_state(run.train_loader) if epoch.is_open else None
-        random = random_states(generators_of(run))
+    progress, epoch, position = run.state.state_dict(), run.state.epoch, run.state.position
+    if not position.is_resumed:  # otherwise nothing was read since the resumption, and it is unchanged
+        is_within_pass = epoch.is_open or (run.options.batches_per_epoch is not None and position.number > 0)
+        progress["position"]["loader_state"] = loader_state(run.train_loader) if is_within_pass else None
+    random = position.resumed_random or random_states(generators_of(run))
     progress["stopped"] = None if epoch.is_open or run.control.interrupted else run.control.stop_reason
     parts: dict[str, Any] = {"training": progress, "random": random, "modes": run.modes.state_dict()}
     parts |= {"options": run.options.as_hyperparameters(), "initial_groups": run.initial_groups}
@@ -140,7 +140,7 @@ class LoadedCheckpoint(NamedTuple):
         """Report if the training has ended, so that nothing remains to be trained."""
         label, options, stopped = self.checkpoint.label, setup.options, self.state["training"]["stopped"]
         is_stopped = stopped is not None and not asks_for_more(options, self.state["options"])
-        is_complete = label.epoch >= options.max_epochs or label.step >= (options.max_steps or math.inf)
+        is_complete = label.epoch >= (options.max_epochs or math.inf) or label.step >= (options.max_steps or math.inf)
         if is_stopped or (is_complete and label.epoch_is_over):
             logger.warning(
                 "the training in %s has ended at epoch %d, step %d%s: its result is returned, and nothing is trained; "
@@ -155,7 +155,7 @@ class LoadedCheckpoint(NamedTuple):
         """
         state, before = run.state, self.state["options"]
         state.load_state_dict(self.state["training"], run.device)
-        state.epoch.max_epochs = run.options.max_epochs
+        state.epoch.max_epochs = run.planned_epochs
         run.first_attempt = self.checkpoint.label.first_attempt
         self._restore_best_model(run)
         if state.stopped is not None and not asks_for_more(run.options, before):
@@ -194,7 +194,7 @@ class LoadedCheckpoint(NamedTuple):
         self._restore_plugins(run, initial_rates)
         apply_settings(run, self.shared["initial_groups"])
         if run.state.epoch.is_open:
-            run.state.epoch.resumed_random = self.state["random"]
+            run.state.position.resumed_random = self.state["random"]
         else:
             restore_random_states(self.state["random"], generators_of(run))
         label = self.checkpoint.label

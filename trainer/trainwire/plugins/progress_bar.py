@@ -63,7 +63,7 @@ class ProgressBar(Plugin):
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
         """Restart the bar for the epoch."""
         if self._progress:
-            description = f"epoch {epoch.epoch}/{epoch.max_epochs}"
+            description = f"epoch {epoch.epoch}/{epoch.max_epochs or '?'}"
             self._progress.reset(self._task, total=epoch.batches, description=description)
 
     @hook

@@ -93,8 +93,8 @@ class RegularLogging(Plugin):
         state, main = self.run.state, self.run.main_metric
         self._report_nonfinite_loss(epoch)
         logger.info(
-            "epoch %d/%d %s: train loss %s, learning rate %s, bad epochs %d (%.1f s)",
-            epoch.epoch, epoch.max_epochs, "finished" if epoch.complete else "cut short",
+            "epoch %d/%s %s: train loss %s, learning rate %s, bad epochs %d (%.1f s)",
+            epoch.epoch, epoch.max_epochs or "?", "finished" if epoch.complete else "cut short",
             format_metric(epoch.metrics.get("train/loss", math.nan)), self._learning_rate(), state.bad_epochs,
             epoch.seconds,
             extra=ON_THE_WIRE,

@@ -44,7 +44,7 @@ class SWA(Plugin):
     Synchronizes with the GPU once an epoch.
 
     Args:
-        start: The first epoch to average; None: after three quarters of `max_epochs`, as in the paper.
+        start: The first epoch to average; None: after three quarters of the epochs, as in the paper.
         learning_rate: The constant learning rate from `start` on, to which the current one is annealed; None: do not
             change it. Nothing else may set the learning rate then: pass `attach_default_scheduler=False`.
         anneal_epochs: The number of epochs of the annealing.
@@ -80,10 +80,14 @@ class SWA(Plugin):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Determine the first epoch, and start an empty average."""
-        last = self.run.options.max_epochs
-        self._first = min(1 + last * 3 // 4, last) if self.start is None else self.start
-        if self._first > last:
-            raise OptionError(f"SWA: start is {self._first}, but max_epochs is {last}")
+        last, start = self.run.planned_epochs, self.start
+        if start is None:
+            if last is None:
+                raise OptionError("SWA: the number of epochs is unknown: pass start= or max_epochs=")
+            start = min(1 + last * 3 // 4, last)
+        if last is not None and start > last:
+            raise OptionError(f"SWA: start is {start}, but the training has {last} epochs")
+        self._first = start
         if self.learning_rate is not None and len(self.run.optimizers) > 1:
             raise OptionError("SWA: learning_rate applies to one optimizer, but there are several: omit it")
         self._average, self._scheduler = AveragedModel(self._modules()), None

@@ -116,7 +116,7 @@ class TorchScheduler(Scheduler):
 
     def _check_length(self, scheduler: LRScheduler) -> None:
         """Compare the length of a schedule with that of the training, as far as both are known."""
-        steps = self.run.planned_steps if self.per == "batch" else self.run.options.max_epochs
+        steps = self.run.planned_steps if self.per == "batch" else self.run.planned_epochs
         name, what = type(scheduler).__name__, "batches" if self.per == "batch" else "epochs"
         parameter = _LENGTHS.get(name)
         if steps is None or parameter is None:

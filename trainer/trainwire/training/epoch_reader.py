@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,57 +13,145 @@ from torch.utils.data import DataLoader
 from trainwire.training.data.loaders import samplers_of, set_epoch
 from trainwire.training.interruption import LOADER_ERRORS, until_interrupted
 from trainwire.training.run import TrainingRun
-from trainwire.training.state import random_states, restore_random_states
+from trainwire.training.state import DataPosition, random_states, restore_random_states
 from trainwire_protocol.errors import InterruptedReadingError, UsageError
 
 
-def training_batches(run: TrainingRun) -> Iterator[tuple[int, Any]]:
-    """Yield the batches that remain in the epoch, each with its number, which counts from 1.
+class EpochReader:
+    """Reads the training batches, in passes over the training data.
 
-    In a resumed epoch, the batches that were already trained on are read again and dropped, with the random states with
-    which the epoch started, so that the data draws the same random numbers. A loader that has a state, such as
-    torchdata's `StatefulDataLoader`, restores its position itself.
+    An epoch is one pass. With `batches_per_epoch`, it has that many batches, and continues the pass where the epoch
+    before it stopped reading; at the end of a pass the next one begins.
 
-    Raises:
-        InterruptedReadingError: if a signal ended a worker of the loader, or arrived while batches were dropped.
+    In a resumed pass, the batches that were already read are read again and dropped, with the random states with which
+    the pass started, so that the data draws the same random numbers. A loader that has a state, such as torchdata's
+    `StatefulDataLoader`, restores its position itself.
     """
-    epoch, loader = run.state.epoch, run.train_loader
-    set_epoch(loader, epoch.number)
-    resumed = epoch.resumed_random
-    batches: Iterator[Any] = iter(())
-    if resumed is None:
-        epoch.began_with = random_states(generators_of(run))
-        batches = iter(loader)
-    elif epoch.exhausted:
-        _restore_position(loader, epoch.loader_state)  # for the next epoch
-    elif not run.epoch_is_over:
-        restore_random_states(epoch.began_with, generators_of(run))
-        batches = _batches_after(run, epoch.batch, epoch.loader_state)
-    if resumed is not None:
-        restore_random_states(resumed, generators_of(run))
-        epoch.resumed_random = None  # only now, as a checkpoint that is saved before needs it
-    if run.is_uneven:
-        batches = run.processes.while_all_have(batches)
-    try:
-        yield from enumerate(batches, start=epoch.batch + 1)
-    except LOADER_ERRORS as error:
-        if run.control.is_signalled and not run.processes.several:
-            raise InterruptedReadingError("a worker of the loader was ended by the signal") from error
-        raise
+
+    def __init__(self, run: TrainingRun) -> None:
+        self._run = run
+        self._position = DataPosition()
+        """Ahead of that of the training's state while a group is read."""
+        self._batches: Iterator[Any] | None = None
+        """What remains of the pass; None at first, and if nothing of it is to be read."""
+
+    def start_epoch(self) -> None:
+        """Begin a pass, or go to the position of the resumed training.
+
+        Raises:
+            InterruptedReadingError: if a signal arrived while batches were dropped.
+        """
+        run, position = self._run, self._run.state.position
+        resumed, continues = position.resumed_random, run.options.batches_per_epoch is not None
+        if resumed is not None and self._epoch_is_read and not position.exhausted:
+            restore_random_states(resumed, generators_of(run))
+            position.resumed_random = None
+            self._position = replace(position)
+            return
+        self._position = replace(position)
+        if position.is_resumed and position.number and (continues or resumed is not None):
+            self._batches = self._resumed_pass()
+        elif self._batches is None or not continues:
+            self._batches = self._next_pass()
+        run.state.position = replace(self._position)
+
+    def groups(self) -> Iterator[Sequence[Any]]:
+        """Yield the batches that remain in the epoch in groups, of which the last one may be smaller.
+
+        The epoch's number of batches and the position in the data are those after the group when it is yielded.
+
+        Raises:
+            InterruptedReadingError: if a signal ended a worker of the loader.
+            UsageError: if the loader has no batches when it is read again within the epoch.
+        """
+        run, batches = self._run, self._remaining()
+        try:
+            while group := self._read_group(batches):
+                run.state.epoch.batch += len(group)
+                run.state.position = replace(self._position)
+                yield group
+            run.state.position = replace(self._position)
+        finally:
+            if run.options.batches_per_epoch is None:
+                self.close()
+
+    def close(self) -> None:
+        """Release the loader's workers."""
+        self._batches = None
+
+    def _read_group(self, batches: Iterator[Any]) -> list[Any]:
+        try:
+            return list(islice(batches, 1))
+        except LOADER_ERRORS as error:
+            if self._run.control.is_signalled and not self._run.processes.several:
+                if self._position.number != self._run.state.position.number:  # the resumed training begins it again
+                    restore_random_states(self._position.began_with, generators_of(self._run))
+                raise InterruptedReadingError("a worker of the loader was ended by the signal") from error
+            raise
+
+    @property
+    def _epoch_is_read(self) -> bool:
+        """Whether the epoch has no more batches, because it was resumed at its end."""
+        run, epoch = self._run, self._run.state.epoch
+        return run.epoch_is_over or epoch.batch == run.options.batches_per_epoch
+
+    def _remaining(self) -> Iterator[Any]:
+        """Yield the batches that remain in the epoch, across the end of a pass if `batches_per_epoch` is given."""
+        number, limit = self._run.state.epoch.batch, self._run.options.batches_per_epoch
+        while not self._epoch_is_read and self._batches is not None:
+            for batch in self._batches if limit is None else islice(self._batches, limit - number):
+                self._position.batches += 1
+                number += 1
+                yield batch
+            if number == limit:
+                return
+            self._position.exhausted = True
+            if limit is None:
+                return
+            if not self._position.batches:
+                raise UsageError(
+                    f"train had no batches in pass {self._position.number}: check that its loader can be read again"
+                )
+            self._batches = self._next_pass()
+
+    def _next_pass(self) -> Iterator[Any]:
+        run, number = self._run, self._position.number + 1
+        set_epoch(run.train_loader, number)
+        self._position = DataPosition(number, began_with=random_states(generators_of(run)))
+        return self._of_all_processes(iter(run.train_loader))
+
+    def _resumed_pass(self) -> Iterator[Any]:
+        """Return what remains of the pass that a checkpoint was saved in, and restore the random states."""
+        run, position = self._run, self._position
+        random = position.resumed_random or random_states(generators_of(run))
+        set_epoch(run.train_loader, position.number)
+        batches: Iterator[Any] = iter(())
+        if position.exhausted:
+            _restore_position(run.train_loader, position.loader_state)  # for the next pass
+        else:
+            restore_random_states(position.began_with, generators_of(run))
+            batches = self._of_all_processes(self._after(position.batches, position.loader_state))
+        restore_random_states(random, generators_of(run))
+        # Only now, as a checkpoint that is saved before needs them.
+        self._position = replace(position, is_resumed=False, resumed_random=None, loader_state=None)
+        return batches
+
+    def _after(self, done: int, state: dict[str, Any] | None) -> Iterator[Any]:
+        run = self._run
+        is_restored = _restore_position(run.train_loader, state)
+        batches = iter(run.train_loader)
+        for number in until_interrupted(run, range(0 if is_restored else done)):
+            if next(batches, batches) is batches:
+                raise UsageError(f"train has {number} batches, but the training to resume had read {done}")
+        return batches
+
+    def _of_all_processes(self, batches: Iterator[Any]) -> Iterator[Any]:
+        return self._run.processes.while_all_have(batches) if self._run.is_uneven else batches
 
 
 def loader_state(loader: DataLoader[Any]) -> dict[str, Any] | None:
     """Return the loader's `state_dict`, if it has one."""
     return loader.state_dict() if _has_state(loader) else None  # type: ignore[attr-defined]  # it has
-
-
-def _batches_after(run: TrainingRun, done: int, state: dict[str, Any] | None) -> Iterator[Any]:
-    is_restored = _restore_position(run.train_loader, state)
-    batches = iter(run.train_loader)
-    for number in until_interrupted(run, range(0 if is_restored else done)):
-        if next(batches, batches) is batches:
-            raise UsageError(f"train has {number} batches, but the training to resume had read {done}")
-    return batches
 
 
 def _restore_position(loader: DataLoader[Any], state: dict[str, Any] | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 
 from trainwire.training.command_handler import apply_command
 from trainwire.training.control import Requests
-from trainwire.training.epoch_reader import training_batches
+from trainwire.training.epoch_reader import EpochReader
 from trainwire.training.evaluation import evaluate
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -22,7 +22,6 @@ from trainwire.training.hooks.payloads import (
 from trainwire.training.model.models import FINAL_MODEL, count_parameters
 from trainwire.training.run import Resumption, TrainingRun
 from trainwire.training.session import ending_hooks
-from trainwire.training.state import EpochState
 from trainwire.training.step import training_step
 from trainwire_protocol.errors import InterruptedReadingError
 
@@ -33,11 +32,13 @@ PAUSE_SECONDS: Final = 0.5
 def train_model(run: TrainingRun, resumption: Resumption | None) -> Result:
     """Train until all epochs are over or the training is stopped, then save and test the model."""
     with ending_hooks(run):
+        reader = EpochReader(run)
         _start(run, resumption)
         while run.continues:
-            _train_epoch(run)
+            _train_epoch(run, reader)
             if not run.control.stopping:
                 _handle_requests(run, run.agreement.now)
+        reader.close()
         test_metrics = _end(run)
     result = run.result(test_metrics)
     run.hooks.dispatch_to_all(AfterTraining(result))
@@ -57,7 +58,7 @@ def _start(run: TrainingRun, resumption: Resumption | None) -> None:
     _handle_requests(run, run.agreement.now)
 
 
-def _train_epoch(run: TrainingRun) -> None:
+def _train_epoch(run: TrainingRun, reader: EpochReader) -> None:
     """Train an epoch, or the rest of a resumed one, and evaluate it."""
     is_resumed = run.state.epoch.is_open
     with run.epoch() as epoch:
@@ -65,7 +66,7 @@ def _train_epoch(run: TrainingRun) -> None:
             _announce_epoch(run)
         run.update_parameters(thorough=True)
         run.modes.keep()
-        _train_batches(run, epoch)
+        _train_batches(run, reader)
         run.record_training_metrics()
         if not run.control.stopping:
             # In a resumed epoch, some splits may have been evaluated before.
@@ -85,18 +86,17 @@ def _announce_epoch(run: TrainingRun) -> None:
     run.hooks.dispatch(BeforeTrainingEpoch(epoch.number, epoch.max_epochs, epoch.batches))
 
 
-def _train_batches(run: TrainingRun, epoch: EpochState) -> None:
+def _train_batches(run: TrainingRun, reader: EpochReader) -> None:
     try:
-        for epoch.batch, batch in training_batches(run):
+        reader.start_epoch()
+        for group in reader.groups():
             run.modes.train()
-            training_step(run, [batch])
+            training_step(run, group)
             _handle_requests(run, run.agreement.after_step)
             if run.epoch_is_over:
                 return
     except InterruptedReadingError:
         _handle_requests(run, run.agreement.now)
-        return
-    epoch.exhausted = not run.epoch_is_over
 
 
 def _evaluate(run: TrainingRun, splits: Iterable[str]) -> dict[str, MetricValue]:

@@ -143,22 +143,38 @@ class TrainingRun:
     @property
     def batches_in_epoch(self) -> int | None:
         """Batches in the next epoch, of the process that has the fewest; None if the number is unknown."""
+        if self.options.batches_per_epoch is not None:
+            return self.options.batches_per_epoch
         return self._fewest_batches if self.processes.several else length_of(self.train_loader)
+
+    @property
+    def steps_in_epoch(self) -> int | None:
+        """Updates in the next epoch; None if the number is unknown."""
+        return self.batches_in_epoch
 
     @property
     def continues(self) -> bool:
         """Whether another epoch follows, or a resumed one is to be finished."""
         epoch = self.state.epoch
-        is_more = epoch.number < self.options.max_epochs and not self.is_at_max_steps
+        last = self.options.max_epochs
+        is_more = (last is None or epoch.number < last) and not self.is_at_max_steps
         return (epoch.is_open or is_more) and not self.control.stopping
 
     @property
     def planned_steps(self) -> int | None:
         """The number of updates if nothing stops the training; None if it is unknown."""
-        batches = self.batches_in_epoch
-        in_epochs = None if batches is None else batches * self.options.max_epochs
-        known = [steps for steps in (in_epochs, self.options.max_steps) if steps is not None]
+        steps, epochs = self.steps_in_epoch, self.options.max_epochs
+        in_epochs = None if steps is None or epochs is None else steps * epochs
+        known = [number for number in (in_epochs, self.options.max_steps) if number is not None]
         return min(known, default=None)
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """`max_epochs` or, without it, the number of epochs in which `max_steps` is reached; None if it is unknown."""
+        steps, most = self.steps_in_epoch, self.options.max_steps
+        if self.options.max_epochs is not None or not steps or most is None:
+            return self.options.max_epochs
+        return -(-most // steps)
 
     @property
     def is_at_max_steps(self) -> bool:
@@ -296,8 +312,8 @@ class TrainingRun:
         """Open the next epoch, or continue the resumed one; publish its start and its end, even after an error."""
         if not self.state.epoch.is_open:
             batches, number = self.batches_in_epoch, self.state.epoch.number + 1
-            self.state.epoch = EpochState(number, self.options.max_epochs, batches, is_open=True)
-            about = {"epoch": number, "max_epochs": self.options.max_epochs, "batches": batches}
+            self.state.epoch = EpochState(number, self.planned_epochs, batches, is_open=True)
+            about = {"epoch": number, "max_epochs": self.state.epoch.max_epochs, "batches": batches}
             self.publish("epoch/started", about)
         self.control.start_epoch()
         self.modes.train()

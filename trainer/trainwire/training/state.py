@@ -126,7 +126,8 @@ class EpochState:
 
     number: int = 0
     """Counts from 1; 0 before the first epoch."""
-    max_epochs: int = 0
+    max_epochs: int | None = None
+    """None if the number of epochs is unknown."""
     batches: int | None = None
     """Batches in this epoch; None if the number is unknown."""
     batch: int = 0
@@ -135,20 +136,12 @@ class EpochState:
     """Whether it has started and is not over."""
     is_cut: bool = False
     """Whether it was requested to end after the last batch read."""
-    exhausted: bool = False
-    """Whether the loader had no more batches."""
     complete: bool = False
     """Whether it was trained to its end and evaluated, and counts: not if a stop, a signal or an error cut it short."""
     loss: EpochLoss = field(default_factory=EpochLoss)
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics({}, ()))
     """The metrics of the whole epoch, for its row in the loss file."""
     started: float = field(default_factory=time.monotonic)
-    began_with: dict[str, Any] = field(default_factory=dict)
-    """The random states before its first batch was read."""
-    loader_state: dict[str, Any] | None = None
-    """In a resumed epoch: the loader's `state_dict`, if it has one."""
-    resumed_random: Mapping[str, Any] | None = None
-    """In a resumed epoch, until its first batch is read: the random states to continue with."""
 
     @property
     def seconds(self) -> float:
@@ -157,7 +150,7 @@ class EpochState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fields that a checkpoint saves."""
-        saved = {each.name for each in fields(self)} - {"started", "resumed_random"}
+        saved = {each.name for each in fields(self)} - {"started"}
         return {name: getattr(self, name) for name in saved} | {
             "seconds": self.seconds,
             "metrics": dict(self.metrics),
@@ -174,12 +167,41 @@ class EpochState:
 
 
 @dataclass(slots=True)
+class DataPosition:
+    """How far the training data was read, in one pass over it.
+
+    A pass is an epoch, unless `batches_per_epoch` is given: then an epoch continues where the one before it stopped.
+    """
+
+    number: int = 0
+    """The number of the pass, which counts from 1; 0 before the first one."""
+    batches: int = 0
+    """Batches read in it."""
+    exhausted: bool = False
+    """Whether the loader had no more batches."""
+    began_with: dict[str, Any] = field(default_factory=dict)
+    """The random states before its first batch was read."""
+    loader_state: dict[str, Any] | None = None
+    """In a checkpoint: the loader's `state_dict`, if it has one."""
+    is_resumed: bool = False
+    """Whether it is that of a checkpoint, and nothing was read since."""
+    resumed_random: Mapping[str, Any] | None = None
+    """In a resumed epoch, until its first batch is read: the random states to continue with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fields that a checkpoint saves."""
+        saved = {each.name for each in fields(self)} - {"is_resumed", "resumed_random"}
+        return {name: getattr(self, name) for name in saved}
+
+
+@dataclass(slots=True)
 class TrainingState:
     """The state of a training: what the loop counts, and what plugins decide for others to read."""
 
     step: int = 0
     """Optimizer updates made."""
     epoch: EpochState = field(default_factory=EpochState)
+    position: DataPosition = field(default_factory=DataPosition)
     best_epoch: int | None = None
     """The epoch of the best model; set by the best-model plugin."""
     best_score: float | None = None
@@ -194,12 +216,16 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint saves."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {"epoch": self.epoch.state_dict()}
+        parts = {"epoch": self.epoch.state_dict(), "position": self.position.state_dict()}
+        return {each.name: getattr(self, each.name) for each in fields(self)} | parts
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Restore what `state_dict` returned, with the epoch's loss on `device`."""
-        for name, value in state.items():
-            setattr(self, name, EpochState.from_state_dict(value, device) if name == "epoch" else value)
+        values = dict(state)
+        self.epoch = EpochState.from_state_dict(values.pop("epoch"), device)
+        self.position = DataPosition(**values.pop("position"), is_resumed=True)
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
 def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:

@@ -114,7 +114,8 @@ class BeforeTrainingEpoch(Payload):
 
     epoch: int
     """Counts from 1."""
-    max_epochs: int
+    max_epochs: int | None
+    """None if the number of epochs is unknown, as with `max_steps` alone and a loader without a length."""
     batches: int | None
     """Batches in this epoch; None if the number is unknown."""
 
@@ -208,7 +209,7 @@ class AfterTrainingEpoch(Payload):
     """An epoch was trained and evaluated; plugins make their decisions about it here."""
 
     epoch: int
-    max_epochs: int
+    max_epochs: int | None
     complete: bool
     """Whether the epoch counts: False if a stop, a signal or an error cut it short. One that a plugin ended with
     `control.end_epoch()`, or that reached `max_steps`, is complete."""

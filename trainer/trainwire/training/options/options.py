@@ -49,11 +49,15 @@ class TrainingOptionsDict(TypedDict, total=False):
     """The number of samples in a batch during evaluation; None: `mini_batch_size`."""
     mini_batch_chunk_size: int | None
     """The number of samples in a forward pass. A larger batch is split, and its gradients are accumulated."""
-    max_epochs: int
-    """The number of passes over the training data."""
+    max_epochs: int | None
+    """The number of passes over the training data, or of epochs of `batches_per_epoch`; None, the default if
+    `max_steps` is given: no limit."""
     max_steps: int | None
     """End the training after this many optimizer updates, if `max_epochs` is not reached before. The last epoch is
     evaluated too."""
+    batches_per_epoch: int | None
+    """The number of batches in an epoch, which continues where the one before it stopped reading; at the end of the
+    data it is read again. None: an epoch is one pass over the training data."""
     optimizer: type[Optimizer] | Optimizer | Mapping[str, NamedOptimizer]
     """An optimizer class, which is called with the model's trainable parameters, or an optimizer, which keeps its
     learning rates. Several: a mapping of names to optimizers or, if the names are those of parts of the model, classes,
@@ -191,8 +195,9 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "mini_batch_size": at_least(1),
     "eval_batch_size": at_least(1).or_none(),
     "mini_batch_chunk_size": at_least(1).or_none(),
-    "max_epochs": at_least(1),
+    "max_epochs": at_least(1).or_none(),
     "max_steps": at_least(1).or_none(),
+    "batches_per_epoch": at_least(1).or_none(),
     "optimizer": Requirement(
         lambda value: _are_optimizers(value) if isinstance(value, Mapping) else _is_optimizer(value),
         "a class of torch.optim, an optimizer, or a mapping of names to optimizers, classes, or pairs of a class and "
@@ -267,8 +272,9 @@ class TrainingOptions:
     mini_batch_size: int = 32
     eval_batch_size: int | None = None
     mini_batch_chunk_size: int | None = None
-    max_epochs: int = 100
+    max_epochs: int | None = 100
     max_steps: int | None = None
+    batches_per_epoch: int | None = None
     optimizer: type[Optimizer] | Optimizer | Mapping[str, NamedOptimizer] = SGD
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
     train_with_dev: bool = False
@@ -326,6 +332,8 @@ class TrainingOptions:
             raise OptionError(
                 f"batch_sampler and {other} are given, but a batch sampler determines the batches: omit one"
             )
+        if self.max_epochs is None and self.max_steps is None:
+            raise OptionError("max_epochs is None, and max_steps is not given: give one of them")
         _check_ddp_arguments(self.ddp_arguments)
         for sink in self.sinks:
             SinkCommand.parse(sink).check_name()
@@ -355,7 +363,7 @@ class TrainingOptions:
             return dataclasses.replace(options, **keywords)
         defaults = DEFAULTS.get(caller, {})
         if options is None:
-            return cls(**{**defaults, **keywords})
+            return cls(**_completed(keywords, defaults))
         if not isinstance(options, (str, PathLike)):
             raise OptionError(f"options is {options!r}; it must be a TrainingOptions, or the path of an options file")
         return cls._from_toml(TomlFile.read(Path(options), "options file"), defaults, keywords)
@@ -383,11 +391,12 @@ class TrainingOptions:
                 problems.append((file.line_of((name,)), str(error)))
         if problems:
             raise OptionError("\n".join(f"{file.name}:{line}: {text}" for line, text in sorted(problems)))
+        options = _completed({**values, **overriding}, defaults)
         try:
-            return cls(**{**defaults, **values, **overriding})
+            return cls(**options)
         except OptionError as error:
             for name in values:
-                if _problem({**defaults, **values, **overriding}, without=name) != str(error):
+                if _problem(options, without=name) != str(error):
                     raise OptionError(f"{file.name}:{file.line_of((name,))}: {error}") from None
             raise
 
@@ -420,6 +429,12 @@ class TrainingOptions:
         if self.write_weights and all(sink.name != "weights-file" for sink in sinks):
             sinks.append(SinkCommand("weights-file"))
         return sinks
+
+
+def _completed(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the defaults of a method: with `max_steps` alone, there is no `max_epochs`."""
+    unlimited = {} if given.get("max_steps") is None else {"max_epochs": None}
+    return {**defaults, **unlimited, **given}
 
 
 def _problem(options: Mapping[str, Any], without: str) -> str:
