@@ -11,6 +11,7 @@ from support.packages import PACKAGES, Module, modules, top_level
 ALL = {module.name: module for module in modules()}
 SINKS = "trainwire_sinks.builtin"
 PLUGINS = "trainwire.plugins"
+INTEGRATIONS = "trainwire.integrations"
 
 # From the ground up. A room may import itself and rooms on lower floors, also under TYPE_CHECKING; rooms on the same
 # floor must not import each other. A module in no room is part of its package's public face, above all floors.
@@ -23,6 +24,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("bus.values",), ("bus",),
         ("training.hooks", "training.savable", "training.distributed"),
         ("training.options",), ("training.model", "training.data"), ("training",), ("checkpointing",), ("plugins",),
+        ("integrations",),
     ),
     "trainwire_sinks": (
         ("text",), ("runtime",), ("inspect", "launch", "tensorboard", "nats", "export", "relay", "testing"),
@@ -35,6 +37,9 @@ PLUGIN_DEPENDENCIES: dict[str, set[str]] = {}
 
 DEFAULTS = "trainwire.plugins.defaults"
 """Imports the plugins that are attached by default."""
+
+REQUIREMENT = f"{INTEGRATIONS}.requirement"
+"""What all integrations use to check that their framework is installed."""
 
 WITHOUT_SOCKETS = [name for name in ALL if name.startswith(("trainwire_protocol.journal", "trainwire_protocol.wire"))]
 
@@ -172,6 +177,12 @@ def test_no_plugin_imports_another(module: Module) -> None:
     """A plugin imports another one only if PLUGIN_DEPENDENCIES allows it."""
     if module.name != DEFAULTS:
         assert siblings(module, PLUGINS) <= PLUGIN_DEPENDENCIES.get(module.name, set())
+
+
+@pytest.mark.parametrize("module", modules_in("trainwire"), ids=module_name)
+def test_nothing_imports_an_integration(module: Module) -> None:
+    """No module of the trainer imports an integration, not even another integration."""
+    assert siblings(module, INTEGRATIONS) <= ({REQUIREMENT} if module in modules_in(INTEGRATIONS) else set())
 
 
 def test_all_packages_are_found() -> None:
