@@ -9,9 +9,18 @@ NODE_PACKAGES := examples/node-reader/node_modules
 # processes, because the tests of a file share runs that take a while to create.
 IN_PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))') \
 	--dist loadfile --no-loadscope-reorder
-PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := pip --disable-pip-version-check
+PIP_INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types pytest test-without-torch chaos cut fuzz bench bench-quick clean
+# The frameworks that Trainwire is tested with, in groups whose requirements agree. To add a group, add the line of what
+# pip installs for it, and write the file of its exact pins: make pin-integrations INTEGRATIONS=<group>
+INTEGRATION_flair := --editable '.[flair]'
+PINS := tests/integrations/constraints
+INTEGRATIONS := $(patsubst $(PINS)/%.txt,%,$(wildcard $(PINS)/*.txt))
+VENV_INTEGRATIONS := .venv-integrations
+
+.PHONY: help demo test lint types pytest test-without-torch test-integrations pin-integrations chaos cut fuzz bench \
+	bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 24
@@ -35,6 +44,13 @@ test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## test the protocol and t
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
 	$(VENV_WITHOUT_TORCH)/bin/python -m pytest $(IN_PARALLEL) --hypothesis-profile=few tests/protocol tests/sinks tests/architecture
 
+test-integrations: $(INTEGRATIONS:%=$(VENV_INTEGRATIONS)/%/.installed)  ## test with the frameworks in INTEGRATIONS, each group in an environment of its own
+	set -e; for group in $(INTEGRATIONS); do \
+		OMP_NUM_THREADS=1 $(VENV_INTEGRATIONS)/$$group/bin/python -m pytest tests/integrations/$$group; done
+
+pin-integrations:  ## write the constraints of INTEGRATIONS: the newest versions, of all packages but torch
+	set -e; for group in $(INTEGRATIONS); do $(MAKE) --no-print-directory $(VENV_INTEGRATIONS)/$$group/.pinned; done
+
 # Without npm or the registry, the tests of the reader in Node are skipped, and nothing else changes.
 $(NODE_PACKAGES): examples/node-reader/package-lock.json
 	if command -v npm >/dev/null; then cd examples/node-reader && \
@@ -50,6 +66,26 @@ $(VENV_WITHOUT_TORCH)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_WITHOUT_TORCH)
 	$(VENV_WITHOUT_TORCH)/bin/$(PIP_INSTALL) --editable '.[sinks,dev]'
 	touch $@
+
+NOT_INSTALLED = { echo "make: the environment of the group $* is incomplete; if pip could not reach its package index, \
+repeat 'make test-integrations' where it can. 'make test' does not need it." >&2; exit 1; }
+
+$(VENV_INTEGRATIONS)/%/.installed: pyproject.toml $(PINS)/%.txt
+	$(PYTHON) -m venv $(VENV_INTEGRATIONS)/$*
+	$(VENV_INTEGRATIONS)/$*/bin/$(PIP) install --quiet --constraint $(PINS)/$*.txt \
+		--editable '.[torch,tensorboard,media,tests]' $(INTEGRATION_$*) || $(NOT_INSTALLED)
+	touch $@
+
+# torch has the pin of constraints.txt, because a later one may draw packages for GPUs. Versions lose their local part,
+# such as +cpu, which other machines may not have.
+$(VENV_INTEGRATIONS)/%/.pinned: FORCE
+	$(PYTHON) -m venv --clear $(VENV_INTEGRATIONS)/$*
+	grep '^torch==' constraints.txt >$(VENV_INTEGRATIONS)/$*/torch.txt
+	$(VENV_INTEGRATIONS)/$*/bin/$(PIP) install --quiet --constraint $(VENV_INTEGRATIONS)/$*/torch.txt \
+		--editable '.[torch,tensorboard,media,tests]' $(INTEGRATION_$*) || $(NOT_INSTALLED)
+	$(VENV_INTEGRATIONS)/$*/bin/$(PIP) list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//' >$(PINS)/$*.txt
+
+FORCE:
 
 ROUNDS ?= 300
 SEED ?= 1
@@ -75,4 +111,4 @@ $(VENV)/.installed-benchmarks: $(VENV)/.installed
 	touch $@
 
 clean:  ## remove everything that the targets created
-	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) $(NODE_PACKAGES) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_WITHOUT_TORCH) $(VENV_INTEGRATIONS) $(NODE_PACKAGES) .mypy_cache .ruff_cache .pytest_cache .hypothesis
