@@ -24,6 +24,8 @@ from trainwire_protocol.subscription.target import Target
 from trainwire_sinks.builtin.alerts import Alerts, Options
 from trainwire_sinks.runtime.runner import SinkRunner
 
+pytestmark = pytest.mark.timeout(120)
+
 TRAINER = """
 import sys, threading, time, trainwire
 folder, steps, seconds, ending = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
@@ -180,7 +182,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
         found = {each.__name__: Case(folder / each.__name__, receiver) for each in (killed, stopped, deadlocked, slow)}
         found["slow"].silence = 20.0
         jobs = [each(found[each.__name__]) for each in (killed, stopped, deadlocked, slow)]
-        await asyncio.wait_for(asyncio.gather(*jobs), 50)
+        try:
+            await asyncio.wait_for(asyncio.gather(*jobs), 110)
+        except TimeoutError:
+            for name, case in found.items():
+                print(f"{name}: {case.states()}; not sent: {set(case.sent_keys()) - set(receiver.tried)}")
+            raise
         return found
 
     with Receiver(read=key_of) as receiver:
