@@ -145,6 +145,8 @@ def test_any_torch_scheduler_is_stepped(tmp_path: Path) -> None:
     by_epoch = TorchScheduler(lambda optimizer: ExponentialLR(optimizer, 0.5))
     assert rates_by_epoch(tmp_path / "a", by_epoch, max_epochs=3) == [0.8, 0.4, 0.2]
     assert changes(tmp_path / "a") == [(0.8, 0.4), (0.4, 0.2), (0.2, 0.1)]
+    by_name = TorchScheduler("ExponentialLR", arguments={"gamma": 0.5})
+    assert rates_by_epoch(tmp_path / "by name", by_name, max_epochs=3) == [0.8, 0.4, 0.2]
     rates = Rates()
     by_batch = TorchScheduler(lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (step + 1)), per="batch")
     train(tmp_path / "b", by_batch, rates, learning_rate=1.0, max_epochs=1)

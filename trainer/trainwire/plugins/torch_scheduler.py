@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from typing import Any, Final, Literal
 
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainwire.training.hooks.hooks import hook
@@ -39,30 +41,37 @@ class TorchScheduler(Scheduler):
     created with.
 
     Args:
-        make: Called with the optimizer when a training begins; returns the scheduler.
+        make: Called with the optimizer when a training begins; returns the scheduler. Or the name of a class of
+            `torch.optim.lr_scheduler`.
         per: Whether the scheduler is stepped after each batch or after each epoch.
         optimizer: The name of the optimizer, if there are several; then a scheduler may be attached for each of them.
+        arguments: Further arguments of `make`, by keyword: `TorchScheduler("StepLR", arguments={"step_size": 3})`.
 
     Raises:
-        OptionError: if `per` is neither "batch" nor "epoch", or, when a training begins, `make` does not return a
-            scheduler, there is no such optimizer, or there is no main metric for a `ReduceLROnPlateau`.
+        OptionError: if `per` is neither "batch" nor "epoch", there is no scheduler of the name, or it does not accept
+            the arguments; or, when a training begins, `make` does not return a scheduler, there is no such optimizer,
+            or there is no main metric for a `ReduceLROnPlateau`.
     """
 
     after = ("BestModel",)
 
     def __init__(
         self,
-        make: Callable[[Optimizer], LRScheduler],
+        make: str | Callable[..., LRScheduler],
         per: Literal["batch", "epoch"] = "epoch",
         optimizer: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
+        if isinstance(make, str):
+            make = _scheduler_class(make, arguments or {})
         if not callable(make):
             raise OptionError(
                 f"TorchScheduler: make is {make!r}; it must be a class, or a function that takes the optimizer"
             )
         if per not in ("batch", "epoch"):
             raise OptionError(f"TorchScheduler: per is {per!r}; it must be 'batch' or 'epoch'")
-        self.make, self.per, self.optimizer = make, per, optimizer
+        self.make: Callable[..., LRScheduler] = partial(make, **arguments) if arguments else make
+        self.per, self.optimizer = per, optimizer
         self.scheduler: LRScheduler | None = None
         self._made: dict[str, Any] = {}
         """The state of the scheduler and of the optimizer's groups after it was created."""
@@ -245,6 +254,26 @@ class TorchScheduler(Scheduler):
         for group, rate in zip(self._optimizer.param_groups, now, strict=True):
             group["initial_lr"] = rate
         self.run.set_learning_rates(scaled, "learning_rate was changed", self._name)
+
+
+def _scheduler_class(name: str, arguments: Mapping[str, Any]) -> type[LRScheduler]:
+    """Return the class of `torch.optim.lr_scheduler` that has a name, if it accepts the arguments."""
+    known = {
+        each: kind
+        for each, kind in vars(lr_scheduler).items()
+        if isinstance(kind, type) and issubclass(kind, LRScheduler) and kind is not LRScheduler and each[0] != "_"
+    }
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise OptionError(f"TorchScheduler: there is no scheduler {name!r}: {hint}torch has {', '.join(sorted(known))}")
+    parameters = signature(known[name])
+    try:
+        parameters.bind(None, **arguments)
+    except TypeError as error:
+        names = ", ".join(list(parameters.parameters)[1:])
+        raise OptionError(f"TorchScheduler: {name}: {error}: its arguments are {names}") from None
+    return known[name]
 
 
 def _parts(scheduler: LRScheduler) -> list[LRScheduler]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.paths import DOCS
 from support.tiny_training import corpus, linear, make_trainer, points, train
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from trainwire import ModelTrainer, TrainingOptions
 from trainwire.plugins.ema import EMA
@@ -42,7 +42,7 @@ SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(), int: st.integers(0, 2**63 - 1), float: st.floats(), str: texts, NoneType: st.none(),
 }  # fmt: skip
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
-    "optimizer": st.sampled_from([SGD, Adam, AdamW]),
+    "optimizer": st.sampled_from([SGD, Adam, AdamW, {"a": Adam, "b": (SGD, {"lr": 0.1, "betas": (0.5, 0.5)})}]),
     "optimizer_arguments": st.dictionaries(texts, plain, max_size=2),
     "ddp_arguments": st.fixed_dictionaries({}, optional={"static_graph": st.booleans(), "bucket_cap_mb": numbers}),
     "sinks": st.lists(st.sampled_from(["log-file", "alerts --rules 'a b.toml'"]), max_size=2).map(tuple),
@@ -116,14 +116,16 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     path = tmp_path / "train.toml"
     options = TrainingOptions(
         optimizer=OwnOptimizer, optimizer_arguments={"betas": (0.5, None), "fused": None, "x": "\ud800", "y": 1},
-        sampler=lambda data: data, plugins=["swa", EMA()], hparams=Namespace(note="x\n", value=float("nan")),
+        plugins=["swa", EMA(), {"torch-scheduler": {"make": len}}], sampler=lambda data: data, collate_fn=max,
+        hparams=Namespace(note="x\n", value=float("nan")),
     )  # fmt: skip
     with caplog.at_level(logging.WARNING, logger="trainwire"):
         options.to_file(path)
     expected = [
-        "plugins[1], an instance of EMA: give it by name", "optimizer, the class OwnOptimizer",
-        "optimizer_arguments.betas, a list that contains None", "optimizer_arguments.fused, None",
+        "plugins[1], an instance of EMA: give it by name", "plugins[2].torch-scheduler.make, the function len",
+        "optimizer, the class OwnOptimizer", "optimizer_arguments.betas[1], None", "optimizer_arguments.fused, None",
         "optimizer_arguments.x, a string that is not Unicode", "sampler, the function <lambda>",
+        "collate_fn, the function max",
     ]  # fmt: skip
     assert [line.removeprefix("#   ") for line in path.read_text().splitlines() if line.startswith("#   ")] == expected
     (message,) = caplog.messages
@@ -196,6 +198,8 @@ def test_each_wrong_key_is_named_with_its_line() -> None:
         ("\nddp_arguments.static = 1\nseed = 1", "train.toml:2: ddp_arguments contains 'static'; the arguments of"),
         ("max_grad_norm = 'none'\n[optimizer_arguments]\nlr = 1", "train.toml:2: optimizer_arguments contains 'lr'"),
         ("seed = 1\nbind = 'x'", "train.toml:2: bind is 'x'; it must be tcp://address:port"),
+        ("optimizer.a = ['Adem', {}]", "train.toml:1: optimizer is 'Adem': did you mean Adam? the classes of"),
+        ("optimizer = {a = ['Adam']}", "train.toml:1: optimizer is {'a': ['Adam']}; it must be a class of torch.optim"),
         ("plugins = 'ema'", "train.toml:1: plugins is 'ema'; it must be a list of plugins"),
         ("[plugins]\nema = {}", "train.toml:1: plugins is {'ema': {}}; it must be a list of plugins"),
         ("seed = 1\nseed = 2", "train.toml:2: invalid TOML: Cannot overwrite a value"),
@@ -260,6 +264,8 @@ def test_the_example_of_the_page_trains(tmp_path: Path, monkeypatch: pytest.Monk
     Path("train.toml").write_text(example.replace('"loss-file", "tensorboard"', ""))
     options = TrainingOptions.from_file("train.toml")
     assert (options.optimizer, options.max_grad_norm, options.sinks) == (AdamW, None, ())
+    (row,) = re.findall(r"\| `(optimizer = {.*)` \|", PAGE)
+    assert read(row).optimizer == {"critic": (RMSprop, {"lr": 5e-5}), "generator": Adam}
     assert options.optimizer_arguments == {"weight_decay": 0.01, "betas": (0.9, 0.98)}
     known: dict[str, Any] = {
         "trainer": ModelTrainer(linear(), loss=nn.CrossEntropyLoss()), "data": points(32), "dev": points(16),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
-from inspect import isfunction
+from collections.abc import Iterator, Mapping
+from inspect import isroutine
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,19 @@ def read_value(name: str, value: Any) -> Any:
             torch.device(value)
         except (RuntimeError, TypeError):
             raise OptionError(f"device is {value!r}; it must be a name such as 'cpu' or 'cuda:0'") from None
-    return _optimizer_class(value) if name == "optimizer" and isinstance(value, str) else _with_tuples(value)
+    return _optimizers(value) if name == "optimizer" else _with_tuples(value)
+
+
+def _optimizers(value: Any) -> Any:
+    """Return the class for a name, alone or before its arguments, and for each name in a table."""
+    match value:
+        case str():
+            return _optimizer_class(value)
+        case [str(), {}]:
+            return _optimizer_class(value[0]), _with_tuples(value[1])
+        case dict():
+            return {name: _optimizers(choice) for name, choice in value.items()}
+    return value
 
 
 def _optimizer_class(name: str) -> type[Optimizer]:
@@ -100,17 +112,26 @@ def write_options(path: str | PathLike[str], values: Mapping[str, Any]) -> None:
 
 def _prepared(name: str, value: Any, left_out: list[str]) -> Any:
     """Return the value of an option in the form in which a file has it, as far as there is one."""
-    if name == "optimizer" and value in _optimizer_classes().values():
-        return value.__name__
+    if name == "optimizer":
+        return _optimizer_names(value)
     if name == "device" and isinstance(value, torch.device):
         return str(value)
     if name == "hparams" and value is not None:
         return coerce_hparams(value).value
     if name == "plugins":
-        objects = {number: each for number, each in enumerate(value) if isinstance(each, BasePlugin)}
-        left_out += [f"plugins[{number}], {_described(each)}: give it by name" for number, each in objects.items()]
-        return [each for number, each in enumerate(value) if number not in objects]
+        found = {number: list(_unwritable(f"plugins[{number}]", each)) for number, each in enumerate(value)}
+        left_out += [text for texts in found.values() for text in texts]
+        return [each for number, each in enumerate(value) if not found[number]]
     return NONE if value is None else value
+
+
+def _optimizer_names(value: Any) -> Any:
+    """Return the names of the classes for which `_optimizers` returns these values."""
+    if isinstance(value, Mapping):
+        return {name: _optimizer_names(choice) for name, choice in value.items()}
+    if isinstance(value, tuple):
+        return _optimizer_names(value[0]), *value[1:]
+    return value.__name__ if value in _optimizer_classes().values() else value
 
 
 def _written_items(values: Mapping[Any, Any], place: str, left_out: list[str]) -> dict[str, Any]:
@@ -120,19 +141,27 @@ def _written_items(values: Mapping[Any, Any], place: str, left_out: list[str]) -
         path = f"{place}.{key}" if place else str(key)
         if isinstance(value, Mapping) and _is_text(key):
             written[key] = _written_items(value, path, left_out)
-        elif _is_writable(value) and _is_text(key):
-            written[key] = value
+        elif texts := list(_unwritable(path, value, key)):
+            left_out += texts
         else:
-            left_out.append(f"{path}, {_described(value)}")
+            written[key] = value
     return written
 
 
-def _is_writable(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_writable, value))
-    if isinstance(value, Mapping):
-        return all(_is_text(key) and _is_writable(item) for key, item in value.items())
-    return isinstance(value, (bool, int, float)) or _is_text(value)
+def _unwritable(place: str, value: object, key: object = "") -> Iterator[str]:
+    """Yield what cannot be written of a value, each with its place."""
+    if not _is_text(key):
+        yield f"{place}, whose key is not a string of Unicode"
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _unwritable(f"{place}[{index}]", item)
+    elif isinstance(value, Mapping):
+        for each, item in value.items():
+            yield from _unwritable(f"{place}.{each}", item, each)
+    elif isinstance(value, BasePlugin):
+        yield f"{place}, an instance of {type(value).__name__}: give it by name"
+    elif not (isinstance(value, (bool, int, float)) or _is_text(value)):
+        yield f"{place}, {_described(value)}"
 
 
 def _is_text(value: object) -> bool:
@@ -143,10 +172,8 @@ def _is_text(value: object) -> bool:
 def _described(value: object) -> str:
     if value is None:
         return "None"
-    if isinstance(value, (list, tuple)):
-        return f"a list that contains {_described(next(item for item in value if not _is_writable(item)))}"
     if isinstance(value, str):
         return "a string that is not Unicode"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return f"the function {value.__name__}" if isfunction(value) else f"an instance of {type(value).__name__}"
+    return f"the function {value.__name__}" if isroutine(value) else f"an instance of {type(value).__name__}"

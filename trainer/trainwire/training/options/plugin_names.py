@@ -133,7 +133,7 @@ def _check_arguments(name: str, kind: type[BasePlugin[Any]], arguments: Mapping[
         hints = get_type_hints(kind.__init__)
     for argument, value in arguments.items():
         if argument in hints and not _accepts(hints[argument], value):
-            expected = inspect.formatannotation(hints[argument])
+            expected = inspect.formatannotation(hints[argument]).replace("collections.abc.", "").replace("typing.", "")
             raise OptionError(f"the plugin {name} has {argument}={value!r}; it must be of type {expected}: {text}")
 
 
@@ -148,6 +148,8 @@ def _accepts(hint: Any, value: object) -> bool:
         return isinstance(value, str) or (
             isinstance(value, (list, tuple)) and all(_accepts(parameters[0], item) for item in value)
         )
+    if origin is Mapping:
+        return isinstance(value, Mapping)
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     return not (hint in (bool, str, NoneType) and not isinstance(value, hint))
