@@ -42,9 +42,11 @@ def test_nested_metrics_are_named_by_their_path(tmp_path: Path, caplog: Any) -> 
     ]
 
 
-def test_two_values_under_one_name_are_not_merged(tmp_path: Path, caplog: Any) -> None:
-    """If a nested name equals another name of the call, both values are refused by a line."""
-    values = recorded(tmp_path, lambda bus: bus.log({"dev/f1": 1.0, "dev": {"f1": 2.0}, "loss": 3.0}, step=1))
+@pytest.mark.parametrize("order", [("dev/f1", "dev", "loss"), ("dev", "loss", "dev/f1")])
+def test_two_values_under_one_name_are_not_merged(tmp_path: Path, caplog: Any, order: tuple[str, ...]) -> None:
+    """If a nested name equals another name of the call, both values are refused by a line, whichever is first."""
+    metrics = {"dev/f1": 1.0, "dev": {"f1": 2.0}, "loss": 3.0}
+    values = recorded(tmp_path, lambda bus: bus.log({name: metrics[name] for name in order}, step=1))
     assert values == {"loss": 3.0}
     assert "two values of one call" in caplog.text
 

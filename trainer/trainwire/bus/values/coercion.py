@@ -32,18 +32,24 @@ def coerce_scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     on_gpu: dict[str, Any] = {}
+    nested: list[str] = []
     for name, value in metrics.items():
         if type(value) in _NUMBERS:
             values[name] = value
         else:
-            _add(name, value, values, on_gpu)
+            _add(name, value, values, on_gpu, nested)
+    for name in nested:
+        if type(metrics.get(name)) in _NUMBERS:  # it may have replaced the one in the nested map
+            values[name] = _taken(name, on_gpu)
     if on_gpu:
         values.update(zip(on_gpu, copy_scalars(list(on_gpu.values())), strict=True))
     return values
 
 
-def _add(name: str, value: Any, values: dict[str, Any], on_gpu: dict[str, Any], depth: int = 0) -> None:
-    """Add a metric, or those of a nested map."""
+def _add(
+    name: str, value: Any, values: dict[str, Any], on_gpu: dict[str, Any], nested: list[str], depth: int = 0
+) -> None:
+    """Add a metric, or those of a nested map, whose names are also added to `nested`."""
     if is_on_gpu(value):
         number = _gpu_problem(value)
         if number is None:
@@ -53,13 +59,18 @@ def _add(name: str, value: Any, values: dict[str, Any], on_gpu: dict[str, Any], 
         if number.__class__ is UnsupportedValueError and isinstance(value, Mapping) and len(value) > 0:
             if depth < MAX_NESTING:
                 for label, item in value.items():
-                    _add(f"{name}/{label}", item, values, on_gpu, depth + 1)
+                    _add(f"{name}/{label}", item, values, on_gpu, nested, depth + 1)
                 return
             number = UnsupportedValueError(f"the value is a map nested more than {MAX_NESTING} levels deep")
-    if name in values:
-        number = UnsupportedValueError("two values of one call have this name; log one of them under another name")
-        on_gpu.pop(name, None)
-    values[name] = number
+    values[name] = number if name not in values else _taken(name, on_gpu)
+    if depth:
+        nested.append(name)
+
+
+def _taken(name: str, on_gpu: dict[str, Any]) -> UnsupportedValueError:
+    """Return the error in place of two values of one name, of which one may be on a GPU."""
+    on_gpu.pop(name, None)
+    return UnsupportedValueError("two values of one call have this name; log one of them under another name")
 
 
 def coerce_number(value: Any) -> Any:
