@@ -54,6 +54,8 @@ class Encoding(UserDict[str, Any]):
 class Graphs:
     """Graphs in one batch, as torch-geometric has them: the nodes of all of them are in one tensor."""
 
+    conversions = 0
+
     def __init__(self, graphs: list[Tensor]) -> None:
         self.nodes, self.sizes = torch.cat(graphs), [len(graph) for graph in graphs]
 
@@ -66,6 +68,7 @@ class Graphs:
         return cls(graphs)
 
     def to_data_list(self) -> list[Tensor]:
+        self.conversions += 1
         return list(self.nodes.split(self.sizes))
 
 
@@ -215,6 +218,14 @@ def test_packed_and_nested_sequences_keep_their_samples() -> None:
     assert all(torch.equal(row, old) for row, old in zip(rows, whole.unbind(), strict=True))
     sparse = torch.eye(3).to_sparse()
     assert torch.equal(torch.cat([chunk.to_dense() for chunk in split_samples(sparse, 3, 2)]), torch.eye(3))
+
+
+def test_graphs_are_separated_once_for_all_chunks() -> None:
+    """Each chunk holds its graphs, and the batch was converted to a list only once."""
+    batch = {"graphs": Graphs([torch.full((size,), float(size)) for size in (3, 1, 2)]), "target": torch.arange(3)}
+    chunks = split_samples(batch, 3, 1)
+    assert [chunk["graphs"].nodes.tolist() for chunk in chunks] == [[3.0] * 3, [1.0], [2.0] * 2]
+    assert batch["graphs"].conversions == 1  # type: ignore[union-attr]  # these are the graphs
 
 
 def test_all_tensors_of_a_batch_are_moved() -> None:

@@ -24,6 +24,9 @@ from trainwire_protocol.errors import UsageError
 Counts: TypeAlias = tuple[int, ...]
 """The possible numbers of samples in a part of a batch, the most likely first; empty if the part says nothing."""
 
+Prepared: TypeAlias = dict[int, tuple[Any, Any]]
+"""Parts of a batch that are converted before they are split, by their ids, each with what it was converted to."""
+
 
 class Batches(Protocol):
     """The methods of a `ModelTrainer` that know what a batch is."""
@@ -96,7 +99,8 @@ class BatchStructure:
         slices = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         if _is_plain_list(batch) and self._has_no_columns and len(batch) == samples:
             return [batch[rows] for rows in slices]
-        chunks = [_part(batch, rows, samples) for rows in slices]
+        prepared: Prepared = {}
+        chunks = [_part(batch, rows, samples, prepared) for rows in slices]
         if len(chunks) > 1 and chunks[0] is batch:
             raise _cannot_split(batch)
         return chunks
@@ -242,17 +246,17 @@ def _kind(value: Any) -> object:
     return (value.dtype, value.dim()) if isinstance(value, Tensor) else type(value)
 
 
-def _part(value: Any, rows: slice, samples: int, *, prefer_rows: bool = False) -> Any:
+def _part(value: Any, rows: slice, samples: int, prepared: Prepared, *, prefer_rows: bool = False) -> Any:
     """Return some of the samples of a part of a batch; the part itself if it has no rows for the samples."""
     if samples not in _counts(value):
         return value
     if isinstance(value, Tensor):
-        return _tensor_rows(value, rows)
+        return _tensor_rows(value, rows, prepared)
     if isinstance(value, PackedSequence):
-        padded, lengths = pad_packed_sequence(value, batch_first=True)
+        padded, lengths = _once(value, lambda: pad_packed_sequence(value, batch_first=True), prepared)
         return pack_padded_sequence(padded[rows], lengths[rows], batch_first=True, enforce_sorted=False)
     if hasattr(value, "from_data_list") and hasattr(value, "to_data_list"):  # graphs of torch-geometric
-        return type(value).from_data_list(value.to_data_list()[rows])
+        return type(value).from_data_list(_once(value, value.to_data_list, prepared)[rows])
     if isinstance(getattr(value, "batch_size", None), torch.Size):  # a TensorDict
         return value[rows]
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
@@ -264,7 +268,7 @@ def _part(value: Any, rows: slice, samples: int, *, prefer_rows: bool = False) -
         parts = list(value)
     if parts is not None:
         has_rows = any(_is_list_of_samples(part, samples) for part in parts)
-        return _rebuilt(value, lambda part: _part(part, rows, samples, prefer_rows=has_rows))
+        return _rebuilt(value, lambda part: _part(part, rows, samples, prepared, prefer_rows=has_rows))
     if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
         return value[rows]
     raise _cannot_split(value)
@@ -277,9 +281,16 @@ def _is_list_of_samples(value: Any, samples: int) -> bool:
     return not isinstance(value[0], str)  # a column of strings stands beside columns of tensors
 
 
-def _tensor_rows(value: Tensor, rows: slice) -> Tensor:
+def _once(value: Any, convert: Callable[[], Any], prepared: Prepared) -> Any:
+    """Return what the value is converted to, which is computed for the first chunk."""
+    if id(value) not in prepared:
+        prepared[id(value)] = value, convert()
+    return prepared[id(value)][1]
+
+
+def _tensor_rows(value: Tensor, rows: slice, prepared: Prepared) -> Tensor:
     if value.is_nested:
-        return torch.nested.as_nested_tensor(list(value.unbind())[rows], layout=value.layout)
+        return torch.nested.as_nested_tensor(list(_once(value, value.unbind, prepared)[rows]), layout=value.layout)
     if value.layout is torch.sparse_coo:
         return value.narrow_copy(0, rows.start, rows.stop - rows.start)
     return value[rows]
