@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -112,6 +113,16 @@ class TrainingForward:
         finds_unused = not is_checkpointing and not arguments.get("static_graph")
         self._arguments = {"find_unused_parameters": finds_unused, **arguments}
         self._wrap()
+
+    def release(self) -> None:
+        """Release what averages the gradients, at the end of a training.
+
+        Workers of a later loader are forks of this process, in which gloo's threads do not run: if the garbage
+        collection released it there, it would wait for them for ever.
+        """
+        if self._parallel is not None:
+            self._parallel = None
+            gc.collect()  # it is part of reference cycles
 
     def include_new_parameters(self) -> None:
         """Average the gradients of parameters that were added to the modules too."""

@@ -52,8 +52,11 @@ def session(setup: TrainingSetup, bus_state: Mapping[str, Any] | None = None) ->
     """
     with connected(setup.processes, setup.device) as processes, published(setup, processes, bus_state) as run:
         warn_of_shared_data(run)
-        with logging_to(run.bus), attached(run), interruptible(run.control):
-            yield run
+        try:
+            with logging_to(run.bus), attached(run), interruptible(run.control):
+                yield run
+        finally:
+            run.forward.release()
 
 
 @contextmanager
