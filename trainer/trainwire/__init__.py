@@ -11,6 +11,7 @@ from trainwire_protocol.transport.endpoints import Tcp
 if TYPE_CHECKING:
     from trainwire.model_trainer import ModelTrainer
     from trainwire.training.data.loaders import Corpus
+    from trainwire.training.data.streams import DividedStream
     from trainwire.training.forward import Forward
     from trainwire.training.hooks.hooks import hook
     from trainwire.training.hooks.payloads import Result
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from trainwire.training.plugin import Plugin
 
 __all__ = [
-    "Corpus", "EventBus", "Forward", "ModelTrainer", "Plugin", "Result", "Tcp", "TrainingOptions", "hook", "open_bus",
+    "Corpus", "DividedStream", "EventBus", "Forward", "ModelTrainer", "Plugin", "Result", "Tcp",
+    "TrainingOptions", "hook", "open_bus",
 ]  # fmt: skip
 
 _HOMES = {
-    "Corpus": "training.data.loaders", "Forward": "training.forward", "ModelTrainer": "model_trainer",
-    "Plugin": "training.plugin", "Result": "training.hooks.payloads", "TrainingOptions": "training.options.options",
-    "hook": "training.hooks.hooks",
+    "Corpus": "training.data.loaders", "DividedStream": "training.data.streams", "Forward": "training.forward",
+    "ModelTrainer": "model_trainer", "Plugin": "training.plugin", "Result": "training.hooks.payloads",
+    "TrainingOptions": "training.options.options", "hook": "training.hooks.hooks",
 }  # fmt: skip
 
 

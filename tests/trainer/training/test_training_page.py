@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from support.paths import DOCS
 from support.tiny_training import linear, points
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from trainwire import TrainingOptions
 from trainwire.training.options.options import DEFAULTS
@@ -26,6 +27,13 @@ class Last(nn.GRU):
 
     def forward(self, inputs: torch.Tensor) -> Any:  # type: ignore[override]  # as a batch has one input
         return super().forward(inputs)[1][-1]
+
+
+class PointStream(IterableDataset[Any]):
+    """Points without a length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(points(32))
 
 
 PAGE = (DOCS / "training.md").read_text()
@@ -50,7 +58,10 @@ def test_the_page_has_every_option_with_its_defaults() -> None:
 def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's examples run, given a model and data."""
     monkeypatch.chdir(tmp_path)
-    known = {"model": linear(), "data": points(32), "dev": points(16), "test": points(16)}
+    known = {
+        "model": linear(), "data": points(32), "dev": points(16), "test": points(16), "stream": PointStream(),
+        "torch": torch,
+    }  # fmt: skip
     for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(snippet, known)
     batches = [{"inputs": inputs, "label": label} for inputs, label in points(32)]

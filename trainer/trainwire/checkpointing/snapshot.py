@@ -56,8 +56,7 @@ def check_snapshot(run: TrainingRun) -> None:
 def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     progress, epoch, position = run.state.state_dict(), run.state.epoch, run.state.position
     if not position.is_resumed:  # otherwise nothing was read since the resumption, and it is unchanged
-        is_within_pass = epoch.is_open or (run.options.batches_per_epoch is not None and position.number > 0)
-        progress["position"]["loader_state"] = loader_state(run.train_loader) if is_within_pass else None
+        progress["position"]["loader_state"] = loader_state(run)
     random = position.resumed_random or random_states(generators_of(run))
     progress["stopped"] = None if epoch.is_open or run.control.interrupted else run.control.stop_reason
     parts: dict[str, Any] = {"training": progress, "random": random, "modes": run.modes.state_dict()}

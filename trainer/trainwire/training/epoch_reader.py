@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainwire.training.data.loaders import samplers_of, set_epoch
+from trainwire.training.data.streams import part_with_position
 from trainwire.training.interruption import LOADER_ERRORS, until_interrupted
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import DataPosition, random_states, restore_random_states
@@ -25,7 +26,7 @@ class EpochReader:
 
     In a resumed pass, the batches that were already read are read again and dropped, with the random states with which
     the pass started, so that the data draws the same random numbers. A loader that has a state, such as torchdata's
-    `StatefulDataLoader`, restores its position itself.
+    `StatefulDataLoader`, restores its position itself, and so does a stream that is read in this process.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -44,6 +45,7 @@ class EpochReader:
         run, position = self._run, self._run.state.position
         resumed, continues = position.resumed_random, run.options.batches_per_epoch is not None
         if resumed is not None and self._epoch_is_read and not position.exhausted:
+            _restore_position(run.train_loader, position, is_over=True)
             restore_random_states(resumed, generators_of(run))
             position.resumed_random = None
             self._position = replace(position)
@@ -52,6 +54,7 @@ class EpochReader:
         if position.is_resumed and position.number and (continues or resumed is not None):
             self._batches = self._resumed_pass()
         elif self._batches is None or not continues:
+            _restore_position(run.train_loader, position, is_over=True)
             self._batches = self._next_pass()
         run.state.position = replace(self._position)
 
@@ -127,18 +130,18 @@ class EpochReader:
         set_epoch(run.train_loader, position.number)
         batches: Iterator[Any] = iter(())
         if position.exhausted:
-            _restore_position(run.train_loader, position.loader_state)  # for the next pass
+            _restore_position(run.train_loader, position)  # for the next pass
         else:
             restore_random_states(position.began_with, generators_of(run))
-            batches = self._of_all_processes(self._after(position.batches, position.loader_state))
+            batches = self._of_all_processes(self._after(position))
         restore_random_states(random, generators_of(run))
         # Only now, as a checkpoint that is saved before needs them.
         self._position = replace(position, is_resumed=False, resumed_random=None, loader_state=None)
         return batches
 
-    def _after(self, done: int, state: dict[str, Any] | None) -> Iterator[Any]:
-        run = self._run
-        is_restored = _restore_position(run.train_loader, state)
+    def _after(self, position: DataPosition) -> Iterator[Any]:
+        run, done = self._run, position.batches
+        is_restored = _restore_position(run.train_loader, position)
         batches = iter(run.train_loader)
         for number in until_interrupted(run, range(0 if is_restored else done)):
             if next(batches, batches) is batches:
@@ -149,26 +152,37 @@ class EpochReader:
         return self._run.processes.while_all_have(batches) if self._run.is_uneven else batches
 
 
-def loader_state(loader: DataLoader[Any]) -> dict[str, Any] | None:
-    """Return the loader's `state_dict`, if it has one."""
-    return loader.state_dict() if _has_state(loader) else None  # type: ignore[attr-defined]  # it has
+def loader_state(run: TrainingRun) -> dict[str, Any] | None:
+    """Return the `state_dict` of the loader or of a stream, if it has one and the next batch may depend on it."""
+    epoch, position, part = run.state.epoch, run.state.position, part_with_position(run.train_loader)
+    if part is run.train_loader:
+        is_needed = epoch.is_open or (run.options.batches_per_epoch is not None and position.number > 0)
+    else:
+        is_needed = part is not None and not position.exhausted
+    state: dict[str, Any] | None = part.state_dict() if is_needed else None
+    return state
 
 
-def _restore_position(loader: DataLoader[Any], state: dict[str, Any] | None) -> bool:
-    """Restore the loader's position, and return whether it has one."""
-    if state is None or not _has_state(loader):
+def _restore_position(loader: DataLoader[Any], position: DataPosition, *, is_over: bool = False) -> bool:
+    """Restore the position of what has one, and return whether that was done.
+
+    A stream that was read to its end starts again. If only a part was read, the next pass may continue there; that of a
+    loader begins again.
+
+    Args:
+        is_over: Whether the pass ended before its end was read.
+    """
+    part = part_with_position(loader)
+    is_restarted = is_over if part is loader else position.exhausted
+    if part is None or position.loader_state is None or is_restarted:
         return False
-    loader.load_state_dict(state)  # type: ignore[attr-defined]  # it has it
+    part.load_state_dict(position.loader_state)
     return True
 
 
-def _has_state(loader: object) -> bool:
-    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-
-
 def generators_of(run: TrainingRun) -> list[torch.Generator]:
-    """Return the random number generators that belong to the loaders and samplers."""
+    """Return the random number generators that belong to the loaders, their datasets and samplers."""
     loaders = [run.train_loader, *run.evaluation_loaders.values()]
-    owners = [owner for loader in loaders for owner in (loader, *samplers_of(loader))]
+    owners = [owner for loader in loaders for owner in (loader, loader.dataset, *samplers_of(loader))]
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())

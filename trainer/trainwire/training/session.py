@@ -15,12 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeAlias
 
+from torch.utils.data import IterableDataset
+
 from trainwire.bus.bus import EventBus
 from trainwire.bus.open_bus import open_bus
 from trainwire.bus.process_end import is_default_handler
 from trainwire.training.control import Control
 from trainwire.training.data.failures import with_notes
 from trainwire.training.data.loaders import divides_samples
+from trainwire.training.data.streams import repeated_readers
 from trainwire.training.distributed.processes import Processes, connected, note_remedy
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
@@ -134,8 +137,15 @@ class SinkProcesses:
 
 
 def warn_of_shared_data(run: TrainingRun) -> None:
-    """Warn if processes that train together may read the same samples, or have different numbers of batches."""
-    if run.processes.several and not divides_samples(run.train_loader):
+    """Warn if processes or workers may read the same samples, or processes have different numbers of batches."""
+    for split, loader in {"train": run.train_loader, **run.evaluation_loaders}.items():
+        if (readers := repeated_readers(loader, run.processes)) > 1:
+            logger.warning(
+                "%s is a stream that %d processes or workers read: each reads all of it, unless the stream divides "
+                "itself; with trainwire.DividedStream(stream), each takes every n-th sample", split, readers,
+            )  # fmt: skip
+    is_divided = divides_samples(run.train_loader) or isinstance(run.train_loader.dataset, IterableDataset)
+    if run.processes.several and not is_divided:
         logger.warning("each process reads all of train, unless its sampler or its dataset divides the samples")
     if run.is_uneven:
         logger.info("each epoch ends in all processes when one of them has no more batches")

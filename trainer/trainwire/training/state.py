@@ -182,7 +182,7 @@ class DataPosition:
     began_with: dict[str, Any] = field(default_factory=dict)
     """The random states before its first batch was read."""
     loader_state: dict[str, Any] | None = None
-    """In a checkpoint: the loader's `state_dict`, if it has one."""
+    """In a checkpoint: the `state_dict` of the loader or of a stream, if it has one."""
     is_resumed: bool = False
     """Whether it is that of a checkpoint, and nothing was read since."""
     resumed_random: Mapping[str, Any] | None = None

@@ -23,6 +23,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from trainwire.training.data.streams import divide
 from trainwire.training.distributed.processes import SINGLE, Processes
 from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
@@ -233,7 +234,7 @@ def training_loader(
                 f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} given, but train is a DataLoader, which "
                 "has its own: omit one of them"
             )
-        return data
+        return divide(data, processes)
     batches: dict[str, Any]
     if options.batch_sampler is not None:
         batches = {"batch_sampler": _given_sampler("batch_sampler", options.batch_sampler, data, processes)}
@@ -243,7 +244,7 @@ def training_loader(
     loader = EpochLoader(data, options, batches, seed=seed, rank=processes.rank, device=device)
     if length_of(loader) == 0:
         raise OptionError(f"train is empty: {_why_empty(loader)}")
-    return loader
+    return divide(loader, processes)
 
 
 def _sampler(data: Dataset[Any], options: TrainingOptions, seed: int, processes: Processes) -> Iterable[int] | None:
@@ -298,7 +299,7 @@ def evaluation_loader(
         OptionError: if there are more processes than samples.
     """
     if isinstance(data, DataLoader):
-        return data
+        return divide(data, processes)
     samples = length_of(data)
     if processes.several and is_indexed(data) and samples is not None:
         if samples < processes.world_size:
@@ -307,7 +308,8 @@ def evaluation_loader(
             )
         data = Subset(data, range(processes.rank, samples, processes.world_size))
     batches = {"batch_size": options.eval_batch_size or options.mini_batch_size}
-    return EpochLoader(data, options, batches, seed=0, rank=processes.rank, device=device)
+    loader = EpochLoader(data, options, batches, seed=0, rank=processes.rank, device=device)
+    return divide(loader, processes)
 
 
 def sample_of(data: Data, size: float | int, seed: int) -> Dataset[Any]:
