@@ -43,6 +43,8 @@ class RegularLogging(Plugin):
         self.lines_per_epoch = lines_per_epoch
         self.batches_per_line = batches_per_line
         self._interval = 1
+        self._number = 0
+        """The number of the last batch of the latest update."""
         self._samples = 0
         self._since = 0.0
 
@@ -64,13 +66,15 @@ class RegularLogging(Plugin):
     def before_training_epoch(self, epoch: BeforeTrainingEpoch) -> None:
         """Start to measure the speed."""
         self._interval = math.ceil(epoch.batches / self.lines_per_epoch) if epoch.batches else self.batches_per_line
+        self._number = self.run.state.epoch.batch  # not 0 in a resumed epoch
         self._start_line()
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
         """Log the progress at regular intervals."""
         self._samples += batch.samples
-        if batch.number % self._interval:
+        before, self._number = self._number, batch.number
+        if before // self._interval == batch.number // self._interval:
             return
         loss = self.run.state.epoch.loss.read()  # synchronizes with the GPU
         rate = self._samples / max(1e-9, time.monotonic() - self._since)

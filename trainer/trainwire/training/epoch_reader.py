@@ -59,7 +59,7 @@ class EpochReader:
         run.state.position = replace(self._position)
 
     def groups(self) -> Iterator[Sequence[Any]]:
-        """Yield the batches that remain in the epoch in groups, of which the last one may be smaller.
+        """Yield the batches that remain in the epoch in groups, one for each update; the last one may be smaller.
 
         The epoch's number of batches and the position in the data are those after the group when it is yielded.
 
@@ -84,7 +84,7 @@ class EpochReader:
 
     def _read_group(self, batches: Iterator[Any]) -> list[Any]:
         try:
-            return list(islice(batches, 1))
+            return list(islice(batches, self._run.options.accumulate_batches))
         except LOADER_ERRORS as error:
             if self._run.control.is_signalled and not self._run.processes.several:
                 if self._position.number != self._run.state.position.number:  # the resumed training begins it again

@@ -150,7 +150,8 @@ class TrainingRun:
     @property
     def steps_in_epoch(self) -> int | None:
         """Updates in the next epoch; None if the number is unknown."""
-        return self.batches_in_epoch
+        batches = self.batches_in_epoch
+        return None if batches is None else -(-batches // self.options.accumulate_batches)
 
     @property
     def continues(self) -> bool:

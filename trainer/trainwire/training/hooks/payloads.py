@@ -178,6 +178,7 @@ class BeforeTrainingOptimizerStep(Payload):
 
     epoch: int
     number: int
+    """The number of the last batch of the update within the epoch."""
     step: int
     """The number of the update that follows."""
     loss: Tensor
@@ -193,11 +194,12 @@ class AfterTrainingBatch(Payload):
 
     epoch: int
     number: int
+    """The number of the batch within the epoch; with `accumulate_batches`, of the last one of the update."""
     batches: int | None
     step: int
     """Updates made so far, including this one."""
     samples: int
-    """Samples in this batch."""
+    """Samples in the batches of the update."""
     loss: Tensor
     """The batch's loss, detached; the sum over the optimizers if there are several."""
     gradient_norm: Tensor

@@ -49,6 +49,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     """The number of samples in a batch during evaluation; None: `mini_batch_size`."""
     mini_batch_chunk_size: int | None
     """The number of samples in a forward pass. A larger batch is split, and its gradients are accumulated."""
+    accumulate_batches: int
+    """The number of batches for each optimizer update, whose gradients are those of the mean over all of them. The last
+    update of an epoch may have fewer."""
     max_epochs: int | None
     """The number of passes over the training data, or of epochs of `batches_per_epoch`; None, the default if
     `max_steps` is given: no limit."""
@@ -195,6 +198,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "mini_batch_size": at_least(1),
     "eval_batch_size": at_least(1).or_none(),
     "mini_batch_chunk_size": at_least(1).or_none(),
+    "accumulate_batches": at_least(1),
     "max_epochs": at_least(1).or_none(),
     "max_steps": at_least(1).or_none(),
     "batches_per_epoch": at_least(1).or_none(),
@@ -272,6 +276,7 @@ class TrainingOptions:
     mini_batch_size: int = 32
     eval_batch_size: int | None = None
     mini_batch_chunk_size: int | None = None
+    accumulate_batches: int = 1
     max_epochs: int | None = 100
     max_steps: int | None = None
     batches_per_epoch: int | None = None
