@@ -16,7 +16,6 @@ from support.flair_training import make_trainer
 from support.paths import DOCS
 from support.run_reader import read_events
 
-from trainwire.plugins.defaults import FINE_TUNE, TRAIN
 from trainwire.training.hooks.payloads import HOOKS
 from trainwire.training.options.options import TrainingOptions
 from trainwire.training.options.other_trainers import REPLACEMENTS
@@ -47,16 +46,16 @@ def test_the_page_has_all_arguments() -> None:
 
 def test_each_argument_is_an_option_or_has_a_replacement() -> None:
     """What the page calls the same is an option, and everything else is explained by the message about it."""
-    options = {option.name for option in fields(TrainingOptions)} | {"plugins"}
+    options = {option.name for option in fields(TrainingOptions)}
     for name, meaning in rows(0).items():
         assert name in options if meaning.startswith("the same") else name in options | REPLACEMENTS.keys() | {"kwargs"}
 
 
-@pytest.mark.parametrize("recipe", [TRAIN, FINE_TUNE], ids=lambda recipe: recipe.name)
-def test_what_is_the_same_has_the_same_default(recipe: Any) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_the_same_has_the_same_default(method: str) -> None:
     """Options that the page calls the same have flair's default, unless it names another one."""
-    theirs = parameters(FlairModelTrainer.train_custom) | parameters(METHODS[recipe.name])
-    ours = recipe.options({})
+    theirs = parameters(FlairModelTrainer.train_custom) | parameters(METHODS[method])
+    ours = TrainingOptions.from_keywords({}, method)
     for name, meaning in rows(0).items():
         if meaning.startswith("the same") and "default" not in meaning and name != "plugins":
             assert getattr(ours, name) == theirs[name].default
