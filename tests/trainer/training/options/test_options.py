@@ -77,13 +77,15 @@ def test_type_checkers_reject_wrong_names_and_types(tmp_path: Path) -> None:
     snippet, config = tmp_path / "snippet.py", tmp_path / "mypy.ini"
     snippet.write_text(
         "from torch import nn\n"
-        "from trainwire import ModelTrainer\n"
+        "from trainwire import ModelTrainer; from trainwire.plugins.early_stopping import EarlyStopping\n"
         "trainer = ModelTrainer(nn.Linear(2, 2), loss=nn.CrossEntropyLoss())\n"
         "trainer.train('run', max_epochs=3, learning_rate=1, sinks=['loss-file'], use_amp='bf16', seed=None)\n"
         "trainer.train('run', max_epoch=3)\n"
         "trainer.fine_tune('run', learning_rate='0.1')\n"
         "trainer.train('run', use_amp='bf15')\n"
         "trainer.train('run', sinks='loss-file')\n"
+        "trainer.fine_tune('run', options='tune.toml', plugins=['swa', {'ema': {'decay': 0.9}}, EarlyStopping()])\n"
+        "trainer.train('run', plugins=['swa', 3])\n"
     )
     folders = os.pathsep.join(str(ROOT / folder) for folder in ("protocol", "trainer"))
     # Reading the types of torch takes most of a minute, and the options that are checked here do not need them.
@@ -93,7 +95,13 @@ def test_type_checkers_reject_wrong_names_and_types(tmp_path: Path) -> None:
     arguments = ["--config-file", str(config), "--cache-dir", str(tmp_path / "cache"), "--hide-error-context"]
     report, problems, _ = api.run([*arguments, "--follow-imports=silent", "--no-pretty", str(snippet)])
     errors = [line.partition("snippet.py:")[2] for line in report.splitlines() if ": error: " in line]
-    expected = {5: '"max_epoch" for "train"', 6: '"learning_rate" to "fine_tune"', 7: '"use_amp"', 8: '"sinks"'}
+    expected = {
+        5: '"max_epoch" for "train"',
+        6: '"learning_rate" to "fine_tune"',
+        7: '"use_amp"',
+        8: '"sinks"',
+        10: "item 1",
+    }
     assert [int(error.partition(":")[0]) for error in errors] == list(expected), report + problems
     assert all(text in error for text, error in zip(expected.values(), errors, strict=True))
 

@@ -1,2 +1,2 @@
-"""The options of a training, and what replaces those of other trainers. May use `training.hooks`,
-`training.savable` and the bus."""
+"""The options of a training, also in a file, and the names of plugins. May use `training.hooks`, `training.savable` and
+the bus."""
