@@ -17,17 +17,21 @@ from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_pl
 from trainwire.training.control import Control
 from trainwire.training.data.batches import BatchStructure, to_device
 from trainwire.training.data.loaders import Corpus, Data
+from trainwire.training.data.outputs import joined
 from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.hooks import Filter, function_bindings
-from trainwire.training.hooks.payloads import Result
+from trainwire.training.hooks.payloads import MetricValue, Result
+from trainwire.training.inference import Inference, InferenceOptionsDict
 from trainwire.training.loop import train_model
 from trainwire.training.metrics import named_metrics
 from trainwire.training.model.calls import ModelCalls, output_of, own_loss_of
 from trainwire.training.model.losses import TokenLoss, checked_loss
-from trainwire.training.model.models import checked_model
+from trainwire.training.model.models import BEST_MODEL, FINAL_MODEL, checked_model
 from trainwire.training.model.optimizers import in_decoder
+from trainwire.training.model.parameters import TrainedModules
+from trainwire.training.model.saved_models import load_saved
 from trainwire.training.options.options import TrainingOptions, TrainingOptionsDict
 from trainwire.training.options.plugin_names import PluginByName
 from trainwire.training.plugin import Functions, checked_plugins
@@ -35,6 +39,7 @@ from trainwire.training.run import TrainingRun
 from trainwire.training.session import session
 from trainwire.training.setup import check_savable, checked_corpus, checked_folder, prepare
 from trainwire_protocol.errors import OptionError, UsageError
+from trainwire_protocol.journal.run_folder import parse_folder
 
 if TYPE_CHECKING:
     from trainwire.training.metrics import Metrics
@@ -79,7 +84,8 @@ class ModelTrainer:
         self.plugins = checked_plugins(plugins)
         self._functions = Functions()
         self._run: TrainingRun | None = None
-        self._is_training = False
+        self._caller: str | None = None
+        """The method that is being executed, of those that exclude each other."""
         self._known_calls: ModelCalls | None = None
         self._token_loss = TokenLoss()
         self._batch_structure = BatchStructure()
@@ -289,6 +295,113 @@ class ModelTrainer:
         """
         return self._train(FINE_TUNE, run_folder, checked_corpus(train, dev, test, corpus), resume, options, keywords)
 
+    def evaluate(
+        self,
+        data: Data,
+        *,
+        split: str | None = None,
+        run_folder: str | PathLike[str] | None = None,
+        **options: Unpack[InferenceOptionsDict],
+    ) -> dict[str, MetricValue]:
+        """Return the mean loss and the metrics of the model on any data, outside of a training.
+
+        The modes of the modules and the random states are as before, at the end. Several processes, as torchrun starts
+        them, divide a Dataset among themselves, and each returns the scores of all.
+
+        Args:
+            data: A Dataset, or a DataLoader of batches as for `train`.
+            split: The name of the split, with which the names of the scores begin: `test/loss` instead of `loss`.
+            run_folder: The folder of a run, or a new one, to which the scores are added as an attempt of their own.
+            **options: The options and their defaults; `InferenceOptionsDict` documents each of them:
+                mini_batch_size=32, collate_fn=None, num_workers=0, use_amp=False, multi_gpu=None, device=None,
+                quiet=False.
+
+        Raises:
+            OptionError: if an argument is invalid.
+            RunInUseError: if another process trains in this folder.
+            UsageError: if this trainer is training; `control.evaluate()` requests an evaluation then.
+        """
+        if split is not None and (not isinstance(split, str) or not split or split.endswith("/")):
+            raise OptionError(f"split is {split!r}; it must be a name such as 'test', or None")
+        folder = None if run_folder is None else checked_folder(run_folder)
+        with self._alone("evaluate"):
+            return self._inference(data, options, "evaluate").scores(split, folder)
+
+    def predict(self, data: Data, **options: Unpack[InferenceOptionsDict]) -> Any:
+        """Return the model's outputs for any data, in the order of the samples, on the CPU.
+
+        Tensors become one tensor or, if their shapes differ in more than the number of samples, a list with one tensor
+        for each sample. Lists become one list, the parts of mappings and tuples are joined one by one, and everything
+        else becomes a list with one item for each batch.
+
+        Args:
+            data: A Dataset, or a DataLoader, of batches as for `train`, with or without a target: see `predict_batch`.
+            **options: As for `evaluate`.
+
+        Raises:
+            OptionError: if an argument is invalid.
+            UsageError: if there is no batch, or this trainer is training.
+        """
+        outputs = list(self.predict_batches(data, **options))
+        if not outputs:
+            raise UsageError("data had no batches: check that its loader can be read again")
+        return joined(outputs)
+
+    def predict_batches(self, data: Data, **options: Unpack[InferenceOptionsDict]) -> Iterator[Any]:
+        """Return an iterator of the outputs for each batch, as `predict` does for all, for data that does not fit.
+
+        Until it is read to its end or closed, this trainer cannot do anything else. If several processes divide the
+        data, each item is the output for one batch of each of them, and all processes get all of them.
+        """
+        with self._alone("predict_batches"):
+            inference = self._inference(data, options, "predict")
+        return self._read_alone(inference.outputs())
+
+    def predict_batch(self, batch: Any) -> Any:
+        """Return the model's output for a batch, for `predict`. May be overridden.
+
+        By default, the model is called as in `forward`, but the batch need not have a target: the last item of a tuple
+        or list is left out only if the model has fewer required arguments than there are items. Of the result, the
+        `logits` are returned if it has some. If a subclass overrides `forward`, the output that it returns is the
+        result, and the batch needs whatever it needs.
+
+        Raises:
+            UsageError: if the model cannot be called with the batch, or an overridden `forward` returns no output.
+        """
+        if self.overrides_forward:
+            output = self.forward(batch).output
+            if output is None:
+                raise UsageError("forward returned no output: return Forward(loss, output), or override predict_batch")
+            return output
+        call = self._calls.without_target(batch)
+        return output_of(self.model(*call.positional, **call.keywords))
+
+    def load_best(self, run_folder: str | PathLike[str]) -> None:
+        """Load the weights of a run's best epoch, `best-model.pt`, into the model, and those of its loss if it has any.
+
+        Raises:
+            OptionError: if the folder has no such file.
+            UsageError: if the file cannot be read, or has the weights of another model, or this trainer is training.
+        """
+        self._load(run_folder, BEST_MODEL)
+
+    def load_final(self, run_folder: str | PathLike[str]) -> None:
+        """Load the weights of a run's last epoch, `final-model.pt`: see `load_best`."""
+        self._load(run_folder, FINAL_MODEL)
+
+    def _load(self, run_folder: str | PathLike[str], file_name: str) -> None:
+        with self._alone("loading a model"):
+            load_saved(TrainedModules(self.model, self.loss), parse_folder(run_folder, "run_folder"), file_name)
+
+    def _inference(self, data: Data, options: Mapping[str, Any], caller: str) -> Inference:
+        inference = Inference(self, data, options, caller)
+        self._batch_structure = BatchStructure(inference.loader.batch_size)
+        return inference
+
+    def _read_alone(self, outputs: Iterator[Any]) -> Iterator[Any]:
+        with self._alone("predict_batches"):
+            yield from outputs
+
     def _train(
         self,
         recipe: Recipe,
@@ -309,17 +422,24 @@ class ModelTrainer:
         if checkpoint:
             checkpoint.check(setup)
         bus_state = checkpoint.bus_state if checkpoint else None
-        with self._one_at_a_time(), session(setup, bus_state) as self._run:
+        with self._alone("train"), session(setup, bus_state) as self._run:
             if checkpoint is None:
                 keep_earlier_models(self._run)
             return train_model(self._run, checkpoint)
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        if self._is_training:
+    def _alone(self, caller: str) -> Iterator[None]:
+        if self._caller == caller == "train":
             raise UsageError("this trainer is already training: create one trainer for each concurrent training")
-        self._is_training = True
+        if self._caller == "train":
+            raise UsageError(
+                f"{caller}: this trainer is training; wait for its end, or request an evaluation in a hook with "
+                "control.evaluate()"
+            )
+        if self._caller is not None:
+            raise UsageError(f"{caller}: {self._caller} of this trainer is not finished: read its outputs to the end")
+        self._caller = caller
         try:
             yield
         finally:
-            self._run, self._is_training = None, False
+            self._run = self._caller = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -181,8 +181,12 @@ def _restore_position(loader: DataLoader[Any], position: DataPosition, *, is_ove
 
 
 def generators_of(run: TrainingRun) -> list[torch.Generator]:
-    """Return the random number generators that belong to the loaders, their datasets and samplers."""
-    loaders = [run.train_loader, *run.evaluation_loaders.values()]
+    """Return the random number generators that belong to the training's loaders and samplers."""
+    return generators_in([run.train_loader, *run.evaluation_loaders.values()])
+
+
+def generators_in(loaders: Iterable[DataLoader[Any]]) -> list[torch.Generator]:
+    """Return the random number generators that belong to loaders, their datasets and samplers."""
     owners = [owner for loader in loaders for owner in (loader, loader.dataset, *samplers_of(loader))]
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
-from trainwire.training.data.batches import samples_in
+import torch
+
+from trainwire.training.data.batches import Batches, samples_in
 from trainwire.training.data.failures import note_batch
 from trainwire.training.epoch_reader import generators_of
+from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
-from trainwire.training.interruption import until_interrupted
+from trainwire.training.interruption import Interruptible, until_interrupted
 from trainwire.training.metrics import read_metric
+from trainwire.training.model.precision import Precision
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import MeanLoss, random_states, restore_random_states
 from trainwire_protocol.errors import InterruptedReadingError, UsageError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class Evaluated(Interruptible, Protocol):
+    """What is evaluated: the model of a training, or one outside of a training."""
+
+    @property
+    def batches(self) -> Batches:
+        """The trainer's methods for batches."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the batches."""
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the forward pass."""
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics by name, on the device."""
 
 
 def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
@@ -32,7 +61,7 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     before = random_states(generators)
     try:
         with run.modes.evaluation():
-            scores = _scores(run, split)
+            scores = mean_scores(run, split, run.evaluation_loaders[split], run.forward.alone)
     except InterruptedReadingError:
         restore_random_states(before, generators)
         raise
@@ -44,27 +73,39 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     return metrics
 
 
-def _scores(run: TrainingRun, split: str) -> dict[str, MetricValue]:
+def mean_scores(
+    owner: Evaluated, split: str, loader: Iterable[Any], forward: Callable[[Any], Forward]
+) -> dict[str, MetricValue]:
+    """Return the mean loss and the metrics of the batches of all processes, by name. Synchronizes with the GPU.
+
+    Args:
+        split: What the batches are called in errors.
+        forward: Returns the checked result for a batch on the device.
+
+    Raises:
+        InterruptedReadingError: if a signal interrupted it.
+        UsageError: if there is no batch, or only batches of weight 0.
+    """
     mean_loss = MeanLoss()
-    for metric in run.metrics.values():
+    for metric in owner.metrics.values():
         metric.reset()
-    for batch in until_interrupted(run, run.evaluation_loaders[split]):
-        batch = run.batches.batch_to_device(batch, run.device)
+    for batch in until_interrupted(owner, loader):
+        batch = owner.batches.batch_to_device(batch, owner.device)
         try:
-            with run.precision.autocast():
-                value, output, target, weight = run.forward.alone(batch)
-            mean_loss.add(value, samples_in(run.batches, batch) if weight is None else weight)
-            for metric in run.metrics.values():
-                metric.update(output, target)
+            with owner.precision.autocast():
+                result = forward(batch)
+            mean_loss.add(result.loss, samples_in(owner.batches, batch) if result.weight is None else result.weight)
+            for metric in owner.metrics.values():
+                metric.update(result.output, result.target)
         except Exception as error:
             note_batch(error, split, batch)
             raise
-    loss = mean_loss.read_of_all(run.processes, run.device)
+    loss = mean_loss.read_of_all(owner.processes, owner.device)
     if loss is None:
         raise UsageError(
             f"{split} had no batches, or only batches of weight 0: check that its loader can be read again"
         )
     scores: dict[str, MetricValue] = {"loss": loss}
-    for name, metric in run.metrics.items():
+    for name, metric in owner.metrics.items():
         scores |= read_metric(name, metric.compute())
     return scores

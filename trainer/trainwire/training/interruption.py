@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from trainwire.training.control import Control
-from trainwire.training.distributed.processes import LaggingMaximum
+from trainwire.training.distributed.processes import LaggingMaximum, Processes
 from trainwire_protocol.errors import InterruptedReadingError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-    from trainwire.training.run import TrainingRun
 
 LOADER_ERRORS: Final = (RuntimeError, OSError, EOFError)
 """What a loader raises if one of its workers has ended."""
@@ -20,7 +18,19 @@ LOADER_ERRORS: Final = (RuntimeError, OSError, EOFError)
 Item = TypeVar("Item")
 
 
-def until_interrupted(run: TrainingRun, items: Iterable[Item]) -> Iterator[Item]:
+class Interruptible(Protocol):
+    """What can be interrupted, such as a training."""
+
+    @property
+    def control(self) -> Control:
+        """Has noted whether a signal arrived."""
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that are interrupted together."""
+
+
+def until_interrupted(run: Interruptible, items: Iterable[Item]) -> Iterator[Item]:
     """Yield items, such as the batches of an evaluation, until a signal arrives and there are more of them.
 
     Several processes end after the same round of agreement, even if they have different numbers of items.

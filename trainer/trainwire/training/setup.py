@@ -139,7 +139,7 @@ def prepare(
     seed = _seed(options, resumed_seed, processes)
     if processes.several:
         trainer.model = not_distributed(trainer.model)
-    device = _place(trainer, options, processes)
+    device = place_trainer(trainer, options, processes)
     modules = TrainedModules(trainer.model, trainer.loss)
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
@@ -198,7 +198,7 @@ def _main_metric(
     return main
 
 
-def _place(trainer: Trainer, options: TrainingOptions, processes: Processes) -> torch.device:
+def place_trainer(trainer: Trainer, options: TrainingOptions, processes: Processes) -> torch.device:
     """Return the device of the batches, and move loss and metrics to it; the model only if that was requested.
 
     A model on a GPU is moved too if several processes train together, each on a GPU of its own.

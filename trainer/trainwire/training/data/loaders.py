@@ -57,11 +57,7 @@ class Corpus:
         for name, data in (("train", self.train), ("dev", self.dev), ("test", self.test)):
             if data is None and name != "train":
                 continue
-            is_list = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, Mapping))
-            if not is_list and not isinstance(data, (Dataset, DataLoader)):
-                raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
-            if length_of(data) == 0:
-                raise OptionError(f"{name} is empty: {_why_empty(data)}")
+            check_data(name, data)
 
     def merged(self, *, dev: bool, test: bool) -> Corpus:
         """Return a corpus with the dev or test split, or both, merged into the training split.
@@ -81,6 +77,19 @@ class Corpus:
             parts.append(part)
         everything: Dataset[Any] = ConcatDataset(parts)
         return Corpus(everything, None if dev else self.dev, None if test else self.test)
+
+
+def check_data(name: str, data: object) -> None:
+    """Check that this can be read.
+
+    Raises:
+        OptionError: if it is neither a Dataset nor a DataLoader, or is empty. The message calls it `name`.
+    """
+    is_list = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, Mapping))
+    if not is_list and not isinstance(data, (Dataset, DataLoader)):
+        raise OptionError(f"{name} is {data!r}: give a Dataset or a DataLoader")
+    if length_of(data) == 0:
+        raise OptionError(f"{name} is empty: {_why_empty(data)}")
 
 
 def _why_empty(data: object) -> str:

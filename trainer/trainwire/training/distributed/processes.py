@@ -91,6 +91,14 @@ class Processes:
         distributed.all_gather(values, torch.tensor(int(value)), group=self.group)
         return [int(each) for each in values]
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return the values of all processes, of any kind that can be pickled, in the order of their ranks."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value, group=self.group)
+        return values
+
     def while_all_have(self, items: Iterator[Item]) -> Iterator[Item]:
         """Yield items for as long as every process has another one; the processes wait for each other before each."""
         for item in items:

@@ -38,7 +38,7 @@ class Modes:
     def keep(self) -> None:
         """Remember the modes, unless the whole model is in evaluation mode."""
         if self._is_training:
-            self._kept = self._current()
+            self._kept = _modes_of(self._model)
 
     def train(self) -> None:
         """If the whole model is in evaluation mode, return to the modes remembered last."""
@@ -49,13 +49,8 @@ class Modes:
     def evaluation(self) -> Iterator[None]:
         """Put the model into evaluation mode, without gradients, and restore the mode of each module at the end."""
         self.keep()
-        before = self._current()
-        self._model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            _set_modes(before)
+        with evaluation_mode(self._model):
+            yield
 
     def state_dict(self) -> list[str]:
         """Return the names of the modules that are in evaluation mode."""
@@ -81,8 +76,21 @@ class Modes:
                 ", ".join(outermost[:5]) + (" …" if outermost[5:] else ""),
             )
 
-    def _current(self) -> list[tuple[nn.Module, bool]]:
-        return [(module, module.training) for module in self._model.modules()]
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, without gradients, and restore the mode of each module at the end."""
+    before = _modes_of(model)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _set_modes(before)
+
+
+def _modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    return [(module, module.training) for module in model.modules()]
 
 
 def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -350,17 +350,19 @@ class TrainingOptions:
         keywords: Mapping[str, Any],
         caller: str = "train",
         options: TrainingOptions | str | PathLike[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> TrainingOptions:
         """Return the options that were given to the trainer's method `caller`.
 
         Args:
             options: Options that `keywords` override, or the file that has them. A file, or None, is completed by the
                 defaults of the method.
+            names: The options that the method has; None: all.
 
         Raises:
             OptionError: if there is no option of such a name, or a value is invalid.
         """
-        names = [option.name for option in dataclasses.fields(cls)]
+        names = [option.name for option in dataclasses.fields(cls) if names is None or option.name in names]
         unknown = [name for name in keywords if name not in names]
         if unknown:
             raise OptionError(_about_unknown(unknown, names, caller))
