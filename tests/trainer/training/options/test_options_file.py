@@ -8,7 +8,6 @@ import re
 import tempfile
 import tomllib
 from argparse import Namespace
-from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -26,8 +25,6 @@ from trainwire import ModelTrainer, TrainingOptions
 from trainwire.plugins.ema import EMA
 from trainwire.training.options.options import REQUIREMENTS
 from trainwire_protocol.errors import OptionError, OutputError
-
-writes = pytest.mark.skipif(find_spec("tomli_w") is None, reason="tomli-w is not installed")
 
 PAGE = (DOCS / "options-file.md").read_text()
 
@@ -83,7 +80,6 @@ def problems(text: str) -> list[str]:
     return [re.sub(r"^.*/(?=train\.toml:)", "", line) for line in str(raised.value).splitlines()]
 
 
-@writes
 @given(st.lists(st.sampled_from(sorted(OPTIONS)), unique=True, max_size=5), st.data())
 def test_options_that_are_written_are_read_again(names: list[str], data: st.DataObject) -> None:
     """Whatever a file can have is equal after writing and reading, whichever defaults complete the file."""
@@ -110,7 +106,6 @@ class OwnOptimizer(SGD):
     pass
 
 
-@writes
 def test_what_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A comment and the log name it, and the file can be read."""
     path = tmp_path / "train.toml"
@@ -135,7 +130,6 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     assert found.hparams["note"] == "x\n"
 
 
-@writes
 def test_none_is_written_if_it_is_not_the_default(tmp_path: Path) -> None:
     """`"none"` stands for None where None is allowed; a device of torch is written by its name."""
     path = tmp_path / "train.toml"
@@ -256,7 +250,6 @@ def test_other_things_than_files_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@writes
 def test_the_example_of_the_page_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's file is valid, and its snippets run."""
     monkeypatch.chdir(tmp_path)
