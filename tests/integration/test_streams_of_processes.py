@@ -66,7 +66,7 @@ report("own", rank, is_left, result.steps, result.history[1]["train/loss"])
 @pytest.mark.timeout(180)
 def test_two_processes_with_two_workers_each_read_a_stream(tmp_path: Path) -> None:
     """Each sample is used once, except for the last ones of an uneven epoch; a resumed training is exact."""
-    output = torchrun(SCRIPT, tmp_path / "runs", seconds=120)
+    output = torchrun(SCRIPT, tmp_path / "runs")
     seen = [[int(each) for each in found.split(",")] for found in re.findall(r"seen \d \[(.*)\]", output)]
     assert sorted(seen) == [sorted([*range(first, 48, 2)] * 2) for first in (0, 1)], output  # in both epochs
     assert len(re.findall(r"resumed \d True", output)) == 2, output

@@ -146,6 +146,7 @@ class AfterTrainingForward(AssignablePayload):
 
     epoch: int
     number: int
+    """The number of the last batch of the update."""
     step: int
     """The number of the update that follows."""
     batch: Any
