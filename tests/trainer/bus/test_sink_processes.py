@@ -12,8 +12,8 @@ import pytest
 from support.run_reader import read_events, wait_until
 from support.tiny_training import train
 
+from trainwire.bus.sink_processes import SinkProcesses
 from trainwire.training import session
-from trainwire.training.session import SinkProcesses
 from trainwire_protocol.environment import LAUNCHED_SINKS, SinkCommand
 
 PRINT_SESSION = "import os; print(os.getsid(0))"
