@@ -13,12 +13,15 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, get_ar
 from trainwire_protocol.errors import InvalidEventError
 
 EventType: TypeAlias = Literal[
-    "scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "log", "lifecycle"
+    "scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "summary", "log", "lifecycle"
 ]
 Channel: TypeAlias = Literal["event", "media"]
 
 EVENT_TYPES: Final[frozenset[str]] = frozenset(get_args(EventType))
 CHANNELS: Final[tuple[str, ...]] = get_args(Channel)
+
+MEDIA_TYPES: Final[frozenset[str]] = frozenset({"image", "audio", "summary"})
+"""The types whose events go to the channel `media`, whatever their size; their values have bytes as `data`."""
 
 LOWEST_STEP: Final = -(2**63)
 HIGHEST_STEP: Final = 2**63 - 1
@@ -34,7 +37,7 @@ MAX_NESTING: Final = 8
 """Maximum depth of nested lists and maps in a value."""
 
 MAX_VALUE_BYTES: Final = 32 << 20
-"""Maximum size of an encoded image or sound, in bytes."""
+"""Maximum size of the data of an image, sound or summary, in bytes."""
 
 LIFECYCLE_NAMES: Final[frozenset[str]] = frozenset(
     {
@@ -51,6 +54,10 @@ LAST_EVENTS: Final[frozenset[str]] = frozenset({"run/interrupted", "run/failed",
 
 _RECORD_FIELDS: Final = ("level", "logger", "message")
 """The required fields of a log record, all of them strings."""
+
+
+_SUMMARY_TEXTS: Final = ("format", "plugin", "run", "path", "type")
+"""The fields of a summary that are strings; all but `format` may be absent."""
 
 
 class Event(NamedTuple):
@@ -176,6 +183,23 @@ def _check_media(value: object) -> str | None:
     return _map_problem({key: item for key, item in value.items() if key != "data"})
 
 
+def _check_summary(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"the value is {_short(value)}, not a map of format, plugin and data"
+    data = value.get("data")
+    if not isinstance(data, bytes):
+        return "data must be bytes"
+    if len(data) > MAX_VALUE_BYTES:
+        return f"data has {len(data)} bytes; at most {MAX_VALUE_BYTES} are allowed"
+    wrong = next((field for field in _SUMMARY_TEXTS if not isinstance(value.get(field, ""), str)), None)
+    if wrong or not value.get("format"):
+        return f"{wrong or 'format'} must be a string" + ("" if wrong else " such as 'summary' or 'file'")
+    offset = value.get("offset", 0)
+    if type(offset) is not int or offset < 0:
+        return f"offset is {_short(offset)}, not a position in a file"
+    return _map_problem({key: item for key, item in value.items() if key != "data"})
+
+
 def _check_table(value: object) -> str | None:
     if not isinstance(value, Mapping):
         return f"the value is {_short(value)}, not a map of columns and rows"
@@ -210,6 +234,7 @@ _CHECKS: Final[dict[str, Callable[[object], str | None]]] = {
     "histogram": _check_histogram,
     "image": _check_media,
     "audio": _check_media,
+    "summary": _check_summary,
     "table": _check_table,
     "hparams": _check_map,
     "log": _check_log,

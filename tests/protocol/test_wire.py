@@ -52,7 +52,8 @@ def with_fields(**changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "kind", ["scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "log", "lifecycle"]
+    "kind",
+    ["scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "summary", "log", "lifecycle"],
 )
 @given(data=st.data())
 def test_events_of_every_type_are_decoded(kind: str, data: st.DataObject) -> None:

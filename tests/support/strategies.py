@@ -58,6 +58,11 @@ _logs = st.fixed_dictionaries(
     optional={"source": texts, "exception": st.none() | texts},
 )
 
+_summaries = st.fixed_dictionaries(
+    {"format": st.sampled_from(["summary", "file", "graph_def", "template"]), "data": st.binary(max_size=50)},
+    optional={"plugin": texts, "run": texts, "path": texts, "type": texts, "offset": st.integers(0, 2**40)},
+)
+
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "scalar": numbers,
     "scalars": st.lists(numbers, max_size=4) | st.dictionaries(texts, numbers, max_size=4),
@@ -67,6 +72,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "audio": _media(["wav"]),
     "table": tables(),
     "hparams": maps,
+    "summary": _summaries,
     "log": _logs,
     "lifecycle": maps,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import HIGHEST_STEP, LOWEST_STEP, Event
 from trainwire_protocol.journal.attempts import MARK, NOTHING, resumed_from
 from trainwire_protocol.wire import START, Cursor
-from trainwire_sinks.runtime.output import SeriesOutput
 from trainwire_sinks.runtime.sink import Sink, State
+from trainwire_sinks.tensorboard.event_files import EventFiles
 from trainwire_sinks.tensorboard.marks import FileStart
 
 
@@ -26,11 +26,11 @@ class TensorBoard(Sink):
     keeps_superseded = True
     packages = ("tensorboard", "google_crc32c", "PIL")
     extra = "tensorboard"
-    output: SeriesOutput
+    output: EventFiles
 
-    def make_output(self, folder: Path, rank: int) -> SeriesOutput:
+    def make_output(self, folder: Path, rank: int) -> EventFiles:
         """Return the files of a rank, which TensorBoard reads in the order of their names."""
-        return SeriesOutput(folder / "tensorboard" / f"rank-{rank}", "events.out.tfevents.{}.trainwire")
+        return EventFiles(folder / "tensorboard" / f"rank-{rank}", "events.out.tfevents.{}.trainwire")
 
     async def restore(self, state: State) -> None:
         """Resume with the tags, charts and marks."""
@@ -42,10 +42,16 @@ class TensorBoard(Sink):
         self._last = Cursor(*state.get("last", START))
         self._starts: dict[str, int] = state.get("starts", {})
         """For each attempt, the one whose folder has its files; 0 is the first folder."""
+        self._first_step: int = state.get("first_step", LOWEST_STEP)
+        """The first step that a new file of a run below the rank makes TensorBoard discard."""
+        await self.output.restore_runs(state.get("runs", {}))
 
     def state(self) -> State:
         """Return the tags, charts and marks, and the position and the starts of the run."""
-        return {**self._encoder.state(), "last": list(self._last), "starts": self._starts}
+        return {
+            **self._encoder.state(), "last": list(self._last), "starts": self._starts,
+            "first_step": self._first_step, "runs": self.output.run_lengths,
+        }  # fmt: skip
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Append the records of the events; a run that was resumed or started anew begins a new file."""
@@ -58,7 +64,12 @@ class TensorBoard(Sink):
             await self._begin_file(events[0].walltime, marks.file_start(NOTHING, 0))
         elif origin is not None:
             await self._begin_attempt(events[0], origin, supersedes=origin < last)
-        await self.output.write(self._encoder.encode(events, self.batch.header.run, self.output.length))
+        records = self._encoder.encode(events, self.batch.header.run, self.output.length)
+        await self.output.write(records.own)
+        for run, data in records.runs.items():
+            await self.output.write_run(run, self._file_header(events[0].walltime, self._first_step), data)
+        for part in records.files:
+            await self.output.write_part(part)
         if events[-1].type == "lifecycle" and events[-1].name == MARK:
             marks.add_mark(self.batch.cursor, events[-1].step, self.output.length)
 
@@ -69,7 +80,9 @@ class TensorBoard(Sink):
         self._starts = self._starts | {str(attempt): start}
         if supersedes:
             from_step = first.value.get("from_step")
-            file_start = self._encoder.marks.file_start(origin, from_step if isinstance(from_step, int) else 0)
+            from_step = from_step if isinstance(from_step, int) else 0
+            file_start = self._encoder.marks.file_start(origin, from_step)
+            self._first_step = LOWEST_STEP if origin == NOTHING else min(from_step + 1, HIGHEST_STEP)
             self._encoder.begin_start(start)
             await self.output.begin_next(start)
             await self._begin_file(first.walltime, file_start)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
 
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import MEDIA_TYPES, Event
 from trainwire_sinks.text.format import one_line
 from trainwire_sinks.text.json_lines import to_json
 
@@ -21,7 +21,7 @@ class CsvWriter:
 
     A text that a spreadsheet may take for a formula, or that begins with an apostrophe, is prefixed with an
     apostrophe. The value of a scalar is its number in full precision, the value of a text event its text. Any other
-    value is JSON, in which the bytes of an image or sound are replaced by their number.
+    value is JSON, in which the bytes of an image, sound or summary are replaced by their number.
     """
 
     def __init__(self, file: BinaryIO, *, with_run: bool = False, is_terminal: bool = False) -> None:
@@ -52,7 +52,7 @@ class CsvWriter:
     def _value_cell(self, kind: str, value: Any) -> str:
         if kind == "text":
             return self._format_text(value)
-        if kind in ("image", "audio"):
+        if kind in MEDIA_TYPES:
             value = {**value, "data": len(value["data"])}
         return _quote(to_json(value))
 

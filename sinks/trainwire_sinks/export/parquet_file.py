@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import MEDIA_TYPES, Event
 from trainwire_sinks.text.json_lines import to_json
 
 SCHEMA: Final = pa.schema(
@@ -82,6 +82,6 @@ def _value_columns(kind: str, value: Any) -> tuple[float | None, str | None, byt
         return number, (str(value) if type(value) is int and int(number) != value else None), None
     if kind == "text":
         return None, value, None
-    if kind in ("image", "audio"):
+    if kind in MEDIA_TYPES:
         return None, to_json({key: item for key, item in value.items() if key != "data"}), value["data"]
     return None, to_json(value), None

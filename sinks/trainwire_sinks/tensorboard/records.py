@@ -11,7 +11,7 @@ import logging
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import google_crc32c
 
@@ -20,8 +20,10 @@ from tensorboard.compat.proto import event_pb2  # type: ignore[import-untyped]
 
 from trainwire_protocol.errors import InvalidEventError
 from trainwire_protocol.events import Event
+from trainwire_sinks.tensorboard.event_files import FilePart
 from trainwire_sinks.tensorboard.index import Index
 from trainwire_sinks.tensorboard.marks import Marks
+from trainwire_sinks.tensorboard.opaque import Placed, Templates, other_events, read_part, read_value
 from trainwire_sinks.tensorboard.summaries import SUMMARY_WRITERS, add_layout
 
 logger = logging.getLogger("trainwire")
@@ -59,6 +61,16 @@ def file_header(walltime: float, first_step: int) -> bytes:
     return _encode(version) + _encode(event_pb2.Event(wall_time=walltime, step=first_step, session_log=start))
 
 
+class Records(NamedTuple):
+    """What is written for the events of a batch."""
+
+    own: bytes
+    """The records for the rank's own files."""
+    runs: Mapping[str, bytes]
+    """The records for the runs below the rank, by their paths."""
+    files: Sequence[FilePart]
+
+
 class RecordEncoder:
     """Encodes the events of one rank, and keeps track of what its files contain.
 
@@ -68,6 +80,9 @@ class RecordEncoder:
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.marks = Marks(state.get("marks", {}))
+        self._templates = Templates(state)
+        self._runs: dict[str, list[bytes]] = {}
+        self._files: list[FilePart] = []
         self._index = Index(state.get("index", {}))
         self._start: int = state.get("start", 0)
         self._others: dict[str, Any] = state.get("others", {})
@@ -77,7 +92,8 @@ class RecordEncoder:
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume, as a map for JSON."""
         return {
-            "index": self._index.state(), "marks": self.marks.state(), "start": self._start, "others": self._others
+            "index": self._index.state(), "marks": self.marks.state(), "start": self._start, "others": self._others,
+            "templates": self._templates.state(),
         }  # fmt: skip
 
     def begin_start(self, start: int) -> None:
@@ -87,7 +103,7 @@ class RecordEncoder:
             self._index = Index(others.pop(str(start), {}))
             self._start, self._others = start, dict(list(others.items())[-KEPT_STARTS:])
 
-    def encode(self, events: Sequence[Event], run: str, position: int) -> bytes:
+    def encode(self, events: Sequence[Event], run: str, position: int) -> Records:
         """Return the events of a batch as records, without those that TensorBoard cannot show.
 
         Args:
@@ -97,7 +113,8 @@ class RecordEncoder:
         """
         # Each start of a run is a trial of its own in the HParams dashboard.
         self._index.run = f"{run}.attempt-{self._start}" if self._start else run
-        records = []
+        records = list[bytes]()
+        self._runs, self._files = {}, []
         for proto in self._merge(events):
             records.append(_encode(proto))
             self.marks.add_record(proto.step, position)
@@ -106,7 +123,7 @@ class RecordEncoder:
             # The walltime of the event that added the chart: a batch's last event may be of an unknown type, and must
             # not change the output.
             records.append(self.layout(next(event.walltime for event in reversed(events) if event.type == "scalars")))
-        return b"".join(records)
+        return Records(b"".join(records), {run: b"".join(own) for run, own in self._runs.items()}, self._files)
 
     def layout(self, walltime: float) -> bytes:
         """Return the layout of the charts as a record, at step 0; empty if there are no charts."""
@@ -121,6 +138,17 @@ class RecordEncoder:
         """Yield a message for each group of consecutive events with the same step and walltime, as `bus.log` gives."""
         proto = event_pb2.Event()
         for event in events:
+            try:
+                others = self._write_opaque(event)
+            except InvalidEventError as error:
+                self._report_omission(event, error)
+                continue
+            if others is not None:
+                if others and proto.summary.value:
+                    yield proto
+                    proto = event_pb2.Event()
+                yield from others
+                continue
             write = SUMMARY_WRITERS.get(event.type)
             if write is None:
                 continue
@@ -134,6 +162,47 @@ class RecordEncoder:
                 self._report_omission(event, error)
         if proto.summary.value:
             yield proto
+
+    def _write_opaque(self, event: Event) -> list[event_pb2.Event] | None:
+        """Return the messages for an event of type `summary`, or of another type with a template; None for any other.
+
+        What belongs to a run below the rank, or to a file, is noted.
+
+        Raises:
+            InvalidEventError: TensorBoard cannot show the event.
+        """
+        if event.type == "lifecycle" and event.name in ("run/started", "run/resumed"):
+            self._templates.clear()
+        if event.type != "summary":
+            placed = self._templates.apply(event)
+            if placed is None:
+                return None
+            for run, value in placed:
+                if not run:
+                    value.tag = self._index.tag(value.tag, event.type)
+            return self._place(placed, event)
+        match event.value["format"]:
+            case "summary":
+                return self._place([read_value(event)], event)
+            case "template":
+                self._templates.add(event)
+            case "file":
+                self._files.append(read_part(event))
+            case _:
+                return list(other_events(event))
+        return []
+
+    def _place(self, values: Iterable[Placed], event: Event) -> list[event_pb2.Event]:
+        """Return a message with the values of the rank itself, if there are any, and note those of runs below it."""
+        own = event_pb2.Event(wall_time=event.walltime, step=event.step)
+        for run, value in values:
+            if not run:
+                own.summary.value.append(value)
+                continue
+            other = event_pb2.Event(wall_time=event.walltime, step=event.step)
+            other.summary.value.append(value)
+            self._runs.setdefault(run, []).append(_encode(other))
+        return [own] if own.summary.value else []
 
     def _report_omission(self, event: Event, error: InvalidEventError) -> None:
         """Log an event that is omitted; only the first of each name, because there may be one at each step."""

@@ -106,11 +106,17 @@ class _Recorder:
         self.add("digit", {"data": b"\x89PNG", "format": "png", "width": 8, "height": 8}, "image")
         self.add("sound", {"data": b"RIFF", "format": "wav", "sample_rate": 8000}, "audio")
         self.add("scores", {"columns": ["class", "f1"], "rows": [["zero", 0.5]]}, "table")
+        self.add("points", {"format": "summary", "plugin": "mesh", "data": b"\n\x06points\x15\x00\x00\x80?"}, "summary")
+        self.add("curve", {"format": "summary", "plugin": "", "data": _CURVE, "run": "below/it"}, "summary")
+        self.add("tensors", {"format": "file", "plugin": "projector", "path": "a/t.tsv", "data": b"1\t2\n"}, "summary")
         self.add("log", {"level": "INFO", "logger": "root", "message": "two\nlines \x1b[31m"}, "log")
         self.add("log", {"level": "ERROR", "logger": "a.b", "message": "oh", "exception": "Traceback:\n  x\n"}, "log")
         self.add("of a later version", {"anything": 1}, "hologram")
         self.lifecycle("of/a/later/version", anything=1)
         self.batches.append([])
 
+
+_CURVE = b"\n\x05curve\x15\x00\x00\x80?"
+"""A value of a summary: the tag `curve`, and the number 1."""
 
 _HISTOGRAM = {"edges": [0.0, 1.0, 2.0], "counts": [3, 4], "min": 0.1, "max": 1.9, "sum": 7.0, "sum_squares": 9.0}

@@ -28,6 +28,8 @@ def _describe(event: Event) -> str:
             return number(value)
         case "image" | "audio":
             return _describe_media(value)
+        case "summary":
+            return _describe_summary(value)
         case "histogram":
             return _describe_histogram(value)
         case "table":
@@ -42,6 +44,12 @@ def _describe(event: Event) -> str:
 def _describe_histogram(value: Mapping[str, Any]) -> str:
     others = "".join(f", {value[field]} {kind}" for field, kind in _NOT_FINITE.items() if value.get(field))
     return f"{number(sum(value['counts']))} values from {number(value['min'])} to {number(value['max'])}{others}"
+
+
+def _describe_summary(value: Mapping[str, Any]) -> str:
+    kind = plain(value.get("plugin") or value["format"])
+    details = "".join(f", {plain(value[field])}" for field in ("type", "path", "run") if value.get(field))
+    return f"{kind} for TensorBoard, {len(value['data']):,} bytes{details}"
 
 
 def _describe_media(value: Mapping[str, Any]) -> str:

@@ -18,14 +18,13 @@ from support.recorder import Recorder
 
 from trainwire_protocol.environment import sink_names
 from trainwire_protocol.errors import MissingExtraError
-from trainwire_protocol.events import EVENT_TYPES, LIFECYCLE_NAMES
+from trainwire_protocol.events import EVENT_TYPES, LIFECYCLE_NAMES, MEDIA_TYPES
 from trainwire_protocol.wire import Batch
 from trainwire_sinks import Event
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.runtime.cursor import CursorFile
 from trainwire_sinks.runtime.registry import find_sink
 
-MEDIA = ("image", "audio")
 OUTSIDE = "outside"
 """A folder beside the run's that some names point to."""
 
@@ -67,6 +66,24 @@ FITTING: dict[str, list[Any]] = {
         {}, {"": None, "\x1b[31m\n": "\x1b[31m\n", f"../{OUTSIDE}/evil": [[{}]], "b": b"\x00"},
         {"n": math.nan, "i": 2**64 - 1},
     ],
+    "summary": [
+        {"format": "summary", "data": b"\xff no value"},
+        {"format": "summary", "data": b"", "run": f"../{OUTSIDE}/evil"},
+        {"format": "summary", "data": b"\n\x01x\x15\x00\x00\x80?", "run": f"../../{OUTSIDE}/evil\x00"},
+        {"format": "summary", "data": b"\n\x01x\x15\x00\x00\x80?", "run": "x" * 3000 + "/" + "é" * 3000},
+        {"format": "file", "data": b"x", "path": f"../../{OUTSIDE}/evil"},
+        {"format": "file", "data": b"x", "path": "/"}, {"format": "file", "data": b"", "path": "\x00"},
+        {"format": "file", "data": b"x", "path": "events.out.tfevents.0000000001.trainwire"},
+        {"format": "file", "data": b"x"}, {"format": "file", "data": b"x", "path": "a"},
+        {"format": "file", "data": b"x", "path": "a/b", "offset": 2**62},
+        {"format": "file", "data": b"x", "path": "c", "offset": 2**62},
+        {"format": "summary", "data": b"\n\x01x\x15\x00\x00\x80?", "run": "a/c"},
+        {"format": "graph_def", "data": b"\xff"}, {"format": "session_log", "data": b"\xff"},
+        {"format": "run_metadata", "data": b"\xff", "plugin": "\x1b[31m"},
+        {"format": "hologram", "data": b"", "a": [[]]},
+        {"format": "template", "data": b"\xff", "type": "scalar"}, {"format": "template", "data": b"", "type": "log"},
+        {"format": "template", "data": b"\n\x01x", "type": "image", "run": f"../{OUTSIDE}"},
+    ],
     "log": [
         {"level": "", "logger": "", "message": ""}, {"level": "\x1b[31m\n", "logger": "\n", "message": "\r\x1b[2J"},
         {"level": "ERROR", "logger": "a", "message": "b", "exception": 5, "source": [b"x"]},
@@ -82,7 +99,7 @@ MISFITS: list[Any] = [
     None, True, "x", b"x", [], {}, 5, [[]], ["x"], [None], {"a": "x"}, 1.5, {"data": 5, "format": "png"},
     {"data": b"", "format": "png"}, {"edges": [2, 1], "counts": [1]}, {"edges": [1], "counts": [1]},
     {"columns": ["a"], "rows": [[1, 2]]}, {"columns": ["a"], "rows": 5}, {"columns": 5, "rows": []},
-    {"level": 5, "logger": "a", "message": "b"}, [[[[[[[[[[1]]]]]]]]]],
+    {"level": 5, "logger": "a", "message": "b"}, {"format": "file", "data": b"", "path": 5}, [[[[[[[[[[1]]]]]]]]]],
 ]  # fmt: skip
 """Values that are malformed for some types."""
 
@@ -131,7 +148,7 @@ def hostile_run() -> list[Batch]:
     recorder = Recorder("hostile")
     batches = [recorder.happened("run/started", run="hostile", rank=0, world_size=1)]
     # Each is in a batch of its own, so that a bad one does not hide the others.
-    batches += [recorder.record([event], "media" if event.type in MEDIA else "event") for event in events()]
+    batches += [recorder.record([event], "media" if event.type in MEDIA_TYPES else "event") for event in events()]
     for body in UNREADABLE:
         spoiled = recorder.scalars()
         batches.append(Batch(spoiled.header, spoiled.header_bytes, body))
@@ -163,9 +180,9 @@ def _check_event_file(path: Path) -> None:
     assert len(list(LegacyEventFileLoader(str(path)).Load())) > 0
 
 
-CHECKS: dict[str, Callable[[Path], None]] = {
+CHECKS: dict[str, Callable[[Path], object]] = {
     ".jsonl": _check_json, ".tsv": _check_table, ".log": _check_lines, ".txt": _check_lines,
-    ".trainwire": _check_event_file,
+    ".trainwire": _check_event_file, "": Path.read_bytes,
 }  # fmt: skip
 """The check that a file can still be parsed, by the suffix of its name."""
 

@@ -21,7 +21,7 @@ from support.run_reader import read_events
 from support.strategies import events, normal
 from support.terminal import run_on_terminal
 
-from trainwire_protocol.events import Event
+from trainwire_protocol.events import MEDIA_TYPES, Event
 from trainwire_sinks.cli.app import run
 from trainwire_sinks.cli.options import Filters, Selection
 from trainwire_sinks.export.writer import Format, make_writer
@@ -84,7 +84,7 @@ def test_csv_contains_what_was_recorded(recorded: list[Event]) -> None:
         elif event.type == "text":
             assert value.removeprefix("'") == event.value
         else:
-            media = {"data": len(event.value["data"])} if event.type in ("image", "audio") else None
+            media = {"data": len(event.value["data"])} if event.type in MEDIA_TYPES else None
             expected = {**event.value, **media} if media else event.value
             assert json.loads(value) == as_json(expected)
 

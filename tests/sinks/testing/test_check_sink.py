@@ -89,5 +89,6 @@ def test_the_sample_run_has_every_type() -> None:
     """The sample run has events of every type."""
     types = {event.type for batch in sample_run() for event in batch.events}
     assert types == {
-        "scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "log", "lifecycle", "hologram",
+        "scalar", "scalars", "text", "histogram", "image", "audio", "table", "hparams", "summary", "log", "lifecycle",
+        "hologram",
     }  # fmt: skip

@@ -14,7 +14,7 @@ from trainwire.bus.scalar_packer import ScalarPacker
 from trainwire.bus.values.pending import Noted, find_pending, resolve
 from trainwire.bus.values.rejections import Rejections, short_repr
 from trainwire_protocol.errors import InvalidEventError, UnsupportedValueError
-from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, Event, validate
+from trainwire_protocol.events import LAST_EVENTS, MAX_VALUE_BYTES, MEDIA_TYPES, Event, validate
 from trainwire_protocol.journal.attempts import MARK
 from trainwire_protocol.transport.server import MAX_PUBLISHED_BYTES
 from trainwire_protocol.wire import Batch, Header, join_batch
@@ -33,7 +33,7 @@ MEDIA_BYTES: Final = 64 << 10
 """Events larger than this go to the media channel, so that readers of metrics need not receive them."""
 
 MAX_EVENT_BYTES: Final = MAX_VALUE_BYTES + (1 << 20)
-"""Maximum size of an event of any type, in bytes: an image or sound with its description."""
+"""Maximum size of an event of any type, in bytes: an image, sound or summary with its description."""
 
 MAX_NAMES: Final = 100_000
 """Maximum number of names whose last step is remembered, and of names in groups."""
@@ -214,7 +214,7 @@ class Batcher:
         if kind not in _ALWAYS_EVENT and self._steps.decreases(name, step):
             message = "the step of %r decreases to %d; the event is recorded as given"
             self._rejections.add(f"step {name}", message, name, step)
-        is_media = kind in ("image", "audio") or (len(packed) > MEDIA_BYTES and kind not in _ALWAYS_EVENT)
+        is_media = kind in MEDIA_TYPES or (len(packed) > MEDIA_BYTES and kind not in _ALWAYS_EVENT)
         self._append("media" if is_media else "event", packed, 1)
         if kind == "lifecycle" and name in _ENDING:
             self._close(is_last=name in LAST_EVENTS)
