@@ -81,6 +81,7 @@ def test_every_type_is_recorded(tmp_path: Path) -> None:
         bus.image("image", pixels)
         bus.audio("audio", ([0.0, 1.0, -1.0], 8000))
         bus.table("table", [{"x": 1, "y": 2}, {"x": 3}])
+        bus.publish("summary", {"format": "summary", "plugin": "mesh", "data": b"x"}, "summary")
         bus.lifecycle("epoch/started", epoch=1)
     events = {event.name: event for event in read_events(tmp_path)}
     assert events["learning_rate"].value == (0.1, 0.2)
@@ -91,7 +92,37 @@ def test_every_type_is_recorded(tmp_path: Path) -> None:
     assert events["table"].value == {"columns": ("x", "y"), "rows": ((1, 2), (3, None))}
     assert events["epoch/started"].value == {"epoch": 1}
     channels = {event.name: batch.header.channel for batch in read_batches(tmp_path) for event in batch.events}
-    assert {name for name, channel in channels.items() if channel == "media"} == {"image", "audio"}
+    assert {name for name, channel in channels.items() if channel == "media"} == {"image", "audio", "summary"}
+
+
+def test_a_walltime_is_recorded_as_given(tmp_path: Path) -> None:
+    """An event may have happened at another time; one that is no time is refused."""
+    with trainwire.open_bus(tmp_path) as bus:
+        for walltime in (0.5, 2**40, math.nan, "now"):
+            bus.publish("a", 1.0, "scalar", 1, walltime)  # type: ignore[arg-type]  # the last one is invalid
+        assert bus.describe()["step_walltime"] > 1.6e9
+    assert [event.walltime for event in read_events(tmp_path) if event.name == "a"] == [0.5, 2**40]
+    assert bus.rejections == {"'a'": 2}
+
+
+def test_a_flush_waits_for_the_journal(tmp_path: Path) -> None:
+    """What any thread recorded before a flush is in the journal when it returns, whatever others record meanwhile."""
+    stopping = threading.Event()
+
+    def record() -> None:
+        while not stopping.is_set():
+            bus.log({"noise": 0.5})
+
+    with trainwire.open_bus(tmp_path) as bus:
+        thread = threading.Thread(target=record)
+        thread.start()
+        for step in range(1, 4):
+            bus.log({"a": 1.0}, step=step)
+            assert bus.flush()
+            assert max(event.step for event in read_events(tmp_path) if event.name == "a") == step
+        stopping.set()
+        thread.join()
+    assert bus.flush()
 
 
 @pytest.mark.parametrize(

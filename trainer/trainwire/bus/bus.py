@@ -38,6 +38,9 @@ from trainwire_protocol.transport.server import Server
 ENDING_SECONDS: Final = 1.0
 """Time beyond its timeout that `close` may take, to write the last events and to close the sockets."""
 
+FLUSH_TIMEOUT: Final = 60.0
+"""Default time that `flush` waits, in seconds."""
+
 _RESERVED: Final = LAST_EVENTS | {MARK, "run/started", "run/resumed"}
 """Lifecycle events that only the bus itself records."""
 
@@ -130,8 +133,16 @@ class EventBus:
         except Exception as error:
             self._rejections.add_call(metrics, error)
 
-    def publish(self, name: str, value: Any, type: str, step: int | None = None) -> None:
-        """Record an event of any type; most other methods call this one."""
+    def publish(self, name: str, value: Any, type: str, step: int | None = None, walltime: float | None = None) -> None:
+        """Record an event of any type; most other methods call this one.
+
+        Args:
+            name: the event's name.
+            value: depends on the type.
+            type: one of those in `docs/wire-protocol.md`, or a type of your own.
+            step: as in `log`.
+            walltime: when it happened, in seconds since the epoch. Default: now.
+        """
         if not self._open and not (type == "log" and self.is_open):
             if type != "log":  # a handler of `logging` may stay attached
                 self._refuse(name)
@@ -140,7 +151,7 @@ class EventBus:
             if not isinstance(type, str) or not type or (type == "lifecycle" and name in _RESERVED):
                 raise InvalidEventError("this name and type are reserved for the bus")
             plain = _COERCIONS.get(type, coerce_plain)(value)
-            self._queue.append(name, plain, type, step, 1, size_of(plain))
+            self._queue.append(name, plain, type, step, 1, size_of(plain), walltime)
             if type == "hparams":
                 self.hyperparameters = self.hyperparameters | plain.value
         except Exception as error:
@@ -294,6 +305,16 @@ class EventBus:
         A checkpoint is complete only then. Do not call this on the training thread.
         """
         return self._thread.writer.wait_for_mark(state["mark"], timeout)
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
+        """Wait until the journal has what was recorded before; return False if it has not in `timeout` seconds.
+
+        The journal has it within `flush_interval` in any case, so that a training need not call this.
+        """
+        if self._open:
+            return self._thread.writer.wait_until_written(timeout)
+        self.close()  # waits for a close in another thread
+        return not self._is_disowned
 
     def close(self, timeout: float | None = None, status: str = "finished", reason: str | None = None) -> None:
         """Record the last event, `run/<status>`, and close the bus; further calls only wait until it is closed.

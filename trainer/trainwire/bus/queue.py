@@ -46,6 +46,8 @@ class RecordQueue:
         """The records, oldest first."""
         self.dropped = 0
         """Number of values dropped because the queue was full, since the start."""
+        self.taken = 0
+        """Number of records taken since the start."""
         self.last_step = 0
         """The largest step that was passed: an event about an earlier step does not move it back."""
         self.last_walltime = time()
@@ -57,7 +59,14 @@ class RecordQueue:
         self._max_bytes = self._bytes_limit = max_bytes
 
     def append(
-        self, name: str, value: Any, kind: str | Logged, step: int | None, values: int = 1, size: int = 0
+        self,
+        name: str,
+        value: Any,
+        kind: str | Logged,
+        step: int | None,
+        values: int = 1,
+        size: int = 0,
+        walltime: float | None = None,
     ) -> None:
         """Append a record, or drop it if the queue is full; lifecycle events are never dropped.
 
@@ -68,17 +77,18 @@ class RecordQueue:
             step: None for the largest step that was passed.
             values: number of values in the record.
             size: size of its encoded values, in bytes.
+            walltime: in seconds since the epoch; None for now.
 
         Raises:
             UnsupportedValueError: `step` is not a whole number of 64 bits.
         """
-        walltime = time()
+        now = time()
         if step is None:
             step = self.last_step
         else:
             if type(step) is not int or not -(2**63) <= step < 2**63:
                 step = _check_step(step)
-            self.last_walltime = walltime
+            self.last_walltime = now
             if step > self.last_step:
                 self.last_step = step
         if (self._values >= self._values_limit or self._bytes >= self._bytes_limit) and kind != "lifecycle":
@@ -86,11 +96,12 @@ class RecordQueue:
             return
         self._values += values
         self._bytes += size
-        self.records.append((name, value, kind, walltime, step, size))
+        self.records.append((name, value, kind, now if walltime is None else walltime, step, size))
 
     def take(self) -> Record:
         """Remove and return the oldest record. Only for the writer, and only if there is one."""
         record = self.records.popleft()
+        self.taken += 1
         if record[2].__class__ is Logged:
             self._values_limit += len(record[1]) or 1
         else:

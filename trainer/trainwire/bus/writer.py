@@ -78,6 +78,9 @@ IDLE_FACTOR: Final = 1.5
 CLOSING_POLL_SECONDS: Final = 0.005
 """Time between two checks of what is pending, once the bus is closing."""
 
+FLUSH_POLL_SECONDS: Final = 0.002
+"""Time between two checks of what is written, in a thread that waits for it."""
+
 _DROP_REASONS: Final = {
     "queue full": "more were recorded than can be written, so record fewer at a time, or less often",
     "not computed in time": "their GPU had not computed them when the bus was closed",
@@ -193,6 +196,22 @@ class Writer(threading.Thread):
         """Wait until a mark is in the journal; return False if it is not in `timeout` seconds."""
         with self._mark_written:
             return self._mark_written.wait_for(lambda: self._last_mark >= mark, timeout)
+
+    def wait_until_written(self, timeout: float) -> bool:
+        """Wait until the journal has what was recorded so far; return False if it does not in `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        last_seq: int | None = None
+        with self._take_lock:
+            last_record = self._queue.taken + len(self._queue.records)
+        while True:
+            with self._take_lock:  # otherwise the batcher may hold records that were taken and are not pending yet
+                if last_seq is None and (self._queue.taken >= last_record or self.is_finished):
+                    last_seq = self._batcher.seq - 1
+            if last_seq is not None and self.written >= last_seq:
+                return True
+            if time.monotonic() >= deadline or self.taken_over or not self.is_alive():
+                return False
+            time.sleep(FLUSH_POLL_SECONDS)
 
     def finish(self, status: str, reason: str | None) -> int:
         """Take what is ready, record the rest as dropped, and add the last event, `run/<status>`; return its seq."""
