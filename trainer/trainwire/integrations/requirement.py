@@ -8,18 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 from trainwire_protocol.errors import MissingExtraError
 
 
-def require(package: str, minimum: str, extra: str) -> None:
+def require(package: str, minimum: str, extra: str, integration: str = "") -> None:
     """Check that a framework is installed, before an integration imports it.
 
     Args:
         package: its name in the package index.
         minimum: the oldest version that the integration works with, such as "0.15".
         extra: the extra of `trainwire` that installs it.
+        integration: the integration's module, if it is not named after the extra.
 
     Raises:
         MissingExtraError: it is not installed, or it is older than `minimum`.
     """
-    feature = f"trainwire.integrations.{extra}"
+    feature = f"trainwire.integrations.{integration or extra}"
     try:
         installed = version(package)
     except PackageNotFoundError:
