@@ -31,6 +31,17 @@ def test_digits_reaches_97_percent(tmp_path: Path) -> None:
     assert completed.stderr == ""
 
 
+@pytest.mark.timeout(200)
+def test_the_gan_comes_closer_to_the_circle(tmp_path: Path) -> None:
+    """After three epochs, the points are closer to the real ones than after one."""
+    command = [sys.executable, EXAMPLES / "gan.py", tmp_path / "run", "--epochs", "3"]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
+    found = re.search(r"distance ([\d.]+) after the first epoch, ([\d.]+) after epoch (\d)", completed.stdout)
+    assert found is not None
+    assert float(found[2]) < float(found[1]) < 0.3
+    assert "TRAIN_LOSS_GENERATOR" in (tmp_path / "run" / "loss.tsv").read_text()
+
+
 def test_a_missing_scikit_learn_is_reported_in_one_line(tmp_path: Path) -> None:
     """Without scikit-learn, the example exits with a single line that names the extra."""
     script = f"import runpy, sys; sys.modules['sklearn'] = None; runpy.run_path({str(DIGITS)!r}, run_name='__main__')"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.tiny_training import corpus, linear, make_trainer, train
 from torch import nn
-from torch.optim import LBFGS, SGD, AdamW
+from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ExponentialLR
 
 from trainwire import Forward, ModelTrainer, TrainingOptions
@@ -23,7 +23,6 @@ from trainwire_protocol.journal.run_folder import list_attempts
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": LBFGS}, "LBFGS is not supported: it evaluates the loss"),
         ({"optimizer": SGD(linear().parameters(), 0.1)}, "has no parameter of the model Linear"),
         ({"decoder_learning_rate": 0.5, "optimizer": SGD(linear().parameters(), 0.1)}, "keeps its learning rates"),
         ({"dev_name": "development"}, "dev_name is 'development'; it must be 'dev' or 'val'"),

@@ -55,6 +55,18 @@ def backward(run: TrainingRun, batches: Sequence[SizedBatch], optimizer: str = "
     return BatchLoss(accumulation.mean.tensor(), accumulation.mean.weight)
 
 
+def mean_of_all(run: TrainingRun, mean: BatchLoss, optimizer: str = "") -> Tensor:
+    """Return the mean loss over the batches of all processes, of which the gradients are."""
+    if not run.processes.several:
+        return mean.loss
+    weight = mean.weight if run.forward.has_weight(optimizer) else 1
+    values = torch.zeros(2, dtype=torch.float64, device=run.device)
+    values[0] += _counted(mean.loss, weight) * weight
+    values[1] += weight
+    run.processes.add_up(values)
+    return torch.div(values[0], values[1]).to(mean.loss.dtype)
+
+
 def gradient_values(parameter: Tensor) -> Tensor:
     """Return the gradient; if it is sparse, as with `nn.Embedding(sparse=True)`, coalesce it and return its values."""
     gradient = parameter.grad

@@ -163,6 +163,10 @@ class TrainingForward:
             self._first(result)
         return result
 
+    def has_weight(self, optimizer: str) -> bool:
+        """Return whether the results for an optimizer, which has made an update, have weights."""
+        return self._has_weight[optimizer]
+
     def without_averaging(self) -> AbstractContextManager[Any]:
         """Return a context in which gradients are accumulated in this process, and not averaged over all."""
         return self._parallel.no_sync() if self._parallel else nullcontext()

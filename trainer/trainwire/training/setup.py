@@ -28,7 +28,7 @@ from trainwire.training.model.models import (
     not_distributed,
     place,
 )
-from trainwire.training.model.optimizers import make_optimizers
+from trainwire.training.model.optimizers import make_optimizers, needs_closure
 from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.model.precision import Precision
 from trainwire.training.options.options import TrainingOptions, plain
@@ -140,7 +140,7 @@ def prepare(
     if processes.several:
         trainer.model = not_distributed(trainer.model)
     device = place_trainer(trainer, options, processes)
-    modules = TrainedModules(trainer.model, trainer.loss)
+    modules, precision = TrainedModules(trainer.model, trainer.loss), Precision(device, options.use_amp)
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
     if splits and not trainer.overrides_forward and not is_callable(trainer.model):
@@ -163,8 +163,8 @@ def prepare(
         seed=seed,
         device=device,
         processes=processes,
-        optimizers=_optimizers(trainer, modules, options),
-        precision=Precision(device, options.use_amp),
+        optimizers=_optimizers(trainer, modules, options, precision),
+        precision=precision,
         metrics=trainer.metrics,
         main_metric=_main_metric(options, trainer, monitored, plugins),
         train_loader=training_loader(corpus.train, options, seed, device, processes),
@@ -175,8 +175,16 @@ def prepare(
     )
 
 
-def _optimizers(trainer: Trainer, modules: TrainedModules, options: TrainingOptions) -> dict[str, Optimizer]:
+def _optimizers(
+    trainer: Trainer, modules: TrainedModules, options: TrainingOptions, precision: Precision
+) -> dict[str, Optimizer]:
     optimizers = make_optimizers(modules, options, trainer.is_decoder)
+    for optimizer in optimizers.values():
+        if precision.scaler is not None and needs_closure(optimizer):
+            raise OptionError(
+                f"use_amp is {options.use_amp!r}, which scales gradients, but {type(optimizer).__name__} evaluates the "
+                "loss several times in a step: use 'bf16' or False"
+            )
     if len(optimizers) > 1:
         names = ", ".join(map(repr, optimizers))
         if not trainer.overrides_forward_for:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from trainwire.training.accumulation import SizedBatch, backward, gradient_values
+from trainwire.training.accumulation import BatchLoss, SizedBatch, backward, gradient_values, mean_of_all
 from trainwire.training.data.batches import samples_in
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.model.losses import Weight
-from trainwire.training.model.optimizers import metric_name
+from trainwire.training.model.optimizers import metric_name, needs_closure
 from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
 from trainwire_protocol.errors import UsageError
@@ -87,15 +87,39 @@ def _update(run: TrainingRun, name: str, group: Sequence[SizedBatch]) -> Update 
     if mean is None:
         return None
     run.precision.unscale(optimizer)
-    update = Update(mean.loss, mean.weight, _clip_gradients(optimizer, run.options.max_grad_norm))
+    max_norm = None if needs_closure(optimizer) else run.options.max_grad_norm
+    update = Update(mean.loss, mean.weight, _clip_gradients(optimizer, max_norm))
     if run.hooks.listeners[BeforeTrainingOptimizerStep]:
         payload = BeforeTrainingOptimizerStep(
             epoch.number, epoch.batch, run.state.step + 1, update.loss, update.gradient_norm, name
         )
         run.hooks.dispatch(payload)
-    if not run.control.take_skip_step():
+    if run.control.take_skip_step():
+        return update
+    if needs_closure(optimizer):
+        optimizer.step(_closure(run, name, group, mean))  # synchronizes with the GPU
+    else:
         run.precision.step(optimizer)
     return update
+
+
+def _closure(run: TrainingRun, name: str, group: Sequence[SizedBatch], known: BatchLoss) -> Callable[[], Any]:
+    """Return a function that computes loss and gradients again, but not in its first call, as they are known then.
+
+    Processes that train together get the same loss, so that they continue in the same way.
+    """
+    first = [known]
+
+    def evaluate() -> Tensor:
+        if first:
+            return mean_of_all(run, first.pop(), name)
+        run.optimizers[name].zero_grad(set_to_none=True)
+        mean = backward(run, group, name)
+        if mean is None:
+            raise UsageError(f"forward_for returned None for the optimizer {name!r} in the middle of its update")
+        return mean_of_all(run, mean, name)
+
+    return evaluate
 
 
 def _total(updates: list[Update]) -> Update:

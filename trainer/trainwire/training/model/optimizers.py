@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,12 @@ def _parameter_groups(
         )
     groups: list[Any] = [{"params": others}, {"params": decoder, "lr": decoder_rate}]
     return groups if others else groups[1:]
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Return whether the optimizer, such as LBFGS, evaluates the loss several times in a step."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
 
 
 def learning_rates(optimizer: Optimizer) -> list[float]:

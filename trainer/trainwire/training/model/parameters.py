@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from trainwire.training.model.models import plain_parameters, trainable_parameters
 from trainwire.training.options.options import TrainingOptions
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import OptionError, UsageError
 
 SHOWN: Final = 5
 """The maximum number of names in a message."""
@@ -128,6 +128,11 @@ class ParameterGroups:
         names = _names(named)
         for name in added:
             optimizer = self._optimizers[owners[name][0]]
+            if isinstance(optimizer, LBFGS):  # its history has the size of the parameters that it began with
+                raise UsageError(
+                    f"{name} was unfrozen or added during the training, which LBFGS does not support: do so before it, "
+                    "or use another optimizer"
+                )
             group = self._group_of(name, names, optimizer.param_groups)
             if group is None:
                 optimizer.add_param_group({"params": [missing[name]], "lr": self._options.learning_rate})

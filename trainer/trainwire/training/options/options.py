@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import LBFGS, SGD, AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire.bus.values.plain import coerce_hparams
@@ -72,7 +72,8 @@ class TrainingOptionsDict(TypedDict, total=False):
     train_with_test: bool
     """Train on the test split too. It is not evaluated then."""
     max_grad_norm: float | None
-    """Clip the gradients to this total 2-norm; None: do not clip."""
+    """Clip the gradients to this total 2-norm; None: do not clip. It does not apply to LBFGS, whose line search needs
+    the gradients of the loss."""
     main_evaluation_metric: str | None
     """The metric by which the best model is chosen, such as `dev/accuracy`; None: the first of `metrics`, on the dev
     split."""
@@ -324,8 +325,6 @@ class TrainingOptions:
         for name, requirement in REQUIREMENTS.items():
             if not requirement.is_met(value := getattr(self, name)):
                 raise OptionError(f"{name} is {value!r}; it must be {requirement.text}")
-        if self.optimizer is LBFGS or isinstance(self.optimizer, LBFGS):
-            raise OptionError("the optimizer LBFGS is not supported: it evaluates the loss several times per step")
         if self.optimizer_arguments and not isinstance(self.optimizer, type):
             raise OptionError("optimizer_arguments apply to an optimizer class only: omit them")
         if self.decoder_learning_rate is not None and isinstance(self.optimizer, Mapping):
