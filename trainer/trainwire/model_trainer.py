@@ -260,6 +260,7 @@ class ModelTrainer:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, accumulate_batches=1, max_epochs=100, max_steps=None,
                 batches_per_epoch=None, optimizer=SGD, optimizer_arguments={},
+                parameter_groups=(), decay_biases_and_norms=True,
                 train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
                 main_evaluation_mode=None, try_metrics=True, monitor_test=False, monitor_train_sample=0.0,
                 use_final_model_for_eval=False, sampler=None, batch_sampler=None, shuffle=True,

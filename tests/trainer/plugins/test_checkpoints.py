@@ -124,8 +124,8 @@ def test_a_checkpoint_is_loaded_without_executing_code(tmp_path: Path) -> None:
     train(tmp_path, Checkpoints(epochs=1), use_amp="fp16")
     state = torch.load(list_checkpoints(tmp_path)[0].folder / "rank-0.pt", weights_only=True)
     assert state.keys() == {
-        "options", "initial_groups", "model", "modes", "loss", "parameters", "optimizers", "precision", "training",
-        "plugins", "random", "bus",
+        "options", "matches", "initial_groups", "model", "modes", "loss", "parameters", "optimizers", "precision",
+        "training", "plugins", "random", "bus",
     }  # fmt: skip
     assert {"BestModel", "AnnealingOnPlateau"} <= state["plugins"].keys()
 

@@ -18,6 +18,7 @@ from trainwire.checkpointing.earlier_models import keep_aside
 from trainwire.training.distributed.processes import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
+from trainwire.training.model.groups import matches_of
 from trainwire.training.model.models import BEST_MODEL, load_model_state, loss_path, model_state
 from trainwire.training.model.optimizers import classes_of, learning_rates
 from trainwire.training.options.options import TrainingOptions
@@ -61,6 +62,7 @@ def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     progress["stopped"] = None if epoch.is_open or run.control.interrupted else run.control.stop_reason
     parts: dict[str, Any] = {"training": progress, "random": random, "modes": run.modes.state_dict()}
     parts |= {"options": run.options.as_hyperparameters(), "initial_groups": run.initial_groups}
+    parts["matches"] = matches_of(run.options)
     if run.processes.is_first:
         parts["model"] = model_state(run.model)
         parts["optimizers"] = {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()}
@@ -123,6 +125,7 @@ class LoadedCheckpoint(NamedTuple):
         """
         label, saved, model = self.checkpoint.label, self.shared["model"], model_state(setup.model)
         _check_same("the optimizer", classes_of(setup.optimizers), label.optimizer)
+        _check_same("the matches of parameter_groups", matches_of(setup.options), self.state["matches"])
         _check_same("the number of training samples", setup.split_sizes["train"], label.samples)
         _check_shapes("model", model, saved)
         loss = setup.modules.loss

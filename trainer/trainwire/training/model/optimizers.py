@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainwire.training.hooks.payloads import MetricValue
+from trainwire.training.model.groups import GroupRules
 from trainwire.training.model.models import name_of
 from trainwire.training.model.parameters import TrainedModules, in_part, optimizer_parameters
 from trainwire.training.options.options import NamedOptimizer, TrainingOptions
@@ -30,21 +31,27 @@ def make_optimizers(
         is_decoder: Called with a parameter's name; returns whether `decoder_learning_rate` applies to it.
 
     Raises:
-        OptionError: if a class does not take the arguments, an optimizer has no parameters or is for another model,
-            two share a parameter, or no parameter belongs to the decoder.
+        OptionError: if a class does not take the arguments or settings, an optimizer has no parameters or is for
+            another model, two share a parameter, or a setting applies to no parameter.
     """
-    choice, rate = options.optimizer, options.decoder_learning_rate
-    if isinstance(choice, Mapping):
-        return _make_several(choice, modules, options.learning_rate)
+    choice = options.optimizer
     if isinstance(choice, Optimizer):
-        if rate is not None:
+        if options.decoder_learning_rate is not None:
             raise OptionError("decoder_learning_rate needs an optimizer class: an optimizer keeps its learning rates")
         return {"": _checked_optimizer(choice, modules.model)}
-    groups = _parameter_groups(modules, rate, is_decoder)
-    return {"": _make(choice, groups, {"lr": options.learning_rate, **options.optimizer_arguments})}
+    rules = GroupRules(modules, options, is_decoder)
+    rules.check_parameters(modules.model, modules.named())
+    if isinstance(choice, Mapping):
+        return _make_several(choice, modules, options.learning_rate, rules)
+    named = {name: parameter for name, parameter in modules.named().items() if parameter.requires_grad}
+    if not named:
+        raise OptionError(f"the model {name_of(modules.model)} has no trainable parameter, and neither has the loss")
+    return {"": _make(choice, named, {"lr": options.learning_rate, **options.optimizer_arguments}, rules)}
 
 
-def _make_several(choices: Mapping[str, NamedOptimizer], modules: TrainedModules, rate: float) -> dict[str, Optimizer]:
+def _make_several(
+    choices: Mapping[str, NamedOptimizer], modules: TrainedModules, rate: float, rules: GroupRules
+) -> dict[str, Optimizer]:
     made, owners = dict[str, Optimizer](), dict[int, str]()
     for name, choice in choices.items():
         if isinstance(choice, Optimizer):
@@ -60,15 +67,19 @@ def _make_several(choices: Mapping[str, NamedOptimizer], modules: TrainedModules
         for full, parameter in named.items():
             if (other := owners.setdefault(id(parameter), name)) != name:
                 raise OptionError(f"the parameter {full} belongs to two optimizers, {other!r} and {name!r}")
-        made[name] = _make(kind, list(named.values()), {"lr": rate, **arguments})
+        made[name] = _make(kind, named, {"lr": rate, **arguments}, rules)
     return made
 
 
-def _make(kind: type[Optimizer], parameters: list[Any], arguments: Mapping[str, Any]) -> Optimizer:
+def _make(
+    kind: type[Optimizer], named: Mapping[str, nn.Parameter], arguments: Mapping[str, Any], rules: GroupRules
+) -> Optimizer:
     try:
-        return kind(parameters, **arguments)
+        optimizer = kind(rules.groups(named), **arguments)
     except (TypeError, ValueError) as error:
         raise OptionError(f"the optimizer {kind.__name__} cannot be created with {arguments}: {error}") from None
+    rules.check_settings(optimizer)
+    return optimizer
 
 
 def _checked_optimizer(optimizer: Optimizer, model: nn.Module, name: str = "") -> Optimizer:
@@ -78,29 +89,6 @@ def _checked_optimizer(optimizer: Optimizer, model: nn.Module, name: str = "") -
             f"the optimizer{name} has no parameter of the model {name_of(model)}: pass the parameters to it"
         )
     return optimizer
-
-
-def _parameter_groups(
-    modules: TrainedModules, decoder_rate: float | None, is_decoder: Callable[[str], bool]
-) -> list[Any]:
-    """Return the parameters, or two groups of them if the decoder has its own learning rate.
-
-    Frozen ones are left out: `ParameterGroups` adds them when they are unfrozen.
-    """
-    named = [(name, parameter) for name, parameter in modules.named().items() if parameter.requires_grad]
-    if not named:
-        raise OptionError(f"the model {name_of(modules.model)} has no trainable parameter, and neither has the loss")
-    if decoder_rate is None:
-        return [parameter for _, parameter in named]
-    decoder = [parameter for name, parameter in named if is_decoder(name)]
-    others = [parameter for name, parameter in named if not is_decoder(name)]
-    if not decoder:
-        raise OptionError(
-            f"decoder_learning_rate is {decoder_rate}, but {name_of(modules.model)} has no part named decoder, head or "
-            "classifier: override ModelTrainer.is_decoder"
-        )
-    groups: list[Any] = [{"params": others}, {"params": decoder, "lr": decoder_rate}]
-    return groups if others else groups[1:]
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from trainwire.training.model.groups import GroupRules, Key
 from trainwire.training.model.models import plain_parameters, trainable_parameters
 from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError, UsageError
@@ -54,8 +55,8 @@ class ParameterGroups:
         self, modules: TrainedModules, optimizers: Mapping[str, Optimizer], options: TrainingOptions,
         is_decoder: Callable[[str], bool],
     ) -> None:  # fmt: skip
-        self._modules, self._optimizers, self._options = modules, optimizers, options
-        self._is_decoder = is_decoder
+        self._modules, self._optimizers = modules, optimizers
+        self._rules = GroupRules(modules, options, is_decoder)
         choices = options.optimizer if isinstance(options.optimizer, Mapping) else {"": options.optimizer}
         self._made = [name for name, choice in choices.items() if not isinstance(choice, Optimizer)]
         """The optimizers that the trainer made, to which parameters may be added."""
@@ -125,6 +126,7 @@ class ParameterGroups:
         """Add parameters to the optimizers that would have had them, and return the names of those that were added."""
         owners = {name: [part for part in self._made if in_part(name, part)] for name in missing}
         added = [name for name in missing if owners[name]]
+        keys = self._rules.keys(named) if added else {}
         names = _names(named)
         for name in added:
             optimizer = self._optimizers[owners[name][0]]
@@ -133,9 +135,9 @@ class ParameterGroups:
                     f"{name} was unfrozen or added during the training, which LBFGS does not support: do so before it, "
                     "or use another optimizer"
                 )
-            group = self._group_of(name, names, optimizer.param_groups)
+            group = self._group_of(keys[name], keys, names, optimizer.param_groups)
             if group is None:
-                optimizer.add_param_group({"params": [missing[name]], "lr": self._options.learning_rate})
+                optimizer.add_param_group({"params": [missing[name]], **self._rules.settings(keys[name])})
             else:
                 group["params"].append(missing[name])
         if added:
@@ -169,17 +171,18 @@ class ParameterGroups:
                 shown([f"one of shape {tuple(each.shape)}" for each in others]),
             )
 
-    def _group_of(self, name: str, names: Mapping[int, str], groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Return the first group with a parameter of the same part of the model, if there is one."""
-        if self._options.decoder_learning_rate is None:
+    def _group_of(
+        self, key: Key, keys: Mapping[str, Key], names: Mapping[int, str], groups: list[dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Return the first group with a parameter to which the same rules apply, if there is one."""
+        if not self._rules:
             return groups[0]
-        wanted = self._is_decoder(name)
         alike = (
             group
             for group in groups
-            if any(self._is_decoder(names[id(each)]) == wanted for each in group["params"] if id(each) in names)
+            if any(keys[names[id(each)]] == key for each in group["params"] if id(each) in names)
         )
-        return next(alike, groups[-1] if wanted else None)
+        return next(alike, None)
 
 
 def in_part(name: str, part: str) -> bool:

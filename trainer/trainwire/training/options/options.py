@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import Sampler
@@ -27,6 +28,9 @@ from trainwire_protocol.environment import SinkCommand
 from trainwire_protocol.errors import OptionError, UnsupportedValueError
 from trainwire_protocol.toml_file import TomlFile
 from trainwire_protocol.transport.endpoints import Tcp
+
+Match: TypeAlias = str | type[nn.Module] | Sequence[str | type[nn.Module]]
+"""What a group of parameters has in common: a pattern of names, a class of modules, or several of these."""
 
 NamedOptimizer: TypeAlias = Optimizer | type[Optimizer] | tuple[type[Optimizer], Mapping[str, Any]]
 """One of several optimizers, or how to make it: a class, or a class and its arguments."""
@@ -67,6 +71,11 @@ class TrainingOptionsDict(TypedDict, total=False):
     or pairs of a class and its arguments."""
     optimizer_arguments: Mapping[str, Any]
     """Further arguments for the optimizer class, such as `{"momentum": 0.9}`."""
+    parameter_groups: Sequence[Mapping[str, Any]]
+    """Settings for some of the parameters, such as `[{"match": ["encoder.*", "*.bias"], "lr": 1e-5}]`. `match` is a
+    pattern of names, a module class, or a list of these."""
+    decay_biases_and_norms: bool
+    """Apply the optimizer's weight decay to biases, to all other vectors, and to norm layers too."""
     train_with_dev: bool
     """Train on the dev split too. It cannot be used to choose the best model then."""
     train_with_test: bool
@@ -209,6 +218,12 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
         "its arguments",
     ),
     "optimizer_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
+    "parameter_groups": Requirement(
+        lambda value: isinstance(value, (list, tuple)) and all(map(_is_group, value)),
+        'a list of mappings such as {"match": "*.bias", "weight_decay": 0.0}, in which match is a pattern, a module '
+        "class, or a list of these, lr and weight_decay are at least 0, and there is at least one setting",
+    ),
+    "decay_biases_and_norms": FLAG,
     "train_with_dev": FLAG,
     "train_with_test": FLAG,
     "max_grad_norm": POSITIVE.or_none(),
@@ -283,6 +298,8 @@ class TrainingOptions:
     batches_per_epoch: int | None = None
     optimizer: type[Optimizer] | Optimizer | Mapping[str, NamedOptimizer] = SGD
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
+    parameter_groups: Sequence[Mapping[str, Any]] = ()
+    decay_biases_and_norms: bool = True
     train_with_dev: bool = False
     train_with_test: bool = False
     max_grad_norm: float | None = 5.0
@@ -329,6 +346,7 @@ class TrainingOptions:
             raise OptionError("optimizer_arguments apply to an optimizer class only: omit them")
         if self.decoder_learning_rate is not None and isinstance(self.optimizer, Mapping):
             raise OptionError("decoder_learning_rate applies to one optimizer only: pass lr in the arguments of each")
+        self._check_groups()
         if "lr" in self.optimizer_arguments:
             raise OptionError("optimizer_arguments contains 'lr'; use the option learning_rate instead")
         if self.batch_sampler is not None and (self.sampler is not None or self.drop_last):
@@ -342,6 +360,14 @@ class TrainingOptions:
         for sink in self.sinks:
             SinkCommand.parse(sink).check_name()
         Tcp.from_environment(self.bind).check()
+
+    def _check_groups(self) -> None:
+        choices = self.optimizer.values() if isinstance(self.optimizer, Mapping) else [self.optimizer]
+        if (self.parameter_groups or not self.decay_biases_and_norms) and any(
+            isinstance(choice, Optimizer) for choice in choices
+        ):
+            name = "parameter_groups" if self.parameter_groups else "decay_biases_and_norms=False"
+            raise OptionError(f"{name} needs an optimizer class: an optimizer keeps its groups")
 
     @classmethod
     def from_keywords(
@@ -494,6 +520,21 @@ def _is_class_with_arguments(choice: object) -> bool:
     if not isinstance(choice, tuple) or len(choice) != 2:
         return False
     return isinstance(choice[0], type) and issubclass(choice[0], Optimizer) and isinstance(choice[1], Mapping)
+
+
+def _is_group(value: object) -> bool:
+    if not isinstance(value, Mapping) or len(value) < 2 or not all(isinstance(name, str) for name in value):
+        return False
+    rates = [value[name] for name in ("lr", "weight_decay") if name in value]
+    return _is_match(value.get("match")) and all(is_number(rate) and 0 <= rate < math.inf for rate in rates)
+
+
+def _is_match(value: object) -> bool:
+    matches = value if isinstance(value, (list, tuple)) else [value]
+    return bool(matches) and all(
+        (isinstance(each, type) and issubclass(each, nn.Module)) or (isinstance(each, str) and each != "")
+        for each in matches
+    )
 
 
 def _default_of(option: dataclasses.Field[Any]) -> Any:
