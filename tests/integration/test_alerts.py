@@ -24,7 +24,7 @@ from trainwire_protocol.subscription.target import Target
 from trainwire_sinks.builtin.alerts import Alerts, Options
 from trainwire_sinks.runtime.runner import SinkRunner
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 TRAINER = """
 import sys, threading, time, trainwire

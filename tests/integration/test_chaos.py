@@ -9,7 +9,7 @@ from chaos.processes import make_context
 from chaos.rounds import play_round
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_random_faults_lose_and_duplicate_nothing(tmp_path: Path, seed: int) -> None:
     """After processes are killed and stopped and connections cut at random, every output equals that of a replay."""

@@ -27,7 +27,7 @@ def test_epochs_reach_the_sinks_and_monitors(tmp_path: Path) -> None:
             best = min(best, ("dev/loss", loss, epoch))
             bus.finish_epoch(epoch, {"dev/loss": torch.tensor(loss), "dev/accuracy": 1 - loss}, best)
     command = [sys.executable, "-m", "trainwire_sinks", "sink", "loss-file", str(tmp_path)]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
     header, *rows = [line.split("\t") for line in (tmp_path / "loss.tsv").read_text().splitlines()]
     cells = [dict(zip(header, row, strict=True)) for row in rows]
     shown = [(int(row["EPOCH"]), *(float(row[name]) for name in ("TRAIN_LOSS", "DEV_LOSS"))) for row in cells]

@@ -46,7 +46,7 @@ def test_a_missing_scikit_learn_is_reported_in_one_line(tmp_path: Path) -> None:
     """Without scikit-learn, the example exits with a single line that names the extra."""
     script = f"import runpy, sys; sys.modules['sklearn'] = None; runpy.run_path({str(DIGITS)!r}, run_name='__main__')"
     completed = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=50, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
     )
     assert completed.returncode == 1
     assert completed.stderr == "examples/digits.py needs scikit-learn: pip install 'trainwire[demo]'\n"

@@ -60,7 +60,7 @@ def disturb(proxies: list[Proxy], rng: random.Random) -> None:
         pause.wait(0.1)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", [1])
 def test_a_connection_is_cut_delayed_and_split(tmp_path: Path, seed: int) -> None:
     """A reader that has only a faulty TCP connection receives every event once and in order."""

@@ -185,7 +185,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_loader_workers_cannot_record(tmp_path: Path) -> None:
     """The bus is inert in forked workers, and spawned ones have none; the run is complete and has no event of them."""
     pytest.importorskip("torch")

@@ -84,7 +84,7 @@ def test_tensorboard_shows_every_scalar_in_the_journal(run: Path, load_fast: boo
 def test_a_late_sink_writes_the_same_bytes(run: Path, tmp_path: Path, sink: str, output: str) -> None:
     """A sink that is started after the run writes the same bytes as the live one, and exits with 0."""
     command = [*TRAINWIRE, "sink", sink, str(run), "--output", str(tmp_path)]
-    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (completed.returncode, completed.stderr) == (0, "")
     assert contents(tmp_path / output) == contents(run / output)
 
@@ -99,5 +99,5 @@ def test_a_plain_loop_without_the_trainer(tmp_path: Path) -> None:
     """The hand-written loop of the examples has fewer than 40 lines, and records its loss."""
     script = ROOT / "examples" / "plain_loop.py"
     assert len(script.read_text().splitlines()) < 40
-    subprocess.run([sys.executable, str(script), str(tmp_path / "run")], timeout=60, check=True)
+    subprocess.run([sys.executable, str(script), str(tmp_path / "run")], timeout=120, check=True)
     assert any(event.name == "train/loss" for event in read_events(tmp_path / "run"))

@@ -65,7 +65,7 @@ def start_sink(name: str, folder: Path, output: Path | None = None) -> subproces
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 0
 
 

@@ -35,7 +35,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def killed(tmp_path: Path) -> Path:
     """Return the folder of a run that was killed at step 126, after it had recorded events about earlier steps."""
     command = [sys.executable, "-c", EVALUATES_AN_OLD_MODEL, str(tmp_path)]
-    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
     return tmp_path
 
 

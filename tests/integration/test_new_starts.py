@@ -132,7 +132,7 @@ def test_a_sink_killed_while_it_renames_does_so_once(recorded: Path, tmp_path: P
     """A kill before or after the rename, between two cursors, loses and doubles nothing."""
     command = [sys.executable, "-c", DYING, when, "sink", name, str(recorded), "--output", str(tmp_path)]
     for _ in range(2):
-        assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+        assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
         assert json.loads((tmp_path / ".trainwire" / f"{name}-rank0.cursor").read_text())["ended"] == 0
     finish_sink(name, recorded, tmp_path)
     expected = {path: data for path, data in contents(recorded).items() if path in contents(tmp_path)}

@@ -89,7 +89,7 @@ def check_copies(folder: Path, trainers: Sequence[Trainer]) -> None:
         assert all(report.is_whole and report.ending for report in verify_run(copy))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", [1])
 def test_a_relay_that_is_killed_repeatedly(tmp_path: Path, seed: int) -> None:
     """A relay that is killed repeatedly copies two runs completely, and readers of the copies miss nothing."""
@@ -123,7 +123,7 @@ def test_a_relay_that_is_killed_repeatedly(tmp_path: Path, seed: int) -> None:
         check_copies(tmp_path / "copies", trainers)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_a_link_that_is_cut_and_restored(tmp_path: Path) -> None:
     """A relay connected only by TCP copies everything over links that are cut and restored."""
     trainers = [Trainer(tmp_path / name, "tcp://127.0.0.1:0") for name in ("a", "b")]
@@ -168,12 +168,12 @@ def test_a_trainer_that_is_killed_before_its_relay_has_everything(tmp_path: Path
         wait_until(lambda: len(journal_bytes(trainer.folder, 0)) > size + 20_000, 30)
         trainer.kill()
         relay.process.send_signal(signal.SIGCONT)
-        _, stderr = relay.process.communicate(timeout=30)
+        _, stderr = relay.process.communicate(timeout=120)
         assert relay.process.returncode == ExitCode.INCOMPLETE
         assert "is gone and cannot be asked for the rest: read the run's folder instead" in stderr
     again = RelayProcess([trainer.folder], tmp_path / "copies", "--until-over")
     with killed_at_exit(again):
-        again.process.communicate(timeout=30)
+        again.process.communicate(timeout=120)
         assert again.process.returncode == ExitCode.OK
         assert journal_bytes(copy, 0) == journal_bytes(trainer.folder, 0)
 

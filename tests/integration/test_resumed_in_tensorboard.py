@@ -77,7 +77,7 @@ def check_dashboards(address: str) -> None:
     assert [*shown(address, "rank-0", "losses/0")] == [*range(KEPT + 1, END + 1)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("load_fast", LOADERS)
 def test_a_run_is_resumed_while_tensorboard_is_open(tmp_path: Path, load_fast: bool) -> None:
     """Both loaders show the effective points; only the fast one keeps a tag whose points are all superseded."""
@@ -95,7 +95,7 @@ def test_a_run_is_resumed_while_tensorboard_is_open(tmp_path: Path, load_fast: b
         check_dashboards(address)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("load_fast", LOADERS)
 def test_a_replay_without_superseded_events(tmp_path: Path, load_fast: bool) -> None:
     """Both loaders show exactly the effective points of a folder made by `replay --skip-superseded`."""

@@ -105,7 +105,7 @@ def test_a_command_to_one_process_stops_both(tmp_path: Path) -> None:
     process = start(tmp_path / "run", epochs=10**6)
     wait_until(lambda: (tmp_path / "run" / "best-model.pt").exists(), 90)
     command = [sys.executable, "-m", "trainwire_sinks", "send", str(tmp_path / "run"), "stop", "--rank", "1"]
-    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
     lines = [line for line in finish(process).splitlines() if line.startswith("finished")]
     assert len(lines) == 2
     assert len({line.split()[-1] for line in lines}) == 1

@@ -89,7 +89,7 @@ def start_job(environment: Mapping[str, str], folder: Path) -> subprocess.Popen[
     )
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(180)
 def test_a_job_at_its_time_limit_is_requeued_and_resumed(tmp_path: Path, cluster: dict[str, str]) -> None:
     """Shortly before its time limit the training saves a checkpoint, and the requeued job resumes from it."""
     run = tmp_path / "runs" / "tiny-77"
@@ -99,13 +99,13 @@ def test_a_job_at_its_time_limit_is_requeued_and_resumed(tmp_path: Path, cluster
         connection = read_connection(connection_path(run, 0))
         assert connection.keys and connection.publish.startswith("tcp://127.0.0.1:")
         job.send_signal(signal.SIGUSR1)
-        output, _ = job.communicate(timeout=60)
+        output, _ = job.communicate(timeout=120)
     finally:
         job.kill()
     assert job.returncode == 0, output
     assert (tmp_path / "requeued").read_text() == "requeue 77\n"
     again = start_job(cluster | {"SLURM_RESTART_COUNT": "1"}, tmp_path)
-    output, _ = again.communicate(timeout=60)
+    output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
     first, second = (read_events(run, attempt=attempt) for attempt in (0, 1))
     assert (first[0].value["job"], first[-1].name) == ("77", "run/interrupted")
@@ -119,7 +119,7 @@ def losses(run: Path) -> int:
     return sum(event.name == "train/loss" for event in read_events(run)) if run.exists() else 0
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 def test_the_relay_is_restarted_until_it_is_terminated(tmp_path: Path, cluster: dict[str, str]) -> None:
     """A killed relay is restarted and continues its copy; on SIGTERM the script ends with the relay's exit code."""
     run, copies = tmp_path / "runs" / "mine", tmp_path / "copies"
@@ -148,7 +148,7 @@ def test_the_relay_is_restarted_until_it_is_terminated(tmp_path: Path, cluster: 
         wait_until(lambda: pid_of(copy) not in (None, first), 30)
         wait_until(lambda: read_events(copy) == read_events(run), 20)
         script.terminate()
-        _, stderr = script.communicate(timeout=30)
+        _, stderr = script.communicate(timeout=120)
     finally:
         script.kill()
         script.wait()

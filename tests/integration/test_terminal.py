@@ -62,7 +62,7 @@ def test_a_bus_can_be_quiet(tmp_path: Path, arguments: str, environment: dict[st
 
 def test_a_bus_prints_nothing_without_a_terminal(tmp_path: Path) -> None:
     """A script whose output is a pipe or file gets no line of ours."""
-    completed = subprocess.run(python(LOOP), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    completed = subprocess.run(python(LOOP), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     assert (completed.stdout, completed.stderr) == ("", "")
 
 

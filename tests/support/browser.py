@@ -25,5 +25,5 @@ def screenshot(address: str, path: Path, profile: Path) -> None:
             "--enable-unsafe-swiftshader", "--virtual-time-budget=20000", f"--user-data-dir={profile}",
             f"--screenshot={path}", address,
         ],
-        check=True, capture_output=True, timeout=50,
+        check=True, capture_output=True, timeout=120,
     )  # fmt: skip

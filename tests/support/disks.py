@@ -11,7 +11,7 @@ import pytest
 
 
 def _command(*words: str | Path) -> None:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         pytest.skip(f"{words[0]} is not permitted on this machine: {done.stderr.strip()}")
 

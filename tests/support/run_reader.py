@@ -36,7 +36,7 @@ def journal_bytes(run_folder: Path, rank: int = 0) -> bytes:
     return b"".join(path.read_bytes() for path in segments)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for a condition of another thread or process."""
     deadline = time.monotonic() + seconds
     while not condition():

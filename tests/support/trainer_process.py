@@ -52,7 +52,7 @@ class Trainer:
 
     def end(self) -> int:
         """Let the process end, and return the number of its steps."""
-        output, _ = self.process.communicate(timeout=30)
+        output, _ = self.process.communicate(timeout=120)
         assert self.process.returncode == 0
         return int(output)
 

@@ -90,7 +90,7 @@ def test_lines_of_other_ranks_have_a_prefix(write_run: Callable[..., Path], trai
     """With `--rank all`, the lines of any rank but 0 start with the rank."""
     folder = write_run(record([[happened("run/started", run="digits")]]))
     (folder / "journal" / "rank-1").symlink_to(folder / "journal" / "rank-0")
-    output, error = trainwire("sink", "console", folder, "--rank", "all").communicate(timeout=30)
+    output, error = trainwire("sink", "console", folder, "--rank", "all").communicate(timeout=120)
     assert sorted(line.partition("2026")[0] for line in output.splitlines()) == ["", "rank 1 | "]
     assert error == ""
 

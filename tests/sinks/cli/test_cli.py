@@ -163,7 +163,7 @@ def test_a_command_works_with_closed_streams(write_run: Callable[..., Path], clo
     for command in ("sink jsonl", "sink console", "tail", "watch --plain"):
         line = f'"$0" -m trainwire_sinks {command} "$1" {closed}'
         run_line = ["sh", "-c", line, sys.executable, str(folder)]
-        ended = subprocess.run(run_line, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(run_line, capture_output=True, text=True, timeout=120, check=False)
         assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), (command, ended.stderr)
     lines = (folder / "events.jsonl").read_text().splitlines()
     assert {"run/started", "run/finished"} <= {json.loads(line)["name"] for line in lines}

@@ -103,7 +103,7 @@ def test_a_bug_in_a_sink_shows_its_traceback(tmp_path: Path, write_run: WriteRun
     (tmp_path / "mine.py").write_text(BROKEN)
     completed = subprocess.run(
         [sys.executable, "-m", "trainwire_sinks", "sink", "mine:Broken", str(write_run(sample_run()))],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert completed.returncode == ExitCode.SINK
     assert completed.stderr.count('raise LookupError("a bug in " + self.name)') == 1

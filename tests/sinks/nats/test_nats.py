@@ -169,7 +169,7 @@ class LimitedOutput(StreamOutput):
         await super()._store(subject, data, headers)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 def test_a_sink_reads_a_stream_and_continues_after_a_kill(
     trainwire: Trainwire, server: NatsServer, stream: str, tmp_path: Path
 ) -> None:

@@ -174,7 +174,7 @@ def test_a_damaged_file_does_not_stop_the_sink(tmp_path: Path, name: str) -> Non
         assert sorted(receiver.values) == [0.0, 1.0, 2.0, 3.0]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_kill_at_every_point(tmp_path: Path) -> None:
     """Killed with SIGKILL before and after each write and each delivery, and restarted, a sink delivers everything.
 

@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", *map(str, arguments)]
         return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=50, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
 
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]

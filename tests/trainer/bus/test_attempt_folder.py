@@ -154,7 +154,7 @@ def test_a_copy_is_not_the_original(tmp_path: Path) -> None:
         assert lease is not None
         assert (lease.is_over(), lease.holds()) == (True, False)
         sent = [sys.executable, "-m", "trainwire_sinks", "send", str(copy), "stop"]
-        refused = subprocess.run(sent, capture_output=True, text=True, timeout=60, check=False)
+        refused = subprocess.run(sent, capture_output=True, text=True, timeout=120, check=False)
         assert (refused.returncode, "is a copy" in refused.stderr) == (2, True), refused.stderr
         with trainwire.open_bus(copy) as bus:
             assert bus.attempt == 1
@@ -170,7 +170,7 @@ def test_a_child_is_not_advised_to_take_over_its_parents_run(tmp_path: Path) -> 
     with trainwire.open_bus(tmp_path / "run"):
         through = f"import subprocess, sys\nsubprocess.run({[sys.executable, '-c', script]} + sys.argv[1:])"
         child = [sys.executable, "-c", through, str(tmp_path / "run")]
-        ended = subprocess.run(child, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(child, capture_output=True, text=True, timeout=120, check=False)
     last = ended.stderr.strip().splitlines()[-1]
     assert ", which has started this one, is recording" in last
     assert "__main__" in last

@@ -286,7 +286,7 @@ def test_invalid_options_are_refused_first(tmp_path: Path, options: dict) -> Non
 def test_how_a_script_exits_is_how_its_run_ended(tmp_path: Path, ending: str, name: str) -> None:
     """Leaving the bus's block by an exit with status 0 is not a failure; by Ctrl-C it is an interruption."""
     script = f"import sys, trainwire\nwith trainwire.open_bus({str(tmp_path)!r}):\n    {ending}"
-    subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
+    subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
     assert read_events(tmp_path)[-1].name == name
 
 

@@ -37,7 +37,7 @@ def train(folder: Path, steps: int = 5, **options: object) -> trainwire.EventBus
 
 
 def train_and_die(folder: Path) -> None:
-    process = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False, timeout=60)
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False, timeout=120)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -78,7 +78,7 @@ def test_a_new_start_says_what_it_supersedes(
 def test_a_new_start_after_a_kill_says_so_on_standard_error(tmp_path: Path) -> None:
     """A script that is killed and started again warns on its terminal, without any configuration of logging."""
     train_and_die(tmp_path)
-    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert "attempt 0 stopped at step 30 without reporting its end" in process.stderr
     assert len(process.stderr.splitlines()) == 1
 

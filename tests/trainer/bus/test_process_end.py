@@ -25,7 +25,7 @@ IN_A_BLOCK = "with trainwire.open_bus(sys.argv[1]) as bus:\n    bus.log({'a': 1.
 def run_script(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own."""
     command = [sys.executable, "-c", f"import builtins, os, signal, sys, threading, time\nimport trainwire\n{script}"]
-    return subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=120, check=False)
 
 
 def ending(folder: Path) -> tuple[str, str | None]:

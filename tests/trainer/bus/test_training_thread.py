@@ -140,7 +140,7 @@ def test_no_system_call_but_for_the_interpreters_lock(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
         process.wait(30)
-        strace.communicate(timeout=30)
+        strace.communicate(timeout=120)
     lines = trace.read_text().splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("read(0") or "read resumed" in line)
     last = next(n for n, line in enumerate(lines) if line.startswith('write(1, "done'))

@@ -132,7 +132,7 @@ def test_requests_by_plugins(tmp_path: Path) -> None:
 
 def send(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainwire_sinks", "send", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_trainwire_send_reaches_a_training(tmp_path: Path) -> None:

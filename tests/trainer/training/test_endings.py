@@ -192,7 +192,7 @@ def test_ctrl_c_ends_a_process_with_its_result(tmp_path: Path) -> None:
     )
     wait_until((tmp_path / "run" / "best-model.pt").exists, 60)
     os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert (process.returncode, output) == (0, "interrupted Ctrl-C\n")
     assert read_events(tmp_path / "run")[-1].name == "run/interrupted"
 
