@@ -69,6 +69,8 @@ def test_the_snippets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "runs/maps", train=batches, max_epochs=1, sinks=()
     )
     assert result.steps == 1
+    trainer = known["RegularizedTrainer"](linear(), loss=known["nn"].CrossEntropyLoss())
+    assert {"loss", "ce", "size"} == trainer.evaluate(points(8)).keys()
     tokens: Any = TensorDataset(torch.randn(8, 5, 4), torch.randn(8, 5), torch.arange(8)[:, None] > torch.arange(5))
     result = known["TokenTrainer"](nn.Linear(4, 1)).train("runs/tokens", train=tokens, max_epochs=1, sinks=())
     assert result.steps == 1

@@ -14,7 +14,7 @@ from trainwire.training.forward import Forward
 from trainwire.training.model.losses import Weight
 from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
-from trainwire.training.state import MeanLoss
+from trainwire.training.state import LossParts, MeanLoss
 from trainwire_protocol.errors import UsageError
 
 
@@ -26,10 +26,11 @@ class SizedBatch(NamedTuple):
 
 
 class BatchLoss(NamedTuple):
-    """The mean loss of the batches of a step, detached, and its weight."""
+    """The mean loss of the batches of a step, detached, its weight, and the means of its named parts."""
 
     loss: Tensor
     weight: Weight
+    parts: LossParts
 
 
 def backward(run: TrainingRun, batches: Sequence[SizedBatch], optimizer: str = "") -> BatchLoss | None:
@@ -52,7 +53,7 @@ def backward(run: TrainingRun, batches: Sequence[SizedBatch], optimizer: str = "
             if not accumulation.add(chunk):
                 return None
     accumulation.add(last, is_last=True)
-    return BatchLoss(accumulation.mean.tensor(), accumulation.mean.weight)
+    return BatchLoss(accumulation.mean.tensor(), accumulation.mean.weight, accumulation.parts)
 
 
 def mean_of_all(run: TrainingRun, mean: BatchLoss, optimizer: str = "") -> Tensor:
@@ -105,7 +106,10 @@ def _backward_whole(run: TrainingRun, whole: SizedBatch, optimizer: str) -> Batc
     else:
         share = _ratio(weight, _mean_over_processes(run, weight))
         run.precision.backward(_counted(loss, weight) * share)
-    return BatchLoss(loss.detach(), whole.samples if weight is None else weight)
+    weight = whole.samples if weight is None else weight
+    parts = LossParts()
+    parts.add(result.parts, weight)
+    return BatchLoss(loss.detach(), weight, parts)
 
 
 def _forward(run: TrainingRun, batch: Any, optimizer: str) -> Forward | None:
@@ -122,7 +126,7 @@ class _Accumulation:
     """
 
     def __init__(self, run: TrainingRun, optimizer: str, samples: int) -> None:
-        self.mean = MeanLoss()
+        self.mean, self.parts = MeanLoss(), LossParts()
         self._run = run
         self._optimizer = optimizer
         self._is_empty = True
@@ -153,6 +157,7 @@ class _Accumulation:
         elif not self._adds_nothing(weight, is_last):
             run.precision.backward(_counted(loss, weight) * self._share(weight, is_last))
         self.mean.add(loss.detach(), weight)
+        self.parts.add(result.parts, weight)
         return True
 
     def _share(self, weight: Weight, is_last: bool) -> Weight:

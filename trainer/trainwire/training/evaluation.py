@@ -17,7 +17,7 @@ from trainwire.training.interruption import Interruptible, until_interrupted
 from trainwire.training.metrics import read_metric
 from trainwire.training.model.precision import Precision
 from trainwire.training.run import TrainingRun
-from trainwire.training.state import MeanLoss, random_states, restore_random_states
+from trainwire.training.state import LossParts, MeanLoss, random_states, restore_random_states
 from trainwire_protocol.errors import InterruptedReadingError, UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def mean_scores(
         InterruptedReadingError: if a signal interrupted it.
         UsageError: if there is no batch, or only batches of weight 0.
     """
-    mean_loss = MeanLoss()
+    mean_loss, parts = MeanLoss(), LossParts()
     for metric in owner.metrics.values():
         metric.reset()
     for batch in until_interrupted(owner, loader):
@@ -94,7 +94,9 @@ def mean_scores(
         try:
             with owner.precision.autocast():
                 result = forward(batch)
-            mean_loss.add(result.loss, samples_in(owner.batches, batch) if result.weight is None else result.weight)
+            weight = samples_in(owner.batches, batch) if result.weight is None else result.weight
+            mean_loss.add(result.loss, weight)
+            parts.add(result.parts, weight)
             for metric in owner.metrics.values():
                 metric.update(result.output, result.target)
         except Exception as error:
@@ -105,7 +107,7 @@ def mean_scores(
         raise UsageError(
             f"{split} had no batches, or only batches of weight 0: check that its loader can be read again"
         )
-    scores: dict[str, MetricValue] = {"loss": loss}
+    scores: dict[str, MetricValue] = {"loss": loss, **parts.read_of_all(owner.processes, owner.device)}
     for name, metric in owner.metrics.items():
         scores |= read_metric(name, metric.compute())
     return scores

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from numbers import Real
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +18,9 @@ from trainwire.training.model.losses import TorchLoss, checked_weight
 from trainwire.training.model.models import plain_model
 from trainwire.training.model.parameters import TrainedModules
 from trainwire_protocol.errors import UsageError
+
+RESERVED: Final = frozenset({"loss", "batch_loss", "gradient_norm"})
+"""Names of training metrics, which parts of a loss cannot have."""
 
 
 class Forward(NamedTuple):
@@ -32,16 +38,23 @@ class Forward(NamedTuple):
     The losses of batches and of chunks are averaged with these weights. None: what the trainer's loss is a mean over,
     if it is one of torch's, otherwise the number of samples.
     """
+    parts: Mapping[str, Any] = MappingProxyType({})
+    """Named parts of the loss, such as `{"ce": …, "kl": …}`: numbers, or tensors without dimensions.
+
+    They are recorded as `train/batch_loss/ce`, and their means, weighted as the loss is, as `train/ce` and `dev/ce`.
+    """
 
 
-def checked_forward(result: object, loss: TorchLoss | None = None) -> Forward:
+def checked_forward(result: object, loss: TorchLoss | None = None, taken: Collection[str] = ()) -> Forward:
     """Return the result of a `forward`, if it is valid, with a checked weight.
 
     Args:
         loss: The trainer's loss, if it is one of torch's: it determines a weight that is None.
+        taken: Names that parts of the loss cannot have, such as those of the metrics.
 
     Raises:
-        UsageError: if it is not a `Forward`, or its loss is not a tensor without dimensions, or its weight is invalid.
+        UsageError: if it is not a `Forward`, or its loss is not a tensor without dimensions, or its weight or a part is
+            invalid.
     """
     if not isinstance(result, Forward):
         what = "a tuple" if isinstance(result, tuple) else f"a {type(result).__name__}"
@@ -51,7 +64,32 @@ def checked_forward(result: object, loss: TorchLoss | None = None) -> Forward:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise UsageError(f"the loss is {what}; it must be the batch's mean, a tensor without dimensions")
     weight = loss.weight(result.output, result.target) if result.weight is None and loss else result.weight
-    return result if weight is None else result._replace(weight=checked_weight(weight))
+    parts = _checked_parts(result.parts, value, taken) if result.parts else {}
+    return result._replace(weight=None if weight is None else checked_weight(weight), parts=parts)
+
+
+def _checked_parts(parts: object, loss: Tensor, taken: Collection[str]) -> dict[str, Tensor]:
+    """Return the parts of a loss as detached tensors on its device."""
+    if not isinstance(parts, Mapping):
+        raise UsageError(
+            f"the parts of the loss are a {type(parts).__name__}; they must be a mapping of names to values"
+        )
+    checked: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        if not isinstance(name, str) or not name or name in RESERVED or name in taken:
+            raise UsageError(f"a part of the loss cannot be named {name!r}: this name is taken, or it is not a name")
+        if isinstance(part, Tensor) and part.dim() == 0:
+            checked[name] = part.detach()
+        elif isinstance(part, Real):
+            # It is filled in on the device: a copy from the CPU could synchronize.
+            kind = torch.float32 if loss.device.type == "mps" else torch.float64
+            checked[name] = torch.full((), float(part), dtype=kind, device=loss.device)
+        else:
+            what = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+            raise UsageError(
+                f"the part {name!r} of the loss is {what}; it must be the batch's mean, a tensor without dimensions"
+            )
+    return checked
 
 
 class TrainingForward:
@@ -63,6 +101,7 @@ class TrainingForward:
         loss: The trainer's loss, if it is one of torch's. None: find out in the first training batch.
         first: Called with the result of the first call for each optimizer.
         after: Called with the optimizer's name, each batch and its result; returns the loss to continue with.
+        taken: Names that parts of the loss cannot have.
     """
 
     def __init__(
@@ -73,6 +112,7 @@ class TrainingForward:
         loss: TorchLoss | None = None,
         first: Callable[[Forward], None] | None = None,
         after: Callable[[str, Any, Forward], Tensor] | None = None,
+        taken: Collection[str] = (),
     ) -> None:
         self._modules = modules
         self._forward = forward
@@ -82,6 +122,7 @@ class TrainingForward:
         """The loss of each optimizer that has made an update, if it is one of torch's."""
         self._first = first
         self._after = after
+        self._taken = taken
         self._parallel: DistributedDataParallel | None = None
         self._has_weight: dict[str, bool] = {}
         self._arguments: Mapping[str, Any] = {}
@@ -90,7 +131,7 @@ class TrainingForward:
 
     def alone(self, batch: Any) -> Forward:
         """Return the checked result of `forward` in this process only, as for an evaluation."""
-        return checked_forward(self._forward(batch), self._loss or self._losses.get(""))
+        return checked_forward(self._forward(batch), self._loss or self._losses.get(""), self._taken)
 
     def _train(self, batch: Any, optimizer: str) -> Forward | None:
         """Return the checked result of `forward_for` in this process only."""
@@ -99,7 +140,7 @@ class TrainingForward:
             return None
         if optimizer not in self._losses and isinstance(result, Forward):
             self._losses[optimizer] = self._loss or TorchLoss.behind(result.loss, result.target)
-        checked = checked_forward(result, self._losses.get(optimizer))
+        checked = checked_forward(result, self._losses.get(optimizer), self._taken)
         return checked if self._after is None else checked._replace(loss=self._after(optimizer, batch, checked))
 
     def distribute(self, arguments: Mapping[str, Any]) -> None:

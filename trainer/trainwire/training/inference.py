@@ -104,7 +104,10 @@ class Inference:
             if bus is not None:
                 bus.publish("evaluation/started", {"split": name}, "lifecycle")
             scores = mean_scores(
-                self, split or "data", self._shown(), lambda batch: checked_forward(self._trainer.forward(batch), loss)
+                self,
+                split or "data",
+                self._shown(),
+                lambda batch: checked_forward(self._trainer.forward(batch), loss, self.metrics),
             )
             if bus is not None:
                 _publish(bus, name, scores, time.monotonic() - started)

@@ -101,6 +101,7 @@ class TrainingRun:
         self.forward = TrainingForward(
             setup.modules, setup.forward, setup.forward_for, checked_loss(setup.loss), first=self._check_first,
             after=self._after_forward if self.hooks.listeners[AfterTrainingForward] else None,
+            taken={*setup.metrics, *setup.optimizers},
         )  # fmt: skip
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
         self.checkpointer: Checkpointer | None = savers[-1] if savers else None
@@ -232,6 +233,8 @@ class TrainingRun:
         metrics = optimizer_metrics(self.optimizers)
         if not metrics.keys() & epoch.metrics.keys():
             self.record_epoch(epoch.loss.read_of_all(self.processes, self.device, list(self.optimizers)))
+            parts = epoch.parts.read_of_all(self.processes, self.device)
+            self.record_epoch({f"train/{name}": mean for name, mean in parts.items()})
             self.record_epoch(metrics)
 
     def update_parameters(self, *, thorough: bool = False) -> None:

@@ -72,6 +72,51 @@ class MeanLoss:
         self._sum = None if state["sum"] is None else state["sum"].to(device)
 
 
+class LossParts:
+    """The weighted means of the named parts of a loss, each over the batches that have it."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, MeanLoss] = {}
+
+    def add(self, parts: Mapping[str, Tensor], weight: Weight) -> None:
+        """Add the parts of a batch's loss, weighted as the loss is: see `MeanLoss`."""
+        for name, part in parts.items():
+            self._means.setdefault(name, MeanLoss()).add(part, weight)
+
+    def add_means(self, other: LossParts, *, finite_only: bool) -> None:
+        """Add the means of a step.
+
+        Args:
+            finite_only: Whether to ignore those that are not finite.
+        """
+        for name, part in other._means.items():
+            mean = self._means.setdefault(name, MeanLoss())
+            mean.finite_only = finite_only
+            mean.add(part.tensor(), part.weight)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the means as tensors, without reading them."""
+        return {name: mean.tensor() for name, mean in self._means.items()}
+
+    def read_of_all(self, processes: Processes, device: torch.device) -> dict[str, float]:
+        """Return the means over the batches of all processes, each of which must call this. Synchronizes with the GPU.
+
+        A part may be missing in some of the processes.
+        """
+        names = dict.fromkeys(name for own in processes.gather_objects(list(self._means)) for name in own)
+        means = {name: self._means.get(name, MeanLoss()).read_of_all(processes, device) for name in names}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum and the weight of each mean."""
+        return {name: mean.state_dict() for name, mean in self._means.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore the means, with their sums on `device`."""
+        for name, saved in state.items():
+            self._means.setdefault(name, MeanLoss()).load_state_dict(saved, device)
+
+
 class EpochLoss:
     """The mean losses of an epoch: one for each optimizer, as each may have a loss of its own."""
 
@@ -139,6 +184,8 @@ class EpochState:
     complete: bool = False
     """Whether it was trained to its end and evaluated, and counts: not if a stop, a signal or an error cut it short."""
     loss: EpochLoss = field(default_factory=EpochLoss)
+    parts: LossParts = field(default_factory=LossParts)
+    """The means of the named parts of the loss."""
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics({}, ()))
     """The metrics of the whole epoch, for its row in the loss file."""
     started: float = field(default_factory=time.monotonic)
@@ -155,15 +202,17 @@ class EpochState:
             "seconds": self.seconds,
             "metrics": dict(self.metrics),
             "loss": self.loss.state_dict(),
+            "parts": self.parts.state_dict(),
         }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device) -> EpochState:
         """Return the epoch that `state_dict` describes, with its loss on `device`."""
         values = dict(state)
-        loss = EpochLoss()
+        loss, parts = EpochLoss(), LossParts()
         loss.load_state_dict(values.pop("loss"), device)
-        return cls(loss=loss, started=time.monotonic() - values.pop("seconds"), **values)
+        parts.load_state_dict(values.pop("parts"), device)
+        return cls(loss=loss, parts=parts, started=time.monotonic() - values.pop("seconds"), **values)
 
 
 @dataclass(slots=True)

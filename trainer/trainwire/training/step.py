@@ -16,6 +16,7 @@ from trainwire.training.model.losses import Weight
 from trainwire.training.model.optimizers import metric_name, needs_closure
 from trainwire.training.model.parameters import optimizer_parameters
 from trainwire.training.run import TrainingRun
+from trainwire.training.state import LossParts
 from trainwire_protocol.errors import UsageError
 
 
@@ -27,6 +28,7 @@ class Update(NamedTuple):
     weight: Weight
     gradient_norm: Tensor
     """The total 2-norm of the gradients before clipping."""
+    parts: LossParts
 
 
 def training_step(run: TrainingRun, batches: Sequence[Any]) -> None:
@@ -50,8 +52,11 @@ def training_step(run: TrainingRun, batches: Sequence[Any]) -> None:
     state.step += 1
     for name, update in made.items():
         epoch.loss.add(update.loss, update.weight, name)
+        epoch.parts.add_means(update.parts, finite_only=epoch.loss.finite_only)
     total = _total(list(made.values()))
     metrics = {"train/batch_loss": total.loss, "train/gradient_norm": total.gradient_norm}
+    for update in made.values():
+        metrics |= {f"train/batch_loss/{part}": mean for part, mean in update.parts.tensors().items()}
     for name, update in made.items() if len(run.optimizers) > 1 else ():
         metrics[metric_name("train/batch_loss", name)] = update.loss
         metrics[metric_name("train/gradient_norm", name)] = update.gradient_norm
@@ -88,7 +93,7 @@ def _update(run: TrainingRun, name: str, group: Sequence[SizedBatch]) -> Update 
         return None
     run.precision.unscale(optimizer)
     max_norm = None if needs_closure(optimizer) else run.options.max_grad_norm
-    update = Update(mean.loss, mean.weight, _clip_gradients(optimizer, max_norm))
+    update = Update(mean.loss, mean.weight, _clip_gradients(optimizer, max_norm), mean.parts)
     if run.hooks.listeners[BeforeTrainingOptimizerStep]:
         payload = BeforeTrainingOptimizerStep(
             epoch.number, epoch.batch, run.state.step + 1, update.loss, update.gradient_norm, name
@@ -127,7 +132,8 @@ def _total(updates: list[Update]) -> Update:
     if len(updates) == 1:
         return updates[0]
     loss = sum((update.loss for update in updates[1:]), updates[0].loss)
-    return Update(loss, updates[0].weight, get_total_norm([update.gradient_norm for update in updates]))
+    norm = get_total_norm([update.gradient_norm for update in updates])
+    return updates[0]._replace(loss=loss, gradient_norm=norm)
 
 
 def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:
