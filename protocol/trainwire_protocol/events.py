@@ -42,7 +42,7 @@ MAX_VALUE_BYTES: Final = 32 << 20
 LIFECYCLE_NAMES: Final[frozenset[str]] = frozenset(
     {
         "run/started", "run/resumed", "run/marked", "run/interrupted", "run/failed", "run/finished",
-        "epoch/started", "epoch/finished", "evaluation/started", "evaluation/finished",
+        "epoch/started", "epoch/evaluated", "epoch/finished", "evaluation/started", "evaluation/finished",
         "checkpoint/saved", "checkpoint/deleted", "learning_rate/changed", "anomaly/detected",
         "command/received", "command/applied", "command/rejected",
         "plugin/failed", "events/dropped", "journal/missing",

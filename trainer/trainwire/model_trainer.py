@@ -259,16 +259,16 @@ class ModelTrainer:
             **keywords: The options and their defaults; `TrainingOptionsDict` documents each of them:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, accumulate_batches=1, max_epochs=100, max_steps=None,
-                batches_per_epoch=None, optimizer=SGD, optimizer_arguments={},
-                parameter_groups=(), decay_biases_and_norms=True,
-                train_with_dev=False, train_with_test=False, max_grad_norm=5.0, main_evaluation_metric=None,
-                main_evaluation_mode=None, try_metrics=True, monitor_test=False, monitor_train_sample=0.0,
-                use_final_model_for_eval=False, sampler=None, batch_sampler=None, shuffle=True,
-                shuffle_first_epoch=True, drop_last=False, collate_fn=None, save_final_model=True,
-                save_optimizer_state=False, save_model_each_k_epochs=0, create_file_logs=True, create_loss_file=True,
-                write_weights=False, use_amp=False, multi_gpu=None, ddp_arguments={}, attach_default_scheduler=True,
-                seed=None, num_workers=0, device=None, dev_name='dev', plugins=(), default_plugins=True,
-                sinks=('loss-file', 'log-file'), bind=None, hparams=None, quiet=False.
+                batches_per_epoch=None, optimizer=SGD, optimizer_arguments={}, parameter_groups=(),
+                decay_biases_and_norms=True, train_with_dev=False, train_with_test=False, max_grad_norm=5.0,
+                main_evaluation_metric=None, main_evaluation_mode=None, try_metrics=True, monitor_test=False,
+                monitor_train_sample=0.0, evaluate_each_k_steps=0, use_final_model_for_eval=False, sampler=None,
+                batch_sampler=None, shuffle=True, shuffle_first_epoch=True, drop_last=False, collate_fn=None,
+                save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0,
+                save_model_each_k_steps=0, create_file_logs=True, create_loss_file=True, write_weights=False,
+                use_amp=False, multi_gpu=None, ddp_arguments={}, attach_default_scheduler=True, seed=None,
+                num_workers=0, device=None, dev_name='dev', plugins=(), default_plugins=True, sinks=('loss-file',
+                'log-file'), bind=None, hparams=None, quiet=False.
 
         Raises:
             OptionError: if an argument is invalid; no batch was read yet.

@@ -1,9 +1,10 @@
 """Writes a table of the run's epochs, for people, spreadsheets and plotting scripts.
 
-ModelTrainer lists the metrics of an epoch in its `epoch/finished`, which says whether the epoch is complete. A
-hand-written loop lists few or none: its values are the last ones of all its scalars. The sink fills an open row from
-them, and adds it to the table when the epoch has finished. The table is rewritten as a whole at the next flush: a new
-metric adds a column. What has to survive a restart is in `state`; the committed rows are in the file.
+ModelTrainer lists the metrics of an epoch in its `epoch/finished`, which says whether the epoch is complete, and those
+of an evaluation within one in `epoch/evaluated`. A hand-written loop lists few or none: its values are the last ones of
+all its scalars. The sink fills an open row from them, and adds it to the table when the epoch has finished. The table
+is rewritten as a whole at the next flush: a new metric adds a column. What has to survive a restart is in `state`; the
+committed rows are in the file.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ METRIC_PREFIXES: Final = ("dev/", "val/", "test/", "train_sample/")
 ALIASES: Final = {"train_loss": "train/loss"}
 """Names that other trainers use for a fixed column; it takes their values if the run has none of its own name."""
 
+STEP: Final = "step"
+"""The column of the number of updates made before, which only files with evaluations within epochs have."""
+
 MAX_COLUMNS: Final = 100
 """Number of metrics beyond which only those that name a split get a column."""
 
@@ -56,6 +60,9 @@ logger = logging.getLogger("trainwire")
 class LossFile(ReplaceSink):
     """Writes loss.tsv: one row for each epoch, with its losses, scores and learning rate.
 
+    An evaluation within an epoch adds a row too. The file then has a column STEP, with the number of updates that were
+    made before; the last row of an epoch is that of its end.
+
     The values of an epoch are those in its `epoch/finished` and, in a hand-written loop, the last ones of all scalars
     since the epoch began; it therefore needs only `bus.log` and `bus.finish_epoch`. A last row has what such a loop
     recorded after its last epoch, or without any epoch.
@@ -69,6 +76,8 @@ class LossFile(ReplaceSink):
         self._columns: list[str] = state.get("columns", [])
         self._row_count: int = state.get("count", 0)
         self._open_row: Row = state.get("open", {})
+        self._has_steps: bool = state.get("has_steps", False)
+        """Whether rows have the number of updates made before, as there are evaluations within epochs."""
         self._has_last_row: bool = state.get("has_last_row", True)
         """Whether what follows the last epoch gets a row: not if the epochs are those of a ModelTrainer."""
         self._left_out: str | None = None
@@ -82,13 +91,15 @@ class LossFile(ReplaceSink):
         """Return the columns beyond the fixed ones, the number of rows and the open row."""
         return {
             "columns": self._columns, "count": self._row_count, "open": self._open_row,
-            "has_last_row": self._has_last_row,
+            "has_last_row": self._has_last_row, "has_steps": self._has_steps,
         }  # fmt: skip
 
     async def handle(self, events: Sequence[Event]) -> None:
         """Collect the values of the epoch, and add its row when it has finished."""
         for event in events:
-            if event.type in ("scalar", "scalars"):
+            if event.type == "hparams" and event.value.get("evaluate_each_k_steps"):
+                self._has_steps = True
+            elif event.type in ("scalar", "scalars"):
                 self._collect(_items(event))
             elif event.type == "lifecycle":
                 self._handle_lifecycle(event)
@@ -105,6 +116,8 @@ class LossFile(ReplaceSink):
     def _handle_lifecycle(self, event: Event) -> None:
         if event.name == "epoch/started":
             self._open_row = {}
+        elif event.name == "epoch/evaluated":
+            self._add_evaluation(event)
         elif event.name == "epoch/finished":
             self._finish_epoch(event)
         elif event.name in LAST_EVENTS and self._open_row and self._has_last_row:
@@ -126,6 +139,17 @@ class LossFile(ReplaceSink):
         taken = max(len(self._open_row), len(self._columns))
         is_known = name in self._columns
         return is_known or taken < (MAX_COLUMNS if _group(name) == _OTHER else MAX_SPLIT_COLUMNS)
+
+    def _add_evaluation(self, event: Event) -> None:
+        """Add a row with the metrics of an evaluation within an epoch, beside the open one of the epoch."""
+        metrics = event.value.get("metrics")
+        metrics = metrics if isinstance(metrics, Mapping) else {}
+        epoch = {name: cell for name, cell in self._open_row.items() if name not in metrics}
+        self._has_last_row, self._has_steps, self._open_row = False, True, {}
+        self._collect(metrics)
+        self._collect({"epoch": event.value.get("epoch"), "bad_epochs": event.value.get("bad_epochs")})
+        self._add_row(event)
+        self._open_row = epoch
 
     def _finish_epoch(self, event: Event) -> None:
         metrics = event.value.get("metrics")
@@ -152,6 +176,8 @@ class LossFile(ReplaceSink):
             )
             logger.warning(message, self._left_out, MAX_COLUMNS)
         self._open_row["timestamp"] = timestamp(event.walltime)
+        if self._has_steps:
+            self._open_row[STEP] = str(event.step)
         self._new_rows.append(self._open_row)
         self._open_row = {}
 
@@ -175,6 +201,8 @@ class LossFile(ReplaceSink):
 
 def _group(name: str) -> int:
     """Return the number of the group of a metric's column: its name begins or ends with its split."""
+    if name == STEP:
+        return -1
     if name.startswith("train_sample/"):
         return _TRAIN_SAMPLE
     words = re.split(r"[^a-z0-9]+", name.lower())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,9 @@ from trainwire_sinks.inspect.ranks import RankOverview, State, read_ranks, state
 
 LOOK_BACK_BYTES: Final = 64 << 20
 """How far from an attempt's end to search for lifecycle events, in bytes of its journal: over a million scalars."""
+
+COMPARISONS: Final = frozenset({"epoch/evaluated", "epoch/finished"})
+"""The lifecycle events that report the best evaluation so far."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,16 @@ def _read(folder: Path, run: str, ranks: Sequence[int], attempt: int) -> RunOver
     first_events = events_of(first) if first else ()
     overviews = read_ranks(folder, attempt)
     shown = overviews[0] if overviews else RankOverview(0, "unreadable")
-    started, finished = (next(_lifecycle_events(attempts, name), None) for name in ("epoch/started", "epoch/finished"))
+    started = next(_lifecycle_events(attempts, "epoch/started", {"epoch/started"}), None)
+    compared = next(_lifecycle_events(attempts, "epoch/", COMPARISONS), None)
     return RunOverview(
         folder,
         run,
         state_of_all(overviews),
-        epoch=max((epoch for event in (started, finished) if (epoch := _int_field(event, "epoch"))), default=None),
+        epoch=max((epoch for event in (started, compared) if (epoch := _int_field(event, "epoch"))), default=None),
         max_epochs=_int_field(started, "max_epochs"),
         step=shown.step,
-        best=_best_of_epoch(finished) or _best_saved(attempts),
+        best=_best_of_epoch(compared) or _best_saved(attempts),
         started=first_events[0].walltime if first_events else None,
         last_event=shown.last_event,
         attempts=len(attempts),
@@ -115,10 +119,14 @@ def _read_sinks(folder: Path, run: str, ranks: Sequence[int]) -> tuple[SinkProgr
     return tuple(read_progress(run, folder, heads))
 
 
-def _lifecycle_events(attempts: Sequence[Attempt], name: str) -> Iterator[Event]:
-    """Yield the lifecycle events of this name that are not superseded, the last one first."""
-    for batch in kept_backwards(attempts, name.encode(), LOOK_BACK_BYTES):
-        yield from (event for event in reversed(events_of(batch)) if event.type == "lifecycle" and event.name == name)
+def _lifecycle_events(attempts: Sequence[Attempt], beginning: str, names: Set[str]) -> Iterator[Event]:
+    """Yield the lifecycle events of these names that are not superseded, the last one first.
+
+    Args:
+        beginning: what all of the names begin with.
+    """
+    for batch in kept_backwards(attempts, beginning.encode(), LOOK_BACK_BYTES):
+        yield from (event for event in reversed(events_of(batch)) if event.type == "lifecycle" and event.name in names)
 
 
 def _int_field(event: Event | None, field: str) -> int | None:
@@ -126,15 +134,15 @@ def _int_field(event: Event | None, field: str) -> int | None:
     return value if type(value) is int else None
 
 
-def _best_of_epoch(finished: Event | None) -> Best | None:
-    """Return the best epoch that the last `epoch/finished` reports."""
-    fields = finished.value.get("best") if finished else None
+def _best_of_epoch(compared: Event | None) -> Best | None:
+    """Return the best epoch that the last event about an evaluation reports."""
+    fields = compared.value.get("best") if compared else None
     return _parse_best(fields) if isinstance(fields, Mapping) else None
 
 
 def _best_saved(attempts: Sequence[Attempt]) -> Best | None:
     """Return the best epoch that the last checkpoint of kind `best` reports, for loops without `epoch/finished`."""
-    for event in _lifecycle_events(attempts, "checkpoint/saved"):
+    for event in _lifecycle_events(attempts, "checkpoint/saved", {"checkpoint/saved"}):
         if event.value.get("kind") == "best" and (best := _parse_best(event.value)):
             return best
     return None

@@ -52,6 +52,15 @@ def _describe_epoch_end(fields: Fields) -> str:
     return f"epoch {plain(fields.get('epoch'))} {end}{_duration(fields)}" + _after_colon(facts)
 
 
+def _describe_step_evaluation(fields: Fields) -> str:
+    batch, batches = fields.get("batch"), fields.get("batches")
+    of = f"/{plain(batches)}" if batches is not None else ""
+    at = f", batch {plain(batch)}{of}" if batch is not None else ""
+    bad = fields.get("bad_epochs")
+    facts = [_list(fields.get("metrics")), f"bad evaluations {plain(bad)}" if bad is not None else ""]
+    return f"epoch {plain(fields.get('epoch'))}{at} evaluated" + _after_colon(facts)
+
+
 def _describe_evaluation(fields: Fields) -> str:
     metrics = _after_colon([_list(fields.get("metrics"))])
     return f"evaluation on {plain(fields.get('split', '?'))}{_duration(fields)}" + metrics
@@ -113,6 +122,7 @@ _DESCRIPTIONS: Final[dict[str, Callable[[Fields], str]]] = {
     "run/failed": _describe_end,
     "run/interrupted": _describe_end,
     "epoch/started": _describe_epoch_start,
+    "epoch/evaluated": _describe_step_evaluation,
     "epoch/finished": _describe_epoch_end,
     "evaluation/finished": _describe_evaluation,
     "checkpoint/saved": _describe_checkpoint,

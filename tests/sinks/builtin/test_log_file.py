@@ -97,6 +97,12 @@ def test_hyperparameters_are_listed_one_to_a_line() -> None:
         ),
         ("epoch/finished", {"epoch": 2, "complete": False}, "INFO     epoch 2 cut short"),
         (
+            "epoch/evaluated",
+            {"epoch": 2, "batch": 50, "batches": 100, "bad_epochs": 3, "metrics": {"dev/loss": 0.5}},
+            "INFO     epoch 2, batch 50/100 evaluated: dev/loss 0.5, bad evaluations 3",
+        ),
+        ("epoch/evaluated", {"epoch": 2}, "INFO     epoch 2 evaluated"),
+        (
             "evaluation/finished",
             {"split": "dev", "epoch": 1, "metrics": {"loss": 5e-5}, "seconds": 0.5},
             "INFO     evaluation on dev in 500 ms: loss 5e-05",

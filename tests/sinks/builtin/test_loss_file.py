@@ -222,3 +222,40 @@ def test_metrics_of_finish_epoch_are_added_to_what_was_logged(tmp_path: Path) ->
     rows = table(tmp_path, record([epoch, [ended()]]))
     assert (rows[0][5:], rows[1][5:]) == (["TRAIN_ACCURACY", "DEV_F1"], ["0.5", "0.75"])
     assert len(rows) == 2
+
+
+def evaluated(epoch: int, step: int, metrics: object, **fields: object) -> Event:
+    value = {"epoch": epoch, "batch": step, "batches": None, "metrics": metrics, **fields}
+    return Event("epoch/evaluated", value, "lifecycle", NOON + step, step)
+
+
+def test_evaluations_within_epochs_have_rows(tmp_path: Path) -> None:
+    """Rows have the step then; the epoch's row has the epoch's own metrics, and none of an earlier evaluation."""
+    hparams = Event("hparams", {"evaluate_each_k_steps": 2}, "hparams", NOON, 0)
+    first = [started(1), *scalars(dev__loss=0.5), evaluated(1, 2, {"train/loss": 0.75, "dev/loss": 0.5}, bad_epochs=0)]
+    metrics: dict[str, object] = {"train/loss": 0.7, "dev/loss": 0.4}
+    rows = table(
+        tmp_path,
+        record(
+            [
+                [hparams, *first, *scalars(dev__loss=0.4), finished(1, metrics, complete=True, bad_epochs=1)],
+                [
+                    started(2),
+                    *scalars(dev__loss=0.3),
+                    evaluated(2, 4, {"dev/loss": 0.3}),
+                    finished(2, {}, complete=False),
+                ],
+            ]
+        ),
+    )
+    assert rows[0] == [*FIXED, "STEP", "DEV_LOSS"]
+    assert [[row[0], *row[2:]] for row in rows[1:]] == [
+        ["1", "0", "", "0.75", "2", "0.5"], ["1", "1", "", "0.7", "0", "0.4"], ["2", "", "", "", "4", "0.3"],
+        ["2", "", "", "", "0", ""],
+    ]  # fmt: skip
+
+
+def test_odd_evaluations_are_ignored(tmp_path: Path) -> None:
+    """An event without metrics adds a row of what it has."""
+    rows = table(tmp_path, record([[evaluated(1, 2, None), evaluated(1, 4, {"dev/loss": "x"})]]))
+    assert [row[0] for row in rows] == ["EPOCH", "1", "1"]

@@ -94,6 +94,17 @@ def test_the_best_epoch_is_that_of_the_last_finished_epoch(write_run: WriteRun, 
     assert (found["best"], found["epoch"]) == (None, None)
 
 
+def test_the_best_evaluation_may_be_within_an_epoch(write_run: WriteRun, list_runs: List) -> None:
+    """The later of `epoch/evaluated` and `epoch/finished` says which is the best."""
+    recorder = Recorder()
+    best = [{"epoch": epoch, "metric": "dev/f1", "score": 0.5 + epoch, "step": 7} for epoch in (1, 2)]
+    batches = [
+        recorder.happened("epoch/finished", epoch=1, best=best[0]), recorder.happened("epoch/started", epoch=2),
+        recorder.happened("epoch/evaluated", epoch=2, best=best[1]),
+    ]  # fmt: skip
+    assert list_runs(write_run(batches, is_over=False))["run"]["best"]["score"] == 2.5
+
+
 def test_a_long_journal_is_not_read_whole(write_run: WriteRun, list_runs: List, monkeypatch) -> None:
     """Segments between the first record and the last segments are not read."""
     recorder = Recorder()

@@ -138,7 +138,7 @@ def test_scores_of_another_metric_are_not_compared(tmp_path: Path, caplog: pytes
         result = train(tmp_path / name, scores, **options)
         assert (result.best_epoch, result.best_score) == ((1, 0.5) if name == "kept" else (4, 0.65))
     assert "the main metric is now dev/loss (min), and was dev/accuracy (max)" in caplog.text
-    assert "the best model is chosen among the epochs after epoch 2" in caplog.text
+    assert "the best model is chosen among the epochs after step 6" in caplog.text
 
 
 def test_stopping_and_schedules_compare_with_the_best_by_the_new_metric(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainwire.plugins.regular_logging import RegularLogging
 from trainwire.training.hooks.payloads import AfterTrainingEpoch
+from trainwire_protocol.errors import OptionError
 
 
 def messages(folder: Path) -> list[str]:
@@ -53,6 +54,23 @@ def test_progress_of_an_epoch_of_unknown_length(tmp_path: Path) -> None:
     loader = Endless(points(10))
     train(tmp_path, RegularLogging(batches_per_line=4), train=loader, max_epochs=1)
     assert re.findall(r"batch (\S+),", "\n".join(messages(tmp_path))) == ["4/?", "8/?"]
+
+
+def test_progress_by_steps(tmp_path: Path) -> None:
+    """With `steps`, a line is logged after every so many updates, whatever the epoch."""
+    train(tmp_path, RegularLogging(steps=2), max_epochs=2)
+    assert re.findall(r"epoch \S+ batch \S+,", "\n".join(messages(tmp_path))) == [
+        "epoch 1: batch 2/3,", "epoch 2: batch 1/3,", "epoch 2: batch 3/3,",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [{"lines_per_epoch": 0}, {"batches_per_line": 0}, {"steps": -1}])
+def test_numbers_out_of_range_are_refused(arguments: dict[str, int]) -> None:
+    """When the plugin is created."""
+    with pytest.raises(
+        OptionError, match="lines_per_epoch and batches_per_line must be at least 1, and steps at least"
+    ):
+        RegularLogging(**arguments)
 
 
 def test_records_that_repeat_an_event_are_not_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

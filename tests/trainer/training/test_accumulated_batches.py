@@ -199,6 +199,12 @@ weights = zip(model.parameters(), plain.parameters(), strict=True)
 report("experts", result.steps, all(torch.allclose(found, expected, atol=1e-6) for found, expected in weights))
 
 model = linear()
+steps = {"dev": points(10, 1), "evaluate_each_k_steps": 1, "use_final_model_for_eval": True}
+result = train(folder / "steps", trainer=make_trainer(model, loss=own_mean), **options, **steps)
+scores = [(each.step, each.ends_epoch, round(each["dev/loss"], 5)) for each in result.history]
+report("steps", torch.allclose(model.weight, plain_weights(mean_loss, 56, 24), atol=1e-6), scores)
+
+model = linear()
 result = train(folder / "stream", trainer=make_trainer(model), **{**options, "batches_per_epoch": 5})
 report("epochs", result.steps, result.epochs, model.weight.sum().item())
 """
@@ -210,6 +216,10 @@ def test_two_processes_average_the_gradients_of_all_batches(tmp_path: Path) -> N
     lines = torchrun(RANKS, tmp_path, Path(__file__).parent).splitlines()
     for line in ("masked 6 True", "mean 6 True", "experts 2 True"):
         assert lines.count(line) == 2, lines
+    evaluated = [line for line in lines if line.startswith("steps True [(1, False,")]
+    assert len(evaluated) == 2, lines
+    assert evaluated[0] == evaluated[1]
+    assert evaluated[0].count("True") == 3
     epochs = [line for line in lines if line.startswith("epochs 4 2")]
     assert len(epochs) == 2
     assert epochs[0] == epochs[1]

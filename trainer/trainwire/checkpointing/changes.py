@@ -40,14 +40,13 @@ def report_changes(options: TrainingOptions, before: Mapping[str, Any]) -> None:
 def choose_again(run: TrainingRun) -> None:
     """Keep the best model only if its epoch is the best one by another main metric too."""
     state, main = run.state, run.main_metric
-    ranks = {number: main.rank(epoch) for number, epoch in enumerate(state.history, start=1)} if main else {}
-    ranked = {number: rank for number, rank in ranks.items() if rank is not None}
-    best = max(ranked, key=lambda number: ranked[number], default=None)
-    if main is None or best is None or best != state.best_epoch:
-        state.best_epoch = state.best_score = state.best_model = None
-        logger.warning("the best model is chosen among the epochs after epoch %d", len(state.history))
+    ranked = [(rank, each) for each in state.history if main and (rank := main.rank(each)) is not None]
+    best = max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+    if main is None or best is None or (best.epoch, best.step) != (state.best_epoch, state.best_step):
+        state.best_epoch = state.best_step = state.best_score = state.best_model = None
+        logger.warning("the best model is chosen among the %s after step %d", run.compared, state.step)
     else:
-        state.best_score = main.score(state.history[best - 1])
+        state.best_score = main.score(best)
 
 
 def apply_settings(run: TrainingRun, before: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

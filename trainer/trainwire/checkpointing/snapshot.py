@@ -167,7 +167,7 @@ class LoadedCheckpoint(NamedTuple):
         state, saved = run.state, self.checkpoint.folder / BEST_MODEL
         if state.best_model and not saved.exists():
             logger.warning("%s is missing: the best model is chosen among the following epochs", saved)
-            state.best_epoch = state.best_score = state.best_model = None
+            state.best_epoch = state.best_step = state.best_score = state.best_model = None
         if str(run.main_metric) != self.checkpoint.label.main_metric:
             choose_again(run)
         if run.processes.is_first and state.best_model:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwire.training.hooks.hooks import hook
-from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.training.hooks.payloads import AfterSetup, Scored
 from trainwire.training.metrics import TRAINING_LOSS, BestSoFar, MainMetric, checked_min_delta, format_metric
 from trainwire.training.model.optimizers import learning_rates
 from trainwire.training.plugin import Scheduler
@@ -20,10 +20,11 @@ class AnnealingOnPlateau(Scheduler):
     """Multiplies the learning rate by `factor` when the main metric has not improved for more than `patience` epochs.
 
     If two scores are equal, the one with the lower loss is better. Without a main metric, the training loss is used.
+    With `evaluate_each_k_steps`, evaluations are counted instead of epochs.
 
     Args:
         factor: The factor, between 0 and 1.
-        patience: The number of epochs without improvement that are tolerated.
+        patience: The number of epochs, or evaluations, without improvement that are tolerated.
         initial_extra_patience: Added to `patience` until the learning rate is lowered for the first time.
         min_learning_rate: The training stops before every learning rate falls below this value. If the initial
             learning rate is lower already, a tenth of the initial one is used instead.
@@ -70,20 +71,20 @@ class AnnealingOnPlateau(Scheduler):
         first = min(min(learning_rates(optimizer)) for optimizer in self.run.optimizers.values())
         self._reset(self.min_learning_rate if first >= self.min_learning_rate else first / 10)
 
-    @hook
-    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Compare the epoch with the best one, unless it was cut short or not evaluated."""
+    @hook("after_step_evaluation", "after_training_epoch")
+    def compare(self, evaluated: Scored) -> None:
+        """Compare the scores with the best ones, unless the epoch was cut short or not evaluated."""
         main = self._metric
-        if main.name not in epoch.metrics or not epoch.complete:
+        if main.name not in evaluated.metrics or not evaluated.complete or evaluated.repeated:
             return
-        if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self._patience:
+        if not self._best.update(main.rank(evaluated.metrics)) and self._best.bad_epochs > self._patience:
             self._anneal(main.name)
 
     def describe(self) -> str:
         """Return when the rate is lowered, and when the training stops."""
         return (
             f"multiplied by {self.factor:g} when {self._metric.name} has not improved for more than {self._patience} "
-            f"epochs; the training stops when it would fall below {self._least:g}"
+            f"{self.run.compared}; the training stops when it would fall below {self._least:g}"
         )
 
     @property
@@ -96,7 +97,7 @@ class AnnealingOnPlateau(Scheduler):
             for name, optimizer in self.run.optimizers.items()
         }
         highest = max(max(each) for each in rates.values())
-        reason = f"{metric} has not improved for {self._best.bad_epochs} epochs"
+        reason = f"{metric} has not improved for {self._best.bad_epochs} {self.run.compared}"
         self._best.bad_epochs, self._patience = 0, self.patience
         if highest < self._least:
             self.run.control.stop(f"learning rate too small: it would be {format_metric(highest)}, because {reason}")
@@ -109,7 +110,7 @@ class AnnealingOnPlateau(Scheduler):
             self.run.load_model(self.run.state.best_model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best rank, the number of epochs since, and the limits in use."""
+        """Return the best rank, the number of evaluations since, and the limits in use."""
         return {**self._best.state_dict(self._metric), "patience": self._patience, "least": self._least}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

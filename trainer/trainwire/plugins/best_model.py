@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwire.training.hooks.hooks import hook
-from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.training.hooks.payloads import AfterSetup, Scored
 from trainwire.training.metrics import BestSoFar, checked_min_delta
 from trainwire.training.model.models import BEST_MODEL
 from trainwire.training.plugin import Plugin
 
 
 class BestModel(Plugin):
-    """Saves the model as `best-model.pt` after each epoch with the best main metric so far, or with an equal one and
-    a lower loss.
+    """Saves the model as `best-model.pt` after each evaluation with the best main metric so far, or with an equal one
+    and a lower loss. Each epoch ends with an evaluation; `evaluate_each_k_steps` adds others.
 
-    It updates `best_epoch`, `best_score`, `best_model` and `bad_epochs` in the run's state. Without a main metric, that
-    is without a dev split, it does nothing.
+    It updates `best_epoch`, `best_step`, `best_score`, `best_model` and `bad_epochs` in the run's state. Without a main
+    metric, that is without a dev split, it does nothing.
 
     Args:
         min_delta: By how much a score must be better than the best one. If it is above 0, the loss is not compared.
@@ -37,26 +37,27 @@ class BestModel(Plugin):
         """Reset the best score."""
         self._best = BestSoFar(self.min_delta)
 
-    @hook
-    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Compare the epoch with the best one, unless it was not evaluated."""
+    @hook("after_step_evaluation", "after_training_epoch")
+    def compare(self, evaluated: Scored) -> None:
+        """Compare the scores with the best ones, unless there are none."""
         state, main = self.run.state, self.run.main_metric
-        if main is None or (score := main.score(epoch.metrics)) is None:
+        if main is None or evaluated.repeated or (score := main.score(evaluated.metrics)) is None:
             return
-        is_best = self._best.update(main.rank(epoch.metrics))
+        is_best = self._best.update(main.rank(evaluated.metrics))
         state.bad_epochs = self._best.bad_epochs
         if not is_best:
             return
-        state.best_epoch, state.best_score = epoch.epoch, score
+        state.best_epoch, state.best_step, state.best_score = evaluated.epoch, state.step, score
         self.run.save_model(BEST_MODEL, "best", metric=main.name, score=score)
         state.best_model = BEST_MODEL
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best rank, and the number of epochs since."""
+        """Return the best rank, and the number of evaluations since."""
         return self._best.state_dict(self.run.main_metric)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, if the best model is still the one that was saved then."""
-        best = self.run.state.best_epoch
-        if best is not None:
-            self._best.load_state_dict(state, self.run.main_metric, self.run.state.history[best - 1 : best])
+        now = self.run.state
+        if now.best_epoch is not None:
+            best = [each for each in now.history if (each.epoch, each.step) == (now.best_epoch, now.best_step)]
+            self._best.load_state_dict(state, self.run.main_metric, best)

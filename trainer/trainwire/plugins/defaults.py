@@ -12,6 +12,7 @@ from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.plugins.epoch_models import EpochModels
 from trainwire.plugins.linear_schedule import LinearSchedule
 from trainwire.plugins.regular_logging import RegularLogging
+from trainwire.plugins.step_models import StepModels
 from trainwire.plugins.weight_extraction import WeightExtraction
 from trainwire.training.hooks.base_plugin import in_order
 from trainwire.training.options.options import TrainingOptions
@@ -57,6 +58,8 @@ def with_default_plugins(plugins: Sequence[Plugin], options: TrainingOptions, re
         last.append(WeightExtraction())
     if options.save_model_each_k_epochs:
         last.append(EpochModels(options.save_model_each_k_epochs))
+    if options.save_model_each_k_steps:
+        last.append(StepModels(options.save_model_each_k_steps))
     if options.default_plugins and is_shown(LaunchEnvironment.read().rank, quiet=options.quiet):
         from trainwire.plugins.progress_bar import ProgressBar  # imports rich, for a terminal only
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwire.training.hooks.hooks import hook
-from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingEpoch
+from trainwire.training.hooks.payloads import AfterSetup, Scored
 from trainwire.training.metrics import BestSoFar, checked_min_delta
 from trainwire.training.plugin import Plugin
 from trainwire_protocol.errors import OptionError
@@ -15,8 +15,10 @@ from trainwire_protocol.errors import OptionError
 class EarlyStopping(Plugin):
     """Stops the training when the main metric has not improved for more than `patience` epochs.
 
+    With `evaluate_each_k_steps`, evaluations are counted instead of epochs.
+
     Args:
-        patience: The number of epochs without improvement that are tolerated.
+        patience: The number of epochs, or evaluations, without improvement that are tolerated.
         min_delta: By how much a score must be better than the best one to be an improvement. If it is above 0, the loss
             is not compared.
 
@@ -39,17 +41,18 @@ class EarlyStopping(Plugin):
             raise OptionError("EarlyStopping: there is no main metric; pass dev= or main_evaluation_metric=")
         self._best = BestSoFar(self.min_delta)
 
-    @hook
-    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Count the epochs without improvement, and stop the training if there are too many."""
+    @hook("after_step_evaluation", "after_training_epoch")
+    def count(self, evaluated: Scored) -> None:
+        """Count the evaluations without improvement, and stop the training if there are too many."""
         main = self.run.main_metric
-        if main is None or main.name not in epoch.metrics or not epoch.complete:
+        if main is None or main.name not in evaluated.metrics or not evaluated.complete or evaluated.repeated:
             return
-        if not self._best.update(main.rank(epoch.metrics)) and self._best.bad_epochs > self.patience:
-            self.run.control.stop(f"{main.name} has not improved for {self._best.bad_epochs} epochs")
+        if not self._best.update(main.rank(evaluated.metrics)) and self._best.bad_epochs > self.patience:
+            bad = f"{self._best.bad_epochs} {self.run.compared}"
+            self.run.control.stop(f"{main.name} has not improved for {bad}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best rank, and the number of epochs since."""
+        """Return the best rank, and the number of evaluations since."""
         return self._best.state_dict(self.run.main_metric)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -66,7 +67,7 @@ class EMA(Plugin):
         self._others = [weights.clone() for weights in self._weights]
         self._updates, self._is_applied = 0, False
 
-    @hook("after_training_epoch", "before_training_batch")
+    @hook("after_step_evaluation", "after_training_epoch", "before_training_batch")
     def restore(self, payload: Payload) -> None:
         """Put the trained weights back into the model, before a scheduler loads others or a batch is trained."""
         self._apply(False)
@@ -83,6 +84,16 @@ class EMA(Plugin):
     def before_evaluation(self, evaluation: BeforeEvaluation) -> None:
         """Put the average into the model."""
         self._apply(True)
+
+    @contextmanager
+    def saved_weights(self) -> Iterator[None]:
+        """Let the model hold the average within this context, in which it is saved."""
+        was_applied = self._is_applied
+        self._apply(True)
+        try:
+            yield
+        finally:
+            self._apply(was_applied)
 
     @hook("after_training_loop", "training_interrupt")
     def keep_average(self, ending: Payload) -> None:

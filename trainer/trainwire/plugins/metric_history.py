@@ -23,7 +23,7 @@ class MetricHistory(Plugin):
         steps, losses = zip(*history["dev/loss"])
 
     It is available during the training and after it. A tensor is copied on its device, and read when the history is
-    accessed or the epoch ends, which synchronizes with the GPU.
+    accessed, at an evaluation or at the end of an epoch, which synchronizes with the GPU.
 
     Args:
         metrics: Shell patterns of the names of the metrics to keep, such as `train/*`.
@@ -62,9 +62,9 @@ class MetricHistory(Plugin):
             value = metric.value.detach().clone() if isinstance(metric.value, Tensor) else metric.value
             self._unread.append((metric.name, metric.step, value))
 
-    @hook("after_training_epoch", "training_finally")
+    @hook("after_step_evaluation", "after_training_epoch", "training_finally")
     def read(self, ending: object) -> None:
-        """Read the epoch's tensors. Synchronizes with the GPU."""
+        """Read the tensors recorded since. Synchronizes with the GPU."""
         _ = self.values
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterEvaluation,
     AfterSetup,
+    AfterStepEvaluation,
     AfterTrainingBatch,
     AfterTrainingEpoch,
     BeforeTrainingEpoch,
@@ -25,6 +26,7 @@ from trainwire.training.metrics import format_metric
 from trainwire.training.model.models import count_parameters, name_of
 from trainwire.training.model.optimizers import classes_of
 from trainwire.training.plugin import Plugin, describe_rates, describe_schedule
+from trainwire_protocol.errors import OptionError
 
 ON_THE_WIRE: Final = {"on_the_wire": True}
 
@@ -37,11 +39,18 @@ class RegularLogging(Plugin):
     Args:
         lines_per_epoch: The maximum number of progress lines in an epoch. Each of them synchronizes with the GPU.
         batches_per_line: The number of batches between progress lines if the length of the epoch is unknown.
+        steps: Log a progress line after every so many updates instead; 0: do not.
+
+    Raises:
+        OptionError: if a number is out of range.
     """
 
-    def __init__(self, lines_per_epoch: int = 10, batches_per_line: int = 100) -> None:
-        self.lines_per_epoch = lines_per_epoch
-        self.batches_per_line = batches_per_line
+    def __init__(self, lines_per_epoch: int = 10, batches_per_line: int = 100, *, steps: int = 0) -> None:
+        if lines_per_epoch < 1 or batches_per_line < 1 or steps < 0:
+            raise OptionError(
+                "RegularLogging: lines_per_epoch and batches_per_line must be at least 1, and steps at least 0"
+            )
+        self.lines_per_epoch, self.batches_per_line, self.steps = lines_per_epoch, batches_per_line, steps
         self._interval = 1
         self._number = 0
         """The number of the last batch of the latest update."""
@@ -74,7 +83,11 @@ class RegularLogging(Plugin):
         """Log the progress at regular intervals."""
         self._samples += batch.samples
         before, self._number = self._number, batch.number
-        if before // self._interval == batch.number // self._interval:
+        if self.steps:
+            is_due = batch.step % self.steps == 0
+        else:
+            is_due = before // self._interval != batch.number // self._interval
+        if not is_due:
             return
         loss = self.run.state.epoch.loss.read()  # synchronizes with the GPU
         rate = self._samples / max(1e-9, time.monotonic() - self._since)
@@ -92,19 +105,30 @@ class RegularLogging(Plugin):
         logger.info("evaluation: %s (%.1f s)", scores, evaluation.seconds, extra=ON_THE_WIRE)
 
     @hook
-    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Log the results of the epoch, and whether its model is the best so far."""
-        state, main = self.run.state, self.run.main_metric
-        self._report_nonfinite_loss(epoch)
+    def after_step_evaluation(self, evaluation: AfterStepEvaluation) -> None:
+        """Log the results of an evaluation within the epoch, and whether its model is the best so far."""
         logger.info(
-            "epoch %d/%s %s: train loss %s, learning rate %s, bad epochs %d (%.1f s)",
-            epoch.epoch, epoch.max_epochs or "?", "finished" if epoch.complete else "cut short",
-            format_metric(epoch.metrics.get("train/loss", math.nan)), self._learning_rate(), state.bad_epochs,
-            epoch.seconds,
+            "epoch %d, step %d evaluated: train loss %s, learning rate %s, bad evaluations %d",
+            evaluation.epoch, evaluation.step, format_metric(evaluation.metrics.get("train/loss", math.nan)),
+            self._learning_rate(), self.run.state.bad_epochs,
             extra=ON_THE_WIRE,
         )  # fmt: skip
-        if main and state.best_epoch == epoch.epoch and state.best_score is not None:
-            logger.info("best model saved: %s %s", main.name, format_metric(state.best_score), extra=ON_THE_WIRE)
+        self._report_best_model()
+
+    @hook
+    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
+        """Log the results of the epoch, and whether its model is the best so far."""
+        state = self.run.state
+        self._report_nonfinite_loss(epoch)
+        logger.info(
+            "epoch %d/%s %s: train loss %s, learning rate %s, bad %s %d (%.1f s)",
+            epoch.epoch, epoch.max_epochs or "?", "finished" if epoch.complete else "cut short",
+            format_metric(epoch.metrics.get("train/loss", math.nan)), self._learning_rate(), self.run.compared,
+            state.bad_epochs, epoch.seconds,
+            extra=ON_THE_WIRE,
+        )  # fmt: skip
+        if not epoch.repeated:
+            self._report_best_model()
 
     @hook
     def training_exception(self, failure: TrainingException) -> None:
@@ -114,7 +138,7 @@ class RegularLogging(Plugin):
     @hook
     def training_finally(self, ending: TrainingFinally) -> None:
         """Log how the training ended."""
-        epochs, steps = len(self.run.state.history), self.run.state.step
+        epochs, steps = sum(each.ends_epoch for each in self.run.state.history), self.run.state.step
         message = "training %s after %d epochs and %d steps: %s"
         logger.info(message, ending.status, epochs, steps, ending.reason, extra=ON_THE_WIRE)
 
@@ -126,6 +150,12 @@ class RegularLogging(Plugin):
             self.run.publish("anomaly/detected", {**anomaly, "median": None, "action": "continue"})
             hint = "the plugin AnomalyGuard can stop at such a step or skip it"
             logger.warning("the mean loss of epoch %d is %s; %s", epoch.epoch, loss, hint)
+
+    def _report_best_model(self) -> None:
+        state, main = self.run.state, self.run.main_metric
+        is_best = (state.best_epoch, state.best_step) == (state.epoch.number, state.step)
+        if main and is_best and state.best_score is not None:
+            logger.info("best model saved: %s %s", main.name, format_metric(state.best_score), extra=ON_THE_WIRE)
 
     def _start_line(self) -> None:
         self._samples, self._since = 0, time.monotonic()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainwire.training.hooks.hooks import hook
-from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, AfterTrainingEpoch, Scored
 from trainwire.training.model.optimizers import learning_rates, metric_name, one_or_each
 from trainwire.training.plugin import Scheduler
 from trainwire.training.savable import savable
@@ -37,8 +37,8 @@ class TorchScheduler(Scheduler):
 
         TorchScheduler(lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=1000), per="batch")
 
-    `ReduceLROnPlateau` receives the main metric after each epoch, and has the mode of that metric, whichever it was
-    created with.
+    `ReduceLROnPlateau` receives the main metric after each epoch and each evaluation within one, and has the mode of
+    that metric, whichever it was created with.
 
     Args:
         make: Called with the optimizer when a training begins; returns the scheduler. Or the name of a class of
@@ -172,21 +172,21 @@ class TorchScheduler(Scheduler):
             rates = one_or_each(learning_rates(self._optimizer))
             self.run.record({metric_name("learning_rate", self._name): rates})
 
-    @hook
-    def after_training_epoch(self, epoch: AfterTrainingEpoch) -> None:
-        """Step a scheduler that counts epochs."""
-        if self.per == "batch" or self.scheduler is None or not epoch.complete:
+    @hook("after_step_evaluation", "after_training_epoch")
+    def after_evaluation_or_epoch(self, evaluated: Scored) -> None:
+        """Step a scheduler that compares scores, or one that counts epochs."""
+        if self.per == "batch" or self.scheduler is None or not evaluated.complete:
             return
         before = learning_rates(self._optimizer)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self._step_by_score(self.scheduler, epoch)
-        else:
+            self._step_by_score(self.scheduler, evaluated)
+        elif isinstance(evaluated, AfterTrainingEpoch):
             self.scheduler.step()
-        self.run.publish_learning_rates(before, f"{type(self.scheduler).__name__}, epoch {epoch.epoch}", self._name)
+        self.run.publish_learning_rates(before, f"{type(self.scheduler).__name__}, epoch {evaluated.epoch}", self._name)
 
-    def _step_by_score(self, scheduler: ReduceLROnPlateau, epoch: AfterTrainingEpoch) -> None:
+    def _step_by_score(self, scheduler: ReduceLROnPlateau, evaluated: Scored) -> None:
         main = self.run.main_metric
-        score = main.score(epoch.metrics) if main else None
+        score = main.score(evaluated.metrics) if main and not evaluated.repeated else None
         if score is not None:
             scheduler.step(score)
 

@@ -11,15 +11,18 @@ from trainwire.training.epoch_reader import EpochReader
 from trainwire.training.evaluation import evaluate
 from trainwire.training.hooks.payloads import (
     AfterSetup,
+    AfterStepEvaluation,
     AfterTraining,
     AfterTrainingEpoch,
     AfterTrainingLoop,
     BeforeTrainingEpoch,
+    EpochMetrics,
     MetricValue,
     Result,
     TrainingInterrupt,
 )
 from trainwire.training.model.models import FINAL_MODEL, count_parameters
+from trainwire.training.model.optimizers import optimizer_metrics
 from trainwire.training.run import Resumption, TrainingRun
 from trainwire.training.session import ending_hooks
 from trainwire.training.step import training_step
@@ -68,16 +71,14 @@ def _train_epoch(run: TrainingRun, reader: EpochReader) -> None:
         run.modes.keep()
         _train_batches(run, reader)
         run.record_training_metrics()
+        repeated = run.state.is_evaluated_within_epoch
         if not run.control.stopping:
-            # In a resumed epoch, some splits may have been evaluated before.
-            epoch.metrics |= _evaluate(
-                run, [name for name in run.monitored_splits if f"{name}/loss" not in epoch.metrics]
-            )
-            if run.control.interrupted and run.checkpointer is not None:
-                run.checkpointer.save_checkpoint()
+            if repeated:
+                epoch.metrics |= run.state.history[-1] | epoch.metrics
+            _evaluate_monitored(run, epoch.metrics)
         epoch.complete = not run.control.stopping
         run.hooks.dispatch(
-            AfterTrainingEpoch(epoch.number, epoch.max_epochs, epoch.complete, epoch.seconds, epoch.metrics)
+            AfterTrainingEpoch(epoch.number, epoch.max_epochs, epoch.complete, epoch.seconds, epoch.metrics, repeated)
         )
 
 
@@ -89,14 +90,43 @@ def _announce_epoch(run: TrainingRun) -> None:
 def _train_batches(run: TrainingRun, reader: EpochReader) -> None:
     try:
         reader.start_epoch()
+        _evaluate_within_epoch(run)  # if it is resumed from a checkpoint that was saved before an evaluation
         for group in reader.groups():
             run.modes.train()
             training_step(run, group)
             _handle_requests(run, run.agreement.after_step)
+            _evaluate_within_epoch(run)
             if run.epoch_is_over:
                 return
     except InterruptedReadingError:
         _handle_requests(run, run.agreement.now)
+
+
+def _evaluate_within_epoch(run: TrainingRun) -> None:
+    """Evaluate, if that is due after the last step, and carry out what plugins request then."""
+    if not run.is_evaluation_due:
+        return
+    state, epoch = run.state, run.state.epoch
+    _evaluate_monitored(run, epoch.scores)
+    if run.control.stopping:
+        return
+    losses = epoch.loss.read_of_all(run.processes, run.device, list(run.optimizers))
+    metrics = EpochMetrics(losses | optimizer_metrics(run.optimizers) | epoch.scores, run.monitored_splits)
+    run.hooks.dispatch(AfterStepEvaluation(epoch.number, epoch.batch, state.step, epoch.seconds, metrics))
+    run.finish_step_evaluation(metrics)
+    _handle_requests(run, run.agreement.now)
+
+
+def _evaluate_monitored(run: TrainingRun, scores: dict[str, MetricValue]) -> None:
+    """Add the metrics of the monitored splits; some may have been evaluated before a resumption.
+
+    If a signal interrupts the evaluation, save a checkpoint.
+    """
+    scores |= _evaluate(run, [name for name in run.monitored_splits if f"{name}/loss" not in scores])
+    if not run.control.interrupted:
+        run.state.evaluated_step = run.state.step
+    elif run.checkpointer is not None:
+        run.checkpointer.save_checkpoint()
 
 
 def _evaluate(run: TrainingRun, splits: Iterable[str]) -> dict[str, MetricValue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -45,6 +45,14 @@ class Checkpointer(Protocol):
 
     def save_checkpoint(self) -> None:
         """Save a checkpoint of the run: called by the loop between two steps."""
+
+
+@runtime_checkable
+class Averager(Protocol):
+    """A plugin that saves other weights than those that are trained, such as their average."""
+
+    def saved_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model holds the weights to save."""
 
 
 class Resumption(Protocol):
@@ -112,6 +120,7 @@ class TrainingRun:
         lengths = processes.gather(-1 if length is None else length)
         self._fewest_batches = None if -1 in lengths else min(lengths)
         is_exact = all(processes.gather(has_exact_length(setup.train_loader)))
+        self._has_exact_length = is_exact
         self.is_uneven = processes.several and (len(set(lengths)) > 1 or not is_exact)
         """Whether processes that train together may have different numbers of batches in an epoch."""
         self.first_attempt = self.attempt
@@ -182,6 +191,27 @@ class TrainingRun:
     def is_at_max_steps(self) -> bool:
         """Whether the maximum number of updates was made."""
         return self.options.max_steps is not None and self.state.step >= self.options.max_steps
+
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether to evaluate now, within the epoch; at its end, it is evaluated anyway."""
+        interval, state = self.options.evaluate_each_k_steps, self.state
+        if not interval or state.step % interval or state.evaluated_step == state.step or not state.epoch.batch:
+            return False
+        return not self.epoch_is_over and not self._is_at_last_batch
+
+    @property
+    def _is_at_last_batch(self) -> bool:
+        """Whether the epoch is known to have no more batches."""
+        epoch, limit = self.state.epoch, self.options.batches_per_epoch
+        if limit is None and self.state.position.exhausted:
+            return True
+        return epoch.batch == epoch.batches and (self._has_exact_length or limit is not None)
+
+    @property
+    def compared(self) -> str:
+        """What plugins count that compare scores, in the plural."""
+        return "evaluations" if self.options.evaluate_each_k_steps else "epochs"
 
     @property
     def epoch_is_over(self) -> bool:
@@ -304,6 +334,15 @@ class TrainingRun:
             self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path
 
+    @contextmanager
+    def saved_weights(self) -> Iterator[None]:
+        """Let the model hold the weights that an evaluation would use, such as an average, within this context."""
+        with ExitStack() as stack:
+            for plugin in self.plugins:
+                if isinstance(plugin, Averager):
+                    stack.enter_context(plugin.saved_weights())
+            yield
+
     def load_model(self, file_name: str) -> None:
         """Load the weights that `save_model` saved, in every process."""
         path = self.folder / file_name
@@ -332,17 +371,32 @@ class TrainingRun:
             raise
         finally:
             epoch.is_open = False
-            self.state.history.append(dict(epoch.metrics))
-            best: dict[str, Any] | None = None
-            if self.main_metric is not None and self.state.best_epoch is not None:
-                best = {"epoch": self.state.best_epoch, "metric": self.main_metric.name, "score": self.state.best_score}
+            self.state.add_to_history(epoch.metrics, ends_epoch=True)
             self.publish(
                 "epoch/finished",
-                {
-                    "epoch": epoch.number, "complete": epoch.complete, "bad_epochs": self.state.bad_epochs,
-                    "seconds": epoch.seconds, "metrics": dict(epoch.metrics), "best": best,
-                },
-            )  # fmt: skip
+                {"epoch": epoch.number, "complete": epoch.complete, **self._comparison(epoch.metrics)},
+            )
+
+    def finish_step_evaluation(self, metrics: Mapping[str, MetricValue]) -> None:
+        """Add an evaluation within the epoch to the history, and publish it."""
+        epoch = self.state.epoch
+        epoch.scores = {}
+        self.state.add_to_history(metrics, ends_epoch=False)
+        self.publish(
+            "epoch/evaluated",
+            {"epoch": epoch.number, "batch": epoch.batch, "batches": epoch.batches, **self._comparison(metrics)},
+        )
+
+    def _comparison(self, metrics: Mapping[str, MetricValue]) -> dict[str, Any]:
+        """Return the fields of an event that tell how an evaluation compares with the best one."""
+        state, best = self.state, None
+        if self.main_metric is not None and state.best_epoch is not None:
+            best = {
+                "epoch": state.best_epoch, "step": state.best_step, "metric": self.main_metric.name,
+                "score": state.best_score,
+            }  # fmt: skip
+        bad, seconds = state.bad_epochs, state.epoch.seconds
+        return {"bad_epochs": bad, "seconds": seconds, "metrics": dict(metrics), "best": best}
 
     def end(self, status: Status, reason: str) -> None:
         """Set the status of the run and the reason, unless it was already set to one that is not "finished"."""
@@ -361,8 +415,12 @@ class TrainingRun:
             epochs=state.epoch.number,
             steps=state.step,
             best_epoch=state.best_epoch,
+            best_step=state.best_step,
             best_score=state.best_score,
             test_score=score if isinstance(score, float) else None,
             test_metrics=dict(test_metrics),
-            history=tuple(EpochMetrics(metrics, self.monitored_splits) for metrics in state.history),
+            history=tuple(
+                EpochMetrics(each, self.monitored_splits, epoch=each.epoch, step=each.step, ends_epoch=each.ends_epoch)
+                for each in state.history
+            ),
         )

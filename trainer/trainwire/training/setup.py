@@ -149,6 +149,8 @@ def prepare(
             "ModelTrainer.forward"
         )
     monitored = tuple(split for split in splits if split != "test" or options.monitor_test)
+    if options.evaluate_each_k_steps and not monitored:
+        raise OptionError("evaluate_each_k_steps is given, but there is no split to evaluate: pass dev=")
     return TrainingSetup(
         folder=folder,
         model=trainer.model,

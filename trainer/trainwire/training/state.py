@@ -188,6 +188,8 @@ class EpochState:
     """The means of the named parts of the loss."""
     metrics: EpochMetrics = field(default_factory=lambda: EpochMetrics({}, ()))
     """The metrics of the whole epoch, for its row in the loss file."""
+    scores: dict[str, MetricValue] = field(default_factory=dict)
+    """The scores of an evaluation within the epoch that is not finished, because a signal cut it short."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -253,19 +255,40 @@ class TrainingState:
     position: DataPosition = field(default_factory=DataPosition)
     best_epoch: int | None = None
     """The epoch of the best model; set by the best-model plugin."""
+    best_step: int | None = None
+    """The updates that were made before the evaluation of that model."""
     best_score: float | None = None
     best_model: str | None = None
     """The file, in the run's folder, that holds the weights of that epoch."""
     bad_epochs: int = 0
-    """Epochs since the best one."""
+    """Evaluations since the best one, of which each epoch's end is one."""
+    evaluated_step: int | None = None
+    """The updates that were made before the last evaluation of all splits."""
     stopped: str | None = None
     """In a checkpoint of the end: why a plugin or a command ended the training before its last epoch."""
-    history: list[dict[str, MetricValue]] = field(default_factory=list)
-    """The metrics of each finished epoch."""
+    history: list[EpochMetrics] = field(default_factory=list)
+    """The metrics of each finished epoch, and of the evaluations within epochs."""
+
+    def add_to_history(self, metrics: Mapping[str, MetricValue], *, ends_epoch: bool) -> None:
+        """Add the metrics of an evaluation. Those of an epoch's end replace those of its last step."""
+        added = EpochMetrics(metrics, (), epoch=self.epoch.number, step=self.step, ends_epoch=ends_epoch)
+        if self.is_evaluated_within_epoch and self.epoch.complete:
+            self.history.pop()
+        self.history.append(added)
+
+    @property
+    def is_evaluated_within_epoch(self) -> bool:
+        """Whether no update was made since the last evaluation within the epoch."""
+        last = self.history[-1] if self.history else None
+        return last is not None and not last.ends_epoch and (last.epoch, last.step) == (self.epoch.number, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint saves."""
-        parts = {"epoch": self.epoch.state_dict(), "position": self.position.state_dict()}
+        history = [
+            {"metrics": dict(each), "epoch": each.epoch, "step": each.step, "ends_epoch": each.ends_epoch}
+            for each in self.history
+        ]
+        parts = {"epoch": self.epoch.state_dict(), "position": self.position.state_dict(), "history": history}
         return {each.name: getattr(self, each.name) for each in fields(self)} | parts
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
@@ -273,6 +296,7 @@ class TrainingState:
         values = dict(state)
         self.epoch = EpochState.from_state_dict(values.pop("epoch"), device)
         self.position = DataPosition(**values.pop("position"), is_resumed=True)
+        self.history = [EpochMetrics(splits=(), **each) for each in values.pop("history")]
         for name, value in values.items():
             setattr(self, name, value)
 

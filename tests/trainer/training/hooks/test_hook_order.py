@@ -56,7 +56,7 @@ def calls_of(recorder: Recorder) -> list[str]:
 
 
 def test_the_page_lists_each_hook_with_its_payload() -> None:
-    """The first table lists the fifteen hooks in order, with the fields of their payloads."""
+    """The first table lists the sixteen hooks in order, with the fields of their payloads."""
     rows = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in tables()[0][2:]}
     assert rows == {name: [field.name for field in dataclasses.fields(payload)] for name, payload in HOOKS.items()}
 

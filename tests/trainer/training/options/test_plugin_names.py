@@ -23,7 +23,7 @@ from trainwire.training.options.plugin_names import (
 from trainwire.training.plugin import checked_plugins
 from trainwire_protocol.errors import OptionError
 
-NEEDED: dict[str, dict[str, Any]] = {"torch-scheduler": {"make": ReduceLROnPlateau}}
+NEEDED: dict[str, dict[str, Any]] = {"torch-scheduler": {"make": ReduceLROnPlateau}, "step-models": {"steps": 5}}
 """The arguments without a default."""
 
 THIRD_PARTY = """

@@ -1,4 +1,4 @@
-"""The payloads that hooks are called with: one dataclass for each of the fifteen hooks.
+"""The payloads that hooks are called with: one dataclass for each of the sixteen hooks.
 
 A hook may assign one field of an `AssignablePayload`; all others are frozen. `docs/add-a-plugin.md` lists the hooks in
 the order in which they occur. Tensors are passed on as they are. Reading one
@@ -25,7 +25,7 @@ Status: TypeAlias = Literal["finished", "failed", "interrupted"]
 
 
 class EpochMetrics(dict[str, MetricValue]):
-    """The metrics of an epoch, by name.
+    """The metrics of an epoch, or of an evaluation within one, by name.
 
     An epoch that was cut short is not evaluated. Reading `metrics["dev/accuracy"]` then returns NaN, which compares as
     false with every number, so that a hook need not distinguish this case. The names themselves are absent: `in`,
@@ -34,11 +34,23 @@ class EpochMetrics(dict[str, MetricValue]):
     Args:
         metrics: The metrics that were measured.
         splits: The splits that are evaluated after each complete epoch.
+        epoch: The number of the epoch.
+        step: The updates that were made before.
+        ends_epoch: Whether they are those of the whole epoch.
     """
 
-    def __init__(self, metrics: Mapping[str, MetricValue], splits: Iterable[str]) -> None:
+    def __init__(
+        self,
+        metrics: Mapping[str, MetricValue],
+        splits: Iterable[str],
+        *,
+        epoch: int = 0,
+        step: int = 0,
+        ends_epoch: bool = True,
+    ) -> None:
         super().__init__(metrics)
         self._splits = frozenset(splits)
+        self.epoch, self.step, self.ends_epoch = epoch, step, ends_epoch
 
     def __missing__(self, name: str) -> MetricValue:
         split = name.partition("/")[0]
@@ -63,14 +75,17 @@ class Result:
     """Optimizer updates made."""
     best_epoch: int | None
     """The epoch with the best main metric, counted from 1; None without a main metric."""
+    best_step: int | None
+    """The updates that were made before that evaluation: the end of that epoch, or one within it."""
     best_score: float | None
-    """The main metric in that epoch."""
+    """The main metric then."""
     test_score: float | None
     """The main metric on the test split, at the end; None if the test split was not evaluated."""
     test_metrics: Mapping[str, MetricValue]
     """All metrics of the test split, at the end; empty if it was not evaluated."""
     history: tuple[EpochMetrics, ...]
-    """The metrics of each epoch, in order."""
+    """The metrics of each epoch and, with `evaluate_each_k_steps`, of each evaluation within one, in order. They have
+    the attributes `epoch`, `step` and `ends_epoch`."""
 
 
 class Payload:
@@ -220,6 +235,8 @@ class AfterTrainingEpoch(Payload):
     metrics: EpochMetrics
     """Every metric of the epoch, including those that plugins record in this hook. Those of a split that was not
     evaluated, because the epoch was cut short, are NaN."""
+    repeated: bool = False
+    """Whether the scores are those of `after_step_evaluation` at the last step, on which plugins have decided then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +256,31 @@ class AfterEvaluation(Payload):
     metrics: Mapping[str, MetricValue]
     """The names start with the split: `dev/loss`."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AfterStepEvaluation(Payload):
+    """All splits were evaluated within an epoch, as `evaluate_each_k_steps` requests; plugins decide on the scores.
+
+    An evaluation at the end of an epoch belongs to that: `after_training_epoch` is called instead.
+    """
+
+    epoch: int
+    number: int
+    """Batches read in this epoch."""
+    step: int
+    """Updates made so far."""
+    seconds: float
+    """Since the start of the epoch."""
+    metrics: EpochMetrics
+    """The scores of all splits, and the mean training loss of the epoch so far."""
+
+    complete: ClassVar[bool] = True
+    repeated: ClassVar[bool] = False
+
+
+Scored: TypeAlias = AfterTrainingEpoch | AfterStepEvaluation
+"""What plugins that compare scores are told: an epoch was evaluated at its end, or at a step within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +343,7 @@ HOOKS: Final[Mapping[str, type[Payload]]] = {
     "after_training_epoch": AfterTrainingEpoch,
     "before_evaluation": BeforeEvaluation,
     "after_evaluation": AfterEvaluation,
+    "after_step_evaluation": AfterStepEvaluation,
     "after_training_loop": AfterTrainingLoop,
     "training_interrupt": TrainingInterrupt,
     "training_exception": TrainingException,

@@ -96,6 +96,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     monitor_train_sample: float | int
     """Evaluate a sample of the training data after each epoch, as split `train_sample`: a fraction (float) or a number
     of samples (int)."""
+    evaluate_each_k_steps: int
+    """Evaluate after every k optimizer updates too, and not only at the end of each epoch; 0: do not. The best model,
+    early stopping and schedules that follow a metric then count evaluations instead of epochs."""
     use_final_model_for_eval: bool
     """Evaluate the test split with the final model instead of the best model."""
     sampler: Sampler[int] | Callable[[Any], Sampler[int]] | None
@@ -118,6 +121,8 @@ class TrainingOptionsDict(TypedDict, total=False):
     """Save the optimizer's state with each model, as `final-model.optimizer.pt`. Checkpoints always include it."""
     save_model_each_k_epochs: int
     """Save the model after every k epochs, as `model-epoch-<n>.pt`, and never delete it; 0: do not."""
+    save_model_each_k_steps: int
+    """Save the model after every k optimizer updates, as `model-step-<n>.pt`, and never delete it; 0: do not."""
     create_file_logs: bool
     """Start the log-file sink if `sinks` includes it."""
     create_loss_file: bool
@@ -235,6 +240,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
         lambda value: is_number(value) and 0 <= value <= (1 if isinstance(value, float) else math.inf),
         "a fraction from 0.0 to 1.0, or a number of samples",
     ),
+    "evaluate_each_k_steps": at_least(0),
     "use_final_model_for_eval": FLAG,
     "sampler": Requirement(
         lambda value: isinstance(value, Sampler) or callable(value),
@@ -251,6 +257,7 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "save_final_model": FLAG,
     "save_optimizer_state": FLAG,
     "save_model_each_k_epochs": at_least(0),
+    "save_model_each_k_steps": at_least(0),
     "create_file_logs": FLAG,
     "create_loss_file": FLAG,
     "write_weights": FLAG,
@@ -308,6 +315,7 @@ class TrainingOptions:
     try_metrics: bool = True
     monitor_test: bool = False
     monitor_train_sample: float | int = 0.0
+    evaluate_each_k_steps: int = 0
     use_final_model_for_eval: bool = False
     sampler: Sampler[int] | Callable[[Any], Sampler[int]] | None = None
     batch_sampler: Sampler[list[int]] | Callable[[Any], Iterable[list[int]]] | None = None
@@ -318,6 +326,7 @@ class TrainingOptions:
     save_final_model: bool = True
     save_optimizer_state: bool = False
     save_model_each_k_epochs: int = 0
+    save_model_each_k_steps: int = 0
     create_file_logs: bool = True
     create_loss_file: bool = True
     write_weights: bool = False

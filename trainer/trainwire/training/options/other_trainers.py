@@ -21,7 +21,7 @@ _BEFORE: Final = "{} before the training"
 _STOPPING: Final = "plugins=[EarlyStopping(patience=…)] of trainwire.plugins.early_stopping"
 _CHECKPOINTS: Final = "plugins=[Checkpoints({})] of trainwire.plugins.checkpoints"
 _SINKS: Final = "sinks, such as sinks=['loss-file', 'tensorboard']"
-_LOGGING: Final = "plugins=[RegularLogging(…)] of trainwire.plugins.regular_logging; each step is recorded anyway"
+_LOGGING: Final = "plugins=[RegularLogging(steps=…)] of trainwire.plugins.regular_logging; each step is recorded anyway"
 _ARGUMENTS: Final = "optimizer_arguments={{'{}': …}}"
 
 REPLACEMENTS: Final[Mapping[str, str]] = {
