@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainwire.checkpointing.earlier_models import keep_earlier_models
 from trainwire.checkpointing.snapshot import load_latest_checkpoint
+from trainwire.checkpointing.trial_folder import can_resume, mark_folder
 from trainwire.plugins.defaults import FINE_TUNE, TRAIN, Recipe, with_default_plugins
 from trainwire.training.control import Control
 from trainwire.training.data.batches import BatchStructure, to_device
@@ -34,6 +35,7 @@ from trainwire.training.model.parameters import TrainedModules
 from trainwire.training.model.saved_models import load_saved
 from trainwire.training.options.options import TrainingOptions, TrainingOptionsDict
 from trainwire.training.options.plugin_names import PluginByName
+from trainwire.training.options.trial import trial_options
 from trainwire.training.plugin import Functions, checked_plugins
 from trainwire.training.run import TrainingRun
 from trainwire.training.session import session
@@ -260,11 +262,11 @@ class ModelTrainer:
                 learning_rate=0.1, decoder_learning_rate=None, mini_batch_size=32, eval_batch_size=None,
                 mini_batch_chunk_size=None, accumulate_batches=1, max_epochs=100, max_steps=None,
                 batches_per_epoch=None, optimizer=SGD, optimizer_arguments={}, parameter_groups=(),
-                decay_biases_and_norms=True, train_with_dev=False, train_with_test=False, max_grad_norm=5.0,
-                main_evaluation_metric=None, main_evaluation_mode=None, try_metrics=True, monitor_test=False,
-                monitor_train_sample=0.0, evaluate_each_k_steps=0, use_final_model_for_eval=False, sampler=None,
-                batch_sampler=None, shuffle=True, shuffle_first_epoch=True, drop_last=False, collate_fn=None,
-                save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0,
+                decay_biases_and_norms=True, trial_run=False, train_with_dev=False, train_with_test=False,
+                max_grad_norm=5.0, main_evaluation_metric=None, main_evaluation_mode=None, try_metrics=True,
+                monitor_test=False, monitor_train_sample=0.0, evaluate_each_k_steps=0, use_final_model_for_eval=False,
+                sampler=None, batch_sampler=None, shuffle=True, shuffle_first_epoch=True, drop_last=False,
+                collate_fn=None, save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0,
                 save_model_each_k_steps=0, create_file_logs=True, create_loss_file=True, write_weights=False,
                 use_amp=False, multi_gpu=None, ddp_arguments={}, attach_default_scheduler=True, seed=None,
                 num_workers=0, device=None, dev_name='dev', plugins=(), default_plugins=True, sinks=('loss-file',
@@ -412,10 +414,11 @@ class ModelTrainer:
         given: TrainingOptions | str | PathLike[str] | None,
         keywords: Mapping[str, Any],
     ) -> Result:
-        options = TrainingOptions.from_keywords(keywords, recipe.name, given)
+        options = trial_options(TrainingOptions.from_keywords(keywords, recipe.name, given))
         attached = [*checked_plugins([*self.plugins, *checked_plugins(options.plugins)]), self._functions]
         ordered = with_default_plugins(attached, options, recipe)
         folder, processes = checked_folder(folder), Processes.from_environment(options.multi_gpu)
+        resume = can_resume(folder, options) and resume
         checkpoint = load_latest_checkpoint(folder, options, processes) if resume else None
         setup = prepare(self, folder, corpus, options, ordered, processes, checkpoint.seed if checkpoint else None)
         check_savable(setup)
@@ -426,6 +429,7 @@ class ModelTrainer:
         with self._alone("train"), session(setup, bus_state) as self._run:
             if checkpoint is None:
                 keep_earlier_models(self._run)
+                mark_folder(self._run)
             return train_model(self._run, checkpoint)
 
     @contextmanager

@@ -85,6 +85,8 @@ class SWA(Plugin):
             if last is None:
                 raise OptionError("SWA: the number of epochs is unknown: pass start= or max_epochs=")
             start = min(1 + last * 3 // 4, last)
+        if last is not None and self.run.options.trial_run:
+            start = min(start, last)
         if last is not None and start > last:
             raise OptionError(f"SWA: start is {start}, but the training has {last} epochs")
         self._first = start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -61,7 +62,8 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     before = random_states(generators)
     try:
         with run.modes.evaluation():
-            scores = mean_scores(run, split, run.evaluation_loaders[split], run.forward.alone)
+            batches = islice(run.evaluation_loaders[split], run.options.trial_run or None)
+            scores = mean_scores(run, split, batches, run.forward.alone)
     except InterruptedReadingError:
         restore_random_states(before, generators)
         raise

@@ -401,7 +401,7 @@ class TrainingRun:
     def end(self, status: Status, reason: str) -> None:
         """Set the status of the run and the reason, unless it was already set to one that is not "finished"."""
         if self.status == "finished":
-            self.status, self.reason = status, reason
+            self.status, self.reason = status, f"trial run: {reason}" if self.options.trial_run else reason
 
     def result(self, test_metrics: Mapping[str, MetricValue]) -> Result:
         """Return the result of the training, once it has ended."""

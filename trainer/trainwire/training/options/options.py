@@ -76,6 +76,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     pattern of names, a module class, or a list of these."""
     decay_biases_and_norms: bool
     """Apply the optimizer's weight decay to biases, to all other vectors, and to norm layers too."""
+    trial_run: bool | int
+    """Try everything out in two epochs of this many batches of each split, with checkpoints and sinks; True: 3 batches.
+    No training is resumed from it."""
     train_with_dev: bool
     """Train on the dev split too. It cannot be used to choose the best model then."""
     train_with_test: bool
@@ -229,6 +232,10 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
         "class, or a list of these, lr and weight_decay are at least 0, and there is at least one setting",
     ),
     "decay_biases_and_norms": FLAG,
+    "trial_run": Requirement(
+        lambda value: isinstance(value, bool) or (type(value) is int and value >= 0),
+        "a number of batches, True or False",
+    ),
     "train_with_dev": FLAG,
     "train_with_test": FLAG,
     "max_grad_norm": POSITIVE.or_none(),
@@ -307,6 +314,7 @@ class TrainingOptions:
     optimizer_arguments: Mapping[str, Any] = field(default_factory=dict)
     parameter_groups: Sequence[Mapping[str, Any]] = ()
     decay_biases_and_norms: bool = True
+    trial_run: bool | int = False
     train_with_dev: bool = False
     train_with_test: bool = False
     max_grad_norm: float | None = 5.0
