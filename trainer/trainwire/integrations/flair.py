@@ -35,9 +35,9 @@ _TYPES: Final = {
 class TrainwirePlugin(TrainerPlugin):
     """Publishes everything that flair's trainer and its plugins record: `plugins=[TrainwirePlugin()]`.
 
-    Each `metric_recorded` becomes an event with the record's name, value and step. flair counts batches in the metrics
-    of batches, and epochs in those of epochs. The parameters of the training, its epochs, its messages, its end and its
-    `test_score` are recorded too. The bus is open from `after_setup` until the model was tested.
+    Each `metric_recorded` becomes an event with the record's name, value, step and time. flair counts batches in the
+    metrics of batches, and epochs in those of epochs. The parameters of the training, its epochs, its messages, its end
+    and its `test_score` are recorded too. The bus is open from `after_setup` until the model was tested.
 
     Args:
         run_folder: The run's folder. Default: `trainwire` in the `base_path` of the training. flair writes `loss.tsv`
@@ -97,11 +97,10 @@ class TrainwirePlugin(TrainerPlugin):
         """Publish the record."""
         if self._bus is None:
             return
-        name, value = str(record.name), record.value
-        if record.is_scalar or (record.is_string and isinstance(value, (int, float))):  # flair's main score is a string
-            self._bus.log({name: value}, step=record.global_step)
-        else:
-            self._bus.publish(name, value, _TYPES[record.typ], step=record.global_step)
+        # flair records its main score as a string.
+        is_number = record.is_scalar or (record.is_string and isinstance(record.value, (int, float)))
+        kind = "scalar" if is_number else _TYPES[record.typ]
+        self._bus.publish(str(record.name), record.value, kind, record.global_step, record.walltime)
 
     @TrainerPlugin.hook
     def after_evaluation(
