@@ -54,7 +54,7 @@ def options():
 seen = Seen()
 whole = weights(folder / "whole", (seen,), **options())
 report("seen", rank, sorted(seen.numbers))
-weights(folder / "parts", (Seen(), Interrupt(3)), **options())
+weights(folder / "parts", (Seen(), Interrupt(1)), **options())
 report("resumed", rank, torch.equal(weights(folder / "parts", (Seen(),), **options()), whole))
 
 result = train(folder / "own", train=DataLoader(OwnDivision(), 4, num_workers=2), dev=points(8), max_epochs=2)
@@ -70,7 +70,7 @@ def test_two_processes_with_two_workers_each_read_a_stream(tmp_path: Path) -> No
     seen = [[int(each) for each in found.split(",")] for found in re.findall(r"seen \d \[(.*)\]", output)]
     assert sorted(seen) == [sorted([*range(first, 48, 2)] * 2) for first in (0, 1)], output  # in both epochs
     assert len(re.findall(r"resumed \d True", output)) == 2, output
-    assert any(6 < checkpoint.label.step < 12 for checkpoint in list_checkpoints(tmp_path / "runs" / "parts"))
+    assert any(checkpoint.label.step < 6 for checkpoint in list_checkpoints(tmp_path / "runs" / "parts"))
     own = re.findall(r"own \d False (\d+ .+)", output)
     assert len(own) == 2
     assert own[0] == own[1]
