@@ -23,6 +23,7 @@ from trainwire.training.data.streams import repeated_readers
 from trainwire.training.distributed.processes import Processes, connected, note_remedy
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
+from trainwire.training.model.compilation import compiled
 from trainwire.training.run import TrainingRun
 from trainwire.training.setup import TrainingSetup
 
@@ -50,7 +51,10 @@ def session(setup: TrainingSetup, bus_state: Mapping[str, Any] | None = None) ->
     with connected(setup.processes, setup.device) as processes, published(setup, processes, bus_state) as run:
         warn_of_shared_data(run)
         try:
-            with logging_to(run.bus), attached(run), interruptible(run.control):
+            with (
+                logging_to(run.bus), attached(run), interruptible(run.control),
+                compiled(run.model, setup.compilation),
+            ):  # fmt: skip
                 yield run
         finally:
             run.forward.release()

@@ -19,6 +19,7 @@ from trainwire.training.distributed.processes import Processes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
+from trainwire.training.model.compilation import checked_compilation
 from trainwire.training.model.models import (
     count_parameters,
     device_of,
@@ -93,6 +94,8 @@ class TrainingSetup:
     """Not connected yet."""
     optimizers: Mapping[str, Optimizer]
     precision: Precision
+    compilation: Mapping[str, Any] | None
+    """The arguments of `torch.compile`; None if the model is not compiled."""
     metrics: Mapping[str, Metric]
     main_metric: MainMetric | None
     train_loader: DataLoader[Any]
@@ -167,6 +170,7 @@ def prepare(
         processes=processes,
         optimizers=_optimizers(trainer, modules, options, precision),
         precision=precision,
+        compilation=checked_compilation(trainer.model, options.compile, device),
         metrics=trainer.metrics,
         main_metric=_main_metric(options, trainer, monitored, plugins),
         train_loader=training_loader(corpus.train, options, seed, device, processes),

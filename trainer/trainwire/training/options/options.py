@@ -135,6 +135,9 @@ class TrainingOptionsDict(TypedDict, total=False):
     use_amp: bool | Literal["bf16", "fp16"]
     """Use automatic mixed precision: bf16, or fp16 with gradient scaling; True: bf16 if the device supports it, fp16
     otherwise."""
+    compile: bool | Mapping[str, Any]
+    """Compile the model with `torch.compile` during the training; a mapping: with these arguments, such as
+    `{"mode": "max-autotune"}`."""
     multi_gpu: bool | None
     """Train in the processes that torchrun started, as one training; None: if it started more than one."""
     ddp_arguments: Mapping[str, Any]
@@ -269,6 +272,9 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     "create_loss_file": FLAG,
     "write_weights": FLAG,
     "use_amp": one_of(True, False, "bf16", "fp16"),
+    "compile": Requirement(
+        lambda value: isinstance(value, (bool, Mapping)), "True, False, or a mapping of arguments of torch.compile"
+    ),
     "multi_gpu": FLAG.or_none(),
     "ddp_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
     "attach_default_scheduler": FLAG,
@@ -339,6 +345,7 @@ class TrainingOptions:
     create_loss_file: bool = True
     write_weights: bool = False
     use_amp: bool | Literal["bf16", "fp16"] = False
+    compile: bool | Mapping[str, Any] = False
     multi_gpu: bool | None = None
     ddp_arguments: Mapping[str, Any] = field(default_factory=dict)
     attach_default_scheduler: bool = True
