@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "trainwire": (
         ("bus.values",), ("bus",),
-        ("training.hooks", "training.savable", "training.distributed"),
+        ("training.distributed",), ("training.hooks", "training.savable"),
         ("training.options",), ("training.model", "training.data"), ("training",), ("checkpointing",), ("plugins",),
         ("integrations",),
     ),

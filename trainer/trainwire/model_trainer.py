@@ -268,9 +268,9 @@ class ModelTrainer:
                 sampler=None, batch_sampler=None, shuffle=True, shuffle_first_epoch=True, drop_last=False,
                 collate_fn=None, save_final_model=True, save_optimizer_state=False, save_model_each_k_epochs=0,
                 save_model_each_k_steps=0, create_file_logs=True, create_loss_file=True, write_weights=False,
-                use_amp=False, compile=False, multi_gpu=None, ddp_arguments={}, attach_default_scheduler=True,
-                seed=None, num_workers=0, device=None, dev_name='dev', plugins=(), default_plugins=True,
-                sinks=('loss-file', 'log-file'), bind=None, hparams=None, quiet=False.
+                use_amp=False, compile=False, multi_gpu=None, ddp_arguments={}, fsdp=False, fsdp_arguments={},
+                attach_default_scheduler=True, seed=None, num_workers=0, device=None, dev_name='dev', plugins=(),
+                default_plugins=True, sinks=('loss-file', 'log-file'), bind=None, hparams=None, quiet=False.
 
         Raises:
             OptionError: if an argument is invalid; no batch was read yet.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ class Label:
     """Size of the data file in bytes."""
     checksum: int = 0
     """CRC-32 of the data file."""
+    shards: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """The size and the CRC-32 of each file that holds this process's part of the sharded tensors, if there are any."""
 
     @property
     def name(self) -> str:
@@ -74,26 +76,40 @@ class Checkpoint:
         """The label of the first process."""
         return self.labels[0]
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes saved parts of the model."""
+        return any(label.shards for label in self.labels)
+
     def read(self, rank: int) -> dict[str, Any]:
         """Return the state that one process saved; no code in the file is executed.
 
         Raises:
-            DamagedCheckpointError: if the data file of any process is missing or damaged.
+            DamagedCheckpointError: if a file of any process is missing or damaged.
             UsageError: if the file is intact, but cannot be loaded.
         """
-        for label in self.labels:
-            path = data_path(self.folder, label.rank)
-            try:
-                size, checksum = path.stat().st_size, _checksum(path)
-            except OSError as error:
-                raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
-            if (size, checksum) != (label.size, label.checksum):
-                raise DamagedCheckpointError(f"{path} is damaged: its length or checksum differs from its label")
         try:
             state: dict[str, Any] = torch.load(data_path(self.folder, rank), map_location="cpu", weights_only=True)
         except Exception as error:
             raise UsageError(f"{self.folder} is intact, but cannot be loaded: {error}") from error
         return state
+
+    def verify(self) -> None:
+        """Read all files of all processes.
+
+        Raises:
+            DamagedCheckpointError: if one is missing or damaged.
+        """
+        for label in self.labels:
+            files = {data_path(self.folder, label.rank): (label.size, label.checksum)}
+            files |= {self.folder / name: (size, checksum) for name, (size, checksum) in label.shards.items()}
+            for path, expected in files.items():
+                try:
+                    found = path.stat().st_size, _checksum(path)
+                except OSError as error:
+                    raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
+                if found != expected:
+                    raise DamagedCheckpointError(f"{path} is damaged: its length or checksum differs from its label")
 
     def delete(self) -> None:
         """Delete the checkpoint, labels first, so that a part of it never counts as a checkpoint."""
@@ -118,8 +134,11 @@ def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
     return sorted((each for each in found if each), key=lambda checkpoint: checkpoint.label.order, reverse=True)
 
 
-def write_data(run_folder: Path, label: Label, state: Mapping[str, Any]) -> Label:
+def write_data(run_folder: Path, label: Label, state: Mapping[str, Any], shards: Iterable[Path] = ()) -> Label:
     """Write one process's data file, and return its label, which must be written next.
+
+    Args:
+        shards: The files with the process's part of the sharded tensors.
 
     Raises:
         OSError: if the disk is full, or the folder cannot be written.
@@ -128,7 +147,8 @@ def write_data(run_folder: Path, label: Label, state: Mapping[str, Any]) -> Labe
     folder.mkdir(parents=True, exist_ok=True)
     path = data_path(folder, label.rank)
     save_atomically(state, path)
-    return Label(**{**asdict(label), "size": path.stat().st_size, "checksum": _checksum(path)})
+    parts = {str(part.relative_to(folder)): (part.stat().st_size, _checksum(part)) for part in shards}
+    return replace(label, size=path.stat().st_size, checksum=_checksum(path), shards=parts)
 
 
 def write_label(run_folder: Path, label: Label) -> None:

@@ -15,6 +15,9 @@ from torch import Tensor
 from trainwire.checkpointing.changes import apply_settings, asks_for_more, choose_again, report_changes
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
 from trainwire.checkpointing.earlier_models import keep_aside
+from trainwire.checkpointing.shards import divided_optimizer_state, divided_state, read_shards, split_shards
+from trainwire.checkpointing.writer import Snapshot
+from trainwire.training.data.loaders import divides_samples
 from trainwire.training.distributed.processes import Processes
 from trainwire.training.epoch_reader import generators_of, loader_state
 from trainwire.training.hooks.base_plugin import BasePlugin
@@ -26,7 +29,7 @@ from trainwire.training.plugin import Scheduler
 from trainwire.training.run import TrainingRun
 from trainwire.training.savable import as_before, savable
 from trainwire.training.setup import TrainingSetup
-from trainwire.training.state import random_states, restore_random_states
+from trainwire.training.state import LossParts, random_states, restore_random_states
 from trainwire_protocol.errors import DamagedCheckpointError, OptionError, UsageError
 from trainwire_protocol.journal.attempts import NOTHING, read_resumed_from
 from trainwire_protocol.journal.run_folder import list_attempts
@@ -34,15 +37,17 @@ from trainwire_protocol.journal.run_folder import list_attempts
 logger = logging.getLogger("trainwire")
 
 
-def take_snapshot(run: TrainingRun) -> dict[str, Any]:
+def take_snapshot(run: TrainingRun) -> Snapshot:
     """Return a copy of everything that is needed to resume the training. Synchronizes with the GPU.
 
     Raises:
         UsageError: if something in it cannot be saved.
     """
-    copy = _state(run, copy=True)
+    copy, shards = _state(run, copy=True), None
+    if run.sharding is not None:
+        copy, shards = split_shards(copy, is_first=run.processes.is_first)
     # Last, so that everything recorded before precedes the mark in the journal.
-    return copy | {"bus": run.bus.state_dict()}
+    return Snapshot(label_of(run), copy | {"bus": run.bus.state_dict()}, shards)
 
 
 def check_snapshot(run: TrainingRun) -> None:
@@ -63,7 +68,7 @@ def _state(run: TrainingRun, *, copy: bool) -> dict[str, Any]:
     parts: dict[str, Any] = {"training": progress, "random": random, "modes": run.modes.state_dict()}
     parts |= {"options": run.options.as_hyperparameters(), "initial_groups": run.initial_groups}
     parts["matches"] = matches_of(run.options)
-    if run.processes.is_first:
+    if run.processes.is_first or run.sharding is not None:
         parts["model"] = model_state(run.model)
         parts["optimizers"] = {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()}
         parts |= {"precision": run.precision.state_dict(), "parameters": run.parameters.state_dict()}
@@ -104,7 +109,10 @@ class LoadedCheckpoint(NamedTuple):
     state: Mapping[str, Any]
     """The state that this process saved."""
     shared: Mapping[str, Any]
-    """The state that the first process saved for all: the model and the optimizer."""
+    """The state with the model and the optimizer: what the first process saved for all or, of a sharded model, the same
+    as `state`, without the shards."""
+    processes: Processes
+    """Those of this training, of which there may be another number than there were."""
 
     @property
     def seed(self) -> int:
@@ -112,10 +120,10 @@ class LoadedCheckpoint(NamedTuple):
         return self.checkpoint.label.seed
 
     @property
-    def bus_state(self) -> Mapping[str, Any]:
-        """The position in the journal at which the checkpoint was saved."""
+    def bus_state(self) -> Mapping[str, Any] | None:
+        """The position in the journal at which the checkpoint was saved; None if this process has no journal yet."""
         state: Mapping[str, Any] = self.state["bus"]
-        return state
+        return state if self.processes.rank < self.checkpoint.label.world_size else None
 
     def check(self, setup: TrainingSetup) -> None:
         """Check that model, optimizer and samples are the same as in the training to resume.
@@ -157,11 +165,39 @@ class LoadedCheckpoint(NamedTuple):
         """
         state, before = run.state, self.state["options"]
         state.load_state_dict(self.state["training"], run.device)
+        if run.processes.world_size != self.checkpoint.label.world_size:
+            self._divide_again(run)
         state.epoch.max_epochs = run.planned_epochs
         run.first_attempt = self.checkpoint.label.first_attempt
         self._restore_best_model(run)
         if state.stopped is not None and not asks_for_more(run.options, before):
             run.control.stop(state.stopped)
+
+    def _divide_again(self, run: TrainingRun) -> None:
+        """Continue an epoch with another number of processes, at the step that begins at the same sample or before it.
+
+        The mean loss of the epoch so far is that of all former processes.
+        """
+        epoch, position, done = run.state.epoch, run.state.position, run.state.epoch.batch
+        before, now = self.checkpoint.label.world_size, run.processes.world_size
+        logger.warning("resumed with %d processes, after a training with %d: it is not resumed bitwise", now, before)
+        position.loader_state = None  # of one of the former processes
+        if divides_samples(run.train_loader):
+            position.batches = position.batches * before // now
+            epoch.batch = epoch.batch * before // now if epoch.is_open else epoch.batch
+        if not epoch.is_open:
+            return
+        epoch.batches = run.batches_in_epoch
+        epoch.loss, epoch.parts = epoch.loss.without_values(), LossParts()
+        for rank in range(before) if run.processes.is_first else ():
+            saved, parts = self.checkpoint.read(rank)["training"]["epoch"], LossParts()
+            epoch.loss.merge(saved["loss"], run.device)
+            parts.load_state_dict(saved["parts"], run.device)
+            epoch.parts.add_means(parts, finite_only=False)
+        logger.warning(
+            "epoch %d goes on after batch %d of now %s in each process; it was at batch %d", epoch.number, epoch.batch,
+            epoch.batches, done,
+        )  # fmt: skip
 
     def _restore_best_model(self, run: TrainingRun) -> None:
         state, saved = run.state, self.checkpoint.folder / BEST_MODEL
@@ -181,20 +217,24 @@ class LoadedCheckpoint(NamedTuple):
 
         Within an epoch, the random states are restored when the next batch is read.
         """
-        load_model_state(run.model, self.shared["model"])
-        run.modes.load_state_dict(self.state["modes"])
+        own, shared = self.state, self.shared
+        if self.checkpoint.is_sharded:
+            own = shared = read_shards(self.checkpoint.folder, own, run.sharding)
+        load_model_state(run.model, shared["model"])
+        run.modes.load_state_dict(own["modes"])
         if run.modules.loss is not None:
-            load_model_state(run.modules.loss, self.shared["loss"])
-        run.parameters.load_state_dict(self.shared["parameters"])
+            load_model_state(run.modules.loss, shared["loss"])
+        run.parameters.load_state_dict(shared["parameters"])
         initial_rates = {name: learning_rates(optimizer) for name, optimizer in run.optimizers.items()}
         for name, optimizer in run.optimizers.items():
             fresh = [dict(group) for group in optimizer.param_groups]
-            optimizer.load_state_dict(as_before(self.shared["optimizers"][name], optimizer.state_dict()))
+            saved = divided_optimizer_state(shared["optimizers"][name], optimizer)
+            optimizer.load_state_dict(as_before(saved, optimizer.state_dict()))
             for group, made in zip(optimizer.param_groups, fresh, strict=False):
                 group.update({key: value for key, value in made.items() if key not in group})  # of another schedule
-        run.precision.load_state_dict(self.shared["precision"])
-        self._restore_plugins(run, initial_rates)
-        apply_settings(run, self.shared["initial_groups"])
+        run.precision.load_state_dict(shared["precision"])
+        _restore_plugins(run, own["plugins"], initial_rates)
+        apply_settings(run, shared["initial_groups"])
         if run.state.epoch.is_open:
             run.state.position.resumed_random = self.state["random"]
         else:
@@ -202,41 +242,44 @@ class LoadedCheckpoint(NamedTuple):
         label = self.checkpoint.label
         logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
 
-    def _restore_plugins(self, run: TrainingRun, initial_rates: Mapping[str, list[float]]) -> None:
-        saved, plugins = self.state["plugins"], _named_plugins(run)
-        for name, plugin in plugins.items():
-            if name in saved:
-                plugin.load_state_dict(as_before(saved[name], plugin.state_dict()))
-                continue
-            logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
-            if isinstance(plugin, Scheduler):
-                for optimizer, rates in initial_rates.items():
-                    if plugin.optimizer in (None, optimizer):
-                        run.set_learning_rates(rates, f"{name} starts", optimizer)
-        for name in saved.keys() - plugins.keys():
-            if saved[name]:
-                logger.warning("the state of the plugin %s in the checkpoint is not used: it is not attached", name)
+
+def _restore_plugins(run: TrainingRun, saved: Mapping[str, Any], initial_rates: Mapping[str, list[float]]) -> None:
+    plugins = _named_plugins(run)
+    for name, plugin in plugins.items():
+        if name in saved:
+            current = plugin.state_dict()
+            plugin.load_state_dict(as_before(divided_state(saved[name], current), current))
+            continue
+        logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
+        if isinstance(plugin, Scheduler):
+            for optimizer, rates in initial_rates.items():
+                if plugin.optimizer in (None, optimizer):
+                    run.set_learning_rates(rates, f"{name} starts", optimizer)
+    for name in saved.keys() - plugins.keys():
+        if saved[name]:
+            logger.warning("the state of the plugin %s in the checkpoint is not used: it is not attached", name)
 
 
 def load_latest_checkpoint(folder: Path, options: TrainingOptions, processes: Processes) -> LoadedCheckpoint | None:
     """Return the latest checkpoint that can be read; log a warning and return None if there is none.
 
     Raises:
-        OptionError: if the training was saved with another batch size or number of processes.
+        OptionError: if the training was saved with another batch size.
     """
     is_damaged = False
     for checkpoint in list_checkpoints(folder):
         try:
-            state = checkpoint.read(processes.rank)
-            shared = state if processes.is_first else checkpoint.read(0)
+            checkpoint.verify()
         except DamagedCheckpointError as error:
             logger.warning("%s; using the checkpoint before it, if there is one", error)
             is_damaged = True
             continue
         _check_same("mini_batch_size", options.mini_batch_size, checkpoint.label.mini_batch_size)
-        _check_same("the number of processes", processes.world_size, checkpoint.label.world_size)
         _warn_of_later_attempts(folder, checkpoint)
-        return LoadedCheckpoint(checkpoint, state, shared)
+        rank = processes.rank % checkpoint.label.world_size
+        state = checkpoint.read(rank)
+        shared = state if rank == 0 or checkpoint.is_sharded else checkpoint.read(0)
+        return LoadedCheckpoint(checkpoint, state, shared, processes)
     other = "other " if is_damaged else ""
     logger.warning("there is no %scheckpoint in %s: the training starts from the beginning", other, folder)
     return None

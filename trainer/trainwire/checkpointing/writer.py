@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch.distributed import ProcessGroup
+
 from trainwire.bus.bus import EventBus
 from trainwire.checkpointing.checkpoint import FOLDER, Label, write_data, write_label
+from trainwire.checkpointing.shards import write_shards
 
 logger = logging.getLogger("trainwire")
 
@@ -20,6 +23,8 @@ class Snapshot(NamedTuple):
 
     label: Label
     state: Mapping[str, Any]
+    shards: Mapping[str, Any] | None = None
+    """This process's part of the sharded tensors, on the CPU; None if the model is not sharded."""
 
 
 class CheckpointWriter(threading.Thread):
@@ -29,11 +34,14 @@ class CheckpointWriter(threading.Thread):
 
     Args:
         after: Called, on this thread, after each checkpoint.
+        group: For what the threads of all processes must agree on when they write a sharded model.
     """
 
-    def __init__(self, bus: EventBus, folder: Path, after: Callable[[], object]) -> None:
+    def __init__(
+        self, bus: EventBus, folder: Path, after: Callable[[], object], group: ProcessGroup | None = None
+    ) -> None:
         super().__init__(name="trainwire-checkpoints", daemon=True)
-        self._bus, self._folder, self._after = bus, folder, after
+        self._bus, self._folder, self._after, self._group = bus, folder, after, group
         self._changed = threading.Condition()
         self._pending: Snapshot | None = None
         self._is_writing = False
@@ -60,6 +68,13 @@ class CheckpointWriter(threading.Thread):
             self._deadline = time.monotonic() + timeout
             self._changed.notify()
         self.join(timeout + 1.0)
+        if self.is_alive():
+            logger.error("the last checkpoint was not written within %d seconds", timeout)
+
+    def wait_until_idle(self) -> None:
+        """Wait until nothing is pending or being written."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_idle)
 
     def run(self) -> None:
         """Write until closed."""
@@ -70,7 +85,9 @@ class CheckpointWriter(threading.Thread):
             except Exception as error:
                 logger.exception("the checkpoint of step %d could not be written: %s", snapshot.label.step, error)
             finally:
-                self._is_writing = False
+                with self._changed:
+                    self._is_writing = False
+                    self._changed.notify_all()
 
     def _take(self) -> Snapshot | None:
         with self._changed:
@@ -80,7 +97,11 @@ class CheckpointWriter(threading.Thread):
         return snapshot
 
     def _write(self, snapshot: Snapshot) -> None:
-        label = write_data(self._folder, snapshot.label, snapshot.state)
+        parts: list[Path] = []
+        if snapshot.shards is not None and self._group is not None:
+            folder = self._folder / FOLDER / snapshot.label.name
+            parts = write_shards(folder, snapshot.shards, self._group, snapshot.label.rank)
+        label = write_data(self._folder, snapshot.label, snapshot.state, parts)
         while not self._bus.wait_until_journaled(snapshot.state["bus"], 1.0):
             if self._deadline is not None and time.monotonic() > self._deadline:
                 raise TimeoutError("the journal does not contain everything that was recorded before it")

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from trainwire.bus.logging_context import in_this_context
 from trainwire.checkpointing.checkpoint import FOLDER, list_checkpoints
-from trainwire.checkpointing.snapshot import check_snapshot, keep_best_model, label_of, take_snapshot
-from trainwire.checkpointing.writer import CheckpointWriter, Snapshot
+from trainwire.checkpointing.snapshot import check_snapshot, keep_best_model, take_snapshot
+from trainwire.checkpointing.writer import CheckpointWriter
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import (
     AfterSetup,
@@ -26,6 +26,9 @@ logger = logging.getLogger("trainwire")
 
 CLOSE_SECONDS: Final = 60.0
 """How long to wait at the end until the last checkpoint is written."""
+
+CLOSE_SECONDS_OF_SHARDS: Final = 1800.0
+"""The same for a sharded model, unless the training failed: the processes write their parts together."""
 
 
 class Checkpoints(Plugin):
@@ -67,7 +70,8 @@ class Checkpoints(Plugin):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Start the writing thread."""
-        self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old)
+        group = self.run.sharding.group if self.run.sharding else None
+        self._writer = CheckpointWriter(self.run.bus, self.run.folder, self._delete_old, group)
         in_this_context(self._writer).start()
         self._saved_at, self._is_checked, self._position = time.monotonic(), False, ()
         if self.run.train_loader.persistent_workers:
@@ -97,10 +101,14 @@ class Checkpoints(Plugin):
         """Take a snapshot and submit it to the writing thread: called by the loop between two steps."""
         if self._writer is None or (self.run.reason and self._position == self._position_now()):
             return  # or the training has ended, and nothing has changed since the last checkpoint
+        if self.run.sharding is not None:
+            self._writer.wait_until_idle()  # all processes write the same checkpoints, and none is dropped
         self._saved_at = time.monotonic()
         try:
-            snapshot = Snapshot(label_of(self.run), take_snapshot(self.run))
+            snapshot = take_snapshot(self.run)
         except UsageError as error:  # something that was not there before the first epoch
+            if self.run.sharding is not None:  # the other processes would wait for this one's part
+                raise
             logger.error("the checkpoint of step %d could not be saved: %s", self.run.state.step, error)
             return
         if self.run.processes.is_first:
@@ -120,7 +128,8 @@ class Checkpoints(Plugin):
     def training_finally(self, ending: TrainingFinally) -> None:
         """Wait until the last checkpoint is written."""
         if self._writer is not None:
-            self._writer.close(CLOSE_SECONDS)
+            is_sharded = self.run.sharding is not None and ending.status != "failed"
+            self._writer.close(CLOSE_SECONDS_OF_SHARDS if is_sharded else CLOSE_SECONDS)
             self._writer = None
 
     def _delete_old(self) -> None:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from trainwire.training.distributed.sharding import whole
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.model.models import plain_parameters
@@ -46,14 +47,14 @@ class Histograms(Plugin):
             optimized = set(map(id, optimizer_parameters(self.run.optimizers[step.optimizer])))
             for name, parameter in self._parameters():
                 if parameter.grad is not None and id(parameter) in optimized:
-                    self.run.bus.histogram(f"gradients/{name}", parameter.grad, step.step)
+                    self.run.bus.histogram(f"gradients/{name}", whole(parameter.grad), step.step)
 
     @hook
     def after_training_batch(self, batch: AfterTrainingBatch) -> None:
         """Record the weights."""
         if batch.step % self.every == 0:
             for name, parameter in self._parameters():
-                self.run.bus.histogram(f"parameters/{name}", parameter.detach(), batch.step)
+                self.run.bus.histogram(f"parameters/{name}", whole(parameter.detach()), batch.step)
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in plain_parameters(self.run.model):

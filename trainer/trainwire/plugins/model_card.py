@@ -19,7 +19,7 @@ from trainwire.training.hooks.payloads import (
     MetricValue,
     TrainingFinally,
 )
-from trainwire.training.model.models import BEST_MODEL, FINAL_MODEL, MODEL_CARD, count_parameters, plain_model
+from trainwire.training.model.models import BEST_MODEL, FINAL_MODEL, MODEL_CARD, class_of, count_parameters
 from trainwire.training.options.options import plain
 from trainwire.training.plugin import Functions, Plugin
 from trainwire_protocol.journal.files import write_atomically
@@ -78,7 +78,7 @@ class ModelCard(Plugin):
 
     def card(self, status: str, reason: str | None = None, ended: str | None = None) -> Card:
         """Return the card of the run in its current state."""
-        run, kind = self.run, type(plain_model(self.run.model))
+        run, kind = self.run, class_of(self.run.model)
         return {
             "run": {
                 "name": run.bus.run, "status": status, "reason": reason, "started": self._started, "ended": ended,

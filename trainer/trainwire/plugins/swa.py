@@ -80,6 +80,8 @@ class SWA(Plugin):
     @hook
     def after_setup(self, setup: AfterSetup) -> None:
         """Determine the first epoch, and start an empty average."""
+        if self.run.sharding is not None:
+            raise OptionError("SWA copies the model, which fsdp does not allow: average the weights with EMA instead")
         last, start = self.run.planned_epochs, self.start
         if start is None:
             if last is None:

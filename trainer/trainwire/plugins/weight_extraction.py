@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainwire.bus.values.gpu import GpuReadings
+from trainwire.training.distributed.sharding import whole
 from trainwire.training.hooks.hooks import hook
 from trainwire.training.hooks.payloads import AfterTrainingBatch, TrainingFinally
 from trainwire.training.model.models import plain_parameters
@@ -71,7 +72,7 @@ class WeightExtraction(Plugin):
         """Copy the weights if it is time, and publish those that have arrived."""
         if batch.step % self.every == 0:
             parameters = dict(plain_parameters(self.run.model))
-            parts = [torch.take(parameters[name].detach(), indices) for name, indices, _ in self._selections]
+            parts = [torch.take(whole(parameters[name].detach()), indices) for name, indices, _ in self._selections]
             self._readings.add(batch.step, torch.cat(parts))
         self._publish(self._readings.take())
 

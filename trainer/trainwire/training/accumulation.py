@@ -45,6 +45,7 @@ def backward(run: TrainingRun, batches: Sequence[SizedBatch], optimizer: str = "
             for it.
     """
     *chunks, last = [chunk for batch in batches for chunk in _chunks(run, batch)]
+    chunks += _repeated(run, last, len(chunks))
     if not chunks:
         return _backward_whole(run, last, optimizer)
     accumulation = _Accumulation(run, optimizer, sum(batch.samples for batch in batches))
@@ -94,6 +95,13 @@ def _chunks(run: TrainingRun, whole: SizedBatch) -> list[SizedBatch]:
             f"ModelTrainer.split_batch returned {len(chunks)}: each but the last one must have {size} samples"
         )
     return [SizedBatch(chunk, min(size, samples - size * number)) for number, chunk in enumerate(chunks)]
+
+
+def _repeated(run: TrainingRun, last: SizedBatch, chunks: int) -> list[SizedBatch]:
+    """Return copies of the last chunk that do not count, so that all processes call a sharded model equally often."""
+    if run.sharding is None or run.options.mini_batch_chunk_size is None:
+        return []
+    return [SizedBatch(last.batch, 0)] * (max(run.processes.gather(chunks)) - chunks)
 
 
 def _backward_whole(run: TrainingRun, whole: SizedBatch, optimizer: str) -> BatchLoss | None:
@@ -151,17 +159,27 @@ class _Accumulation:
             raise UsageError("forward_for returned None for some batches or chunks of a step, and not for others")
         self._is_empty = False
         loss, weight = result.loss, result.weight
+        if not chunk.samples:
+            loss, weight = _counted(loss, 0), None if weight is None else 0
         if weight is None:
             weight = chunk.samples
             run.precision.backward(loss * (weight / self._samples))
         elif not self._adds_nothing(weight, is_last):
             run.precision.backward(_counted(loss, weight) * self._share(weight, is_last))
+            if is_last and run.sharding is not None:
+                total = _mean_over_processes(run, self.mean.weight + weight)
+                _scale_gradients(run.optimizers[self._optimizer], _ratio(run.options.mini_batch_size, total))
         self.mean.add(loss.detach(), weight)
         self.parts.add(result.parts, weight)
         return True
 
     def _share(self, weight: Weight, is_last: bool) -> Weight:
-        """Return the factor of the loss of the next chunk, after scaling the gradients of the earlier ones."""
+        """Return the factor of the loss of the next chunk, after scaling the gradients of the earlier ones.
+
+        Those of a sharded model are in none of its parameters until the last chunk, and are scaled after it.
+        """
+        if self._run.sharding is not None:
+            return weight / self._run.options.mini_batch_size
         before, total = self._divisor, self.mean.weight + weight
         self._divisor = _mean_over_processes(self._run, total) if is_last else total
         _scale_gradients(self._run.optimizers[self._optimizer], _ratio(before, self._divisor))
@@ -170,9 +188,10 @@ class _Accumulation:
     def _adds_nothing(self, weight: Weight, is_last: bool) -> bool:
         """Return whether a chunk adds nothing and can be left out: its gradients may be NaN.
 
-        The last one is needed if the processes average the gradients in it, or if it would be the only one.
+        The last one is needed if the processes average the gradients in it, or if it would be the only one; and each
+        one of a sharded model, whose parameters are gathered in it.
         """
-        if isinstance(weight, Tensor) or weight:
+        if isinstance(weight, Tensor) or weight or self._run.sharding is not None:
             return False
         return not (is_last and (self._run.processes.several or self.mean.weight == 0))
 

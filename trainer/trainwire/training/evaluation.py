@@ -11,6 +11,7 @@ import torch
 
 from trainwire.training.data.batches import Batches, samples_in
 from trainwire.training.data.failures import note_batch
+from trainwire.training.distributed.processes import Processes
 from trainwire.training.epoch_reader import generators_of
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
@@ -61,9 +62,10 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     generators = generators_of(run)
     before = random_states(generators)
     try:
-        with run.modes.evaluation():
+        with run.modes.evaluation(), run.forward.evaluation():
             batches = islice(run.evaluation_loaders[split], run.options.trial_run or None)
-            scores = mean_scores(run, split, batches, run.forward.alone)
+            in_step = run.processes if run.sharding is not None else None
+            scores = mean_scores(run, split, batches, run.forward.alone, in_step)
     except InterruptedReadingError:
         restore_random_states(before, generators)
         raise
@@ -76,13 +78,19 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
 
 
 def mean_scores(
-    owner: Evaluated, split: str, loader: Iterable[Any], forward: Callable[[Any], Forward]
+    owner: Evaluated,
+    split: str,
+    loader: Iterable[Any],
+    forward: Callable[[Any], Forward],
+    in_step: Processes | None = None,
 ) -> dict[str, MetricValue]:
     """Return the mean loss and the metrics of the batches of all processes, by name. Synchronizes with the GPU.
 
     Args:
         split: What the batches are called in errors.
         forward: Returns the checked result for a batch on the device.
+
+        in_step: The processes of a sharded model: one with fewer batches repeats its last one, which does not count.
 
     Raises:
         InterruptedReadingError: if a signal interrupted it.
@@ -91,11 +99,14 @@ def mean_scores(
     mean_loss, parts = MeanLoss(), LossParts()
     for metric in owner.metrics.values():
         metric.reset()
-    for batch in until_interrupted(owner, loader):
+    pairs = in_step.while_any_has(loader) if in_step else ((batch, True) for batch in loader)
+    for batch, is_own in until_interrupted(owner, pairs):
         batch = owner.batches.batch_to_device(batch, owner.device)
         try:
             with owner.precision.autocast():
                 result = forward(batch)
+            if not is_own:
+                continue
             weight = samples_in(owner.batches, batch) if result.weight is None else result.weight
             mean_loss.add(result.loss, weight)
             parts.add(result.parts, weight)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwire.training.data.failures import note_batch
+from trainwire.training.distributed.sharding import Sharding
 from trainwire.training.model.losses import TorchLoss, checked_weight
 from trainwire.training.model.models import plain_model
 from trainwire.training.model.parameters import TrainedModules
@@ -102,6 +103,7 @@ class TrainingForward:
         first: Called with the result of the first call for each optimizer.
         after: Called with the optimizer's name, each batch and its result; returns the loss to continue with.
         taken: Names that parts of the loss cannot have.
+        sharding: How the modules are divided among the processes, if they are: they average the gradients themselves.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class TrainingForward:
         first: Callable[[Forward], None] | None = None,
         after: Callable[[str, Any, Forward], Tensor] | None = None,
         taken: Collection[str] = (),
+        sharding: Sharding | None = None,
     ) -> None:
         self._modules = modules
         self._forward = forward
@@ -124,6 +127,7 @@ class TrainingForward:
         self._after = after
         self._taken = taken
         self._parallel: DistributedDataParallel | None = None
+        self._sharding = sharding
         self._has_weight: dict[str, bool] = {}
         self._arguments: Mapping[str, Any] = {}
         self._parameters = list(modules.parameters())
@@ -164,6 +168,15 @@ class TrainingForward:
         if self._parallel is not None:
             self._parallel = None
             gc.collect()  # it is part of reference cycles
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Return a context for forward passes without backward passes, after which a sharded model has its shards."""
+        try:
+            yield
+        finally:
+            if self._sharding:
+                self._sharding.reshard()
 
     def include_new_parameters(self) -> None:
         """Average the gradients of parameters that were added to the modules too."""
@@ -210,6 +223,8 @@ class TrainingForward:
 
     def without_averaging(self) -> AbstractContextManager[Any]:
         """Return a context in which gradients are accumulated in this process, and not averaged over all."""
+        if self._sharding:
+            return self._sharding.without_reduction()
         return self._parallel.no_sync() if self._parallel else nullcontext()
 
 

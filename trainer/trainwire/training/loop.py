@@ -56,7 +56,7 @@ def _start(run: TrainingRun, resumption: Resumption | None) -> None:
         if run.state.epoch.is_open:
             _announce_epoch(run)  # before plugins are restored, so that what they do here is replaced
         resumption.restore_parts(run)
-    if run.processes.several:
+    if run.processes.several and run.sharding is None:
         run.forward.distribute(run.options.ddp_arguments)
     _handle_requests(run, run.agreement.now)
 

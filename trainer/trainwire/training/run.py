@@ -15,6 +15,7 @@ from trainwire.bus.bus import EventBus
 from trainwire.training.control import Agreement, Control
 from trainwire.training.data.loaders import has_exact_length, length_of
 from trainwire.training.distributed.processes import Processes
+from trainwire.training.distributed.sharding import without_shards
 from trainwire.training.forward import Forward, TrainingForward
 from trainwire.training.hooks.base_plugin import isolated
 from trainwire.training.hooks.hooks import Hooks
@@ -79,6 +80,8 @@ class TrainingRun:
         self.seed = setup.seed
         self.device = setup.device
         self.processes = processes
+        self.sharding = setup.sharding
+        """How the model is divided among the processes, if it is."""
         self.optimizers = setup.optimizers
         """The optimizers by name, in the order in which they make their updates; the only one has the name ""."""
         self.initial_groups = {
@@ -110,6 +113,7 @@ class TrainingRun:
             setup.modules, setup.forward, setup.forward_for, checked_loss(setup.loss), first=self._check_first,
             after=self._after_forward if self.hooks.listeners[AfterTrainingForward] else None,
             taken={*setup.metrics, *setup.optimizers},
+            sharding=self.sharding,
         )  # fmt: skip
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
         self.checkpointer: Checkpointer | None = savers[-1] if savers else None
@@ -274,7 +278,8 @@ class TrainingRun:
             self.forward.include_new_parameters()
 
     def _check_first(self, first: Forward) -> None:
-        self.parameters.check_graph(first.loss)
+        if self.sharding is None:  # otherwise the graph has the gathered parameters
+            self.parameters.check_graph(first.loss)
         if self._evaluates_as_trained and self.options.try_metrics and self.evaluation_loaders:
             try_metrics(self.metrics, self.main_metric, first)
 
@@ -318,18 +323,22 @@ class TrainingRun:
     def save_model(self, file_name: str, kind: str, **about: object) -> Path:
         """Save the model's weights in the run's folder, and publish `checkpoint/saved`; only in the first process.
 
+        If the model is sharded, all processes must call this, as the first one gathers the shards.
+
         Returns:
             The path, in every process.
         """
-        path = self.folder / file_name
-        if self.processes.is_first:
-            save_model(self.model, path)
+        path, is_first = self.folder / file_name, self.processes.is_first
+        if is_first or self.sharding is not None:
+            save_model(self.model, path, writes=is_first)
             if self.modules.loss is not None:
-                save_model(self.modules.loss, loss_path(path))
+                save_model(self.modules.loss, loss_path(path), writes=is_first)
             if self.options.save_optimizer_state:
                 states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-                state = states if len(states) > 1 else self.optimizer.state_dict()
-                save_atomically(savable(state, "the state of the optimizer"), optimizer_path(path))
+                state = without_shards(states if len(states) > 1 else self.optimizer.state_dict(), keep=is_first)
+                if is_first:
+                    save_atomically(savable(state, "the state of the optimizer"), optimizer_path(path))
+        if is_first:
             epoch = self.state.epoch.number
             self.publish("checkpoint/saved", {"path": file_name, "kind": kind, "epoch": epoch, **about})
         return path

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainwire.training.distributed.sharding import is_sharded
 from trainwire_protocol.errors import UsageError
 
 _LOADABLE: Final = {
@@ -82,7 +83,7 @@ def savable(value: Any, place: str, *, copy: bool = False) -> Any:
     kind = type(value)
     if isinstance(value, Tensor) and copy:
         value = value.detach().to("cpu", copy=True)
-    if kind in _LOADABLE:
+    if kind in _LOADABLE or is_sharded(value):
         return value
     if kind in _MAPS:
         return _like_map(

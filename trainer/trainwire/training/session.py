@@ -25,7 +25,7 @@ from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.hooks.payloads import Payload, Status, TrainingException, TrainingFinally, TrainingInterrupt
 from trainwire.training.model.compilation import compiled
 from trainwire.training.run import TrainingRun
-from trainwire.training.setup import TrainingSetup
+from trainwire.training.setup import TrainingSetup, sharded
 
 SINK_TIMEOUT = 10.0
 """How long to wait for the sinks at the end, in seconds."""
@@ -48,16 +48,20 @@ def session(setup: TrainingSetup, bus_state: Mapping[str, Any] | None = None) ->
     Args:
         bus_state: The position in the journal from which the run is resumed; None if it is not.
     """
-    with connected(setup.processes, setup.device) as processes, published(setup, processes, bus_state) as run:
-        warn_of_shared_data(run)
-        try:
-            with (
-                logging_to(run.bus), attached(run), interruptible(run.control),
-                compiled(run.model, setup.compilation),
-            ):  # fmt: skip
-                yield run
-        finally:
-            run.forward.release()
+    is_sharded = setup.options.fsdp is not False
+    with connected(setup.processes, setup.device, even_alone=is_sharded) as processes:
+        if is_sharded:
+            setup = sharded(setup, processes)
+        with published(setup, processes, bus_state) as run:
+            warn_of_shared_data(run)
+            try:
+                with (
+                    logging_to(run.bus), attached(run), interruptible(run.control),
+                    compiled(run.model, setup.compilation),
+                ):  # fmt: skip
+                    yield run
+            finally:
+                run.forward.release()
 
 
 @contextmanager

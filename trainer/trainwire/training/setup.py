@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from trainwire.training.data.batches import Batches
 from trainwire.training.data.loaders import Corpus, Data, evaluation_loader, sample_of, samples_of, training_loader
 from trainwire.training.distributed.processes import Processes
+from trainwire.training.distributed.sharding import Sharding, check_model, check_optimizer, is_sharded, shard
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.metrics import MainMetric, main_metric
@@ -107,6 +108,8 @@ class TrainingSetup:
     """Samples in each split; None if the size of a split is unknown."""
     plugins: tuple[BasePlugin[Any], ...]
     """In the order in which they are called."""
+    sharding: Sharding | None = None
+    """Of a model that is divided among the processes, once they are connected."""
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the value of the run's `hparams` event: the options, and the parts of the training."""
@@ -144,6 +147,8 @@ def prepare(
         trainer.model = not_distributed(trainer.model)
     device = place_trainer(trainer, options, processes)
     modules, precision = TrainedModules(trainer.model, trainer.loss), Precision(device, options.use_amp)
+    if options.fsdp is not False:
+        check_model(trainer.model, options.fsdp)
     corpus = corpus.merged(dev=options.train_with_dev, test=options.train_with_test)
     splits = _evaluated_splits(corpus, options, seed)
     if splits and not trainer.overrides_forward and not is_callable(trainer.model):
@@ -181,6 +186,20 @@ def prepare(
     )
 
 
+def sharded(setup: TrainingSetup, processes: Processes) -> TrainingSetup:
+    """Divide the model among the connected processes, and return the setup with optimizers of the shards.
+
+    Raises:
+        OptionError: if the model cannot be sharded, or an optimizer cannot update shards.
+    """
+    options, modules = setup.options, setup.modules
+    parts = [modules.model, *([] if modules.loss is None else [modules.loss])]
+    sharding = shard(parts, options.fsdp, options.fsdp_arguments, setup.device, processes)
+    for optimizer in setup.optimizers.values():
+        check_optimizer(optimizer, sharding)
+    return replace(setup, optimizers=make_optimizers(modules, options, setup.is_decoder), sharding=sharding)
+
+
 def _optimizers(
     trainer: Trainer, modules: TrainedModules, options: TrainingOptions, precision: Precision
 ) -> dict[str, Optimizer]:
@@ -216,11 +235,23 @@ def place_trainer(trainer: Trainer, options: TrainingOptions, processes: Process
     """Return the device of the batches, and move loss and metrics to it; the model only if that was requested.
 
     A model on a GPU is moved too if several processes train together, each on a GPU of its own.
+
+    Raises:
+        OptionError: if an earlier training has sharded the model, or it cannot be moved.
     """
+    if any(map(is_sharded, trainer.model.parameters())):
+        raise OptionError(
+            "the model was sharded by an earlier training (fsdp): create it anew, and load the weights that were "
+            "saved, such as best-model.pt"
+        )
     device = own = device_of(trainer.model, options.device)
     if options.device is not None or not is_spread(trainer.model):
         device = processes.device(own)
-    if options.device is not None or device != own:
+    if options.fsdp is not False:
+        if is_spread(trainer.model):
+            raise OptionError("fsdp: the model is spread over several devices: create it on the CPU")
+        # Its units are moved one after the other, as the whole may be too large.
+    elif options.device is not None or device != own:
         place(trainer.model, device, "model")
     if isinstance(trainer.loss, nn.Module):
         place(trainer.loss, device, "loss")

@@ -154,6 +154,20 @@ class EpochLoss:
         """Return the sum and the weight of each mean."""
         return {name: mean.state_dict() for name, mean in self._means.items()}
 
+    def without_values(self) -> EpochLoss:
+        """Return an empty one with the same setting."""
+        empty = EpochLoss()
+        empty.finite_only = self.finite_only
+        return empty
+
+    def merge(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Add the losses of another process, as its `state_dict` describes them."""
+        for name, saved in state.items():
+            part = MeanLoss()
+            part.load_state_dict(saved, device)
+            if part.weight:
+                self.add(part.tensor(), part.weight, name)
+
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Restore the means, with their sums on `device`."""
         for name, saved in state.items():

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from trainwire.training.accumulation import BatchLoss, SizedBatch, backward, gradient_values, mean_of_all
 from trainwire.training.data.batches import samples_in
+from trainwire.training.distributed.sharding import whole
 from trainwire.training.hooks.payloads import AfterTrainingBatch, BeforeTrainingBatch, BeforeTrainingOptimizerStep
 from trainwire.training.model.losses import Weight
 from trainwire.training.model.optimizers import metric_name, needs_closure
@@ -139,7 +140,7 @@ def _total(updates: list[Update]) -> Update:
 def _clip_gradients(optimizer: Optimizer, max_norm: float | None) -> Tensor:
     """Scale the gradients down to `max_norm`, and return their total 2-norm before that."""
     parameters = [parameter for parameter in optimizer_parameters(optimizer) if parameter.grad is not None]
-    norm = get_total_norm([gradient_values(parameter) for parameter in parameters])
+    norm = whole(get_total_norm([gradient_values(parameter) for parameter in parameters]))
     if max_norm is not None:
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

@@ -1,1 +1,1 @@
-"""The processes that train together: how they find each other, and what they agree on. May use no other room."""
+"""The processes that train together, what they agree on, and how a model is divided. May use no other room."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import ProcessGroup
+from torch.distributed import HashStore, ProcessGroup  # type: ignore[attr-defined]  # documented there
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from trainwire_protocol.environment import LaunchEnvironment
-from trainwire_protocol.errors import OptionError
+from trainwire_protocol.errors import OptionError, UsageError
 
 Item = TypeVar("Item")
 
@@ -107,6 +107,40 @@ class Processes:
             yield item
         self._all(False)
 
+    def while_any_has(self, items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+        """Yield items, each with True, for as long as any process has another one.
+
+        A process that has no more gets its last one again, with False: it takes part in what all processes must do
+        equally often, such as the forward pass of a sharded model.
+
+        Raises:
+            UsageError: if this process has none, but another one has.
+        """
+        if not self.several:
+            yield from ((item, True) for item in items)
+            return
+        iterator, last, failure = iter(items), list[Item](), None
+        has_more = True
+        while True:
+            if has_more:
+                try:
+                    last = [next(iterator)]
+                except StopIteration:
+                    has_more = False
+                except Exception as error:
+                    if not last:
+                        raise
+                    has_more, failure = False, error  # raised once the others have finished
+            if self._all(not has_more):
+                break
+            if not last:
+                raise UsageError(
+                    f"process {self.rank} has no batch, but others have: each process of a sharded model needs one"
+                )
+            yield last[0], has_more
+        if failure is not None:
+            raise failure
+
     def _all(self, value: bool) -> bool:
         values = torch.tensor(int(value))
         distributed.all_reduce(values, distributed.ReduceOp.MIN, group=self.group)
@@ -171,18 +205,21 @@ class LaggingMaximum:
 
 
 @contextmanager
-def connected(processes: Processes, device: torch.device) -> Iterator[Processes]:
+def connected(processes: Processes, device: torch.device, *, even_alone: bool = False) -> Iterator[Processes]:
     """Initialize the process group, unless the program has done so, and yield the processes with a gloo group.
+
+    Args:
+        even_alone: Initialize it for one process too, as a sharded model needs.
 
     Raises:
         OptionError: if the processes cannot be connected.
     """
-    if not processes.several:
+    if not processes.several and not even_alone:
         yield processes
         return
     is_ours = not distributed.is_initialized()
     if is_ours:
-        _initialize(processes, "nccl" if device.type == "cuda" else "gloo")
+        _initialize(processes, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield replace(processes, group=distributed.new_group(backend="gloo"))
     finally:
@@ -193,6 +230,9 @@ def connected(processes: Processes, device: torch.device) -> Iterator[Processes]
 def _initialize(processes: Processes, backend: str) -> None:
     rank, size = processes.rank, processes.world_size
     try:
+        if not processes.several:
+            distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+            return
         store = _store(rank, size)
         # The keys of an earlier process group would be taken for those of this one.
         training = store.add(f"trainings/{rank}", 1)

@@ -1,1 +1,1 @@
-"""What is trained: model, modes, parameters, optimizer, precision, loss. May use `hooks` and `options`."""
+"""What is trained: model, modes, parameters, optimizer, loss. May use `hooks`, `options` and `distributed`."""

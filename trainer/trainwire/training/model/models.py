@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
+from trainwire.training.distributed.sharding import divided_like, without_shards
 from trainwire.training.savable import as_before, savable
 from trainwire_protocol.errors import OptionError
 
@@ -113,9 +114,15 @@ def not_distributed(model: nn.Module) -> nn.Module:
     return model
 
 
+def class_of(model: nn.Module) -> type[nn.Module]:
+    """Return the model's class, without wrappers, and not the one that `fully_shard` derives from it."""
+    kind = type(plain_model(model))
+    return kind.__mro__[2] if kind.__mro__[1].__name__ == "FSDPModule" else kind
+
+
 def name_of(model: nn.Module) -> str:
     """Return the name of the model's class, without wrappers."""
-    return type(plain_model(model)).__name__
+    return class_of(model).__name__
 
 
 def _wrapped_as(module: nn.Module) -> str | None:
@@ -171,7 +178,10 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     current = model.state_dict()
     wrapped = {plain: name for name, plain in plain_names(model, current).items() if plain != name}
     renamed = {wrapped.get(name, name): value for name, value in state.items()} if wrapped else state
-    model.load_state_dict(as_before(renamed, current))
+    before = as_before(renamed, current)
+    for name, value in before.items():
+        before[name] = divided_like(value, current.get(name))
+    model.load_state_dict(before)
 
 
 def optimizer_path(path: Path) -> Path:
@@ -184,13 +194,18 @@ def loss_path(path: Path) -> Path:
     return path.with_suffix(".loss.pt")
 
 
-def save_model(model: nn.Module, path: Path) -> None:
+def save_model(model: nn.Module, path: Path, *, writes: bool = True) -> None:
     """Save the model's weights, with their names in the model without wrappers: see `save_atomically`.
+
+    Args:
+        writes: Whether this process writes the file. If the model is sharded, all processes must call this.
 
     Raises:
         UsageError: if something in its `state_dict` cannot be saved.
     """
-    save_atomically(savable(model_state(model), "the model's state_dict"), path)
+    state = without_shards(model_state(model), keep=writes)
+    if writes:
+        save_atomically(savable(state, "the model's state_dict"), path)
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
@@ -213,4 +228,4 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 def load_model(model: nn.Module, path: Path) -> None:
     """Load the weights that `save_model` saved; no code in the file is executed."""
-    load_model_state(model, torch.load(path, map_location="cpu", weights_only=True))
+    load_model_state(model, torch.load(path, map_location="cpu", weights_only=True, mmap=True))

@@ -19,6 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import Sampler
 
 from trainwire.bus.values.plain import coerce_hparams
+from trainwire.training.distributed.sharding import Policy, check_arguments, is_policy
 from trainwire.training.hooks.base_plugin import BasePlugin
 from trainwire.training.options.options_file import NONE, plugin_problems, read_value, write_options
 from trainwire.training.options.other_trainers import REPLACEMENTS, replacements
@@ -142,6 +143,12 @@ class TrainingOptionsDict(TypedDict, total=False):
     """Train in the processes that torchrun started, as one training; None: if it started more than one."""
     ddp_arguments: Mapping[str, Any]
     """Further arguments for DistributedDataParallel, which several processes use, such as `{"static_graph": True}`."""
+    fsdp: Policy
+    """Divide parameters, gradients and optimizer state among the processes (torch's `fully_shard`), for a model that
+    one GPU cannot hold. Which modules are gathered one after the other: module classes, or a function of a name and a
+    module, or of a module, that returns a bool; True: the layers in the model's ModuleLists."""
+    fsdp_arguments: Mapping[str, Any]
+    """Further arguments for `fully_shard`, such as `{"mp_policy": "bf16"}`."""
     attach_default_scheduler: bool
     """Attach the default learning rate schedule of `train` or `fine_tune`, unless a plugin sets the learning rate."""
     seed: int | None
@@ -277,6 +284,8 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = {
     ),
     "multi_gpu": FLAG.or_none(),
     "ddp_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
+    "fsdp": Requirement(is_policy, "True, False, module classes, or a function of a name and a module"),
+    "fsdp_arguments": Requirement(lambda value: isinstance(value, Mapping), "a mapping of names to values"),
     "attach_default_scheduler": FLAG,
     "seed": at_least(0).or_none(),
     "num_workers": at_least(0),
@@ -348,6 +357,8 @@ class TrainingOptions:
     compile: bool | Mapping[str, Any] = False
     multi_gpu: bool | None = None
     ddp_arguments: Mapping[str, Any] = field(default_factory=dict)
+    fsdp: Policy = False
+    fsdp_arguments: Mapping[str, Any] = field(default_factory=dict)
     attach_default_scheduler: bool = True
     seed: int | None = None
     num_workers: int = 0
@@ -381,6 +392,7 @@ class TrainingOptions:
         if self.max_epochs is None and self.max_steps is None:
             raise OptionError("max_epochs is None, and max_steps is not given: give one of them")
         _check_ddp_arguments(self.ddp_arguments)
+        _check_fsdp(self)
         for sink in self.sinks:
             SinkCommand.parse(sink).check_name()
         Tcp.from_environment(self.bind).check()
@@ -572,6 +584,26 @@ def _check_ddp_arguments(arguments: Mapping[str, Any]) -> None:
             raise OptionError(
                 f"ddp_arguments contains {name!r}; the arguments of DistributedDataParallel are {', '.join(known)}"
             )
+
+
+def _check_fsdp(options: TrainingOptions) -> None:
+    check_arguments(options.fsdp_arguments)
+    if options.fsdp is False:
+        if options.fsdp_arguments:
+            raise OptionError("fsdp_arguments are given, but fsdp is False: pass fsdp=True or omit them")
+        return
+    if options.compile is not False:
+        raise OptionError("fsdp and compile cannot be combined: compile parts of the model with Module.compile")
+    if options.multi_gpu is False:
+        raise OptionError("fsdp divides a model among the processes of one training: omit multi_gpu=False")
+    if options.ddp_arguments:
+        raise OptionError("ddp_arguments are given, but fsdp replaces DistributedDataParallel: use fsdp_arguments")
+    optimizers = options.optimizer.values() if isinstance(options.optimizer, Mapping) else [options.optimizer]
+    if any(isinstance(optimizer, Optimizer) for optimizer in optimizers):
+        raise OptionError(
+            "fsdp replaces the parameters that an optimizer was created with: pass its class as optimizer=, and its "
+            "settings as optimizer_arguments="
+        )
 
 
 def _is_recordable(value: object) -> bool:
