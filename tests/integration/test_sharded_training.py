@@ -122,6 +122,21 @@ train_layers(FOLDER / "run", Checkpoints(steps=1), EMA(0.9), trainer=trainer, fs
 )
 
 
+FAIL = (
+    BEGIN
+    + """
+trainer = layers_trainer()
+
+@trainer.on("after_training_batch")
+def fail(batch):
+    if RANK == 1 and batch.step == 2:
+        raise ValueError("the sample is damaged")
+
+train_layers(FOLDER / "run", trainer=trainer, fsdp=True)
+"""
+)
+
+
 def values(folder: Path, name: str, ranks: int = 2) -> list[float]:
     """Return a metric of each step: the mean over the ranks."""
     of_ranks = [
@@ -237,3 +252,16 @@ def whole_model(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
     dcp_to_torch_save(checkpoint.folder / "shards", folder / "four.pt")
     model: dict[str, Any] = load(folder / "four.pt")["model"]
     return model
+
+
+@pytest.mark.timeout(180)
+def test_a_process_that_fails_ends_the_others_with_its_message(tmp_path: Path) -> None:
+    """The others fail too, or are ended by torchrun, in less than a minute; the output has the message."""
+    (tmp_path / "failing").mkdir()
+    code, output = finish_torchrun(start_torchrun(FAIL, tmp_path / "failing"))
+    assert code != 0
+    assert "ValueError: the sample is damaged" in output
+    last = read_events(tmp_path / "failing" / "run", 1)[-1]
+    failed_at = last.walltime
+    assert (last.name, last.value["reason"]) == ("run/failed", "ValueError: the sample is damaged")
+    assert read_events(tmp_path / "failing" / "run", 0)[-1].walltime - failed_at < 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -222,6 +222,10 @@ def connected(processes: Processes, device: torch.device, *, even_alone: bool = 
         _initialize(processes, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield replace(processes, group=distributed.new_group(backend="gloo"))
+    except Exception as error:
+        if is_ours and processes.several:
+            _note_first_failure(processes, error)
+        raise
     finally:
         if is_ours:
             distributed.destroy_process_group()
@@ -245,6 +249,20 @@ def _initialize(processes: Processes, backend: str) -> None:
             f"process {rank} of {size} cannot connect to the others: {reason}; start them with torchrun, or pass "
             "multi_gpu=False"
         ) from error
+
+
+def _note_first_failure(processes: Processes, error: Exception) -> None:
+    """Leave the error's message for the other processes, or add a note with that of the one that failed first.
+
+    The others fail because they can no longer reach that one.
+    """
+    own = f"process {processes.rank} failed first: {type(error).__name__}: {error}"
+    with suppress(RuntimeError):  # the store may be gone
+        store = _store(processes.rank, processes.world_size)
+        training = store.add(f"trainings/{processes.rank}", 0)
+        first = store.compare_set(f"failure-{training}", "", own).decode(errors="replace")
+        if first != own:
+            error.add_note(first)
 
 
 @functools.cache
