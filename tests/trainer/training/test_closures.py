@@ -83,11 +83,17 @@ def test_an_optimizer_of_the_program_is_given_a_closure(tmp_path: Path) -> None:
 
 
 def test_chunks_give_the_same_training(tmp_path: Path) -> None:
-    """Each evaluation accumulates the gradients of all chunks."""
-    models = [nn.Linear(4, 2), nn.Linear(4, 2)]
-    models[1].load_state_dict(models[0].state_dict())
-    for size, model in zip((None, 7), models, strict=True):
+    """Each evaluation accumulates the gradients of all chunks, and of all batches of an update."""
+    models = [nn.Linear(4, 2) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    halves = DataLoader(points(96), 24)
+    trained(
+        tmp_path / "halves", model=models[2], train=halves, accumulate_batches=2, optimizer_arguments={"max_iter": 4}
+    )
+    for size, model in zip((None, 7), models, strict=False):
         trained(tmp_path / str(size), model=model, mini_batch_chunk_size=size, optimizer_arguments={"max_iter": 4})
+    torch.testing.assert_close(models[0].weight, models[2].weight, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(models[0].weight, models[1].weight, rtol=1e-3, atol=1e-3)
 
 
