@@ -38,12 +38,12 @@ lint: $(VENV)/.installed  ## run the linter and check the format (ruff)
 types: $(VENV)/.installed  ## check the types (mypy --strict)
 	$(VENV)/bin/mypy
 
-pytest: $(VENV)/.installed $(NODE_PACKAGES)  ## run every test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(IN_PARALLEL)
+pytest: $(VENV)/.installed $(NODE_PACKAGES)  ## test the trainer, and the trainer and the sinks together
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(IN_PARALLEL) tests/architecture tests/trainer tests/integration
 
 test-without-torch: $(VENV_WITHOUT_TORCH)/.installed  ## test the protocol and the sinks without torch installed
 	! $(VENV_WITHOUT_TORCH)/bin/python -c "import torch" 2>/dev/null
-	$(VENV_WITHOUT_TORCH)/bin/python -m pytest $(IN_PARALLEL) --hypothesis-profile=few tests/protocol tests/sinks tests/architecture
+	$(VENV_WITHOUT_TORCH)/bin/python -m pytest $(IN_PARALLEL) tests/protocol tests/sinks
 
 test-integrations: $(INTEGRATIONS:%=$(VENV_INTEGRATIONS)/%/.installed)  ## test with the frameworks in INTEGRATIONS, each group in an environment of its own
 	set -e; for group in $(INTEGRATIONS); do \

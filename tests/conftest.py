@@ -25,7 +25,6 @@ KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "PYTHON", "OPENBLAS_", "VIRTUAL
 
 # No deadline: how long an example takes says more about a shared machine than about the code.
 settings.register_profile("default", deadline=None)
-settings.register_profile("few", deadline=None, max_examples=4)
 settings.register_profile("fuzz", deadline=None, max_examples=5000)
 settings.load_profile("default")
 
