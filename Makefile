@@ -15,6 +15,7 @@ PIP_INSTALL := $(PIP) install --quiet --constraint constraints.txt
 # The frameworks that Trainwire is tested with, in groups whose requirements agree. To add a group, add the line of what
 # pip installs for it, and write the file of its exact pins: make pin-integrations INTEGRATIONS=<group>
 INTEGRATION_flair := --editable '.[flair]'
+INTEGRATION_frameworks := accelerate keras lightning loguru pytorch-ignite structlog transformers trl
 INTEGRATION_huggingface := accelerate transformers
 PINS := tests/integrations/constraints
 INTEGRATIONS := $(patsubst $(PINS)/%.txt,%,$(wildcard $(PINS)/*.txt))

@@ -54,7 +54,7 @@ print(json.dumps({"before": before, "after": state(), "missing": missing}))
 OPTIONAL = (
     "torch", "torchmetrics", "torchdata", "numpy", "rich", "textual", "plotext", "tensorboard", "google_crc32c",
     "sklearn", "apprise", "prometheus_client", "pyarrow", "psutil", "pynvml", "nats", "PIL", "aiohttp", "uvicorn",
-    "flair",
+    "flair", "lightning", "huggingface", "accelerate", "ignite", "keras", "structlog", "loguru",
 )  # fmt: skip
 
 

@@ -25,6 +25,20 @@ def test_a_framework_that_is_not_installed() -> None:
     assert str(raised.value) == "trainwire.integrations.flair needs flair 0.15 or later: pip install 'trainwire[flair]'"
 
 
+OTHERS = {
+    "lightning": "lightning 2.6",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_frameworks_that_are_not_installed(name: str) -> None:
+    """Each of them names its version and its extra."""
+    with pytest.raises(MissingExtraError) as raised:
+        importlib.import_module(f"trainwire.integrations.{name}")
+    needs = f"trainwire.integrations.{name} needs {OTHERS[name]} or later"
+    assert str(raised.value) == f"{needs}: pip install 'trainwire[{name}]'"
+
+
 def test_a_framework_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the version that is installed too."""
     install(tmp_path, "0.12.2")
