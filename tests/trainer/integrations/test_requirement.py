@@ -26,6 +26,7 @@ def test_a_framework_that_is_not_installed() -> None:
 
 
 OTHERS = {
+    "ignite": "pytorch-ignite 0.5",
     "accelerate": "accelerate 1.15",
     "huggingface": "transformers 5",
     "lightning": "lightning 2.6",
