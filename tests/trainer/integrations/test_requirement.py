@@ -26,6 +26,7 @@ def test_a_framework_that_is_not_installed() -> None:
 
 
 OTHERS = {
+    "keras": "keras 3.5",
     "ignite": "pytorch-ignite 0.5",
     "accelerate": "accelerate 1.15",
     "huggingface": "transformers 5",
