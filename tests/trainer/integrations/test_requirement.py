@@ -26,6 +26,8 @@ def test_a_framework_that_is_not_installed() -> None:
 
 
 OTHERS = {
+    "loguru": "loguru 0.7",
+    "structlog": "structlog 24",
     "keras": "keras 3.5",
     "ignite": "pytorch-ignite 0.5",
     "accelerate": "accelerate 1.15",

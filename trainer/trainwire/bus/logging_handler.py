@@ -33,12 +33,12 @@ class BusHandler(logging.Handler):
             value: dict[str, object] = {
                 "level": record.levelname,
                 "logger": record.name,
-                "message": _shorten(record.getMessage()),
+                "message": shorten(record.getMessage()),
                 "source": f"{record.filename}:{record.lineno}",
-                "exception": _shorten("".join(traceback.format_exception(error))) if error else None,
+                "exception": shorten("".join(traceback.format_exception(error))) if error else None,
             }
             if record.stack_info:
-                value["stack"] = _shorten(record.stack_info)
+                value["stack"] = shorten(record.stack_info)
         except Exception:
             self.handleError(record)
             return
@@ -64,7 +64,7 @@ def _position(buses: Sequence[OpenBus], bus: OpenBus) -> int:
     return buses.index(bus) if bus in buses else len(buses)
 
 
-def _shorten(text: str) -> str:
-    """Cut a text to the maximum length, without characters that cannot be encoded."""
+def shorten(text: str) -> str:
+    """Return a text cut to the maximum length, without characters that cannot be encoded."""
     text = text.encode(errors="replace").decode()
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " …"
