@@ -23,7 +23,7 @@ from trainwire.training.hooks.payloads import (
     BeforeTrainingBatch,
     BeforeTrainingEpoch,
 )
-from trainwire_protocol.errors import OptionError, UsageError
+from trainwire_protocol.errors import UsageError
 
 
 class Noisy(Dataset[Any]):
@@ -173,11 +173,9 @@ def test_the_number_of_epochs_of_a_stream_is_unknown(tmp_path: Path) -> None:
 
 
 def test_given_epochs_hold_beside_steps(tmp_path: Path) -> None:
-    """Whichever comes first ends the training; one of the two is needed."""
+    """Whichever comes first ends the training."""
     assert train(tmp_path / "a", max_epochs=1, max_steps=5).steps == 3
     assert train(tmp_path / "b", max_epochs=9, max_steps=5).steps == 5
-    with pytest.raises(OptionError, match="max_epochs is None, and max_steps is not given: give one of them"):
-        train(tmp_path / "c", max_epochs=None)
 
 
 def test_a_training_of_steps_goes_on_with_more_of_them(tmp_path: Path) -> None:

@@ -227,6 +227,36 @@ def test_keywords_override_the_file_and_it_overrides_the_defaults_of_the_method(
     assert seen["object"] == dataclasses.replace(both, max_epochs=1, plugins=["ema"])
 
 
+@pytest.mark.parametrize(("method", "default"), [("train", 100), ("fine_tune", 10)])
+def test_the_number_of_epochs_is_the_same_however_options_are_given(
+    tmp_path: Path, method: Literal["train", "fine_tune"], default: int
+) -> None:
+    """It is that of the method, none with `max_steps` alone, or the one that is given; also after a round trip."""
+    empty, steps, both = tmp_path / "empty.toml", tmp_path / "steps.toml", tmp_path / "both.toml"
+    empty.touch()
+    steps.write_text("max_steps = 50")
+    both.write_text("max_steps = 50\nmax_epochs = 3")
+
+    def epochs(options: TrainingOptions | Path | None = None, **keywords: Any) -> int | None:
+        return TrainingOptions.from_keywords(keywords, method, options).max_epochs
+
+    def ways(path: Path, **keywords: Any) -> list[TrainingOptions | Path]:
+        given = [TrainingOptions(**keywords), TrainingOptions.from_file(path, method)]
+        for number, options in enumerate(given):
+            options.to_file(tmp_path / f"{number}.toml")
+            assert TrainingOptions.from_file(tmp_path / f"{number}.toml", method) == options
+        return [path, *given]
+
+    assert (epochs(), epochs(max_steps=50), epochs(max_steps=50, max_epochs=3)) == (default, None, 3)
+    for options in ways(empty):
+        assert (epochs(options), epochs(options, max_steps=50), epochs(options, max_epochs=3)) == (default, None, 3)
+        assert epochs(options, max_epochs=None) == default
+    for options in ways(steps, max_steps=50):
+        assert (epochs(options), epochs(options, max_epochs=3), epochs(options, max_steps=None)) == (None, 3, default)
+    for options in ways(both, max_steps=50, max_epochs=3):
+        assert (epochs(options), epochs(options, max_epochs=None)) == (3, None)
+
+
 def test_a_file_may_be_valid_with_the_keywords_only() -> None:
     """What the keywords override is not checked together with them, and an error of theirs has no line."""
     with tempfile.TemporaryDirectory() as folder:

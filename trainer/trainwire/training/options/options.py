@@ -58,8 +58,8 @@ class TrainingOptionsDict(TypedDict, total=False):
     """The number of batches for each optimizer update, whose gradients are those of the mean over all of them. The last
     update of an epoch may have fewer."""
     max_epochs: int | None
-    """The number of passes over the training data, or of epochs of `batches_per_epoch`; None, the default if
-    `max_steps` is given: no limit."""
+    """The number of passes over the training data, or of epochs of `batches_per_epoch`; None: no limit if
+    `max_steps` is given, and otherwise the method's default."""
     max_steps: int | None
     """End the training after this many optimizer updates, if `max_epochs` is not reached before. The last epoch is
     evaluated too."""
@@ -211,11 +211,14 @@ def is_number(value: object) -> bool:
 DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "train": {},
     "fine_tune": {
-        "learning_rate": 5e-5, "mini_batch_size": 4, "max_epochs": 10, "optimizer": AdamW,
+        "learning_rate": 5e-5, "mini_batch_size": 4, "optimizer": AdamW,
         "use_final_model_for_eval": True,
     },
 }  # fmt: skip
 """The options in which the defaults of the trainer's methods differ from those of `TrainingOptions`."""
+
+EPOCHS: Final[Mapping[str, int]] = {"train": 100, "fine_tune": 10}
+"""What None means as `max_epochs` in each of the trainer's methods, unless `max_steps` is given."""
 
 POSITIVE: Final = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")
 FLAG: Final = one_of(True, False)
@@ -322,7 +325,7 @@ class TrainingOptions:
     eval_batch_size: int | None = None
     mini_batch_chunk_size: int | None = None
     accumulate_batches: int = 1
-    max_epochs: int | None = 100
+    max_epochs: int | None = None
     max_steps: int | None = None
     batches_per_epoch: int | None = None
     optimizer: type[Optimizer] | Optimizer | Mapping[str, NamedOptimizer] = SGD
@@ -389,8 +392,6 @@ class TrainingOptions:
             raise OptionError(
                 f"batch_sampler and {other} are given, but a batch sampler determines the batches: omit one"
             )
-        if self.max_epochs is None and self.max_steps is None:
-            raise OptionError("max_epochs is None, and max_steps is not given: give one of them")
         _check_ddp_arguments(self.ddp_arguments)
         _check_fsdp(self)
         for sink in self.sinks:
@@ -413,7 +414,7 @@ class TrainingOptions:
         options: TrainingOptions | str | PathLike[str] | None = None,
         names: Collection[str] | None = None,
     ) -> TrainingOptions:
-        """Return the options that were given to the trainer's method `caller`.
+        """Return the options that were given to the trainer's method `caller`, with its number of epochs.
 
         Args:
             options: Options that `keywords` override, or the file that has them. A file, or None, is completed by the
@@ -428,17 +429,22 @@ class TrainingOptions:
         if unknown:
             raise OptionError(_about_unknown(unknown, names, caller))
         if isinstance(options, TrainingOptions):
-            return dataclasses.replace(options, **keywords)
-        defaults = DEFAULTS.get(caller, {})
-        if options is None:
-            return cls(**_completed(keywords, defaults))
-        if not isinstance(options, (str, PathLike)):
+            chosen = dataclasses.replace(options, **keywords)
+        elif options is None:
+            chosen = cls(**{**DEFAULTS.get(caller, {}), **keywords})
+        elif isinstance(options, (str, PathLike)):
+            chosen = cls._from_toml(options, caller, keywords)
+        else:
             raise OptionError(f"options is {options!r}; it must be a TrainingOptions, or the path of an options file")
-        return cls._from_toml(TomlFile.read(Path(options), "options file"), defaults, keywords)
+        if chosen.max_epochs is None and chosen.max_steps is None:
+            return dataclasses.replace(chosen, max_epochs=EPOCHS.get(caller))
+        return chosen
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], method: Literal["train", "fine_tune"] = "train") -> TrainingOptions:
         """Return the options in a TOML file, completed by the defaults of one of the trainer's methods.
+
+        The default of `max_epochs` is chosen by the method that gets the options.
 
         Raises:
             OptionError: if the file cannot be read, or an option in it does not exist or is invalid; the message has a
@@ -446,10 +452,11 @@ class TrainingOptions:
         """
         if method not in DEFAULTS:
             raise OptionError(f"method is {method!r}; it must be {' or '.join(map(repr, DEFAULTS))}")
-        return cls.from_keywords({}, method, path)
+        return cls._from_toml(path, method, {})
 
     @classmethod
-    def _from_toml(cls, file: TomlFile, defaults: Mapping[str, Any], overriding: Mapping[str, Any]) -> TrainingOptions:
+    def _from_toml(cls, path: str | PathLike[str], method: str, overriding: Mapping[str, Any]) -> TrainingOptions:
+        file = TomlFile.read(Path(path), "options file")
         problems = plugin_problems(file)
         values: dict[str, Any] = {}
         for name, value in file.content.items():
@@ -459,7 +466,7 @@ class TrainingOptions:
                 problems.append((file.line_of((name,)), str(error)))
         if problems:
             raise OptionError("\n".join(f"{file.name}:{line}: {text}" for line, text in sorted(problems)))
-        options = _completed({**values, **overriding}, defaults)
+        options = {**DEFAULTS.get(method, {}), **values, **overriding}
         try:
             return cls(**options)
         except OptionError as error:
@@ -486,7 +493,8 @@ class TrainingOptions:
         own = {} if self.hparams is None else coerce_hparams(self.hparams).value
         options = [option for option in dataclasses.fields(self) if option.name != "hparams"]
         values = {option.name: plain(getattr(self, option.name)) for option in options}
-        options.sort(key=lambda option: values[option.name] == plain(_default_of(option)))
+        defaults = TrainingOptions.from_keywords({})
+        options.sort(key=lambda option: values[option.name] == plain(getattr(defaults, option.name)))
         return own | {option.name: values[option.name] for option in options}
 
     @property
@@ -497,12 +505,6 @@ class TrainingOptions:
         if self.write_weights and all(sink.name != "weights-file" for sink in sinks):
             sinks.append(SinkCommand("weights-file"))
         return sinks
-
-
-def _completed(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with the defaults of a method: with `max_steps` alone, there is no `max_epochs`."""
-    unlimited = {} if given.get("max_steps") is None else {"max_epochs": None}
-    return {**defaults, **unlimited, **given}
 
 
 def _problem(options: Mapping[str, Any], without: str) -> str:
@@ -571,10 +573,6 @@ def _is_match(value: object) -> bool:
         (isinstance(each, type) and issubclass(each, nn.Module)) or (isinstance(each, str) and each != "")
         for each in matches
     )
-
-
-def _default_of(option: dataclasses.Field[Any]) -> Any:
-    return option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
 
 
 def _check_ddp_arguments(arguments: Mapping[str, Any]) -> None:
