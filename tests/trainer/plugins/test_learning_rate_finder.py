@@ -69,6 +69,24 @@ def test_the_curve_is_that_of_plain_pytorch(tmp_path: Path) -> None:
     assert reason.startswith("the learning rate test is over: the suggestion is 0.")
 
 
+@pytest.mark.parametrize("offset", [-0.5, -20.0, 20.0])
+def test_a_loss_may_be_negative(tmp_path: Path, offset: float) -> None:
+    """The test goes on while the loss falls, whatever its sign, and ends early when it diverges."""
+
+    class Shifted(nn.CrossEntropyLoss):
+        def forward(self, *arguments: Any) -> Any:
+            return super().forward(*arguments) + offset
+
+    def losses(name: str, *arguments: Any, **options: Any) -> list[float]:
+        finder, trainer = LearningRateFinder(*arguments, **options), make_trainer(loss=Shifted())
+        train(tmp_path / name, finder, trainer=trainer, train=batches(), max_epochs=2, max_grad_norm=None)
+        return recorded(tmp_path / name, "loss")
+
+    assert len(losses("falls", 0.001, 0.1, steps=12)) == 12
+    if offset < 0:
+        assert 1 < len(losses("diverges", 1.0, 1e6, steps=12, smoothing=0.0)) < 12
+
+
 @pytest.mark.parametrize("interrupted", [None, 2, 7])
 def test_the_training_may_continue_with_the_state_from_before(tmp_path: Path, interrupted: int | None) -> None:
     """It trains with the given rate on the batches that follow, also if it is resumed within the test or later."""

@@ -36,7 +36,9 @@ class LearningRateFinder(Scheduler):
         steps: The number of steps.
         then: Whether to "stop" the training after the test, or to "continue" it with the rate that it was given.
         smoothing: The weight of the earlier losses in the average.
-        divergence: The test ends when the average is larger than its minimum by this factor.
+        divergence: The test ends when the average is larger than its minimum by this factor. Of a loss that may be
+            negative or zero: when it is above its minimum by `divergence - 1` times the largest absolute value of the
+            average up to the minimum.
 
     Raises:
         OptionError: if an argument is out of range, or, when a training begins, there are several optimizers.
@@ -111,11 +113,19 @@ class LearningRateFinder(Scheduler):
         self._rates.append(learning_rates(self.run.optimizer)[0])
         self._losses.append(average)
         self.run.record({"learning_rate_finder/rate": self._rates[-1], "learning_rate_finder/loss": average})
-        diverges = not math.isfinite(average) or average > self.divergence * min(self._losses)
-        if diverges or len(self._losses) == self.steps:
+        if self._diverges() or len(self._losses) == self.steps:
             self._end()
             if self.then == "stop":
                 self.run.control.stop(f"the learning rate test is over: {self._outcome()}")
+
+    def _diverges(self) -> bool:
+        average, least = self._losses[-1], min(self._losses)
+        if not math.isfinite(average):
+            return True
+        if least > 0:
+            return average > self.divergence * least
+        scale = max(map(abs, self._losses[: self._losses.index(least) + 1]))
+        return average - least > (self.divergence - 1) * scale
 
     @hook
     def after_training_loop(self, ending: AfterTrainingLoop) -> None:
