@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from support.run_reader import read_events
-from support.tiny_training import Recorder, points, train
+from support.tiny_training import Recorder, linear, make_trainer, points, train
+from torch import nn
 from torch.utils.data import DataLoader
 
 from trainwire import Plugin, hook
@@ -53,6 +54,16 @@ def test_everything_is_tried_with_a_few_batches(tmp_path: Path) -> None:
     assert hparams["trial_run"] == 2
     logged = [event.value["message"] for event in read_events(tmp_path) if event.type == "log"]
     assert "trial run: it reads 2 batches of each split in 2 epochs, and its results mean nothing" in logged
+
+
+def test_weight_averaging_reads_a_few_batches(tmp_path: Path) -> None:
+    """The pass that recomputes the statistics of batch norms has as many batches as an epoch of the trial run."""
+    loader = Counted(points(400), 4)
+    model = nn.Sequential(linear(), nn.BatchNorm1d(2))
+    result = trial(tmp_path, SWA(1), train=loader, trainer=make_trainer(model))
+    assert result.steps == 4
+    assert loader.count <= 4 + 3  # a loader may be asked for one batch more than is used
+    assert int(model[1].num_batches_tracked) == 2
 
 
 def test_a_mistake_at_the_end_shows(tmp_path: Path) -> None:

@@ -172,10 +172,13 @@ class SWA(Plugin):
     def _batches(self) -> Iterator[list[Any]]:
         """Yield the training batches as `update_bn` expects them: each as the first item of a list.
 
-        Of a stream of unknown length, which may be endless, they are as many as in the last epoch.
+        Of a stream of unknown length, which may be endless, they are as many as in the last epoch; in a trial run, they
+        are the batches of the trial run.
         """
-        loader = self.run.train_loader
-        batches = islice(loader, self.run.state.epoch.batch if length_of(loader) is None else None)
+        loader, limit = self.run.train_loader, self.run.options.trial_run or None
+        if limit is None and length_of(loader) is None:
+            limit = self.run.state.epoch.batch
+        batches = islice(loader, limit)
         try:
             for batch in until_interrupted(self.run, batches):
                 yield [self.run.batches.batch_to_device(batch, self.run.device)]
