@@ -56,6 +56,19 @@ def test_everything_is_tried_with_a_few_batches(tmp_path: Path) -> None:
     assert "trial run: it reads 2 batches of each split in 2 epochs, and its results mean nothing" in logged
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"trial_run": True, "accumulate_batches": 3}, [1, 2]), ({"trial_run": 3, "accumulate_batches": 2}, [2, 4]),
+        ({"trial_run": 3, "batches_per_epoch": 2}, [2, 4]), ({"trial_run": 1, "accumulate_batches": 8}, [1, 2]),
+    ],
+)  # fmt: skip
+def test_each_epoch_saves_a_model_of_a_step(tmp_path: Path, options: dict[str, Any], steps: list[int]) -> None:
+    """It is that of its last update, also if an update has several batches or an epoch fewer than the trial run."""
+    train(tmp_path, mini_batch_size=4, save_model_each_k_steps=100, **options)
+    assert {path.name for path in tmp_path.glob("model-step-*")} == {f"model-step-{step}.pt" for step in steps}
+
+
 def test_weight_averaging_reads_a_few_batches(tmp_path: Path) -> None:
     """The pass that recomputes the statistics of batch norms has as many batches as an epoch of the trial run."""
     loader = Counted(points(400), 4)

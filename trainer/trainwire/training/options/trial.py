@@ -17,17 +17,19 @@ EPOCHS: Final = 2
 def trial_options(options: TrainingOptions) -> TrainingOptions:
     """Return the options of a trial run if `trial_run` requests one, otherwise the same options.
 
-    In a trial run, `trial_run` is the number of batches. What is done every so many epochs or steps is done in it too.
+    In a trial run, `trial_run` is the number of batches. What options do every k epochs or steps is done in it too.
     """
     if not options.trial_run:
         return options
     batches = BATCHES if options.trial_run is True else options.trial_run
+    in_epoch = min(batches, options.batches_per_epoch or batches)
+    steps = -(-in_epoch // options.accumulate_batches)
     return replace(
         options,
         trial_run=batches,
-        batches_per_epoch=min(batches, options.batches_per_epoch or batches),
+        batches_per_epoch=in_epoch,
         max_epochs=min(EPOCHS, options.max_epochs or EPOCHS),
         evaluate_each_k_steps=min(1, options.evaluate_each_k_steps),
-        save_model_each_k_steps=min(batches, options.save_model_each_k_steps),
+        save_model_each_k_steps=min(steps, options.save_model_each_k_steps),
         save_model_each_k_epochs=min(1, options.save_model_each_k_epochs),
     )
