@@ -19,10 +19,11 @@ from trainwire_protocol.errors import UsageError
 
 
 class SizedBatch(NamedTuple):
-    """A batch, or a chunk of one, and its number of samples."""
+    """A batch, or a chunk of one, its number of samples, and the number of the batch in its epoch."""
 
     batch: Any
     samples: int
+    number: int
 
 
 class BatchLoss(NamedTuple):
@@ -94,18 +95,18 @@ def _chunks(run: TrainingRun, whole: SizedBatch) -> list[SizedBatch]:
             f"mini_batch_chunk_size is {size}, so a batch of {samples} samples has {expected} chunks, but "
             f"ModelTrainer.split_batch returned {len(chunks)}: each but the last one must have {size} samples"
         )
-    return [SizedBatch(chunk, min(size, samples - size * number)) for number, chunk in enumerate(chunks)]
+    return [SizedBatch(chunk, min(size, samples - size * index), whole.number) for index, chunk in enumerate(chunks)]
 
 
 def _repeated(run: TrainingRun, last: SizedBatch, chunks: int) -> list[SizedBatch]:
     """Return copies of the last chunk that do not count, so that all processes call a sharded model equally often."""
     if run.sharding is None or run.options.mini_batch_chunk_size is None:
         return []
-    return [SizedBatch(last.batch, 0)] * (max(run.processes.gather(chunks)) - chunks)
+    return [last._replace(samples=0)] * (max(run.processes.gather(chunks)) - chunks)
 
 
 def _backward_whole(run: TrainingRun, whole: SizedBatch, optimizer: str) -> BatchLoss | None:
-    result = _forward(run, whole.batch, optimizer)
+    result = _forward(run, whole, optimizer)
     if result is None:
         return None
     loss, weight = result.loss, result.weight
@@ -120,9 +121,9 @@ def _backward_whole(run: TrainingRun, whole: SizedBatch, optimizer: str) -> Batc
     return BatchLoss(loss.detach(), weight, parts)
 
 
-def _forward(run: TrainingRun, batch: Any, optimizer: str) -> Forward | None:
+def _forward(run: TrainingRun, batch: SizedBatch, optimizer: str) -> Forward | None:
     with run.precision.autocast():
-        return run.forward(batch, optimizer)
+        return run.forward(batch.batch, optimizer, batch.number)
 
 
 class _Accumulation:
@@ -152,7 +153,7 @@ class _Accumulation:
             UsageError: if it returned None for a later chunk.
         """
         run = self._run
-        result = _forward(run, chunk.batch, self._optimizer)
+        result = _forward(run, chunk, self._optimizer)
         if result is None:
             if self._is_empty:
                 return False

@@ -101,7 +101,8 @@ class TrainingForward:
         forward_for: Called in training, with the name of an optimizer.
         loss: The trainer's loss, if it is one of torch's. None: find out in the first training batch.
         first: Called with the result of the first call for each optimizer.
-        after: Called with the optimizer's name, each batch and its result; returns the loss to continue with.
+        after: Called with the optimizer's name, the batch's number, the batch and its result; returns the loss to
+            continue with.
         taken: Names that parts of the loss cannot have.
         sharding: How the modules are divided among the processes, if they are: they average the gradients themselves.
     """
@@ -113,7 +114,7 @@ class TrainingForward:
         forward_for: Callable[[str, Any], Forward | None],
         loss: TorchLoss | None = None,
         first: Callable[[Forward], None] | None = None,
-        after: Callable[[str, Any, Forward], Tensor] | None = None,
+        after: Callable[[str, int, Any, Forward], Tensor] | None = None,
         taken: Collection[str] = (),
         sharding: Sharding | None = None,
     ) -> None:
@@ -137,7 +138,7 @@ class TrainingForward:
         """Return the checked result of `forward` in this process only, as for an evaluation."""
         return checked_forward(self._forward(batch), self._loss or self._losses.get(""), self._taken)
 
-    def _train(self, batch: Any, optimizer: str) -> Forward | None:
+    def _train(self, batch: Any, optimizer: str, number: int) -> Forward | None:
         """Return the checked result of `forward_for` in this process only."""
         result = self._forward_for(optimizer, batch)
         if result is None and optimizer:
@@ -145,7 +146,9 @@ class TrainingForward:
         if optimizer not in self._losses and isinstance(result, Forward):
             self._losses[optimizer] = self._loss or TorchLoss.behind(result.loss, result.target)
         checked = checked_forward(result, self._losses.get(optimizer), self._taken)
-        return checked if self._after is None else checked._replace(loss=self._after(optimizer, batch, checked))
+        if self._after is None:
+            return checked
+        return checked._replace(loss=self._after(optimizer, number, batch, checked))
 
     def distribute(self, arguments: Mapping[str, Any]) -> None:
         """Give every process the first one's weights, and average the gradients from now on.
@@ -188,23 +191,27 @@ class TrainingForward:
         self._trainable = [parameter.requires_grad for parameter in self._parameters]
         self._parallel = DistributedDataParallel(_ForwardModule(self._modules, self._train), **self._arguments)
 
-    def _in_all(self, batch: Any, optimizer: str) -> Forward | None:
+    def _in_all(self, batch: Any, optimizer: str, number: int) -> Forward | None:
         if self._trainable != [parameter.requires_grad for parameter in self._parameters]:
             self._wrap()
         assert self._parallel is not None
-        loss = self._parallel(batch, optimizer)
+        loss = self._parallel(batch, optimizer, number)
         module: _ForwardModule = self._parallel.module
         result = module.take_result()
         return result and result._replace(loss=loss)
 
-    def __call__(self, batch: Any, optimizer: str = "") -> Forward | None:
+    def __call__(self, batch: Any, optimizer: str = "", number: int = 1) -> Forward | None:
         """Return the checked result of `forward_for` on a batch: None if the optimizer makes no update.
+
+        Args:
+            number: The number of the batch in its epoch, for plugins.
 
         Raises:
             UsageError: if it is invalid, or it has a weight for some batches and none for others.
         """
         try:
-            result = self._in_all(batch, optimizer) if self._parallel else self._train(batch, optimizer)
+            train = self._in_all if self._parallel else self._train
+            result = train(batch, optimizer, number)
         except Exception as error:
             note_batch(error, "train", batch)
             raise
@@ -235,15 +242,15 @@ class _ForwardModule(nn.Module):
     on, even if the loss does not.
     """
 
-    def __init__(self, model: nn.Module, forward: Callable[[Any, str], Forward | None]) -> None:
+    def __init__(self, model: nn.Module, forward: Callable[[Any, str, int], Forward | None]) -> None:
         super().__init__()
         # It contains all of `forward`, so that this may call the model in any way.
         self.model = model
         self._forward = forward
         self._result: Forward | None = None
 
-    def forward(self, batch: Any, optimizer: str) -> Tensor | None:
-        self._result = self._forward(batch, optimizer)
+    def forward(self, batch: Any, optimizer: str, number: int) -> Tensor | None:
+        self._result = self._forward(batch, optimizer, number)
         return self._result.loss if self._result else None
 
     def take_result(self) -> Forward | None:

@@ -283,12 +283,10 @@ class TrainingRun:
         if self._evaluates_as_trained and self.options.try_metrics and self.evaluation_loaders:
             try_metrics(self.metrics, self.main_metric, first)
 
-    def _after_forward(self, optimizer: str, batch: Any, result: Forward) -> Tensor:
+    def _after_forward(self, optimizer: str, number: int, batch: Any, result: Forward) -> Tensor:
         """Call the plugins that may replace the loss, and return it."""
-        epoch = self.state.epoch
-        payload = AfterTrainingForward(
-            epoch.number, epoch.batch, self.state.step + 1, batch, result, result.loss, optimizer
-        )
+        step = self.state.step + 1
+        payload = AfterTrainingForward(self.state.epoch.number, number, step, batch, result, result.loss, optimizer)
         self.hooks.dispatch(payload)
         return payload.loss
 

@@ -81,7 +81,7 @@ def _read(run: TrainingRun, batches: Sequence[Any]) -> list[SizedBatch]:
             if run.control.take_skip_batch():
                 continue
             batch = payload.batch
-        group.append(SizedBatch(batch, samples_in(run.batches, batch)))
+        group.append(SizedBatch(batch, samples_in(run.batches, batch), number))
     return group
 
 

@@ -111,6 +111,28 @@ def test_a_penalty_counts_once_for_each_update(tmp_path: Path, sizes: list[int],
     assert losses == pytest.approx([mean / 16 for mean in means], rel=1e-6)
 
 
+class SkipThird(Plugin):
+    """Skips the third batch of each epoch."""
+
+    @hook
+    def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
+        if batch.number == 3:
+            self.run.control.skip_batch()
+
+
+def test_each_forward_pass_has_the_number_of_its_batch(tmp_path: Path) -> None:
+    """It is that of `before_training_batch`, for each batch of an update, and for both chunks of one."""
+    recorder = Recorder()
+    train(
+        tmp_path, SkipThird(), recorder, train=points(40), mini_batch_size=8, mini_batch_chunk_size=4,
+        accumulate_batches=3, max_epochs=1, max_grad_norm=None,
+    )  # fmt: skip
+    assert [batch.number for batch in recorder.of(BeforeTrainingBatch)] == [1, 2, 3, 4, 5]
+    calls = recorder.of(AfterTrainingForward)
+    assert [call.number for call in calls] == [1, 1, 2, 2, 4, 4, 5, 5]
+    assert [call.step for call in calls] == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
 class Assign(Plugin):
     """Assigns a value to the loss."""
 

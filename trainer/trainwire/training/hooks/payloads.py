@@ -161,7 +161,7 @@ class AfterTrainingForward(AssignablePayload):
 
     epoch: int
     number: int
-    """The number of the last batch of the update."""
+    """The number of the batch, as in `before_training_batch`; that of the whole batch if this is a chunk."""
     step: int
     """The number of the update that follows."""
     batch: Any
