@@ -31,6 +31,9 @@ FIXED_COLUMNS: Final = {
 }
 """The columns of every loss file, with their headings."""
 
+RATE: Final = "learning_rate"
+"""The fixed column that those of several optimizers, such as `learning_rate/generator`, replace."""
+
 METRIC_PREFIXES: Final = ("dev/", "val/", "test/", "train_sample/")
 """Scalars that belong to an epoch of a ModelTrainer even if its `epoch/finished` does not list them."""
 
@@ -78,6 +81,8 @@ class LossFile(ReplaceSink):
         self._open_row: Row = state.get("open", {})
         self._has_steps: bool = state.get("has_steps", False)
         """Whether rows have the number of updates made before, as there are evaluations within epochs."""
+        self._has_rate: bool = state.get("has_rate", False)
+        """Whether a row has a learning rate that is not that of one of several optimizers."""
         self._has_last_row: bool = state.get("has_last_row", True)
         """Whether what follows the last epoch gets a row: not if the epochs are those of a ModelTrainer."""
         self._left_out: str | None = None
@@ -91,7 +96,7 @@ class LossFile(ReplaceSink):
         """Return the columns beyond the fixed ones, the number of rows and the open row."""
         return {
             "columns": self._columns, "count": self._row_count, "open": self._open_row,
-            "has_last_row": self._has_last_row, "has_steps": self._has_steps,
+            "has_last_row": self._has_last_row, "has_steps": self._has_steps, "has_rate": self._has_rate,
         }  # fmt: skip
 
     async def handle(self, events: Sequence[Event]) -> None:
@@ -110,7 +115,7 @@ class LossFile(ReplaceSink):
             rows = [*await self._read_rows(), *self._new_rows]
             names = [*self._columns, *(name for row in self._new_rows for name in row if name not in FIXED_COLUMNS)]
             self._columns = sorted(dict.fromkeys(names), key=_group)
-            await self.output.replace(_format_table(_headings(self._columns), rows))
+            await self.output.replace(_format_table(_headings(self._columns, has_rate=self._has_rate), rows))
             self._row_count, self._new_rows, self._must_write = len(rows), [], False
 
     def _handle_lifecycle(self, event: Event) -> None:
@@ -178,6 +183,7 @@ class LossFile(ReplaceSink):
         self._open_row["timestamp"] = timestamp(event.walltime)
         if self._has_steps:
             self._open_row[STEP] = str(event.step)
+        self._has_rate = self._has_rate or RATE in self._open_row
         self._new_rows.append(self._open_row)
         self._open_row = {}
 
@@ -190,10 +196,11 @@ class LossFile(ReplaceSink):
         if not self._row_count:
             return []
         header, *lines = (await self.output.read()).decode(errors="replace").splitlines() or [""]
-        known = {heading: name for name, heading in _headings(self._columns).items()}
+        known = {heading: name for name, heading in _headings(self._columns, has_rate=self._has_rate).items()}
         names = [known.get(heading) for heading in header.split("\t")]
         rows = [line.split("\t") for line in lines[: self._row_count]]
-        is_complete = set(known.values()) <= set(names) and len(rows) == self._row_count
+        optional = set() if self._has_rate else {RATE}  # later rows may have replaced the column, which is empty
+        is_complete = set(known.values()) - optional <= set(names) and len(rows) == self._row_count
         if not is_complete or any(len(row) != len(names) for row in rows):
             raise OutputChangedError(f"{self.output.path} does not hold the {self._row_count} rows that were written")
         return [{name: cell for name, cell in zip(names, row, strict=True) if name is not None} for row in rows]
@@ -221,10 +228,21 @@ def _format_cell(value: float | Sequence[float]) -> str:
     return ",".join(map(_format_cell, value)) if isinstance(value, (list, tuple)) else repr(value)
 
 
-def _headings(columns: Iterable[str]) -> dict[str, str]:
-    """Return a distinct heading for each column: upper-case, with "_" for characters that would break the table."""
-    headings = dict(FIXED_COLUMNS)
-    for name in columns:
+def _headings(columns: Sequence[str], *, has_rate: bool) -> dict[str, str]:
+    """Return a distinct heading for each column: upper-case, with "_" for characters that would break the table.
+
+    Args:
+        has_rate: Whether the rows have a `learning_rate`. Otherwise those of several optimizers are in its place.
+    """
+    fixed = list(FIXED_COLUMNS)
+    if not has_rate and (rates := [name for name in columns if name.startswith(f"{RATE}/")]):
+        place = fixed.index(RATE)
+        fixed[place : place + 1] = rates
+    headings: dict[str, str] = {}
+    for name in dict.fromkeys([*fixed, *columns]):
+        if name in FIXED_COLUMNS:
+            headings[name] = FIXED_COLUMNS[name]
+            continue
         heading = base = "".join(c if c.isprintable() and c not in " /" else "_" for c in name.upper())
         number = 2
         while heading in headings.values():

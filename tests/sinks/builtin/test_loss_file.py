@@ -88,6 +88,32 @@ def test_several_learning_rates_share_a_cell(tmp_path: Path) -> None:
     assert rows[1][3] == "5e-05,0.001"
 
 
+RATES: dict[str, object] = {"train/loss": 1.0, "learning_rate/critic": 0.5, "learning_rate/generator": [0.1, 0.2]}
+
+
+@pytest.mark.parametrize(
+    ("first", "headings", "cells"),
+    [
+        (RATES, ["LEARNING_RATE_CRITIC", "LEARNING_RATE_GENERATOR", "TRAIN_LOSS"], ["0.5", "0.1,0.2", "1.0"]),
+        ({}, ["LEARNING_RATE_CRITIC", "LEARNING_RATE_GENERATOR", "TRAIN_LOSS"], ["", "", ""]),
+        (
+            {"learning_rate": 0.3},
+            ["LEARNING_RATE", "TRAIN_LOSS", "LEARNING_RATE_CRITIC", "LEARNING_RATE_GENERATOR"],
+            ["0.3", "", "", ""],
+        ),
+    ],
+)
+def test_each_of_several_optimizers_has_a_column(
+    tmp_path: Path, first: dict[str, object], headings: list[str], cells: list[str]
+) -> None:
+    """Their learning rates replace the column of the only one, unless there is one too; also after a crash."""
+    batches = record([[finished(1, first)], [finished(2, RATES)]])
+    rows = table(tmp_path / "run", batches)
+    assert [rows[0][3:], rows[1][3:]] == [headings, cells]
+    assert sorted(rows[2][3:]) == sorted(["0.5", "0.1,0.2", "1.0"] + [""] * (len(headings) - 3))
+    check_sink(LossFile, tmp_path / "check", batches)
+
+
 def test_an_incomplete_epoch_has_a_row(tmp_path: Path) -> None:
     """An epoch that was cut short has a row as well."""
     rows = table(tmp_path, record([[finished(1, {"train/loss": math.nan}, complete=False)]]))
