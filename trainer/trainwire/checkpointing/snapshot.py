@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ from trainwire.training.plugin import Scheduler
 from trainwire.training.run import TrainingRun
 from trainwire.training.savable import as_before, savable
 from trainwire.training.setup import TrainingSetup
-from trainwire.training.state import LossParts, random_states, restore_random_states
+from trainwire.training.state import LossParts, TrainingState, random_states, restore_random_states
 from trainwire_protocol.errors import DamagedCheckpointError, OptionError, UsageError
 from trainwire_protocol.journal.attempts import NOTHING, read_resumed_from
 from trainwire_protocol.journal.run_folder import list_attempts
@@ -100,6 +100,35 @@ def keep_best_model(run: TrainingRun, folder: Path) -> None:
             _link_model(run, run.folder / run.state.best_model, folder / BEST_MODEL)
         except OSError as error:
             logger.warning("the best model could not be saved with the checkpoint: %s", error)
+
+
+KEYS: Final = {"training", "random", "modes", "options", "initial_groups", "matches", "plugins", "bus"}
+"""What each process saves."""
+
+SHARED_KEYS: Final = {"model", "optimizers", "precision", "parameters", "loss"}
+"""What the first process saves for all, and each one of a sharded model."""
+
+
+def check_version(folder: Path, state: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+    """Check that the state in a checkpoint has what this version saves.
+
+    Raises:
+        UsageError: if it was saved by a version that saves something else.
+    """
+    expected = TrainingState().state_dict()
+    training = state.get("training", expected)
+    pairs: list[tuple[Collection[str], Collection[str]]] = [
+        (KEYS, state.keys() - SHARED_KEYS), (SHARED_KEYS, shared.keys() - KEYS), (expected, training),
+        *((expected[name], training[name]) for name in ("epoch", "position") if name in training),
+    ]  # fmt: skip
+    missing = sorted({name for wanted, found in pairs for name in wanted if name not in found})
+    unknown = sorted({name for wanted, found in pairs for name in found if name not in wanted})
+    if missing or unknown:
+        what = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
+        raise UsageError(
+            f"{folder} was saved by another version of Trainwire, which this one cannot resume: it "
+            f"{' and '.join(what)}. Resume it with that version, or train from the beginning without resume=True"
+        )
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -233,7 +262,7 @@ class LoadedCheckpoint(NamedTuple):
             for group, made in zip(optimizer.param_groups, fresh, strict=False):
                 group.update({key: value for key, value in made.items() if key not in group})  # of another schedule
         run.precision.load_state_dict(shared["precision"])
-        _restore_plugins(run, own["plugins"], initial_rates)
+        _restore_plugins(run, own["plugins"], initial_rates, self.checkpoint.folder)
         apply_settings(run, shared["initial_groups"])
         if run.state.epoch.is_open:
             run.state.position.resumed_random = self.state["random"]
@@ -243,12 +272,19 @@ class LoadedCheckpoint(NamedTuple):
         logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
 
 
-def _restore_plugins(run: TrainingRun, saved: Mapping[str, Any], initial_rates: Mapping[str, list[float]]) -> None:
+def _restore_plugins(
+    run: TrainingRun, saved: Mapping[str, Any], initial_rates: Mapping[str, list[float]], folder: Path
+) -> None:
     plugins = _named_plugins(run)
     for name, plugin in plugins.items():
         if name in saved:
             current = plugin.state_dict()
-            plugin.load_state_dict(as_before(divided_state(saved[name], current), current))
+            try:
+                plugin.load_state_dict(as_before(divided_state(saved[name], current), current))
+            except KeyError as error:
+                raise UsageError(
+                    f"{folder} has a state of the plugin {name} without {error}: it was saved by another version of it"
+                ) from error
             continue
         logger.warning("the checkpoint has no state of the plugin %s, which starts with its initial one", name)
         if isinstance(plugin, Scheduler):
@@ -265,6 +301,7 @@ def load_latest_checkpoint(folder: Path, options: TrainingOptions, processes: Pr
 
     Raises:
         OptionError: if the training was saved with another batch size.
+        UsageError: if the checkpoint was saved by another version, or cannot be loaded.
     """
     is_damaged = False
     for checkpoint in list_checkpoints(folder):
@@ -279,6 +316,7 @@ def load_latest_checkpoint(folder: Path, options: TrainingOptions, processes: Pr
         rank = processes.rank % checkpoint.label.world_size
         state = checkpoint.read(rank)
         shared = state if rank == 0 or checkpoint.is_sharded else checkpoint.read(0)
+        check_version(checkpoint.folder, state, shared)
         return LoadedCheckpoint(checkpoint, state, shared, processes)
     other = "other " if is_damaged else ""
     logger.warning("there is no %scheckpoint in %s: the training starts from the beginning", other, folder)
