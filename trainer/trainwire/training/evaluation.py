@@ -62,10 +62,10 @@ def evaluate(run: TrainingRun, split: str) -> dict[str, MetricValue]:
     generators = generators_of(run)
     before = random_states(generators)
     try:
-        with run.modes.evaluation(), run.forward.evaluation():
+        with run.modes.evaluation(), run.forward.evaluation() as forward:
             batches = islice(run.evaluation_loaders[split], run.options.trial_run or None)
             in_step = run.processes if run.sharding is not None else None
-            scores = mean_scores(run, split, batches, run.forward.alone, in_step)
+            scores = mean_scores(run, split, batches, forward, in_step)
     except InterruptedReadingError:
         restore_random_states(before, generators)
         raise
@@ -89,7 +89,6 @@ def mean_scores(
     Args:
         split: What the batches are called in errors.
         forward: Returns the checked result for a batch on the device.
-
         in_step: The processes of a sharded model: one with fewer batches repeats its last one, which does not count.
 
     Raises:

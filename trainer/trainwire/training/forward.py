@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainwire.training.data.failures import note_batch
 from trainwire.training.distributed.sharding import Sharding
-from trainwire.training.model.losses import TorchLoss, checked_weight
+from trainwire.training.model.losses import NotedLosses, TorchLoss, checked_weight
 from trainwire.training.model.models import plain_model
 from trainwire.training.model.parameters import TrainedModules
 from trainwire_protocol.errors import UsageError
@@ -93,6 +93,40 @@ def _checked_parts(parts: object, loss: Tensor, taken: Collection[str]) -> dict[
     return checked
 
 
+class EvaluationForward:
+    """`ModelTrainer.forward` as one evaluation calls it, in this process only.
+
+    An evaluation depends on nothing that was found out in a training: a resumed training repeats it, and there need not
+    be a training at all.
+
+    Args:
+        loss: The trainer's loss, if it is one of torch's. None: find out in the first batch.
+        taken: Names that parts of the loss cannot have.
+    """
+
+    def __init__(
+        self, forward: Callable[[Any], Forward], loss: TorchLoss | None = None, taken: Collection[str] = ()
+    ) -> None:
+        self._forward = forward
+        self._loss = loss
+        self._taken = taken
+        self._is_known = loss is not None
+
+    def __call__(self, batch: Any) -> Forward:
+        """Return the checked result of `forward` on a batch.
+
+        Raises:
+            UsageError: if it is invalid.
+        """
+        if self._is_known:
+            return checked_forward(self._forward(batch), self._loss, self._taken)
+        with NotedLosses() as losses:
+            result = self._forward(batch)
+        if isinstance(result, Forward):
+            self._loss, self._is_known = losses.behind(result.loss, result.target), True
+        return checked_forward(result, self._loss, self._taken)
+
+
 class TrainingForward:
     """`ModelTrainer.forward_for` as the training step calls it; in several processes, in DistributedDataParallel.
 
@@ -135,8 +169,8 @@ class TrainingForward:
         self._trainable: list[bool] = []
 
     def alone(self, batch: Any) -> Forward:
-        """Return the checked result of `forward` in this process only, as for an evaluation."""
-        return checked_forward(self._forward(batch), self._loss or self._losses.get(""), self._taken)
+        """Return the checked result of `forward` in this process only, of which the weight does not matter."""
+        return checked_forward(self._forward(batch), self._loss, self._taken)
 
     def _train(self, batch: Any, optimizer: str, number: int) -> Forward | None:
         """Return the checked result of `forward_for` in this process only."""
@@ -173,10 +207,10 @@ class TrainingForward:
             gc.collect()  # it is part of reference cycles
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Return a context for forward passes without backward passes, after which a sharded model has its shards."""
+    def evaluation(self) -> Iterator[EvaluationForward]:
+        """Return a context for the forward passes of an evaluation, after which a sharded model has its shards."""
         try:
-            yield
+            yield EvaluationForward(self._forward, self._loss, self._taken)
         finally:
             if self._sharding:
                 self._sharding.reshard()

@@ -23,7 +23,7 @@ from trainwire.training.data.outputs import first_samples, interleaved, on_cpu
 from trainwire.training.distributed.processes import SINGLE, Processes, connected
 from trainwire.training.epoch_reader import generators_in
 from trainwire.training.evaluation import mean_scores
-from trainwire.training.forward import checked_forward
+from trainwire.training.forward import EvaluationForward
 from trainwire.training.hooks.payloads import MetricValue
 from trainwire.training.model.losses import checked_loss
 from trainwire.training.model.models import not_distributed
@@ -103,12 +103,8 @@ class Inference:
         with self._connected(), self._bus(folder) as bus, self._aside():
             if bus is not None:
                 bus.publish("evaluation/started", {"split": name}, "lifecycle")
-            scores = mean_scores(
-                self,
-                split or "data",
-                self._shown(),
-                lambda batch: checked_forward(self._trainer.forward(batch), loss, self.metrics),
-            )
+            forward = EvaluationForward(self._trainer.forward, loss, self.metrics)
+            scores = mean_scores(self, split or "data", self._shown(), forward)
             if bus is not None:
                 _publish(bus, name, scores, time.monotonic() - started)
         return {f"{split}/{metric}" if split else metric: value for metric, value in scores.items()}

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from trainwire import Forward, ModelTrainer
 from trainwire.training.forward import checked_forward
-from trainwire.training.model.losses import TorchLoss, checked_loss, checked_weight
+from trainwire.training.model.losses import NotedLosses, TorchLoss, checked_loss, checked_weight
 from trainwire_protocol.errors import OptionError, UsageError
 
 CLASSES = torch.tensor([0.1, 1.0, 10.0])
@@ -102,6 +102,12 @@ def test_a_loss_function_is_recognized_by_its_result(function: Callable[..., Ten
     assert checked_weight(known.weight(output, target)) == checked_weight(expected.weight(output, target))
     with torch.no_grad():
         assert TorchLoss.behind(function(output, target), target) is None
+    with torch.no_grad(), NotedLosses() as losses:
+        loss = function(output, target)
+    noted = losses.behind(loss, target)
+    assert noted is not None
+    assert not loss.requires_grad
+    assert checked_weight(noted.weight(output, target)) == checked_weight(expected.weight(output, target))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,10 @@ def test_other_results_are_not_recognized(loss: Callable[..., Tensor]) -> None:
     """A loss with another term, of another target or with a sum is not taken for a mean over the target."""
     assert TorchLoss.behind(loss(scores(7, 3), LABELS), LABELS) is None
     assert TorchLoss.behind(loss(scores(7, 3), LABELS), None) is None
+    with torch.no_grad(), NotedLosses() as losses:
+        result = loss(scores(7, 3), LABELS)
+    assert losses.behind(result, LABELS) is None
+    assert losses.behind(result, None) is None
 
 
 class Focal(nn.CrossEntropyLoss):

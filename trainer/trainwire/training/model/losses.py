@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from trainwire_protocol.errors import OptionError, UsageError
 
@@ -45,6 +46,11 @@ NODES: Final = {
     "SmoothL1LossBackward0": "SmoothL1Loss", "SoftMarginLossBackward0": "SoftMarginLoss",
 }  # fmt: skip
 """The nodes of the autograd graph that some of these losses are."""
+
+NOTED: Final = {
+    getattr(functional, name) for name, kind in FUNCTIONS.items() if kind in {*NODES.values(), "CrossEntropyLoss"}
+}
+"""The functions that return such a node."""
 
 MEAN: Final = 1
 """The reduction of a node whose loss is a mean."""
@@ -115,6 +121,49 @@ class TorchLoss:
             return counts.sum()
         weights: Tensor = classes[target.where(counts, 0).long()]
         return weights.where(counts, 0.0).sum()
+
+
+class NotedLosses(TorchFunctionMode):
+    """A context without gradients in which torch's losses are recognized by their results, as they are in training.
+
+    Autograd notes the calls of these functions alone: the activations of the model are not kept for it, and it does not
+    matter whether the parameters are frozen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._results: list[tuple[Tensor, Tensor]] = []
+        """What each function returned, without and with its node."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Collection[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch."""
+        keywords = dict(kwargs or {})
+        if func not in NOTED or torch.compiler.is_compiling():
+            return func(*args, **keywords)
+        noted = _noted(func, args, keywords)
+        if noted is None:
+            return func(*args, **keywords)
+        self._results.append((noted.detach(), noted))
+        return self._results[-1][0]
+
+    def behind(self, loss: object, target: object) -> TorchLoss | None:
+        """Return torch's loss function that has returned this tensor object and had this target, if it is known."""
+        return next((TorchLoss.behind(noted, target) for result, noted in self._results if result is loss), None)
+
+
+def _noted(function: Callable[..., Tensor], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
+    """Return the result of a loss function with its node; None if autograd cannot note it."""
+    given = {**keywords, **dict(zip(("input",), args, strict=False))}
+    output = given.pop("input", None)
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    try:
+        with torch.enable_grad():
+            return function(output.detach().requires_grad_(), *args[1:], **given)
+    except RuntimeError:  # such as in inference mode or in `torch.vmap`; if it is another error, it is raised again
+        return None
 
 
 def _elements(output: Tensor, target: Tensor) -> int:
