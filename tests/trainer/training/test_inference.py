@@ -12,8 +12,9 @@ import torch
 from support.run_reader import read_events
 from support.tiny_training import corpus, linear, make_trainer, points, train
 from support.torchrun import torchrun
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from trainwire import Forward, ModelTrainer, Plugin, hook
@@ -276,7 +277,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from support.tiny_training import linear, make_trainer, points
@@ -285,11 +286,11 @@ folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 data = points(21)
 inputs, target = data.tensors
 expected = linear()(inputs).detach()
-trainer = make_trainer()
+trainer, sampler = make_trainer(), DistributedSampler(data, 2, rank, shuffle=False)
 results = {
     "dataset": trainer.predict(data, mini_batch_size=4),
     "batches": torch.cat(list(trainer.predict_batches(data, mini_batch_size=5))),
-    "sampler": trainer.predict(DataLoader(data, 4, sampler=DistributedSampler(data, 2, rank, shuffle=False))),
+    "sampler": trainer.predict(DataLoader(data, 4, sampler=sampler)),
     "loader": trainer.predict(DataLoader(data, 4)),
     "few": trainer.predict(TensorDataset(inputs[:1])),
     "alone": trainer.predict(data, multi_gpu=False),
@@ -310,3 +311,30 @@ def test_processes_divide_the_samples(tmp_path: Path) -> None:
     assert "1 []" in output
     for rank in (0, 1):
         assert read_events(tmp_path / "script" / "run", rank=rank)[-1].name == "run/finished"
+
+
+class Doubled(Metric):
+    """Contains another metric, and is computed of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = SumMetric()
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        self.inner.update(torch.ones(len(output)))
+
+    def compute(self) -> Tensor:
+        value: Tensor = 2 * self.inner.compute()
+        return value
+
+
+def test_a_process_alone_does_not_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `multi_gpu=False`, no metric and none inside it is synchronized, though there is a process group."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(distributed, "barrier", lambda *_, **__: pytest.fail("it waits for other processes"))
+        metrics: Any = {"accuracy": MulticlassAccuracy(2), "doubled": Doubled()}
+        assert make_trainer(metrics=metrics).evaluate(points(9), multi_gpu=False)["doubled"] == 18
+        assert all(each._to_sync for metric in metrics.values() for each in (metric, *metric.children()))
+    finally:
+        distributed.destroy_process_group()

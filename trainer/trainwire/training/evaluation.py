@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ from trainwire.training.epoch_reader import generators_of
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import AfterEvaluation, BeforeEvaluation, MetricValue
 from trainwire.training.interruption import Interruptible, until_interrupted
-from trainwire.training.metrics import read_metric
+from trainwire.training.metrics import computed_alone, read_metric
 from trainwire.training.model.precision import Precision
 from trainwire.training.run import TrainingRun
 from trainwire.training.state import LossParts, MeanLoss, random_states, restore_random_states
@@ -83,6 +84,8 @@ def mean_scores(
     loader: Iterable[Any],
     forward: Callable[[Any], Forward],
     in_step: Processes | None = None,
+    *,
+    is_divided: bool = True,
 ) -> dict[str, MetricValue]:
     """Return the mean loss and the metrics of the batches of all processes, by name. Synchronizes with the GPU.
 
@@ -90,6 +93,7 @@ def mean_scores(
         split: What the batches are called in errors.
         forward: Returns the checked result for a batch on the device.
         in_step: The processes of a sharded model: one with fewer batches repeats its last one, which does not count.
+        is_divided: False: each of several processes reads all samples, and so computes the metrics by itself.
 
     Raises:
         InterruptedReadingError: if a signal interrupted it.
@@ -120,6 +124,8 @@ def mean_scores(
             f"{split} had no batches, or only batches of weight 0: check that its loader can be read again"
         )
     scores: dict[str, MetricValue] = {"loss": loss, **parts.read_of_all(owner.processes, owner.device)}
-    for name, metric in owner.metrics.items():
-        scores |= read_metric(name, metric.compute())
+    is_shared = owner.processes.several and is_divided
+    with nullcontext() if is_shared else computed_alone(owner.metrics.values()):
+        for name, metric in owner.metrics.items():
+            scores |= read_metric(name, metric.compute())
     return scores

@@ -18,8 +18,15 @@ from trainwire.bus.open_bus import open_bus
 from trainwire.training.control import Control
 from trainwire.training.data.batches import samples_in
 from trainwire.training.data.failures import note_batch
-from trainwire.training.data.loaders import Data, check_data, evaluation_loader, is_indexed, length_of
+from trainwire.training.data.loaders import (
+    Data,
+    check_data,
+    evaluation_loader,
+    is_indexed,
+    length_of,
+)
 from trainwire.training.data.outputs import first_samples, interleaved, on_cpu
+from trainwire.training.data.streams import DividedStream
 from trainwire.training.distributed.processes import SINGLE, Processes, connected
 from trainwire.training.epoch_reader import generators_in
 from trainwire.training.evaluation import mean_scores
@@ -89,6 +96,9 @@ class Inference:
         sharing = self.processes if is_divisible(data, self.processes) else SINGLE
         self.loader = evaluation_loader(data, self.options, self.device, sharing)
         self._is_divided = sharing.several or isinstance(self.loader.sampler, DistributedSampler)
+        is_known = is_indexed(data) or isinstance(self.loader.dataset, DividedStream)
+        self._is_repeated = is_known and not sharing.several
+        """Whether each process reads all samples; a DataLoader or a stream may divide them in a way of its own."""
         self._caller = caller
         self._aside = _Aside(trainer, self.loader)
 
@@ -104,7 +114,7 @@ class Inference:
             if bus is not None:
                 bus.publish("evaluation/started", {"split": name}, "lifecycle")
             forward = EvaluationForward(self._trainer.forward, loss, self.metrics)
-            scores = mean_scores(self, split or "data", self._shown(), forward)
+            scores = mean_scores(self, split or "data", self._shown(), forward, is_divided=not self._is_repeated)
             if bus is not None:
                 _publish(bus, name, scores, time.monotonic() - started)
         return {f"{split}/{metric}" if split else metric: value for metric, value in scores.items()}

@@ -13,7 +13,7 @@ import torch
 from trainwire.training.data.failures import with_notes
 from trainwire.training.forward import Forward
 from trainwire.training.hooks.payloads import MetricValue
-from trainwire.training.metrics import MainMetric, read_metric
+from trainwire.training.metrics import MainMetric, computed_alone, read_metric
 from trainwire.training.state import random_states, restore_random_states
 from trainwire_protocol.errors import UsageError
 
@@ -56,8 +56,8 @@ def _try(name: str, metric: Metric, forward: Forward) -> dict[str, MetricValue]:
             name, with_notes(error),
         )  # fmt: skip
         return {}
-    copy.sync_on_compute = copy._to_sync = False  # other processes may have failed
-    with suppress(Exception), warnings.catch_warnings(action="ignore"):
+    # Other processes may have failed.
+    with computed_alone([copy]), suppress(Exception), warnings.catch_warnings(action="ignore"):
         return read_metric(name, copy.compute())
     return {}
 

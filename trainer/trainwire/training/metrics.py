@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -50,6 +51,25 @@ def named_metrics(metrics: Metrics | None) -> dict[str, Metric]:
             raise OptionError(f"a metric cannot be named {name!r}: names are unique strings, and 'loss' is reserved")
         named[name] = metric
     return named
+
+
+@contextmanager
+def computed_alone(metrics: Iterable[Metric]) -> Iterator[None]:
+    """Return a context in which metrics, and those inside them, are computed without the other processes.
+
+    Otherwise they wait for each other as soon as there is a process group.
+    """
+    from torchmetrics import Metric
+
+    parts = [part for each in metrics for part in each.modules() if isinstance(part, Metric)]
+    before = [part._to_sync for part in parts]
+    try:
+        for part in parts:
+            part._to_sync = False
+        yield
+    finally:
+        for part, is_synchronized in zip(parts, before, strict=True):
+            part._to_sync = is_synchronized
 
 
 def read_metric(name: str, value: object) -> dict[str, MetricValue]:
