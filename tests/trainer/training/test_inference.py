@@ -13,13 +13,14 @@ from support.run_reader import read_events
 from support.tiny_training import corpus, linear, make_trainer, points, train
 from support.torchrun import torchrun
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from trainwire import Forward, ModelTrainer, Plugin, hook
 from trainwire.training.data.outputs import interleaved, joined
 from trainwire.training.hooks.payloads import AfterSetup
+from trainwire.training.inference import Inference
 from trainwire_protocol.errors import OptionError, UsageError
 from trainwire_protocol.journal.run_folder import list_attempts
 
@@ -291,6 +292,7 @@ results = {
     "dataset": trainer.predict(data, mini_batch_size=4),
     "batches": torch.cat(list(trainer.predict_batches(data, mini_batch_size=5))),
     "sampler": trainer.predict(DataLoader(data, 4, sampler=sampler)),
+    "batch_sampler": trainer.predict(DataLoader(data, batch_sampler=BatchSampler(sampler, 4, drop_last=False))),
     "loader": trainer.predict(DataLoader(data, 4)),
     "few": trainer.predict(TensorDataset(inputs[:1])),
     "alone": trainer.predict(data, multi_gpu=False),
@@ -338,3 +340,11 @@ def test_a_process_alone_does_not_wait_for_others(monkeypatch: pytest.MonkeyPatc
         assert all(each._to_sync for metric in metrics.values() for each in (metric, *metric.children()))
     finally:
         distributed.destroy_process_group()
+
+
+def test_a_sampler_inside_a_batch_sampler_divides_the_samples() -> None:
+    """Then predictions are gathered, without those that it repeats."""
+    sampler = BatchSampler(DistributedSampler(points(9), 2, 0), 4, drop_last=False)
+    inference = Inference(make_trainer(), DataLoader(points(9), batch_sampler=sampler), {}, "predict")
+    assert inference._is_divided
+    assert inference._samples() == 9

@@ -21,9 +21,11 @@ from trainwire.training.data.failures import note_batch
 from trainwire.training.data.loaders import (
     Data,
     check_data,
+    divides_samples,
     evaluation_loader,
     is_indexed,
     length_of,
+    samplers_of,
 )
 from trainwire.training.data.outputs import first_samples, interleaved, on_cpu
 from trainwire.training.data.streams import DividedStream
@@ -95,7 +97,7 @@ class Inference:
         self.control = Control()
         sharing = self.processes if is_divisible(data, self.processes) else SINGLE
         self.loader = evaluation_loader(data, self.options, self.device, sharing)
-        self._is_divided = sharing.several or isinstance(self.loader.sampler, DistributedSampler)
+        self._is_divided = sharing.several or divides_samples(self.loader)
         is_known = is_indexed(data) or isinstance(self.loader.dataset, DividedStream)
         self._is_repeated = is_known and not sharing.several
         """Whether each process reads all samples; a DataLoader or a stream may divide them in a way of its own."""
@@ -160,8 +162,8 @@ class Inference:
 
     def _samples(self) -> int | None:
         """Return the number of samples of all processes."""
-        sampler = self.loader.sampler
-        return length_of(sampler.dataset) if isinstance(sampler, DistributedSampler) else None
+        samplers = (part for part in samplers_of(self.loader) if isinstance(part, DistributedSampler))
+        return next((length_of(part.dataset) for part in samplers), None)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
