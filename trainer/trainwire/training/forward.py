@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Real
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwire.training.data.failures import note_batch
+from trainwire.training.distributed.processes import SINGLE, Processes
 from trainwire.training.distributed.sharding import Sharding
 from trainwire.training.model.losses import NotedLosses, TorchLoss, checked_weight
 from trainwire.training.model.models import plain_model
 from trainwire.training.model.parameters import TrainedModules
 from trainwire_protocol.errors import UsageError
+
+logger = logging.getLogger("trainwire")
 
 RESERVED: Final = frozenset({"loss", "batch_loss", "gradient_norm"})
 """Names of training metrics, which parts of a loss cannot have."""
@@ -139,6 +143,7 @@ class TrainingForward:
             continue with.
         taken: Names that parts of the loss cannot have.
         sharding: How the modules are divided among the processes, if they are: they average the gradients themselves.
+        processes: Those that train together.
     """
 
     def __init__(
@@ -151,6 +156,7 @@ class TrainingForward:
         after: Callable[[str, int, Any, Forward], Tensor] | None = None,
         taken: Collection[str] = (),
         sharding: Sharding | None = None,
+        processes: Processes = SINGLE,
     ) -> None:
         self._modules = modules
         self._forward = forward
@@ -163,7 +169,10 @@ class TrainingForward:
         self._taken = taken
         self._parallel: DistributedDataParallel | None = None
         self._sharding = sharding
+        self._processes = processes
+        self._returns_weight: dict[str, bool] = {}
         self._has_weight: dict[str, bool] = {}
+        """Whether the results for an optimizer have weights in every process."""
         self._arguments: Mapping[str, Any] = {}
         self._parameters = list(modules.parameters())
         self._trainable: list[bool] = []
@@ -251,12 +260,27 @@ class TrainingForward:
             raise
         if result is None:
             return None
-        is_first, has_weight = optimizer not in self._has_weight, result.weight is not None
-        if self._has_weight.setdefault(optimizer, has_weight) != has_weight:
+        is_first, has_weight = optimizer not in self._returns_weight, result.weight is not None
+        if self._returns_weight.setdefault(optimizer, has_weight) != has_weight:
             raise UsageError("forward returned a weight for some batches and none for others: return one for each")
-        if is_first and self._first:
-            self._first(result)
-        return result
+        if is_first:
+            self._has_weight[optimizer] = self._agreed(has_weight)
+            if self._first:
+                self._first(result)
+        return result if self._has_weight[optimizer] else result._replace(weight=None)
+
+    def _agreed(self, has_weight: bool) -> bool:
+        """Return whether there is a weight in every process: only then do they exchange their weights.
+
+        What a loss is a mean over is found out from each process's own first batch.
+        """
+        all_have = self._processes.gather(has_weight)
+        if len(set(all_have)) > 1:
+            logger.warning(
+                "the weight of the loss is known in some processes and not in others, so batches are weighted by their "
+                "samples: override forward, and return a weight"
+            )
+        return all(all_have)
 
     def has_weight(self, optimizer: str) -> bool:
         """Return whether the results for an optimizer, which has made an update, have weights."""

@@ -113,7 +113,7 @@ class TrainingRun:
             setup.modules, setup.forward, setup.forward_for, checked_loss(setup.loss), first=self._check_first,
             after=self._after_forward if self.hooks.listeners[AfterTrainingForward] else None,
             taken={*setup.metrics, *setup.optimizers},
-            sharding=self.sharding,
+            sharding=self.sharding, processes=processes,
         )  # fmt: skip
         savers = [plugin for plugin in setup.plugins if isinstance(plugin, Checkpointer)]
         self.checkpointer: Checkpointer | None = savers[-1] if savers else None
