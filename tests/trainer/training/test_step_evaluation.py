@@ -27,6 +27,7 @@ from trainwire.training.hooks.payloads import (
     AfterTrainingBatch,
     AfterTrainingEpoch,
     BeforeEvaluation,
+    BeforeTrainingBatch,
     Scored,
 )
 from trainwire_protocol.errors import OptionError
@@ -96,6 +97,19 @@ def test_evaluations_within_epochs_are_recorded(tmp_path: Path) -> None:
     inputs, labels = points(16, 1).tensors
     trained = functional.cross_entropy(inputs @ weights.of_step[4].T, labels)
     assert result.history[2]["dev/loss"] == pytest.approx(trained.item(), abs=0.05)  # the bias is missing
+
+
+def test_nothing_is_evaluated_before_the_first_update(tmp_path: Path) -> None:
+    """The first batches may be skipped, and the weights are then those that the model began with."""
+
+    class SkipTwo(Plugin):
+        @hook
+        def before_training_batch(self, batch: BeforeTrainingBatch) -> None:
+            if (batch.epoch, batch.number) in ((1, 1), (1, 2)):
+                self.run.control.skip_batch()
+
+    result = train(tmp_path, SkipTwo(), evaluate_each_k_steps=2)
+    assert marks(result) == [(1, 1, True), (2, 2, False), (2, 4, True)]
 
 
 def test_a_step_that_turns_out_to_be_the_last_is_evaluated_once(tmp_path: Path) -> None:

@@ -200,7 +200,9 @@ class TrainingRun:
     def is_evaluation_due(self) -> bool:
         """Whether to evaluate now, within the epoch; at its end, it is evaluated anyway."""
         interval, state = self.options.evaluate_each_k_steps, self.state
-        if not interval or state.step % interval or state.evaluated_step == state.step or not state.epoch.batch:
+        if not interval or state.step % interval or state.evaluated_step == state.step:
+            return False
+        if not state.step or not state.epoch.batch:  # no update was made, as batches were skipped
             return False
         return not self.epoch_is_over and not self._is_at_last_batch
 
