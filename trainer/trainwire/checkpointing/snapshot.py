@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from trainwire.checkpointing.changes import apply_settings, asks_for_more, choose_again, report_changes
 from trainwire.checkpointing.checkpoint import Checkpoint, Label, list_checkpoints
@@ -212,8 +213,10 @@ class LoadedCheckpoint(NamedTuple):
         logger.warning("resumed with %d processes, after a training with %d: it is not resumed bitwise", now, before)
         position.loader_state = None  # of one of the former processes
         if divides_samples(run.train_loader):
-            position.batches = position.batches * before // now
-            epoch.batch = epoch.batch * before // now if epoch.is_open else epoch.batch
+            position.is_divided_again = True
+            position.batches = _divided_again(position.batches, run.train_loader, before, now)
+            if epoch.is_open:
+                epoch.batch = _divided_again(epoch.batch, run.train_loader, before, now)
         if not epoch.is_open:
             return
         epoch.batches = run.batches_in_epoch
@@ -270,6 +273,15 @@ class LoadedCheckpoint(NamedTuple):
             restore_random_states(self.state["random"], generators_of(run))
         label = self.checkpoint.label
         logger.info("resumed from %s: epoch %d, step %d", self.checkpoint.folder.name, label.epoch, label.step)
+
+
+def _divided_again(batches: int, loader: DataLoader[Any], before: int, now: int) -> int:
+    """Return how many batches of each of `now` processes have only samples that were in those of `before` processes.
+
+    The workers of a stream divide it too, so that only one batch from each of them makes up a part without gaps.
+    """
+    workers = max(1, loader.num_workers) if isinstance(loader.dataset, IterableDataset) else 1
+    return batches // workers * before // now * workers
 
 
 def _restore_plugins(

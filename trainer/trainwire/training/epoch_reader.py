@@ -136,7 +136,9 @@ class EpochReader:
             batches = self._of_all_processes(self._after(position))
         restore_random_states(random, generators_of(run))
         # Only now, as a checkpoint that is saved before needs them.
-        self._position = replace(position, is_resumed=False, resumed_random=None, loader_state=None)
+        self._position = replace(
+            position, is_resumed=False, resumed_random=None, loader_state=None, is_divided_again=False
+        )
         return batches
 
     def _after(self, position: DataPosition) -> Iterator[Any]:
@@ -145,6 +147,9 @@ class EpochReader:
         batches = iter(run.train_loader)
         for number in until_interrupted(run, range(0 if is_restored else done)):
             if next(batches, batches) is batches:
+                if position.is_divided_again:
+                    position.batches = number
+                    break
                 raise UsageError(f"train has {number} batches, but the training to resume had read {done}")
         return batches
 

@@ -242,6 +242,9 @@ class DataPosition:
     """The number of the pass, which counts from 1; 0 before the first one."""
     batches: int = 0
     """Batches read in it."""
+    is_divided_again: bool = False
+    """Whether that number follows from that of a training with another number of processes: the pass may have one less,
+    as the last batch of each of them may have been smaller."""
     exhausted: bool = False
     """Whether the loader had no more batches."""
     began_with: dict[str, Any] = field(default_factory=dict)

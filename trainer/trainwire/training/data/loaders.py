@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from trainwire.training.data.streams import divide
+from trainwire.training.data.streams import DividedStream, divide
 from trainwire.training.distributed.processes import SINGLE, Processes
 from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import OptionError
@@ -111,7 +111,12 @@ def length_of(data: object) -> int | None:
 
 
 def divides_samples(loader: DataLoader[Any]) -> bool:
-    """Return whether the loader divides its samples evenly among processes that train together."""
+    """Return whether the loader divides its samples evenly among processes that train together.
+
+    A stream that does so by itself cannot be recognized.
+    """
+    if isinstance(loader.dataset, DividedStream):
+        return True
     return any(isinstance(part, EpochSampler) or divides_itself(part) for part in samplers_of(loader))
 
 
