@@ -72,3 +72,16 @@ def test_the_last_batches_may_have_been_smaller(tmp_path: Path) -> None:
     train(tmp_path, Seen(), Interrupt(5), train=DividedStream(Stream(42)), **options)
     as_of_two_processes(tmp_path)
     assert train(tmp_path, Seen(), train=DividedStream(Stream(42)), **options).steps == 5
+
+
+def test_an_epoch_of_a_number_of_batches_goes_on_with_the_same_number(tmp_path: Path) -> None:
+    """It ends after as many batches of each process as were planned, and continues the pass over the data."""
+    options: dict[str, Any] = {
+        "train": numbered(48), "shuffle": False, "mini_batch_size": 4, "batches_per_epoch": 6, "max_epochs": 2,
+        "resume": True,
+    }  # fmt: skip
+    train(tmp_path, Seen(), Interrupt(4), **options)
+    as_of_two_processes(tmp_path)
+    seen = Seen()
+    assert train(tmp_path, seen, **options).steps == 12
+    assert seen.numbers == [*range(32, 48), *range(16)]

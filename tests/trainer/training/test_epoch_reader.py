@@ -138,6 +138,16 @@ def test_a_resumed_training_continues_the_pass(tmp_path: Path, kind: str, step: 
     assert loaders[-1].skipped in ((1, 3) if kind == "stateful" else (0,))
 
 
+@pytest.mark.parametrize(("batches", "steps"), [(3, 7), (4, 8), (6, 12)])
+def test_a_resumed_epoch_may_have_another_number_of_batches(tmp_path: Path, batches: int, steps: int) -> None:
+    """It ends at once if it has as many already, and the next epoch continues the pass."""
+    options: dict[str, Any] = {"max_epochs": 2, "train": DataLoader(Stream(), 4), "resume": True}
+    train(tmp_path, Interrupt(4), batches_per_epoch=5, **options)
+    recorder = Recorder()
+    assert train(tmp_path, recorder, batches_per_epoch=batches, **options).steps == steps
+    assert [int(batch.batch[0][0, 0]) for batch in recorder.of(BeforeTrainingBatch)] == [*range(16, 4 * steps, 4)]
+
+
 def test_a_loader_that_cannot_be_read_again_is_reported(tmp_path: Path) -> None:
     """If it has no batches when an epoch needs more of them."""
     once = iter(DataLoader(points(16), 4))

@@ -195,6 +195,8 @@ class LoadedCheckpoint(NamedTuple):
         """
         state, before = run.state, self.state["options"]
         state.load_state_dict(self.state["training"], run.device)
+        if state.epoch.is_open:
+            state.epoch.batches = run.batches_in_epoch
         if run.processes.world_size != self.checkpoint.label.world_size:
             self._divide_again(run)
         state.epoch.max_epochs = run.planned_epochs
@@ -215,11 +217,10 @@ class LoadedCheckpoint(NamedTuple):
         if divides_samples(run.train_loader):
             position.is_divided_again = True
             position.batches = _divided_again(position.batches, run.train_loader, before, now)
-            if epoch.is_open:
+            if epoch.is_open and run.options.batches_per_epoch is None:
                 epoch.batch = _divided_again(epoch.batch, run.train_loader, before, now)
         if not epoch.is_open:
             return
-        epoch.batches = run.batches_in_epoch
         epoch.loss, epoch.parts = epoch.loss.without_values(), LossParts()
         for rank in range(before) if run.processes.is_first else ():
             saved, parts = self.checkpoint.read(rank)["training"]["epoch"], LossParts()

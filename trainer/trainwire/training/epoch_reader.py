@@ -94,9 +94,9 @@ class EpochReader:
 
     @property
     def _epoch_is_read(self) -> bool:
-        """Whether the epoch has no more batches, because it was resumed at its end."""
-        run, epoch = self._run, self._run.state.epoch
-        return run.epoch_is_over or epoch.batch == run.options.batches_per_epoch
+        """Whether the epoch has no more batches, because it was resumed at its end, or has fewer than before."""
+        run, limit = self._run, self._run.options.batches_per_epoch
+        return run.epoch_is_over or (limit is not None and run.state.epoch.batch >= limit)
 
     def _remaining(self) -> Iterator[Any]:
         """Yield the batches that remain in the epoch, across the end of a pass if `batches_per_epoch` is given."""

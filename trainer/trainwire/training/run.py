@@ -212,7 +212,9 @@ class TrainingRun:
         epoch, limit = self.state.epoch, self.options.batches_per_epoch
         if limit is None and self.state.position.exhausted:
             return True
-        return epoch.batch == epoch.batches and (self._has_exact_length or limit is not None)
+        if epoch.batches is None or epoch.batch < epoch.batches:
+            return False
+        return self._has_exact_length or limit is not None
 
     @property
     def compared(self) -> str:
