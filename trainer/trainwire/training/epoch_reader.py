@@ -35,6 +35,8 @@ class EpochReader:
         """Ahead of that of the training's state while a group is read."""
         self._batches: Iterator[Any] | None = None
         """What remains of the pass; None at first, and if nothing of it is to be read."""
+        self._is_cut = False
+        """Whether the pass, if it ends now, was not read to its end in this process."""
 
     def start_epoch(self) -> None:
         """Begin a pass, or go to the position of the resumed training.
@@ -108,7 +110,7 @@ class EpochReader:
                 yield batch
             if number == limit:
                 return
-            self._position.exhausted = True
+            self._position.exhausted, self._position.is_cut = True, self._is_cut
             if limit is None:
                 return
             if not self._position.batches:
@@ -128,7 +130,7 @@ class EpochReader:
         run, position = self._run, self._position
         random = position.resumed_random or random_states(generators_of(run))
         set_epoch(run.train_loader, position.number)
-        batches: Iterator[Any] = iter(())
+        self._is_cut, batches = position.is_cut, iter(list[Any]())
         if position.exhausted:
             _restore_position(run.train_loader, position)  # for the next pass
         else:
@@ -154,7 +156,12 @@ class EpochReader:
         return batches
 
     def _of_all_processes(self, batches: Iterator[Any]) -> Iterator[Any]:
-        return self._run.processes.while_all_have(batches) if self._run.is_uneven else batches
+        return self._run.processes.while_all_have(self._own(batches)) if self._run.is_uneven else batches
+
+    def _own(self, batches: Iterator[Any]) -> Iterator[Any]:
+        self._is_cut = True
+        yield from batches
+        self._is_cut = False
 
 
 def loader_state(run: TrainingRun) -> dict[str, Any] | None:
@@ -163,7 +170,7 @@ def loader_state(run: TrainingRun) -> dict[str, Any] | None:
     if part is run.train_loader:
         is_needed = epoch.is_open or (run.options.batches_per_epoch is not None and position.number > 0)
     else:
-        is_needed = part is not None and not position.exhausted
+        is_needed = part is not None and (not position.exhausted or position.is_cut)
     state: dict[str, Any] | None = part.state_dict() if is_needed else None
     return state
 
@@ -171,14 +178,14 @@ def loader_state(run: TrainingRun) -> dict[str, Any] | None:
 def _restore_position(loader: DataLoader[Any], position: DataPosition, *, is_over: bool = False) -> bool:
     """Restore the position of what has one, and return whether that was done.
 
-    A stream that was read to its end starts again. If only a part was read, the next pass may continue there; that of a
-    loader begins again.
+    A stream that was read to its end starts again. If only a part was read, as another process had no more batches, the
+    next pass may continue there; that of a loader begins again.
 
     Args:
         is_over: Whether the pass ended before its end was read.
     """
     part = part_with_position(loader)
-    is_restarted = is_over if part is loader else position.exhausted
+    is_restarted = is_over or position.is_cut if part is loader else position.exhausted and not position.is_cut
     if part is None or position.loader_state is None or is_restarted:
         return False
     part.load_state_dict(position.loader_state)

@@ -246,7 +246,9 @@ class DataPosition:
     """Whether that number follows from that of a training with another number of processes: the pass may have one less,
     as the last batch of each of them may have been smaller."""
     exhausted: bool = False
-    """Whether the loader had no more batches."""
+    """Whether the loader had no more batches, in this process or in another one."""
+    is_cut: bool = False
+    """Whether only another process had no more batches, so that the loader of this one was not read to its end."""
     began_with: dict[str, Any] = field(default_factory=dict)
     """The random states before its first batch was read."""
     loader_state: dict[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import pytest
 import torch
 from support.resumed_trainings import Interrupt, weights
 from support.tiny_training import points, train
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainwire import DividedStream, Plugin, hook
+from trainwire.checkpointing.checkpoint import list_checkpoints
 from trainwire.plugins.checkpoints import Checkpoints
 from trainwire.training.data.loaders import set_epoch, training_loader
 from trainwire.training.distributed.processes import SINGLE, Processes
-from trainwire.training.hooks.payloads import AfterTrainingBatch
+from trainwire.training.hooks.payloads import AfterSetup, AfterTrainingBatch, BeforeEvaluation
 from trainwire.training.options.options import TrainingOptions
 from trainwire_protocol.errors import UsageError
 
@@ -155,6 +158,47 @@ def test_the_next_epoch_continues_an_endless_stream(tmp_path: Path, step: int) -
 
     weights(tmp_path / "epochs", (EndEpoch(), Checkpoints(epochs=1)), train=Endless(), max_epochs=1)
     assert torch.equal(weights(tmp_path / "epochs", (EndEpoch(),), train=Endless()), whole)
+
+
+class OtherIsShorter(Processes):
+    """This process, and another one that has two batches in each pass."""
+
+    def while_all_have(self, items: Iterator[Any]) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == 2:
+                return  # the third one was read, and is dropped
+            yield item
+
+
+class Uneven(Plugin):
+    """Lets the training take part with a shorter process."""
+
+    @hook
+    def after_setup(self, setup: AfterSetup) -> None:
+        self.run.processes, self.run.is_uneven = OtherIsShorter(), True
+
+
+class InterruptEvaluation(Plugin):
+    """Raises SIGTERM in the evaluation after the first epoch."""
+
+    @hook(once=1)
+    def before_evaluation(self, evaluation: BeforeEvaluation) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("interrupts", [True, False])
+def test_a_stream_goes_on_after_another_process_ended_the_epoch(tmp_path: Path, interrupts: bool) -> None:
+    """A resumed training continues it where the uninterrupted one does, before or after the evaluation of the epoch."""
+
+    def part(folder: str, *plugins: Plugin, epochs: int = 3) -> Tensor:
+        options: dict[str, Any] = {"train": Endless(), "dev": points(32), "mini_batch_size": 8, "max_epochs": epochs}
+        return weights(tmp_path / folder, (Uneven(), *plugins), **options)
+
+    whole = part("whole")
+    part("parts", *([InterruptEvaluation()] if interrupts else []), epochs=3 if interrupts else 1)
+    latest = list_checkpoints(tmp_path / "parts")[0].label
+    assert (latest.step, latest.epoch_is_over) == (2, not interrupts)
+    assert torch.equal(part("parts"), whole)
 
 
 def test_a_stream_that_has_become_shorter_is_an_error(tmp_path: Path) -> None:
