@@ -35,18 +35,26 @@ class Requests:
     """Batches and steps that this process has skipped so far; in a result, the maximum over all processes."""
     fewest_skipped: int = 0
     """In a result, the minimum over all processes."""
+    omitted: int = 0
+    """A checksum of the updates for which `forward_for` has returned None so far; in a result, the maximum."""
+    least_omitted: int = 0
+    """In a result, the minimum over all processes."""
 
     def numbers(self) -> list[float]:
         """Return the requests as numbers, of which processes that train together take the maximum."""
         flags = (self.stop, self.interrupt, self.end_epoch, self.checkpoint, self.evaluate, self.pause)
-        return [*map(float, flags), self.learning_rate, self.skipped, -self.skipped]
+        counts = (self.skipped, -self.skipped, self.omitted, -self.omitted)
+        return [*map(float, flags), self.learning_rate, *counts]
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Requests:
         """Return the requests that `numbers` describes."""
-        *flags, learning_rate, most, fewest = numbers
+        *flags, learning_rate, skipped, fewest_skipped, omitted, least_omitted = numbers
         stop, interrupt, end_epoch, checkpoint, evaluate, pause = map(bool, flags)
-        return cls(stop, interrupt, end_epoch, checkpoint, evaluate, pause, learning_rate, int(most), -int(fewest))
+        return cls(
+            stop, interrupt, end_epoch, checkpoint, evaluate, pause, learning_rate, int(skipped), -int(fewest_skipped),
+            int(omitted), -int(least_omitted),
+        )  # fmt: skip
 
 
 class Control:
@@ -160,13 +168,18 @@ class Control:
         Each request is returned once.
 
         Raises:
-            UsageError: if the processes have not skipped the same batches and steps.
+            UsageError: if the processes have not skipped the same batches and steps, or not made the same updates.
         """
         agreed = agree(self._requested)
         if agreed is None:
             return Requests()
         if agreed.skipped != agreed.fewest_skipped:
             raise UsageError("skip_batch or skip_step was called in one process and not in another: call it in each")
+        if agreed.omitted != agreed.least_omitted:
+            raise UsageError(
+                "forward_for returned None for an optimizer in one process and not in another: return None in all of "
+                "them, or in none"
+            )
         self._decided = agreed
         # Clear what is carried out now; requests made after the agreement stay.
         if agreed.checkpoint:
@@ -191,6 +204,10 @@ class Control:
         skipped, self._skips_batch = self._skips_batch, False
         self._requested.skipped += skipped
         return skipped
+
+    def omit_update(self, step: int, optimizer: int) -> None:
+        """Note that an optimizer, of this number, makes no update in a step: the same ones in all processes."""
+        self._requested.omitted = hash((self._requested.omitted, step, optimizer)) % 2**32
 
     def take_skip_step(self) -> bool:
         """Return whether to skip the announced update, and clear the request."""

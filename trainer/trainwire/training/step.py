@@ -91,6 +91,7 @@ def _update(run: TrainingRun, name: str, group: Sequence[SizedBatch]) -> Update 
     optimizer.zero_grad(set_to_none=True)
     mean = backward(run, group, name)
     if mean is None:
+        run.control.omit_update(run.state.step, list(run.optimizers).index(name))
         return None
     run.precision.unscale(optimizer)
     max_norm = None if needs_closure(optimizer) else run.options.max_grad_norm
