@@ -114,6 +114,9 @@ class Checkpoints(Plugin):
         if self.run.processes.is_first:
             keep_best_model(self.run, self.run.folder / FOLDER / snapshot.label.name)
         self._writer.submit(snapshot)
+        if self.run.sharding is not None and self.run.device.type == "cpu":
+            # The training and the writing thread would both use gloo then, and a process has crashed in malloc.
+            self._writer.wait_until_idle()
         self._position = self._position_now()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
