@@ -91,14 +91,23 @@ class Case:
         """Return the rule and state of each alert."""
         return [f"{alert['rule']} {alert['state']}" for alert in self.alerts(without)]
 
-    def sent_keys(self) -> list[str]:
+    def alert_keys(self) -> list[str]:
         """Return the key of each alert in the file."""
         return [f"{alert['id']}/{alert['state']}" for alert in self.alerts()]
+
+    def momentary_keys(self) -> set[str]:
+        """Return the keys of spurious alerts that have cleared; within a second, only that is sent."""
+        cleared = {alert["id"] for alert in self.alerts() if (alert["rule"], alert["state"]) == (SPURIOUS, "cleared")}
+        return {f"{identity}/fired" for identity in cleared}
 
     def has_recovered(self) -> bool:
         """Return whether all alerts have cleared and the webhook has received them."""
         states = [alert["state"] for alert in self.alerts()]
-        return states.count("fired") == states.count("cleared") and set(self.sent_keys()) <= set(self.receiver.tried)
+        return states.count("fired") == states.count("cleared") and self.unsent_keys() <= self.momentary_keys()
+
+    def unsent_keys(self) -> set[str]:
+        """Return the keys that the webhook has not received."""
+        return set(self.alert_keys()) - set(self.receiver.tried)
 
     def has_trained(self) -> bool:
         """Return whether ten steps were recorded."""
@@ -186,7 +195,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
             await asyncio.wait_for(asyncio.gather(*jobs), 110)
         except TimeoutError:
             for name, case in found.items():
-                print(f"{name}: {case.states()}; not sent: {set(case.sent_keys()) - set(receiver.tried)}")
+                print(f"{name}: {case.states()}; not sent: {case.unsent_keys()}")
             raise
         return found
 
@@ -228,6 +237,9 @@ def test_a_slow_trainer_is_not_stalled(cases: Cases) -> None:
 
 
 def test_each_alert_was_sent_once(cases: Cases) -> None:
-    """The webhook received one request for each line of the files."""
+    """The webhook received one request for each line of the files, except for momentary alerts."""
     found, receiver = cases
-    assert sorted(receiver.tried) == sorted(key for case in found.values() for key in case.sent_keys())
+    keys = {key for case in found.values() for key in case.alert_keys()}
+    momentary = {key for case in found.values() for key in case.momentary_keys()}
+    assert keys - momentary <= set(receiver.tried) <= keys
+    assert len(receiver.tried) == len(set(receiver.tried))
