@@ -7,8 +7,7 @@ from typing import Any
 
 from trainwire.bus.bus import EventBus
 from trainwire.bus.logging_handler import shorten
-from trainwire.integrations.requirement import require
-from trainwire_protocol.errors import OptionError
+from trainwire.integrations.requirement import checked_bus, require
 
 require("loguru", "0.7", extra="loguru")
 
@@ -27,9 +26,7 @@ class TrainwireSink:
     """
 
     def __init__(self, bus: EventBus) -> None:
-        if not isinstance(bus, EventBus):
-            raise OptionError(f"TrainwireSink: {bus!r:.60} is not a bus; pass what trainwire.open_bus returned")
-        self.bus = bus
+        self.bus = checked_bus(bus, "TrainwireSink")
 
     def __call__(self, message: Any) -> None:
         """Publish a message."""

@@ -1,11 +1,12 @@
-"""What an integration requires: its framework, in a version that it works with."""
+"""What an integration requires: its framework, in a version that it works with, and a bus."""
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import PackageNotFoundError, version
 
-from trainwire_protocol.errors import MissingExtraError
+from trainwire.bus.bus import EventBus
+from trainwire_protocol.errors import MissingExtraError, OptionError
 
 
 def require(package: str, minimum: str, extra: str, integration: str = "") -> None:
@@ -27,6 +28,17 @@ def require(package: str, minimum: str, extra: str, integration: str = "") -> No
         raise MissingExtraError(feature, extra, f"{package} {minimum} or later") from None
     if _release(installed) < _release(minimum):
         raise MissingExtraError(feature, extra, f"{package} {minimum} or later, and {installed} is installed")
+
+
+def checked_bus(bus: object, owner: str) -> EventBus:
+    """Return the bus that was passed to `owner`, the name of a class.
+
+    Raises:
+        OptionError: it is not a bus.
+    """
+    if not isinstance(bus, EventBus):
+        raise OptionError(f"{owner}: {bus!r:.60} is not a bus; pass what trainwire.open_bus returned")
+    return bus
 
 
 def _release(number: str) -> tuple[int, ...]:

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from trainwire.bus.bus import EventBus
 from trainwire.bus.logging_handler import shorten
-from trainwire.integrations.requirement import require
-from trainwire_protocol.errors import OptionError
+from trainwire.integrations.requirement import checked_bus, require
 
 require("structlog", "24", extra="structlog")
 
@@ -33,9 +32,7 @@ class TrainwireProcessor:
     """
 
     def __init__(self, bus: EventBus) -> None:
-        if not isinstance(bus, EventBus):
-            raise OptionError(f"TrainwireProcessor: {bus!r:.60} is not a bus; pass what trainwire.open_bus returned")
-        self.bus = bus
+        self.bus = checked_bus(bus, "TrainwireProcessor")
 
     def __call__(self, logger: Any, method_name: str, event_dict: MutableMapping[str, Any]) -> Any:
         """Publish a message, and return it unchanged."""
