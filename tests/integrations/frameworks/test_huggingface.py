@@ -153,7 +153,7 @@ def test_trl(tmp_path: Path) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    """A folder that is none is refused at once, and one that is in use before the first step."""
+    """An invalid folder is refused at once, and a folder in use before the first step."""
     for folder in (3, "", b"\0"):
         with pytest.raises(OptionError, match="run_folder is"):
             TrainwireCallback(folder)  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def test_the_run_of_a_training_that_has_failed(tmp_path: Path) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    """A number of batches that is none, a folder that is none, and one that is in use are refused."""
+    """An invalid number of batches, an invalid folder, and a folder in use are refused."""
     for number in (0, -1, 1.5, "batch", True):
         with pytest.raises(OptionError, match="update_freq is"):
             TrainwireCallback(tmp_path, update_freq=number)  # type: ignore[arg-type]

@@ -154,7 +154,7 @@ def test_a_pickled_logger_goes_on(tmp_path: Path) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    """A version that is none, a folder that is none, and a folder that is in use are refused."""
+    """An invalid version, an invalid folder, and a folder in use are refused."""
     for version in ("", [], 1.5, True):
         with pytest.raises(OptionError, match="version is"):
             TrainwireLogger(tmp_path, version=version)  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def deep_list() -> list[object]:
 
 HOSTILE: dict[str, Callable[[EventBus], object]] = {
     "a step past 64 bits": lambda bus: bus.log({"a": 1.0}, step=2**64),
-    "a step that is none": lambda bus: bus.log({"a": 1.0}, step=Evil()),
+    "a step that is not a number": lambda bus: bus.log({"a": 1.0}, step=Evil()),
     "an empty name": lambda bus: bus.text("", "hello"),
     "no name": lambda bus: bus.publish(None, 1.0, "scalar"),
     "no type": lambda bus: bus.publish("x", 1.0, ""),

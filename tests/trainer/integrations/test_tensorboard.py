@@ -279,7 +279,7 @@ WRONG: dict[str, Method] = {
     "a chart": lambda w: w.add_custom_scalars_marginchart(["a"]),
     "labels of another number": lambda w: w.add_embedding(torch.eye(3), ["a"]),
     "limits": lambda w: w.add_histogram_raw("a", 0, 1, 1, 1, 1, [1, 2], [1]),
-    "a text that is none": lambda w: w.add_text("a", 5),
+    "a text that is a number": lambda w: w.add_text("a", 5),
 }  # fmt: skip
 
 

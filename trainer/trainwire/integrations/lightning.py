@@ -172,7 +172,7 @@ class TrainwireLogger(Logger):
 
         Lightning logs the means of an epoch after all its hooks, so that an epoch ends when the next one begins.
         """
-        # The property `trainer` raises where there is none.
+        # The property `trainer` raises an error if there is no trainer.
         trainer = getattr(self._model and self._model(), "_trainer", None)
         if trainer is None or trainer.state.fn != "fit" or trainer.sanity_checking:
             return

@@ -186,7 +186,7 @@ def _name_for(tag: str) -> str:
 
 
 def _plain_value(value: summary_pb2.Summary.Value) -> tuple[str, Any] | None:
-    """Return the type and value of the event that says the same; None if there is none."""
+    """Return the type and value of the equivalent event, or None if no type of the bus fits."""
     match value.WhichOneof("value"):
         case "simple_value":
             return "scalar", value.simple_value
