@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.third_party import install
 
 from trainwire_protocol.environment import sink_names
 from trainwire_protocol.errors import MissingExtraError, SinkLoadError, UsageError
@@ -28,15 +29,9 @@ class NoSink:
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installs a package that registers a sink, a class that is not a sink, and a module that does not exist."""
-    (tmp_path / "jokes_of_a_third_party.py").write_text(THIRD_PARTY)
-    information = tmp_path / "jokes-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: jokes\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(
-        "[trainwire.sinks]\njokes = jokes_of_a_third_party:Jokes\n"
-        "none = jokes_of_a_third_party:NoSink\nbroken = no_such_module_here:Sink\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    module = "jokes_of_a_third_party"
+    entries = {"jokes": f"{module}:Jokes", "none": f"{module}:NoSink", "broken": "no_such_module_here:Sink"}
+    install(monkeypatch, tmp_path, "jokes", THIRD_PARTY, "trainwire.sinks", entries)
 
 
 def test_the_built_in_sinks_are_listed() -> None:

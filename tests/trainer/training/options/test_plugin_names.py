@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.third_party import install
 from support.tiny_training import make_trainer, train
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -43,15 +44,9 @@ class NoPlugin:
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installs a package that registers a plugin, a class that is not a plugin, and a module that does not exist."""
-    (tmp_path / "noise_of_a_third_party.py").write_text(THIRD_PARTY)
-    information = tmp_path / "noise-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: noise\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(
-        "[trainwire.plugins]\nnoise = noise_of_a_third_party:Noise\n"
-        "none = noise_of_a_third_party:NoPlugin\nbroken = no_such_module_here:Noise\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    module = "noise_of_a_third_party"
+    entries = {"noise": f"{module}:Noise", "none": f"{module}:NoPlugin", "broken": "no_such_module_here:Noise"}
+    install(monkeypatch, tmp_path, "noise", THIRD_PARTY, "trainwire.plugins", entries)
 
 
 @pytest.mark.parametrize("name", builtin_plugin_names())
